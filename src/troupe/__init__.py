@@ -1,0 +1,30 @@
+"""troupe: asynchronous actor-critic reinforcement learning.
+
+    run = troupe.train("CartPole-v1", seed=1)
+    agent = troupe.load(run.path)
+    action = agent.act(observation)
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from troupe.config import TrainConfig, TroupeError, UsageError
+
+if TYPE_CHECKING:
+    from troupe.agent import Agent, load
+    from troupe.runs.evaluation import evaluate
+    from troupe.trainer import Run, resume, train
+
+__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train"]
+
+_LAZY = {
+    "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluation",
+    "Run": "troupe.trainer", "resume": "troupe.trainer", "train": "troupe.trainer",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Imports torch and Gymnasium only when they are first needed: `troupe --help` answers at once."""
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'troupe' has no attribute '{name}'")

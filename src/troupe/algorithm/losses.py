@@ -1,0 +1,143 @@
+"""The three losses: a3c, impala and appo, each (outputs, batch) -> (loss, metrics).
+
+All three are `policy term + value_coefficient * (target - V)^2 - entropy_coefficient * H`, averaged over
+the valid rows. They differ in how the advantage is estimated and how far an update may go. Advantage and
+target are constants: the policy term has no gradient through the value, nor the value term through
+the policy. docs/algorithms.md derives each one.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from troupe.algorithm import returns
+from troupe.algorithm.distributions import Categorical
+
+
+class Outputs(NamedTuple):
+    """What the network says about a rollout, with gradients."""
+
+    distribution: Categorical  # over the T rows that have an action
+    value: Float[Tensor, "T+1 B"]  # the last row is the bootstrap value
+
+
+class Batch(NamedTuple):
+    """What happened in a rollout, as far as a loss needs it; `returns` explains discount and trace."""
+
+    action: Shaped[Tensor, "T B *action"]
+    behaviour_log_prob: Float[Tensor, "T B"]
+    reward: Float[Tensor, "T B"]
+    discount: Float[Tensor, "T B"]
+    trace: Float[Tensor, "T B"]
+    valid: Bool[Tensor, "T B"]
+
+
+Metrics = dict[str, Tensor]
+
+
+def masked_mean(x: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    """Mean over the rows that count. What an invalid row holds is irrelevant, be it NaN; no rows give 0."""
+    return x.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+    """Advantages with mean 0 and deviation 1 over the valid rows; constant ones become 0, not NaN."""
+    centred = advantage - masked_mean(advantage, valid)
+    deviation = masked_mean(centred.square(), valid).sqrt()
+    return centred / (deviation + 1e-8)
+
+
+def a3c(
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    lam: float = 1.0,
+    value_coefficient: float = 0.5,
+    entropy_coefficient: float = 0.01,
+    probability_floor: float = 0.0,
+) -> tuple[Tensor, Metrics]:
+    """Advantage actor-critic (Mnih et al. 2016, section 4): -log pi(a|s) A with n-step advantages.
+
+    `probability_floor` is the article's constant inside the logarithm, log(pi + 1e-10): it bounds the
+    term where pi(a) underflows. Zero is the exact log-probability.
+    """
+    value = outputs.value.detach()
+    target = returns.lambda_return(batch.reward, batch.discount, batch.trace, value, lam)
+    log_prob = outputs.distribution.log_prob(batch.action)
+    if probability_floor:
+        log_prob = (log_prob.exp() + probability_floor).log()
+    policy = -log_prob * (target - value[:-1])
+    return _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+
+
+def impala(
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    lam: float = 1.0,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    value_coefficient: float = 0.5,
+    entropy_coefficient: float = 0.01,
+) -> tuple[Tensor, Metrics]:
+    """IMPALA (Espeholt et al. 2018, section 4.2): -min(rho_clip, pi/mu) log pi(a|s) A, V-trace targets."""
+    value = outputs.value.detach()
+    log_prob = outputs.distribution.log_prob(batch.action)
+    log_rho = (log_prob - batch.behaviour_log_prob).detach()
+    target, advantage = returns.vtrace(
+        log_rho, batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
+    )
+    policy = -log_rho.exp().clamp(max=rho_clip) * log_prob * advantage
+    return _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+
+
+def appo(
+    outputs: Outputs,
+    batch: Batch,
+    *,
+    lam: float = 0.95,
+    rho_clip: float = 1.0,
+    c_clip: float = 1.0,
+    clip: float = 0.2,
+    normalize_advantage: bool = True,
+    value_coefficient: float = 0.5,
+    entropy_coefficient: float = 0.01,
+) -> tuple[Tensor, Metrics]:
+    """Asynchronous PPO: the clipped ratio (Schulman et al. 2017, eq. 7) on V-trace advantages.
+
+    The ratio is pi/mu with mu the policy that really acted, so lag and repeated passes over the same
+    batch are corrected by the same quantity. Advantages are estimated anew in every pass.
+    """
+    value = outputs.value.detach()
+    log_ratio = outputs.distribution.log_prob(batch.action) - batch.behaviour_log_prob
+    target, advantage = returns.vtrace(
+        log_ratio.detach(), batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
+    )
+    if normalize_advantage:
+        advantage = normalize(advantage, batch.valid)
+    ratio = log_ratio.exp()
+    policy = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    loss, metrics = _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+    clipped = ((ratio.detach() - 1).abs() > clip).float()
+    return loss, metrics | {"clip_fraction": masked_mean(clipped, batch.valid)}
+
+
+def _total(
+    outputs: Outputs,
+    batch: Batch,
+    policy: Float[Tensor, "T B"],
+    target: Float[Tensor, "T B"],
+    value_coefficient: float,
+    entropy_coefficient: float,
+) -> tuple[Tensor, Metrics]:
+    policy_loss = masked_mean(policy, batch.valid)
+    value_loss = masked_mean((target - outputs.value[:-1]).square(), batch.valid)
+    entropy = masked_mean(outputs.distribution.entropy(), batch.valid)
+    loss = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy
+    return loss, {
+        "policy_loss": policy_loss.detach(),
+        "value_loss": value_loss.detach(),
+        "entropy": entropy.detach(),
+    }

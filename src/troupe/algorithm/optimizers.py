@@ -1,0 +1,80 @@
+"""Adam and RMSProp on one flat vector of weights.
+
+Ours rather than torch.optim for two measured reasons: creating any torch.optim optimizer imports the
+compiler (1.1 s and 70 MB, as long as a whole CartPole run trains), and on small networks one flat vector
+is updated several times faster than a list of tensors. And RMSProp comes in variants that must not
+be confused: where epsilon stands and what the accumulator starts from are stated here and tested.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Optimizer(Protocol):
+    """Changes weights in place. `state()` names every tensor it needs to go on; `load` takes them back."""
+
+    def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def load(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+class Adam:
+    """Kingma & Ba 2015, algorithm 1, with bias correction; epsilon outside the root."""
+
+    def __init__(self, like: Float[Tensor, " P"], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
+        self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
+        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
+        self.steps = torch.zeros((), dtype=torch.int64)
+
+    def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
+        self.steps += 1
+        t = int(self.steps)
+        self.mean.lerp_(gradient, 1 - self.beta1)
+        self.square.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        root = (self.square / (1 - self.beta2**t)).sqrt_().add_(self.epsilon)
+        weights.addcdiv_(self.mean, root, value=-learning_rate / (1 - self.beta1**t))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "square": self.square, "steps": self.steps}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
+
+
+class RMSProp:
+    """g <- decay g + (1 - decay) d^2; w <- w - rate d / sqrt(g + epsilon): epsilon *inside* the root.
+
+    As in Mnih et al. 2016 (eq. S2, S3) and TensorFlow 1; torch.optim.RMSprop has it outside. The
+    accumulator starts from `initial`: 0 in the paper, 1 in TensorFlow 1 and so in the article, where it
+    makes the first few hundred steps small.
+    """
+
+    def __init__(self, like: Float[Tensor, " P"], decay: float = 0.99, epsilon: float = 0.1, initial: float = 0.0):
+        self.decay, self.epsilon = decay, epsilon
+        self.square = torch.full_like(like, initial)
+
+    def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
+        self.square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
+        weights.addcdiv_(gradient, (self.square + self.epsilon).sqrt_(), value=-learning_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {"square": self.square}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self.square.copy_(state["square"])
+
+
+def clip_by_norm(gradient: Float[Tensor, " P"], limit: float) -> float:
+    """Scales the gradient in place so that its Euclidean norm is at most `limit`; returns the norm it had.
+
+    A norm that is not finite is returned as it is and nothing is scaled: the caller must not apply it.
+    """
+    norm = float(torch.linalg.vector_norm(gradient))
+    if norm > limit and norm != float("inf"):
+        gradient.mul_(limit / norm)
+    return norm

@@ -1,0 +1,355 @@
+"""Everything a run can be told, as frozen dataclasses: the same for presets, files, Python and the shell.
+
+A field's annotation carries its range and its one-line description, so validation and `--help` read
+the same source. Nothing here imports torch or Gymnasium: a wrong word is answered at once.
+"""
+
+import dataclasses
+import difflib
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+Topology = Literal["serial", "queue", "async"]
+Positive = Meta(gt=0)
+
+
+class TroupeError(Exception):
+    """A run failed; the message is one plain line. The command line exits with 1."""
+
+
+class UsageError(TroupeError):
+    """What was asked for cannot be: an unknown name, a value out of range. Exit status 2."""
+
+
+def _doc(text: str, **limits: Any) -> Meta:
+    return Meta(description=text, **limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    id: Annotated[str, _doc("Gymnasium id, module:Id, or path/to/file.py:factory")] = ""
+    backend: Annotated[
+        Literal["auto", "native", "sync"],
+        _doc("vector version of the environment: its own (native), or one Python environment after another (sync)"),
+    ] = "auto"
+    delay_seconds: Annotated[float, _doc("pause after every step, as the article has it", ge=0)] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Actor:
+    count: Annotated[int, _doc("how many actors play at the same time", ge=1, le=1024)] = 2
+    environments: Annotated[int, _doc("environments of each actor, stepped together", ge=1)] = 8
+    rollout_steps: Annotated[int, _doc("T: steps of each environment in one rollout", ge=1)] = 32
+    window_steps: Annotated[
+        int, _doc("n of the article's sliding window: samples (s, a, R, s_n) instead of rollouts; 0 is off", ge=0)
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploration:
+    epsilon: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=1)], ...],
+        _doc("chance of a random action; several values are dealt out over the actors", min_length=1),
+    ] = (0.0,)
+    epsilon_end: Annotated[
+        tuple[Annotated[float, Meta(ge=0, le=1)], ...],
+        _doc("what epsilon falls to linearly; empty leaves it constant"),
+    ] = ()
+    decay_steps: Annotated[int, _doc("steps, of all actors together, in which it falls", ge=1)] = 100_000
+    distribution: Annotated[
+        Literal["listed", "uniform", "loguniform"],
+        _doc("deal out the listed values, or draw each actor's between the first and the last"),
+    ] = "listed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer")] = (64, 64)
+    activation: Annotated[Literal["tanh", "relu"], _doc("between the layers")] = "tanh"
+    shared: Annotated[bool, _doc("one trunk for policy and value, or one each")] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    kind: Annotated[Literal["a3c", "impala", "appo"], _doc("which loss (docs/algorithms.md)")] = "appo"
+    gamma: Annotated[float, _doc("discount of the next step", ge=0, le=1)] = 0.99
+    lam: Annotated[float, _doc("lambda of the return: 0 one step, 1 the whole rollout", ge=0, le=1)] = 0.95
+    rho_clip: Annotated[float, _doc("V-trace: limit of rho, what is estimated", gt=0)] = 1.0
+    c_clip: Annotated[float, _doc("V-trace: limit of c, how far corrections travel", gt=0)] = 1.0
+    clip: Annotated[float, _doc("appo: how far pi/mu may leave 1", gt=0, lt=1)] = 0.2
+    normalize_advantage: Annotated[bool, _doc("appo: advantages with mean 0 and deviation 1")] = True
+    value_coefficient: Annotated[float, _doc("weight of (target - V)^2", ge=0)] = 0.5
+    entropy_coefficient: Annotated[float, _doc("weight of the entropy bonus", ge=0)] = 0.01
+    probability_floor: Annotated[float, _doc("a3c: log(pi + floor), the article's 1e-10", ge=0, lt=1)] = 0.0
+    reward_scale: Annotated[float, _doc("rewards are multiplied by this for learning only", gt=0)] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learner:
+    count: Annotated[int, _doc("learner threads that improve the one network", ge=1, le=64)] = 1
+    rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 1
+    take_all: Annotated[bool, _doc("take everything that is queued, not just the fewest")] = False
+    epochs: Annotated[int, _doc("passes over each batch", ge=1)] = 4
+    minibatches: Annotated[int, _doc("parts a batch is cut into, by environments", ge=1)] = 1
+    optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
+    learning_rate: Annotated[float, _doc("step size", gt=0)] = 5e-4
+    anneal_steps: Annotated[int, _doc("environment steps in which the step size falls to 0; 0 is never", ge=0)] = 0
+    decay: Annotated[float, _doc("rmsprop: decay of the squared gradient", ge=0, lt=1)] = 0.99
+    epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8
+    initial_accumulator: Annotated[float, _doc("rmsprop: where the squared gradient starts", ge=0)] = 0.0
+    gradient_norm: Annotated[float, _doc("largest norm of a gradient; 0 is no limit", ge=0)] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    capacity: Annotated[int, _doc("rollouts that can wait; actors pause when it is full", ge=1)] = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    every_steps: Annotated[int, _doc("steps between evaluations while training; 0 leaves it to every_seconds", ge=0)] = 0
+    every_seconds: Annotated[float, _doc("training seconds between evaluations; 0 is never", ge=0)] = 10.0
+    episodes: Annotated[int, _doc("episodes of an evaluation while training", ge=1)] = 20
+    final_episodes: Annotated[int, _doc("episodes that confirm the target, and of the last evaluation", ge=1)] = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    every_seconds: Annotated[float, _doc("training seconds between checkpoints; one is always written last", gt=0)] = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    steps: Annotated[int, _doc("stop after this many steps of all actors; 0 is no limit", ge=0)] = 1_000_000
+    seconds: Annotated[float, _doc("stop after this many seconds of training; 0 is no limit", ge=0)] = 0.0
+    target: Annotated[
+        float | Literal["auto", "none"],
+        _doc("stop when an evaluation confirms this mean return; auto is the environment's own threshold"),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One run. `resolve` builds it from defaults, preset, tuned settings and what the user said."""
+
+    preset: Annotated[str, _doc("the preset it came from")] = "appo"
+    tuned: Annotated[bool, _doc("whether the preset's settings for this environment were used")] = False
+    topology: Annotated[Topology, _doc("which parts run where (docs/architecture.md)")] = "async"
+    seed: Annotated[int, _doc("seeds every random stream of the run", ge=0)] = 0
+    device: Annotated[Literal["auto", "cpu", "cuda"], _doc("where the learner computes")] = "auto"
+    env: Environment = field(default_factory=Environment)
+    actor: Actor = field(default_factory=Actor)
+    exploration: Exploration = field(default_factory=Exploration)
+    network: Network = field(default_factory=Network)
+    loss: Loss = field(default_factory=Loss)
+    learner: Learner = field(default_factory=Learner)
+    queue: Queue = field(default_factory=Queue)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What tuned settings were seen to reach: every seed's final evaluation, and the medians."""
+
+    seeds: int
+    lowest: float
+    mean: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    verified: Verified | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    name: str
+    summary: str
+    source: str
+    settings: Mapping[str, Any]
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+
+
+def resolve(
+    env_id: str,
+    preset: str = "appo",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    tuned: bool = True,
+) -> TrainConfig:
+    """The configuration of a run: defaults < preset < its settings for `env_id` < `settings`.
+
+    `settings` maps dotted names ("learner.epochs") to values, which may be strings as a shell gives
+    them. Raises UsageError, naming the nearest word, for what does not exist or is out of range.
+    """
+    chosen = load_preset(preset)
+    layers: list[Mapping[str, Any]] = [chosen.settings]
+    found = chosen.tuned.get(env_id) if tuned else None
+    if found:
+        layers.append(found.settings)
+    layers.append(settings or {})
+    merged: dict[str, Any] = {"preset": preset, "tuned": found is not None, "env.id": env_id}
+    for layer in layers:
+        merged |= dict(flatten(layer))
+    config = build(merged)
+    _check_together(config)
+    return config
+
+
+def build(dotted: Mapping[str, Any]) -> TrainConfig:
+    """A configuration from dotted names; every name and value is checked."""
+    known = fields()
+    nested: dict[str, Any] = {}
+    for name, value in dotted.items():
+        if name not in known:
+            raise UsageError(f"no setting '{name}'{did_you_mean(name, known)} (troupe train --help lists them)")
+        checked = _convert(name, value, known[name])
+        section, _, leaf = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[leaf] = checked
+    return msgspec.convert(nested, TrainConfig)
+
+
+def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
+    """`config` with the settings in `changed`, by dotted name, checked."""
+    return build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
+
+
+def _convert(name: str, value: Any, field: "Field") -> Any:
+    given = value
+    if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
+        value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
+    try:
+        return msgspec.convert(value, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        wrong = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
+        wrong = f"expected {' | '.join(field.choices)}" if field.choices else wrong[0].lower() + wrong[1:]
+        near = did_you_mean(given, field.choices) if isinstance(given, str) else ""
+        raise UsageError(f"{name} = {given!r}: {wrong}{near}") from None
+
+
+def _check_together(config: TrainConfig) -> None:
+    """What no single field can say."""
+    if config.actor.window_steps and config.loss.kind != "a3c":
+        raise UsageError(
+            f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "
+            f"which only loss.kind a3c reads, not {config.loss.kind}; set it to 0"
+        )
+    if config.topology != "queue" and config.learner.count > 1:
+        raise UsageError(
+            f"learner.count = {config.learner.count}: topology {config.topology} has one learner; "
+            "use --topology queue for several"
+        )
+    if config.topology == "serial" and config.actor.count > 1:
+        raise UsageError(
+            f"actor.count = {config.actor.count}: topology serial has one actor; "
+            f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
+        )
+    columns = config.learner.rollouts * (1 if config.actor.window_steps else config.actor.environments)
+    if config.learner.minibatches > columns:
+        raise UsageError(
+            f"learner.minibatches = {config.learner.minibatches}: a batch has only {columns} environments to share out"
+        )
+    slots = config.queue.capacity
+    if config.topology != "serial" and config.learner.rollouts > slots:
+        raise UsageError(f"queue.capacity = {slots}: a batch needs {config.learner.rollouts} rollouts; raise it to that")
+
+
+def presets() -> list[str]:
+    """Names of the presets, the default first."""
+    names = [entry.name[:-5] for entry in resources.files("troupe.presets").iterdir() if entry.name.endswith(".toml")]
+    return sorted(names, key=lambda name: (name != "appo", name))
+
+
+@cache
+def load_preset(name: str) -> Preset:
+    if name not in presets():
+        raise UsageError(f"no preset '{name}'{did_you_mean(name, presets())} (troupe presets lists them)")
+    text = resources.files("troupe.presets").joinpath(f"{name}.toml").read_text()
+    return msgspec.convert({"name": name} | tomllib.loads(text), Preset)
+
+
+@dataclass(frozen=True)
+class Field:
+    name: str
+    type: Any
+    default: Any
+    description: str
+    choices: tuple[str, ...]
+
+
+@cache
+def fields() -> Mapping[str, Field]:
+    """Every setting by its dotted name, in order."""
+    return {item.name: item for item in _fields(TrainConfig)}
+
+
+def _fields(section: type, prefix: str = "") -> Iterator[Field]:
+    for item in dataclasses.fields(section):
+        kind = typing.cast(Any, item.type)
+        if dataclasses.is_dataclass(kind):
+            yield from _fields(typing.cast(type, kind), f"{item.name}.")
+        else:
+            inner, meta = typing.get_args(kind)[:2]
+            yield Field(prefix + item.name, kind, item.default, meta.description, _choices(inner))
+
+
+def _choices(kind: Any) -> tuple[str, ...]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return tuple(choice for part in typing.get_args(kind) for choice in _choices(part))
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4)."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def to_toml(config: TrainConfig) -> str:
+    return tomli_w.dumps(dataclasses.asdict(config))
+
+
+def from_toml(text: str) -> TrainConfig:
+    """Reads what `to_toml` wrote; raises UsageError for anything else."""
+    try:
+        settings = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"not a TOML file: {error}") from None
+    return build(dict(flatten(settings)))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """'; did you mean x?' for the nearest of the known words, or nothing."""
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    return f"; did you mean {lowered[near[0]]}?" if near else ""
+
+
+_UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def seconds(text: str) -> float:
+    """'90', '30s', '1.5m', '2h' in seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if not match:
+        raise UsageError(f"'{text}' is not a time: write 30s, 5m or 1.5h")
+    return float(match[1]) * _UNITS_SECONDS[match[2]]

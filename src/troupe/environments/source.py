@@ -1,0 +1,165 @@
+"""Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
+
+import importlib.util
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+
+from troupe.config import Environment, UsageError, did_you_mean
+from troupe.environments.vector import VectorEnvironment
+
+# What to install for environments whose module or namespace names them.
+_EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco", "classic": "classic-control"}
+
+
+@dataclass(frozen=True)
+class EnvironmentSource:
+    """Makes one environment, or many at once; knows the spaces and the score that counts as solved."""
+
+    id: str
+    make: Callable[..., gym.Env[Any, Any]]
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    reward_threshold: float | None = None
+    native_vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
+
+    def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
+        """`count` environments stepped together, by the backend that `config` asks for."""
+        if config.backend == "native" and self.native_vector is None:
+            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
+        with quiet_gymnasium():
+            if self.native_vector is not None and config.backend != "sync":
+                vector: VectorEnv[Any, Any, Any] = self.native_vector(count)
+            else:
+                # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
+                vector = SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return VectorEnvironment(vector, self.id, config.delay_seconds)
+
+
+def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
+    """Resolves `env` and makes it once, to see that it can be made and what its spaces are.
+
+    Raises UsageError in one line: no such name (with the nearest), a package that is missing (with the
+    command that installs it), a factory that fails.
+    """
+    if callable(env):
+        return _from_factory(f"python:{getattr(env, '__qualname__', type(env).__qualname__)}", env)
+    if match := re.fullmatch(r"(.+\.py):(\w+)", env):
+        return _from_factory(env, _load_factory(Path(match[1]), match[2]))
+    return _from_registry(env)
+
+
+def _from_factory(name: str, factory: Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
+    try:
+        takes_mode = "render_mode" in inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        takes_mode = False
+
+    def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+        env = factory(render_mode=render_mode) if takes_mode else factory()
+        if not isinstance(env, gym.Env):
+            raise UsageError(f"environment {name}: the factory returned {type(env).__name__}, not a gymnasium.Env")
+        return env
+
+    return _probe(name, make)
+
+
+def _load_factory(path: Path, name: str) -> Callable[..., gym.Env[Any, Any]]:
+    if not path.is_file():
+        raise UsageError(f"no file '{path}' to take the environment factory '{name}' from")
+    spec = importlib.util.spec_from_file_location(f"troupe_environment_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    factory = getattr(module, name, None)
+    if not callable(factory):
+        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{path} has no callable '{name}'{did_you_mean(name, callables)}")
+    return factory  # type: ignore[no-any-return]
+
+
+def _from_registry(env_id: str) -> EnvironmentSource:
+    try:
+        with quiet_gymnasium():
+            spec = gym.spec(env_id)
+    except (gym.error.Error, ImportError) as error:
+        raise UsageError(_unknown(env_id, error)) from None
+
+    def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+        with quiet_gymnasium():
+            return gym.make(env_id, render_mode=render_mode)
+
+    def native(count: int) -> VectorEnv[Any, Any, Any]:
+        return gym.make_vec(env_id, num_envs=count, vectorization_mode="vector_entry_point")
+
+    source = _probe(env_id, make, spec.reward_threshold)
+    return EnvironmentSource(
+        source.id, make, source.observation_space, source.action_space, spec.reward_threshold,
+        native if _resets_on_the_next_step(spec, native) else None,
+    )  # fmt: skip
+
+
+def _resets_on_the_next_step(spec: Any, native: Callable[[int], VectorEnv[Any, Any, Any]]) -> bool:
+    """Whether the environment's own vector version exists, can be made, and keeps the rollout contract."""
+    if spec.vector_entry_point is None:
+        return False
+    try:
+        with quiet_gymnasium():
+            vector = native(1)
+    except Exception:  # one that needs packages we do not ask for (JAX): the Python version serves
+        return False
+    mode = vector.metadata.get("autoreset_mode")
+    vector.close()
+    return mode == AutoresetMode.NEXT_STEP
+
+
+def _probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
+    try:
+        env = make()
+    except UsageError:
+        raise
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(_missing(name, error)) from None
+    except Exception as error:
+        raise UsageError(f"environment {name} cannot be made: {type(error).__name__}: {error}") from error
+    source = EnvironmentSource(name, make, env.observation_space, env.action_space, threshold)
+    env.close()
+    return source
+
+
+def _unknown(env_id: str, error: Exception) -> str:
+    namespace = env_id.partition("/")[0].lower() if "/" in env_id else ""
+    if namespace in _EXTRAS and not any(key.lower().startswith(f"{namespace}/") for key in gym.registry):
+        return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{_EXTRAS[namespace]}]'"
+    if isinstance(error, ImportError):
+        return f"environment {env_id}: {error}"
+    hint = did_you_mean(env_id, gym.registry)
+    return f"no environment '{env_id}'{hint} (troupe envs lists those with tuned settings)"
+
+
+def _missing(env_id: str, error: Exception) -> str:
+    entry = str(getattr(gym.registry.get(env_id), "entry_point", ""))
+    for word, extra in _EXTRAS.items():
+        if word in entry:
+            return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{extra}]'"
+    return f"environment {env_id} needs a package that is not installed: {error}"
+
+
+@contextmanager
+def quiet_gymnasium() -> Iterator[None]:
+    """Keeps Gymnasium's advice on versions and wrappers out of the output; errors still raise."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="gymnasium")
+        yield

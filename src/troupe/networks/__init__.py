@@ -1,0 +1,1 @@
+"""Networks: encoders and the actor-critic module that serves actors and learners alike."""

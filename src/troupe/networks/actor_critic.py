@@ -1,0 +1,82 @@
+"""One module for actors and learners: `step` on [B] observations, `unroll` on [T, B] of them."""
+
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from troupe.algorithm.distributions import Categorical
+from troupe.config import Network, UsageError
+from troupe.networks.encoders import encoder, hidden_layers, orthogonal
+
+
+class PolicyOutput(NamedTuple):
+    distribution: Categorical
+    value: Float[Tensor, "*batch"]
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value on any body: a module that maps observations [N, ...] to logits [N, A] and
+    values [N]. The body may be one's own (docs/extending.md)."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
+        logits, value = self.body(obs)
+        return PolicyOutput(Categorical.from_logits(logits), value)
+
+    def unroll(self, obs: Shaped[Tensor, "T B *shape"]) -> PolicyOutput:
+        """The same for every row of a rollout, in one call."""
+        logits, value = self.body(obs.flatten(0, 1))
+        rows = obs.shape[:2]
+        return PolicyOutput(Categorical.from_logits(logits.unflatten(0, rows)), value.unflatten(0, rows))
+
+
+class MLPBody(nn.Module):
+    """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads."""
+
+    def __init__(self, observation_space: gym.Space, actions: int, config: Network):
+        super().__init__()
+        self.encoder = encoder(observation_space)
+        features = (self.encoder.features, *config.hidden)[-1]
+        self.trunk = hidden_layers(self.encoder.features, config.hidden, config.activation)
+        self.value_trunk = (
+            None if config.shared else hidden_layers(self.encoder.features, config.hidden, config.activation)
+        )
+        # A near-uniform first policy explores; a value head of ordinary size learns at once.
+        self.policy = orthogonal(features, actions, 0.01)
+        self.value = orthogonal(features, 1, 1.0)
+
+    def forward(self, obs: Shaped[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
+        encoded = self.encoder(obs)
+        features = self.trunk(encoded)
+        value_features = features if self.value_trunk is None else self.value_trunk(encoded)
+        return self.policy(features), self.value(value_features).squeeze(-1)
+
+
+def build(observation_space: gym.Space, action_space: gym.Space, config: Network) -> ActorCritic:
+    """The network for an environment's spaces; raises UsageError for a space that is not supported."""
+    if not isinstance(action_space, gym.spaces.Discrete):
+        raise UsageError(f"action space {action_space} is not supported: Discrete is")
+    return ActorCritic(MLPBody(observation_space, int(action_space.n), config))
+
+
+@torch.no_grad()
+def check_body(network: ActorCritic, observation_space: gym.Space, action_space: gym.Space) -> None:
+    """Tries a network of one's own on two observations; raises UsageError where it breaks its signature."""
+    if not isinstance(action_space, gym.spaces.Discrete):
+        raise UsageError(f"action space {action_space} is not supported: Discrete is")
+    expected = f"network: it must map observations [N, ...] to (logits [N, {action_space.n}], values [N])"
+    obs = torch.from_numpy(np.stack([np.asarray(observation_space.sample()) for _ in range(2)]))
+    try:
+        logits, value = network.body(obs)
+        shapes = tuple(logits.shape), tuple(value.shape)
+    except Exception as error:
+        raise UsageError(f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {error}") from error
+    if shapes != ((2, int(action_space.n)), (2,)):
+        raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")

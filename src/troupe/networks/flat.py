@@ -1,0 +1,50 @@
+"""A module's weights as one vector: published, pulled, updated and checked by single operations."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from troupe.config import UsageError
+
+
+class FlatWeights:
+    """Makes every parameter of `module` a view of `vector`, in the module's own order.
+
+    Copying a vector in changes the module at once, so weights travel as one memcpy and an optimizer
+    step is a handful of operations, however many layers there are. `buffers` (running statistics)
+    have types of their own and travel beside it.
+    """
+
+    def __init__(self, module: nn.Module):
+        self.module = module
+        self.parameters = list(module.parameters())
+        self.buffers = list(module.buffers())
+        if not self.parameters:
+            raise UsageError("network: it has no parameters, so there is nothing to learn")
+        for name, parameter in module.named_parameters():
+            if parameter.dtype != torch.float32:
+                raise UsageError(f"network: parameter '{name}' is {parameter.dtype}; weights are kept in float32")
+            if not torch.isfinite(parameter).all():
+                raise UsageError(f"network: parameter '{name}' holds values that are not finite")
+        self.vector = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
+        start = 0
+        for parameter in self.parameters:
+            end = start + math.prod(parameter.shape)
+            parameter.data = self.vector[start:end].view(parameter.shape)
+            start = end
+
+    def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
+        """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
+        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
+        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+
+    def named(self, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
+        """A vector of this layout cut into named tensors, as the module's state_dict names them."""
+        names = [name for name, _ in self.module.named_parameters()]
+        sizes = [parameter.numel() for parameter in self.parameters]
+        return {
+            name: part.view(parameter.shape)
+            for name, part, parameter in zip(names, vector.split(sizes), self.parameters, strict=True)
+        }

@@ -1,0 +1,142 @@
+"""What a run tells while it goes on: rows of numbers, kept as JSON lines and for TensorBoard."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import numpy as np
+
+from troupe.runtime.progress import Stopwatch
+from troupe.runtime.topologies import Parts
+
+Row = dict[str, Any]
+
+
+class MetricsLog:
+    """Appends rows to metrics.jsonl and to a TensorBoard file beside it.
+
+    A disk that is full ends the log and says so once; it does not end the run.
+    """
+
+    def __init__(self, run: Path, warn: Callable[[str], None]):
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._warn = warn
+        self._file: IO[str] | None = (run / "metrics.jsonl").open("a", buffering=1)
+        self._events = EventFileWriter(str(run), max_queue_size=1000, flush_secs=20)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._events.close()
+            if self._file:
+                self._file.close()
+        except OSError as failure:
+            self._warn(f"metrics could not be written to the end: {failure}")
+
+    def write(self, row: Row) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._write_event(row)
+        except OSError as error:
+            self._file = None
+            self._warn(f"metrics are no longer written: {error}; the run goes on")
+
+    def _write_event(self, row: Row) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        group = row["kind"] if row["kind"] == "report" else f"evaluation/{row['purpose']}"
+        values = [
+            Summary.Value(tag=f"{group}/{name}", simple_value=value)
+            for name, value in _numbers(row)
+            if name not in ("wall", "steps")
+        ]
+        self._events.add_event(Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values)))
+
+
+def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield prefix + name, float(value)
+
+
+class Reporter:
+    """Turns what the parts have counted into rows, each about the time since the one before."""
+
+    def __init__(self, parts: Parts, seconds: float):
+        self._parts = parts
+        self._seconds = seconds
+        self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
+        self._laps: dict[str, dict[str, float]] = {}
+
+    def report(self, seconds: float) -> Row:
+        """`seconds` is the training clock's time."""
+        parts, counts = self._parts, self._parts.progress.counts
+        elapsed = max(seconds - self._seconds, 1e-9)
+        episodes = parts.progress.take_episodes()
+        totals = [episode.total for episode in episodes]
+        recent = [episode.total for episode in parts.progress.recent.copy()]
+        lag_mean, lag_max = parts.progress.take_lag()
+        shares = {
+            "actor": self._shares("actor", [actor.watch for actor in parts.actors]),
+            "learner": self._shares("learner", [learner.watch for learner in parts.learners]),
+        }
+        row: Row = {
+            "kind": "report",
+            "wall": time.time(),
+            "seconds": seconds,
+            "steps": counts.steps,
+            "episodes": counts.episodes,
+            "return_mean": _rounded(np.mean(totals)) if totals else None,
+            "return_min": min(totals, default=None),
+            "return_max": max(totals, default=None),
+            "recent_return": _rounded(np.mean(recent)) if recent else None,
+            "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
+            "steps_per_s": (counts.steps - self._steps) / elapsed,
+            "updates": counts.updates,
+            "updates_per_s": (counts.updates - self._updates) / elapsed,
+            "skipped_updates": counts.skipped_updates,
+            "queue_depth": parts.queue.depth,
+            "queue_capacity": parts.config.queue.capacity,
+            "lag_mean": lag_mean,
+            "lag_max": lag_max,
+            **{name: float(value) for name, value in parts.learners[0].metrics.items()},
+            "shares": shares,
+            "bottleneck": bottleneck(shares),
+        }
+        self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
+        return row
+
+    def _shares(self, part: str, watches: list[Stopwatch]) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for watch in watches:
+            for stage, spent in watch.seconds.copy().items():
+                totals[stage] = totals.get(stage, 0.0) + spent
+        before = self._laps.get(part, {})
+        self._laps[part] = totals
+        spent = {stage: total - before.get(stage, 0.0) for stage, total in totals.items()}
+        whole = sum(spent.values()) or 1.0
+        return {stage: _rounded(value / whole) for stage, value in spent.items()}
+
+
+def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """The stage that the others wait for: the busiest one of the part that waits least."""
+    part = min(shares, key=lambda name: shares[name].get("wait", 0.0))
+    busy = {stage: share for stage, share in shares[part].items() if stage not in ("wait", "other")}
+    return f"{part}: {max(busy, key=lambda stage: busy[stage])}" if busy else part
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)

@@ -1,0 +1,1 @@
+"""The moving parts: actors fill rollouts, a queue carries them, learners improve the weights."""

@@ -1,0 +1,73 @@
+"""The supervisor owns every thread of a run: it notices the first that fails and stops all in order."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from troupe.runtime.gate import Closed, Gate
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Which part failed, and how; the exception carries its traceback."""
+
+    part: str
+    error: BaseException
+
+
+class Supervisor:
+    """Starts parts as threads. `with` guarantees that they have been told to stop when it is left.
+
+    Every part looks at the `gate`; `on_stop` wakes those that wait elsewhere (it closes the queue).
+    """
+
+    def __init__(self, gate: Gate, on_stop: Callable[[], None]):
+        self._gate, self._on_stop = gate, on_stop
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self.failure: Failure | None = None
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, name: str, run: Callable[[], None]) -> None:
+        # Daemons: an environment that never returns must not keep the process alive.
+        thread = threading.Thread(target=self._guard, args=(name, run), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def wait(self, seconds: float) -> bool:
+        """Waits at most that long; true once the run is over, because a part says so or failed."""
+        return self._ended.wait(seconds)
+
+    def end(self) -> None:
+        """Called by whoever finds that the run has reached its end; returns at once."""
+        self._gate.stop()
+        self._on_stop()
+        self._ended.set()
+
+    def stop(self, patience_seconds: float = 1.0) -> list[str]:
+        """Ends the run and waits for every thread; returns the names of those still busy after that."""
+        self.end()
+        deadline = time.monotonic() + patience_seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return [thread.name for thread in self._threads if thread.is_alive()]
+
+    def _guard(self, name: str, run: Callable[[], None]) -> None:
+        try:
+            run()
+            raise RuntimeError("it returned, and nobody had told it to stop")
+        except Closed:
+            pass
+        except BaseException as error:
+            with self._lock:
+                # Once the run is over, a part that trips over what has been closed is no news.
+                if self.failure is None and not self._gate.stopped:
+                    self.failure = Failure(name, error)
+            self.end()

@@ -1,0 +1,444 @@
+"""One run from start to end: build the parts, watch them, stop in order, judge, save."""
+
+import copy
+import importlib.metadata
+import json
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from troupe.agent import Agent
+from troupe import config as configuration
+from troupe.config import TrainConfig, TroupeError, UsageError
+from troupe.environments import EnvironmentSource, find, spaces
+from troupe.networks.actor_critic import ActorCritic, build, check_body
+from troupe.runs import checkpoint
+from troupe.runs.display import Display, Limits
+from troupe.runs.evaluation import Evaluator, Scores
+from troupe.runs.judge import Judge
+from troupe.runs.metrics import MetricsLog, Reporter, Row
+from troupe.runtime.progress import Clock, Counts, Progress
+from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.topologies import Parts, assemble
+
+NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
+EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
+Mode = Literal["auto", "plain", "quiet"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What came out. `path` is the run directory; `scores` the final evaluation (None if interrupted)."""
+
+    path: Path
+    outcome: "Outcome"
+    scores: Scores | None
+    steps: int
+    seconds: float
+    agent: Agent
+
+
+def train(
+    env: str | EnvironmentMaker,
+    *,
+    preset: str = "appo",
+    seed: int = 0,
+    steps: int | None = None,
+    seconds: float | None = None,
+    target: float | Literal["auto", "none"] | None = None,
+    network: nn.Module | NetworkMaker | None = None,
+    run_dir: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = True,
+    display: Mode = "quiet",
+) -> Run:
+    """Trains an agent and returns the run.
+
+    `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
+    module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
+    from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
+    `seconds` and `target` are short for those of `stop`.
+
+    Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line.
+    """
+    source = find(env)
+    short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
+    said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
+    config = configuration.resolve(source.id, preset, said, tuned=tuned)
+    place = _new_run_directory(config, run_dir)
+    return _Session(config, source, network, place, display).run()
+
+
+def resume(
+    run: str | Path,
+    *,
+    steps: int | None = None,
+    seconds: float | None = None,
+    env: EnvironmentMaker | None = None,
+    network: nn.Module | NetworkMaker | None = None,
+    display: Mode = "quiet",
+) -> Run:
+    """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones."""
+    place = Path(run)
+    with Display(display) as said:
+        saved = checkpoint.load(place, said.event)
+    config = configuration.from_toml((place / "config.toml").read_text())
+    limits = {"stop.steps": steps, "stop.seconds": seconds}
+    changed = {name: value for name, value in limits.items() if value is not None}
+    if changed:
+        config = configuration.replace(config, changed)
+    done = saved.state["counts"]["steps"], saved.state["seconds"]
+    if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
+        raise UsageError(
+            f"'{run}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
+            "give it more with --steps or --time"
+        )
+    return _Session(config, source_of(config, env), network, place, display, saved).run()
+
+
+def source_of(config: TrainConfig, env: EnvironmentMaker | None = None) -> EnvironmentSource:
+    """The environment of a run; `env` where it was a callable, which no file can hold."""
+    if env is None and config.env.id.startswith("python:"):
+        raise UsageError(f"the run's environment was the callable {config.env.id[7:]}: pass it as env= in Python")
+    return find(env or config.env.id)
+
+
+Outcome = Literal["solved", "steps", "time", "interrupted"]
+
+
+class _Session:
+    """A run under way: its parts, its clock, its judge and its directory."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: EnvironmentSource,
+        network: nn.Module | NetworkMaker | None,
+        place: Path,
+        display: Mode,
+        saved: checkpoint.Checkpoint | None = None,
+    ):
+        self._began = time.perf_counter()
+        self._config, self._source, self._place = config, source, place
+        self._custom_network = network is not None
+        self._display = Display(display)
+        state = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
+        self._resumes = state["resumes"] + 1
+        # A resumed run draws new streams: it must not play the same episodes again.
+        root = np.random.SeedSequence(config.seed, spawn_key=(self._resumes,))
+        network_seed, parts_seed, judge_seed = root.spawn(3)
+        self._network = _make_network(network, source, config, network_seed).to(_device(config))
+        if saved:
+            self._network.load_state_dict(dict(saved.model))
+        progress = Progress(Counts(**state["counts"]))
+        self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"])
+        if saved:
+            self._parts.master.optimizer.load(saved.optimizer)
+        self._supervisor = Supervisor(self._parts.gate, self._parts.queue.close)
+        self._clock = Clock(state["seconds"])
+        self._outcome: Outcome | None = None
+        self._interrupted = False
+        self._rows: deque[Row] = deque()  # written by learners, read by the main thread
+        self._target = _target(config, source)
+        self._judge = Judge(
+            config.evaluation, self._target, self._network, Evaluator(source, config.evaluation.final_episodes),
+            judge_seed, self._parts.gate, self._clock, self._rows.append, lambda: self._interrupted,
+        )  # fmt: skip
+        if saved:
+            self._judge.restore(saved.best, state["best_score"], state["best_steps"])
+
+    def run(self) -> Run:
+        """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
+        self._place.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_durably(self._place / "config.toml", configuration.to_toml(self._config).encode())
+        with ExitStack() as stack:
+            stack.enter_context(self._display)
+            self._log = stack.enter_context(MetricsLog(self._place, self._display.event))
+            stack.enter_context(_on_signal(self._interrupt))
+            self._display.start(self._introduction())
+            self._watch()
+            return self._finish()
+
+    def _watch(self) -> None:
+        """Reports and saves while the parts work; returns when all have stopped."""
+        with _one_torch_thread(), self._supervisor:
+            self._clock.start()
+            reporter = Reporter(self._parts, self._clock.seconds)
+            self._parts.start(self._supervisor, self._after_batch)
+            began = saved = self._clock.seconds
+            interval = 0.05
+            while not self._supervisor.wait(interval):
+                seconds = self._clock.seconds
+                self._show(reporter.report(seconds))
+                if self._config.stop.seconds and seconds >= self._config.stop.seconds:
+                    self._end("time")  # learners that starve never come to see it themselves
+                if seconds - saved >= self._config.checkpoint.every_seconds:
+                    saved = seconds
+                    self._save_while_running()
+                interval = min(2.0, max(0.05, (seconds - began) / 50))
+            self._clock.stop()
+            stuck = self._supervisor.stop()
+            self._show(reporter.report(self._clock.seconds))
+        if stuck:
+            self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
+        else:
+            self._parts.close()
+
+    def _after_batch(self) -> None:
+        """Called by the learners, one at a time, with the weights at rest."""
+        steps, stop = self._parts.progress.counts.steps, self._config.stop
+        if self._judge.after_batch(self._parts.master, steps):
+            self._end("solved")
+        elif stop.steps and steps >= stop.steps:
+            self._end("steps")
+        elif stop.seconds and self._clock.seconds >= stop.seconds:
+            self._end("time")
+
+    def _end(self, outcome: Outcome) -> None:
+        self._outcome = self._outcome or outcome
+        self._supervisor.end()
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._end("interrupted")
+
+    def _show(self, report: Row) -> None:
+        limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
+        while self._rows:
+            row = self._rows.popleft()
+            self._log.write(row)
+            self._display.report(row, limits)
+        self._log.write(report)
+        self._display.report(report, limits)
+
+    def _save_while_running(self) -> None:
+        try:
+            self._save()
+        except OSError as error:
+            self._display.event(f"no checkpoint could be written: {error}; the run goes on")
+
+    def _save(self) -> Path:
+        """A checkpoint of this moment. The lock is held for the copy, not for the disk."""
+        master, judge, counts = self._parts.master, self._judge, self._parts.progress.counts
+        with master.lock:
+            model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+            taken = checkpoint.Checkpoint(
+                model=model,
+                best=model | judge.best(master.vector),
+                optimizer={name: tensor.clone() for name, tensor in master.optimizer.state().items()},
+                state={
+                    "counts": asdict(counts),
+                    "seconds": self._clock.seconds,
+                    "version": master.store.version,
+                    "resumes": self._resumes,
+                    "best_score": judge.best_score,
+                    "best_steps": judge.best_steps,
+                    "custom_network": self._custom_network,
+                    "observation_space": spaces.describe(self._source.observation_space),
+                    "action_space": spaces.describe(self._source.action_space),
+                },
+            )
+        return checkpoint.save(self._place, taken.state["counts"]["steps"], taken)
+
+    def _finish(self) -> Run:
+        """Saves, judges the best weights, and writes the summary and the picture."""
+        counts = self._parts.progress.counts
+        saved = self._save()
+        failure = self._supervisor.failure
+        if failure:
+            trace = "".join(traceback.format_exception(failure.error))
+            checkpoint.write_durably(self._place / "error.txt", trace.encode())
+            self._write_summary("failed", None)
+            raise TroupeError(
+                f"{failure.part} failed: {_one_line(failure.error)} "
+                f"(traceback in {self._place / 'error.txt'}; weights saved in {saved})"
+            ) from failure.error
+        outcome = self._outcome
+        assert outcome is not None
+        scores = None if self._interrupted else self._judge.last(self._parts.master.vector, counts.steps)
+        while self._rows:
+            self._log.write(self._rows.popleft())
+        self._write_summary(outcome, scores)
+        if scores:
+            self._draw()
+        self._display.result(self._result(outcome, scores, saved))
+        network = copy.deepcopy(self._network).cpu()
+        network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
+        agent = Agent(network.eval(), self._source.observation_space, self._source.action_space)
+        return Run(self._place, outcome, scores, counts.steps, self._clock.seconds, agent)
+
+    def _draw(self) -> None:
+        from troupe.runs.plots import plot_runs
+
+        (self._place / "plots").mkdir(exist_ok=True)
+        plot_runs([self._place], self._place / "plots" / "learning.png")
+
+    def _write_summary(self, outcome: str, scores: Scores | None) -> None:
+        counts, seconds = self._parts.progress.counts, self._clock.seconds
+        summary = {
+            "outcome": outcome,
+            "environment": self._source.id,
+            "preset": self._config.preset,
+            "tuned": self._config.tuned,
+            "seed": self._config.seed,
+            "target": self._target,
+            "evaluation": scores.summary() if scores else None,
+            **asdict(counts),
+            "best_steps": self._judge.best_steps,
+            "training_seconds": round(seconds, 3),
+            "total_seconds": round(time.perf_counter() - self._began, 3),
+            "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),
+            "peak_memory_mb": _peak_memory_mb(),
+            "versions": _versions(),
+        }
+        checkpoint.write_durably(self._place / "summary.json", json.dumps(summary, indent=2).encode())
+
+    def _introduction(self) -> list[str]:
+        config, stop = self._config, self._config.stop
+        tuned = f", tuned for {self._source.id} (--untuned refuses)" if config.tuned else ""
+        limits = [
+            f"a return of {self._target:g}" if self._target is not None else "",
+            f"{stop.steps:,} steps" if stop.steps else "",
+            f"{stop.seconds:g} s of training" if stop.seconds else "",
+        ]
+        actors, learners = len(self._parts.actors), len(self._parts.learners)
+        resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumes else ""
+        return [
+            f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
+            f"  {config.topology}: {actors} x {config.actor.environments} environments in threads, "
+            f"{learners} learner{'s' if learners > 1 else ''} on {self._parts.master.vector.device.type}",
+            f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
+        ]
+
+    def _result(self, outcome: Outcome, scores: Scores | None, saved: Path) -> list[str]:
+        counts, seconds = self._parts.progress.counts, self._clock.seconds
+        spent = (
+            f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
+            f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
+        )
+        if scores is None:
+            return [f"interrupted after {spent}", f"  checkpoint {saved}", f"  go on: troupe resume {self._place}"]
+        reached = "solved" if outcome == "solved" else f"{outcome} limit reached"
+        return [
+            f"{reached}: mean return {scores.mean:.1f} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
+            f"over {len(scores.returns)} greedy evaluation episodes",
+            f"  {spent}",
+            f"  picture {self._place / 'plots' / 'learning.png'}",
+            f"  watch:  troupe watch {self._place}",
+        ]
+
+
+def _make_network(
+    network: nn.Module | NetworkMaker | None,
+    source: EnvironmentSource,
+    config: TrainConfig,
+    seeds: np.random.SeedSequence,
+) -> ActorCritic:
+    """The network, its first weights drawn from the run's own seed; one's own module is copied."""
+    observation_space, action_space = source.observation_space, source.action_space
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        built = build(observation_space, action_space, config.network)
+        if network is None:
+            return built
+        own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
+    made = ActorCritic(own)
+    check_body(made, observation_space, action_space)
+    return made
+
+
+def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:
+    if config.stop.target == "auto":
+        return source.reward_threshold
+    return None if config.stop.target == "none" else float(config.stop.target)
+
+
+def _device(config: TrainConfig) -> torch.device:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device = 'cuda': torch sees no CUDA device here; use cpu, or auto")
+    # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
+    return torch.device("cuda" if config.device == "cuda" else "cpu")
+
+
+def _new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
+    """Where the run will be; nothing is made yet. Raises UsageError where a run is already."""
+    if asked is not None:
+        place = Path(asked)
+        if (place / "config.toml").exists():
+            raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")
+        if place.exists() and not place.is_dir():
+            raise UsageError(f"'{place}' is a file; --run-dir names a directory")
+        return place
+    name = re.sub(r"[^\w.-]+", "_", config.env.id).strip("_")
+    base = Path("runs") / name / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
+    place, again = base, 1
+    while place.exists():
+        again += 1
+        place = base.with_name(f"{base.name}_{again}")
+    return place
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _on_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Answers the first SIGINT or SIGTERM with `act`; a second one has its ordinary effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        for each, old in before.items():
+            signal.signal(each, old)
+        act()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, TroupeError) else f"{type(error).__name__}: {text}"
+
+
+def _peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("troupe", "torch", "gymnasium", "numpy")
+    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages}

@@ -1,0 +1,173 @@
+"""Adam and RMSProp against written-out references and torch's own; clipping by norm."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from troupe.algorithm.optimizers import Adam, RMSProp, clip_by_norm
+
+
+def gradients(steps: int, size: int = 5) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.logspace(-4, 2, size, dtype=torch.float64)
+    return [torch.randn(size, generator=generator, dtype=torch.float64) * scale for _ in range(steps)]
+
+
+def rates(steps: int) -> list[float]:
+    """A learning rate that decays to zero, as schedules do."""
+    return [0.01 * (1 - k / steps) for k in range(steps)]
+
+
+def follow(optimizer, steps: int = 200) -> Tensor:
+    weights = torch.ones(5, dtype=torch.float64)
+    for gradient, rate in zip(gradients(steps), rates(steps), strict=True):
+        optimizer.step(weights, gradient, rate)
+    return weights
+
+
+def follow_torch(kind, steps: int = 200, **options) -> Tensor:
+    weights = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    optimizer = kind([weights], **options)
+    for gradient, rate in zip(gradients(steps), rates(steps), strict=True):
+        weights.grad, optimizer.param_groups[0]["lr"] = gradient.clone(), rate
+        optimizer.step()
+    return weights.detach()
+
+
+LIKE = torch.ones(5, dtype=torch.float64)
+OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp}
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
+
+
+# Adam
+
+
+@pytest.mark.parametrize(("betas", "epsilon"), [((0.9, 0.999), 1e-8), ((0.5, 0.8), 1e-3)])
+def test_adam_equals_torchs_adam_over_many_steps(betas, epsilon):
+    ours = follow(Adam(LIKE, *betas, epsilon))
+    torch.testing.assert_close(
+        ours, follow_torch(torch.optim.Adam, betas=betas, eps=epsilon), rtol=1e-10, atol=1e-12
+    )
+
+
+def test_the_first_step_of_adam_has_the_size_of_the_learning_rate_whatever_the_gradient():
+    weights = torch.zeros(3, dtype=torch.float64)
+    Adam(weights).step(weights, torch.tensor([1e-3, -1.0, 1e3], dtype=torch.float64), 0.5)
+    torch.testing.assert_close(
+        weights, torch.tensor([-0.5, 0.5, -0.5], dtype=torch.float64), rtol=1e-4, atol=0
+    )
+
+
+# RMSProp
+
+
+@pytest.mark.parametrize(
+    ("decay", "epsilon", "initial"), [(0.99, 0.1, 0.0), (0.99, 0.1, 1.0), (0.9, 1e-5, 0.3)]
+)
+def test_rmsprop_is_equations_s2_and_s3_with_epsilon_inside_the_root(decay, epsilon, initial):
+    expected = [1.0] * 5
+    accumulator = [initial] * 5
+    for gradient, rate in zip(gradients(200), rates(200), strict=True):
+        for i, d in enumerate(gradient.tolist()):
+            accumulator[i] = decay * accumulator[i] + (1 - decay) * d * d
+            expected[i] -= rate * d / math.sqrt(accumulator[i] + epsilon)
+    actual = follow(RMSProp(LIKE, decay, epsilon, initial))
+    torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+
+
+def test_rmsprop_worked_example():
+    """decay 0.75, gradient 2: g = 0.25 * 4 = 1 from zero, 1.75 from one; epsilon is 1.25 or 0.5."""
+    for initial, epsilon, root in [(0.0, 1.25, 1.5), (1.0, 0.5, 1.5)]:
+        weights = torch.tensor([10.0])
+        RMSProp(weights, 0.75, epsilon, initial).step(weights, torch.tensor([2.0]), 3.0)
+        assert weights.item() == pytest.approx(10 - 3 * 2 / root)
+
+
+def test_rmsprop_is_not_torchs_whose_epsilon_stands_outside_the_root():
+    weights = torch.zeros(1, dtype=torch.float64)
+    RMSProp(weights, 0.99, 0.1).step(weights, torch.ones(1, dtype=torch.float64), 1.0)
+    theirs = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    theirs.grad = torch.ones(1, dtype=torch.float64)
+    torch.optim.RMSprop([theirs], lr=1.0, alpha=0.99, eps=0.1).step()
+    assert weights.item() == pytest.approx(-1 / math.sqrt(0.01 + 0.1))
+    assert theirs.item() == pytest.approx(-1 / (math.sqrt(0.01) + 0.1))
+
+
+def test_an_accumulator_that_starts_from_one_makes_the_first_steps_small_and_is_forgotten():
+    gradient, moves = torch.tensor([0.01]), {}
+    for initial in (0.0, 1.0):
+        weights = torch.zeros(1)
+        optimizer = RMSProp(weights, 0.99, 1e-6, initial)
+        for step in range(2000):
+            before = weights.item()
+            optimizer.step(weights, gradient, 1e-3)
+            moves[initial, step] = before - weights.item()
+    assert moves[1.0, 0] < 0.01 * moves[0.0, 0]
+    assert moves[1.0, 1999] == pytest.approx(moves[0.0, 1999], rel=1e-2)
+
+
+# Both
+
+
+@every_optimizer
+def test_a_restored_optimizer_goes_on_exactly_as_the_one_that_never_stopped(optimizer):
+    whole, first = optimizer(LIKE), optimizer(LIKE)
+    straight, resumed = LIKE.clone(), LIKE.clone()
+    for gradient in gradients(20):
+        whole.step(straight, gradient, 0.01)
+    for gradient in gradients(20)[:10]:
+        first.step(resumed, gradient, 0.01)
+    saved = {name: tensor.clone() for name, tensor in first.state().items()}
+    second = optimizer(LIKE)
+    second.load(saved)
+    kept = {name: tensor.clone() for name, tensor in saved.items()}
+    for gradient in gradients(20)[10:]:
+        second.step(resumed, gradient, 0.01)
+    assert torch.equal(straight, resumed)
+    assert all(torch.equal(saved[name], kept[name]) for name in saved), "load must copy, not share"
+
+
+@every_optimizer
+def test_a_step_changes_the_weights_in_place_and_leaves_the_gradient_alone(optimizer):
+    weights, gradient = LIKE.clone(), gradients(1)[0]
+    view, before = weights.view(-1), gradient.clone()
+    optimizer(weights).step(weights, gradient, 0.01)
+    assert torch.equal(gradient, before)
+    assert torch.equal(view, weights)
+    assert (weights != LIKE).all()
+
+
+@every_optimizer
+def test_one_flat_vector_is_updated_like_its_parts(optimizer):
+    weights, (gradient, *_) = LIKE.clone(), gradients(1)
+    head, tail = LIKE[:2].clone(), LIKE[2:].clone()
+    optimizer(weights).step(weights, gradient, 0.01)
+    optimizer(head).step(head, gradient[:2], 0.01)
+    optimizer(tail).step(tail, gradient[2:], 0.01)
+    assert torch.equal(weights, torch.cat([head, tail]))
+
+
+# Clipping
+
+
+def test_a_long_gradient_is_scaled_to_the_limit_and_the_norm_it_had_is_returned():
+    gradient = torch.tensor([3.0, -4.0])
+    assert clip_by_norm(gradient, 0.5) == pytest.approx(5.0)
+    torch.testing.assert_close(gradient, torch.tensor([0.3, -0.4]))
+
+
+@pytest.mark.parametrize("gradient", [torch.tensor([3.0, 4.0]), torch.zeros(2)], ids=["at the limit", "zero"])
+def test_a_gradient_within_the_limit_is_left_exactly_as_it_is(gradient):
+    before = gradient.clone()
+    assert clip_by_norm(gradient, 5.0) == before.norm().item()
+    assert torch.equal(gradient, before)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_gradient_that_is_not_finite_says_so_and_is_not_made_to_look_finite(bad):
+    gradient = torch.tensor([3.0, bad, 4.0])
+    before = gradient.clone()
+    assert not math.isfinite(clip_by_norm(gradient, 0.5))
+    torch.testing.assert_close(gradient, before, rtol=0, atol=0, equal_nan=True)
