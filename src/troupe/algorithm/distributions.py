@@ -35,8 +35,9 @@ class Categorical:
         if epsilon == 0.0:
             return self
         allowed = self.log_probs > -math.inf
-        uniform = allowed / allowed.sum(-1, keepdim=True)
-        return Categorical(((1 - epsilon) * self.log_probs.exp() + epsilon * uniform).log())
+        uniform = epsilon / allowed.sum(-1, keepdim=True, dtype=self.log_probs.dtype)
+        mixture = ((1 - epsilon) * self.log_probs.exp() + uniform).log()
+        return Categorical(mixture.masked_fill(~allowed, -math.inf))
 
     def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
         """Draws by exponential races: argmin of Exp(1) / p, so that one call serves any batch."""
@@ -51,5 +52,5 @@ class Categorical:
 
     def entropy(self) -> Float[Tensor, "*batch"]:
         """H = - sum p log p >= 0, where a forbidden action counts 0 (and not 0 * -inf)."""
-        finite = self.log_probs.clamp(min=torch.finfo(self.log_probs.dtype).min)
+        finite = self.log_probs.masked_fill(self.log_probs == -math.inf, 0.0)
         return -(self.log_probs.exp() * finite).sum(-1)

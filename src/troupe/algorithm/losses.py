@@ -38,13 +38,14 @@ Metrics = dict[str, Tensor]
 
 
 def masked_mean(x: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean over the rows that count. What an invalid row holds is irrelevant, be it NaN; no rows give 0."""
+    """Mean over the rows that count; no rows give 0. A NaN elsewhere changes no mean, but may a gradient."""
     return x.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
     """Advantages with mean 0 and deviation 1 over the valid rows; constant ones become 0, not NaN."""
     centred = advantage - masked_mean(advantage, valid)
+    centred = centred - masked_mean(centred, valid)  # what rounding left of a large mean
     deviation = masked_mean(centred.square(), valid).sqrt()
     return centred / (deviation + 1e-8)
 
@@ -85,7 +86,8 @@ def impala(
     """IMPALA (Espeholt et al. 2018, section 4.2): -min(rho_clip, pi/mu) log pi(a|s) A, V-trace targets."""
     value = outputs.value.detach()
     log_prob = outputs.distribution.log_prob(batch.action)
-    log_rho = (log_prob - batch.behaviour_log_prob).detach()
+    # A row that does not count may hold anything: its ratio must not reach its neighbours.
+    log_rho = (log_prob - batch.behaviour_log_prob).detach().where(batch.valid, 0.0)
     target, advantage = returns.vtrace(
         log_rho, batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
     )
@@ -112,6 +114,7 @@ def appo(
     """
     value = outputs.value.detach()
     log_ratio = outputs.distribution.log_prob(batch.action) - batch.behaviour_log_prob
+    log_ratio = log_ratio.where(batch.valid, 0.0)
     target, advantage = returns.vtrace(
         log_ratio.detach(), batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
     )

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from time import monotonic
-from typing import Any, Literal, NamedTuple, Self, TextIO
+from typing import Any, Literal, NamedTuple, Self, TextIO, cast
 
 Mode = Literal["auto", "plain", "quiet"]
 
@@ -36,9 +36,9 @@ class Display:
     """
 
     def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stdout
+        self._stream = _Steady(stream or sys.stdout)
         self._quiet = mode == "quiet"
-        self._panel = _Panel(self._stream) if mode == "auto" and _is_terminal(self._stream) else None
+        self._panel = _Panel(self._stream) if mode == "auto" and self._stream.is_terminal else None
         self._history = _History()
         self._best: float | None = None
         self._unshown: _View | None = None
@@ -82,15 +82,13 @@ class Display:
         if self._unshown and not self._quiet:
             self._show()
         if self._panel:
-            with suppress(OSError):
-                self._panel.close()
+            self._panel.close()
 
     def _show(self) -> None:
         view, self._unshown = self._unshown, None
         assert view is not None
         if self._panel:
-            with suppress(OSError):
-                self._panel.draw(view)
+            self._panel.draw(view)
             self._next = monotonic() + REFRESH_SECONDS
         else:
             self._write([_line(view)] if self._headed else [_heading(), _line(view)])
@@ -100,13 +98,36 @@ class Display:
 
     def _write(self, lines: Iterable[str]) -> None:
         text = "".join(f"{line}\n" for line in lines)
+        if self._panel:
+            self._panel.write_above(text)
+        else:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+class _Steady:
+    """A stream that takes everything: what its encoding lacks becomes '?', what nobody reads is dropped."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self.encoding: str = getattr(stream, "encoding", None) or "utf-8"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
         with suppress(OSError):
-            if self._panel and self._panel.is_open:
-                self._panel.write_above(text)
-            else:
-                encoding = _encoding(self._stream)
-                self._stream.write(text.encode(encoding, "replace").decode(encoding))
-                self._stream.flush()
+            self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    @property
+    def is_terminal(self) -> bool:
+        isatty = getattr(self._stream, "isatty", None)
+        return bool(isatty and isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class _View(NamedTuple):
@@ -203,15 +224,6 @@ def _time(seconds: float) -> str:
     return f"{minutes} m {seconds:02} s" if minutes else f"{seconds} s"
 
 
-def _encoding(stream: TextIO) -> str:
-    return getattr(stream, "encoding", None) or "utf-8"
-
-
-def _is_terminal(stream: TextIO) -> bool:
-    isatty = getattr(stream, "isatty", None)
-    return bool(isatty and isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
-
-
 # Plain lines
 
 _WIDTHS = {
@@ -259,24 +271,19 @@ _COLOURS = {"env": "blue", "act": "cyan", "learn": "magenta", "other": "bright_b
 class _Panel:
     """The rich panel; rich is imported only here, and the panel opens with the first picture."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: _Steady) -> None:
         from rich.console import Console
         from rich.live import Live
 
-        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._console = Console(file=cast(TextIO, stream), highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
-        self._glyphs = _UNICODE if _encoding(stream).lower().startswith("utf") else _ASCII
-
-    @property
-    def is_open(self) -> bool:
-        return self._live.is_started
+        self._glyphs = _UNICODE if stream.encoding.lower().startswith("utf") else _ASCII
 
     def draw(self, view: _View) -> None:
         from rich.panel import Panel
         from rich.text import Text
 
-        if not self.is_open:
-            self._live.start()
+        self._live.start()  # nothing, if it is open already
         width = min(self._console.width, 100)
         text = Text("\n", no_wrap=True, overflow="crop").join(
             Text.assemble(*line) for line in _lines(view, width - 4, self._glyphs)
@@ -289,8 +296,7 @@ class _Panel:
     def write_above(self, text: str) -> None:
         from rich.text import Text
 
-        encoding = self._console.encoding
-        self._console.print(Text(text.encode(encoding, "replace").decode(encoding)), end="", soft_wrap=True)
+        self._console.print(Text(text), end="", soft_wrap=True)
 
     def close(self) -> None:
         self._live.stop()

@@ -46,7 +46,7 @@ def record(
     agent: Player, make_env: MakeEnv, file: Path, episodes: int, seed: int, max_steps: int = MAX_STEPS
 ) -> list[float]:
     """Writes episodes into an .mp4 or .gif, what the agent thinks below the picture; gives their returns."""
-    with output_file(file, tuple(FASTEST)) as unfinished, _opened(make_env, "rgb_array") as env:
+    with output_file(file, tuple(FASTEST)) as unfinished, _drawing(make_env) as env:
         fps = _frames_per_second(env)
         stride = math.ceil(fps / FASTEST[file.suffix.lower()])
         returns = []
@@ -93,7 +93,7 @@ def show_terminal(
     encoding = getattr(stream, "encoding", None) or "utf-8"
     paint = _half_blocks if encoding.lower().startswith("utf") else _greys
     returns = []
-    with _opened(make_env, "rgb_array") as env, _full_screen(stream):
+    with _drawing(make_env) as env, _full_screen(stream):
         fps = _frames_per_second(env)
         stride = math.ceil(fps / TERMINAL_FASTEST)
         due = time.monotonic()
@@ -175,6 +175,20 @@ def _opened(make_env: MakeEnv, mode: str) -> Iterator[Env]:
         yield env
 
 
+@contextmanager
+def _drawing(make_env: MakeEnv) -> Iterator[Env]:
+    """Draws into arrays; SDL is kept from looking for a display and complaining that there is none."""
+    chosen = os.environ.get("SDL_VIDEODRIVER")
+    os.environ["SDL_VIDEODRIVER"] = "dummy"
+    try:
+        with _opened(make_env, "rgb_array") as env:
+            yield env
+    finally:
+        del os.environ["SDL_VIDEODRIVER"]
+        if chosen is not None:
+            os.environ["SDL_VIDEODRIVER"] = chosen
+
+
 def _title(env: Env) -> str:
     return env.spec.id if env.spec else type(env.unwrapped).__name__
 
@@ -245,19 +259,23 @@ class _Film:
     def _open(self, frame: Picture) -> Any:
         import imageio_ffmpeg  # type: ignore[import-untyped]
 
-        gif = self._file.suffix.lower() == ".gif"
-        # A palette for each frame: one for the whole film would have ffmpeg hold all of it until the end.
-        palette = "palettegen=max_colors=96:stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
+        if self._file.suffix.lower() == ".gif":
+            # A palette for each frame: one for the whole film would have ffmpeg hold all of it until the end.
+            palette = "palettegen=max_colors=64:stats_mode=single[p];[b][p]paletteuse=new=1:dither=none"
+            codec, pixels, quality = "gif", "pal8", None
+            extra = ["-filter_complex", f"split[a][b];[a]{palette}"]
+        else:
+            codec, pixels, quality, extra = "libx264", "yuv420p", 7, ["-movflags", "+faststart"]
         try:
             writer = imageio_ffmpeg.write_frames(
                 str(self._file),
                 frame.shape[1::-1],
                 fps=self._fps,
-                codec="gif" if gif else "libx264",
-                pix_fmt_out="pal8" if gif else "yuv420p",
-                quality=None if gif else 7,
+                codec=codec,
+                pix_fmt_out=pixels,
+                quality=quality,
                 macro_block_size=1,
-                output_params=["-filter_complex", f"split[a][b];[a]{palette}"] if gif else ["-movflags", "+faststart"],
+                output_params=extra,
                 ffmpeg_log_level="error",
             )
             writer.send(None)
@@ -270,7 +288,7 @@ class _Film:
 
 PAPER, TRACK, INK, SOFT, LIT = "#171A21", "#2C313C", "#F2F4F8", "#98A1B3", "#56B4E9"
 LEAST_WIDTH = 480  # smaller pictures are enlarged, for the words to have room
-STRIP_LINES = 4.6  # height of what is below the picture, in heights of a letter
+STRIP_LINES = 5.4  # height of what is below the picture, in heights of a letter
 
 
 def _compose(picture: Picture, moment: _Moment, thought: _Thought) -> Picture:
@@ -286,7 +304,7 @@ def _compose(picture: Picture, moment: _Moment, thought: _Thought) -> Picture:
     whole.paste(image, (0, 0))
     draw = ImageDraw.Draw(whole)
     _draw_words(draw, image.height + round(1.8 * size), size, moment, thought.value)
-    _draw_bars(draw, image.height + round(3.2 * size), size, thought)
+    _draw_bars(draw, image.height + round(3.8 * size), size, thought)
     return np.asarray(whole)
 
 
@@ -308,19 +326,21 @@ def _draw_words(draw: "ImageDraw.ImageDraw", line: int, size: int, moment: _Mome
 def _draw_bars(draw: "ImageDraw.ImageDraw", line: int, size: int, thought: _Thought) -> None:
     """One cell for each action: its name, its probability, and that as a bar."""
     width, font, count = draw.im.size[0] - 2 * size, _font(round(0.85 * size)), len(thought.probabilities)
-    gap = size if count <= 8 else 4
+    gap = min(size, width / (5 * count))
     cell = (width - gap * (count - 1)) / count
     top, bottom = line + round(0.35 * size), line + round(0.8 * size)
-    for action, share in enumerate(thought.probabilities):
+    # Names if there is room for all of them, else numbers, else nothing.
+    wordings = [[thought.name(action) for action in range(count)], [str(action) for action in range(count)]]
+    fitting = (names for names in wordings if max(draw.textlength(name, font) for name in names) <= cell)
+    names = next(fitting, [""] * count)
+    for action, (name, share) in enumerate(zip(names, thought.probabilities, strict=True)):
         left = size + action * (cell + gap)
         ink, lit = (INK, LIT) if action == thought.likeliest else (SOFT, SOFT)
-        name, percent = thought.name(action), f"{100 * share:.0f} %"
-        if draw.textlength(name, font) > cell:
-            name = str(action)
+        percent = f"{100 * share:.0f} %"
         draw.text((left, line), name, ink, font, anchor="ls")
         if draw.textlength(f"{name}  {percent}", font) < cell:
             draw.text((left + cell, line), percent, ink, font, anchor="rs")
-        draw.rectangle((left, top, left + cell - 1, bottom), TRACK)
+        draw.rectangle((left, top, left + max(cell - 1, 0), bottom), TRACK)
         if share * cell >= 1:
             draw.rectangle((left, top, left + share * cell - 1, bottom), lit)
 
