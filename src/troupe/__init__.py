@@ -1,8 +1,8 @@
 """troupe: asynchronous actor-critic reinforcement learning.
 
-    run = troupe.train("CartPole-v1", seed=1)
-    agent = troupe.load(run.path)
-    action = agent.act(observation)
+run = troupe.train("CartPole-v1", seed=1)
+agent = troupe.load(run.path)
+action = agent.act(observation)
 """
 
 import importlib

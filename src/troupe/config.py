@@ -118,7 +118,9 @@ class Queue:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    every_steps: Annotated[int, _doc("steps between evaluations while training; 0 leaves it to every_seconds", ge=0)] = 0
+    every_steps: Annotated[
+        int, _doc("steps between evaluations while training; 0 leaves it to every_seconds", ge=0)
+    ] = 0
     every_seconds: Annotated[float, _doc("training seconds between evaluations; 0 is never", ge=0)] = 10.0
     episodes: Annotated[int, _doc("episodes of an evaluation while training", ge=1)] = 20
     final_episodes: Annotated[int, _doc("episodes that confirm the target, and of the last evaluation", ge=1)] = 100
@@ -126,7 +128,9 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    every_seconds: Annotated[float, _doc("training seconds between checkpoints; one is always written last", gt=0)] = 60.0
+    every_seconds: Annotated[float, _doc("training seconds between checkpoints; one is always written last", gt=0)] = (
+        60.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,7 +271,9 @@ def _check_together(config: TrainConfig) -> None:
         )
     slots = config.queue.capacity
     if config.topology != "serial" and config.learner.rollouts > slots:
-        raise UsageError(f"queue.capacity = {slots}: a batch needs {config.learner.rollouts} rollouts; raise it to that")
+        raise UsageError(
+            f"queue.capacity = {slots}: a batch needs {config.learner.rollouts} rollouts; raise it to that"
+        )
 
 
 def presets() -> list[str]:

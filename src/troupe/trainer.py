@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from troupe.agent import Agent
 from troupe import config as configuration
+from troupe.agent import Agent
 from troupe.config import TrainConfig, TroupeError, UsageError
-from troupe.environments import EnvironmentSource, find, spaces
+from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.actor_critic import ActorCritic, build, check_body
 from troupe.runs import checkpoint
 from troupe.runs.display import Display, Limits
@@ -35,11 +35,12 @@ from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.runtime.supervisor import Supervisor
-from troupe.runtime.topologies import Parts, assemble
+from troupe.runtime.topologies import assemble
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Mode = Literal["auto", "plain", "quiet"]
+Outcome = Literal["solved", "steps", "time", "interrupted"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ class Run:
     """What came out. `path` is the run directory; `scores` the final evaluation (None if interrupted)."""
 
     path: Path
-    outcome: "Outcome"
+    outcome: Outcome
     scores: Scores | None
     steps: int
+    updates: int
     seconds: float
     agent: Agent
+    signal: int = 0  # that interrupted it
 
 
 def train(
@@ -109,17 +112,7 @@ def resume(
             f"'{run}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             "give it more with --steps or --time"
         )
-    return _Session(config, source_of(config, env), network, place, display, saved).run()
-
-
-def source_of(config: TrainConfig, env: EnvironmentMaker | None = None) -> EnvironmentSource:
-    """The environment of a run; `env` where it was a callable, which no file can hold."""
-    if env is None and config.env.id.startswith("python:"):
-        raise UsageError(f"the run's environment was the callable {config.env.id[7:]}: pass it as env= in Python")
-    return find(env or config.env.id)
-
-
-Outcome = Literal["solved", "steps", "time", "interrupted"]
+    return _Session(config, of_run(config.env.id, env), network, place, display, saved).run()
 
 
 class _Session:
@@ -138,7 +131,7 @@ class _Session:
         self._config, self._source, self._place = config, source, place
         self._custom_network = network is not None
         self._display = Display(display)
-        state = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
+        state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumes = state["resumes"] + 1
         # A resumed run draws new streams: it must not play the same episodes again.
         root = np.random.SeedSequence(config.seed, spawn_key=(self._resumes,))
@@ -153,12 +146,12 @@ class _Session:
         self._supervisor = Supervisor(self._parts.gate, self._parts.queue.close)
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
-        self._interrupted = False
+        self._signal = 0
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
         self._judge = Judge(
             config.evaluation, self._target, self._network, Evaluator(source, config.evaluation.final_episodes),
-            judge_seed, self._parts.gate, self._clock, self._rows.append, lambda: self._interrupted,
+            judge_seed, self._parts.gate, self._clock, self._rows.append, lambda: self._signal != 0,
         )  # fmt: skip
         if saved:
             self._judge.restore(saved.best, state["best_score"], state["best_steps"])
@@ -214,8 +207,8 @@ class _Session:
         self._outcome = self._outcome or outcome
         self._supervisor.end()
 
-    def _interrupt(self) -> None:
-        self._interrupted = True
+    def _interrupt(self, number: int) -> None:
+        self._signal = number
         self._end("interrupted")
 
     def _show(self, report: Row) -> None:
@@ -271,7 +264,7 @@ class _Session:
             ) from failure.error
         outcome = self._outcome
         assert outcome is not None
-        scores = None if self._interrupted else self._judge.last(self._parts.master.vector, counts.steps)
+        scores = None if self._signal else self._judge.last(self._parts.master.vector, counts.steps)
         while self._rows:
             self._log.write(self._rows.popleft())
         self._write_summary(outcome, scores)
@@ -281,7 +274,7 @@ class _Session:
         network = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
         agent = Agent(network.eval(), self._source.observation_space, self._source.action_space)
-        return Run(self._place, outcome, scores, counts.steps, self._clock.seconds, agent)
+        return Run(self._place, outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal)
 
     def _draw(self) -> None:
         from troupe.runs.plots import plot_runs
@@ -376,6 +369,11 @@ def _device(config: TrainConfig) -> torch.device:
     return torch.device("cuda" if config.device == "cuda" else "cpu")
 
 
+def run_name(env_id: str) -> str:
+    """An environment's id as a folder's name."""
+    return re.sub(r"[^\w.-]+", "_", env_id).strip("_")
+
+
 def _new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
     """Where the run will be; nothing is made yet. Raises UsageError where a run is already."""
     if asked is not None:
@@ -385,8 +383,7 @@ def _new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
         if place.exists() and not place.is_dir():
             raise UsageError(f"'{place}' is a file; --run-dir names a directory")
         return place
-    name = re.sub(r"[^\w.-]+", "_", config.env.id).strip("_")
-    base = Path("runs") / name / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
+    base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
     place, again = base, 1
     while place.exists():
         again += 1
@@ -406,16 +403,16 @@ def _one_torch_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _on_signal(act: Callable[[], None]) -> Iterator[None]:
+def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
     """Answers the first SIGINT or SIGTERM with `act`; a second one has its ordinary effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         for each, old in before.items():
             signal.signal(each, old)
-        act()
+        act(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -67,9 +67,7 @@ def test_rows_of_a_batch_are_sampled_independently():
 
 def test_a_forbidden_action_is_never_sampled_and_never_the_mode():
     """However much the network prefers it, and though epsilon plays at random."""
-    policy = Categorical.from_logits(
-        torch.tensor([1e4, 0.0, 0.0]).expand(DRAWS, 3), torch.tensor([False, True, True])
-    )
+    policy = Categorical.from_logits(torch.tensor([1e4, 0.0, 0.0]).expand(DRAWS, 3), torch.tensor([False, True, True]))
     assert (policy.sample(seeded()) != 0).all()
     assert (policy.with_epsilon(0.5).sample(seeded()) != 0).all()
     assert (policy.mode() != 0).all()

@@ -25,9 +25,7 @@ OPTIONS = {
     "appo normalized": (appo, CLIPS | {"clip": CLIP, "normalize_advantage": True}),
 }
 every_loss = pytest.mark.parametrize("name", OPTIONS)
-every_loss_row_by_row = pytest.mark.parametrize(
-    "name", [name for name in OPTIONS if name != "appo normalized"]
-)
+every_loss_row_by_row = pytest.mark.parametrize("name", [name for name in OPTIONS if name != "appo normalized"])
 
 
 def run(name, rollout, mask=None, value_coefficient=VALUE, entropy_coefficient=ENTROPY):

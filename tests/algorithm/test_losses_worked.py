@@ -63,9 +63,7 @@ def test_the_clip_fraction_counts_valid_rows_only():
     ratio = torch.tensor([[1.0], [1.1], [1.3], [0.7], [9.0]])
     row = torch.zeros(5, 1)
     batch = Batch(row.long(), (0.5 / ratio).log(), row, row, row, ratio < 2)
-    _, metrics = appo(
-        Outputs(Categorical.from_logits(torch.zeros(5, 1, 2)), torch.zeros(6, 1)), batch, clip=0.2
-    )
+    _, metrics = appo(Outputs(Categorical.from_logits(torch.zeros(5, 1, 2)), torch.zeros(6, 1)), batch, clip=0.2)
     assert metrics["clip_fraction"] == 0.5
 
 

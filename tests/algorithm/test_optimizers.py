@@ -47,25 +47,19 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=
 @pytest.mark.parametrize(("betas", "epsilon"), [((0.9, 0.999), 1e-8), ((0.5, 0.8), 1e-3)])
 def test_adam_equals_torchs_adam_over_many_steps(betas, epsilon):
     ours = follow(Adam(LIKE, *betas, epsilon))
-    torch.testing.assert_close(
-        ours, follow_torch(torch.optim.Adam, betas=betas, eps=epsilon), rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(ours, follow_torch(torch.optim.Adam, betas=betas, eps=epsilon), rtol=1e-10, atol=1e-12)
 
 
 def test_the_first_step_of_adam_has_the_size_of_the_learning_rate_whatever_the_gradient():
     weights = torch.zeros(3, dtype=torch.float64)
     Adam(weights).step(weights, torch.tensor([1e-3, -1.0, 1e3], dtype=torch.float64), 0.5)
-    torch.testing.assert_close(
-        weights, torch.tensor([-0.5, 0.5, -0.5], dtype=torch.float64), rtol=1e-4, atol=0
-    )
+    torch.testing.assert_close(weights, torch.tensor([-0.5, 0.5, -0.5], dtype=torch.float64), rtol=1e-4, atol=0)
 
 
 # RMSProp
 
 
-@pytest.mark.parametrize(
-    ("decay", "epsilon", "initial"), [(0.99, 0.1, 0.0), (0.99, 0.1, 1.0), (0.9, 1e-5, 0.3)]
-)
+@pytest.mark.parametrize(("decay", "epsilon", "initial"), [(0.99, 0.1, 0.0), (0.99, 0.1, 1.0), (0.9, 1e-5, 0.3)])
 def test_rmsprop_is_equations_s2_and_s3_with_epsilon_inside_the_root(decay, epsilon, initial):
     expected = [1.0] * 5
     accumulator = [initial] * 5

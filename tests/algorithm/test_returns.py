@@ -65,9 +65,7 @@ def test_n_step_returns_are_the_sum_to_the_end_of_the_trajectory(rollout_of, gam
     actual = n_step_return(rollout.reward, rollout.discount, rollout.trace, rollout.value)
     for b, start, end in rollout.trajectories():
         for t in range(start, end + 1):
-            assert actual[t, b].item() == pytest.approx(
-                n_step_sum(rollout, gamma, t, b, end - t + 1), abs=1e-9
-            )
+            assert actual[t, b].item() == pytest.approx(n_step_sum(rollout, gamma, t, b, end - t + 1), abs=1e-9)
 
 
 @given(seed=seeds, length=lengths, lam=lams)
@@ -79,9 +77,7 @@ def test_the_lambda_return_is_the_weighted_mean_of_all_n_step_returns(rollout_of
         for t in range(start, end + 1):
             longest = end - t + 1
             expected = lam ** (longest - 1) * n_step_sum(rollout, gamma, t, b, longest)
-            expected += sum(
-                (1 - lam) * lam ** (n - 1) * n_step_sum(rollout, gamma, t, b, n) for n in range(1, longest)
-            )
+            expected += sum((1 - lam) * lam ** (n - 1) * n_step_sum(rollout, gamma, t, b, n) for n in range(1, longest))
             assert actual[t, b].item() == pytest.approx(expected, abs=1e-9)
 
 
@@ -120,9 +116,7 @@ def test_truncation_bootstraps_from_the_final_observation_and_termination_from_n
 
 @given(seed=seeds, length=lengths, lam=lams, rho_clip=clips, c_clip=clips)
 @law
-def test_v_trace_is_the_sum_of_equation_1(
-    rollout_of, vtrace_written_out, seed, length, lam, rho_clip, c_clip
-):
+def test_v_trace_is_the_sum_of_equation_1(rollout_of, vtrace_written_out, seed, length, lam, rho_clip, c_clip):
     r = rollout_of(seed, length)
     actual = vtrace(r.log_rho, r.reward, r.discount, r.trace, r.value, lam, rho_clip, c_clip)
     for (t, b), (target, advantage) in vtrace_written_out(r, lam, rho_clip, c_clip).items():
@@ -138,9 +132,7 @@ def test_v_trace_on_policy_is_the_lambda_return_and_its_advantage_gae(rollout_of
     close(target, lambda_return(r.reward, r.discount, r.trace, r.value, lam))
     for b, start, end in r.trajectories():
         for t in range(start, end + 1):
-            delta = {
-                k: r.reward[k, b] + gamma * r.value_after(k, b) - r.value[k, b] for k in range(t, end + 1)
-            }
+            delta = {k: r.reward[k, b] + gamma * r.value_after(k, b) - r.value[k, b] for k in range(t, end + 1)}
             gae = sum((gamma * lam) ** (k - t) * d.item() for k, d in delta.items())
             assert advantage[t, b].item() == pytest.approx(gae, abs=1e-9)
 
@@ -219,8 +211,7 @@ def test_a_boundary_inside_equals_separate_trajectories(estimator, rollout_of, g
 def test_what_a_reset_row_holds_reaches_no_other_row(estimator, rollout_of, seed, length, garbage):
     r = rollout_of(seed, length)
     clean, dirty = (
-        estimator(x.log_rho, x.reward, x.discount, x.trace, x.value)
-        for x in (r, r.with_garbage_in_reset_rows(garbage))
+        estimator(x.log_rho, x.reward, x.discount, x.trace, x.value) for x in (r, r.with_garbage_in_reset_rows(garbage))
     )
     assert torch.equal(clean[r.valid], dirty[r.valid])
 

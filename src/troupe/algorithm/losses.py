@@ -88,9 +88,7 @@ def impala(
     log_prob = outputs.distribution.log_prob(batch.action)
     # A row that does not count may hold anything: its ratio must not reach its neighbours.
     log_rho = (log_prob - batch.behaviour_log_prob).detach().where(batch.valid, 0.0)
-    target, advantage = returns.vtrace(
-        log_rho, batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
-    )
+    target, advantage = returns.vtrace(log_rho, batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip)
     policy = -log_rho.exp().clamp(max=rho_clip) * log_prob * advantage
     return _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
 

@@ -1,6 +1,6 @@
 """Environments: from an id, a file or a callable to a batch of environments stepped together."""
 
-from troupe.environments.source import EnvironmentSource, find
+from troupe.environments.source import EnvironmentSource, find, of_run
 from troupe.environments.vector import EnvironmentFailed, VectorEnvironment
 
-__all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find"]
+__all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find", "of_run"]

@@ -57,6 +57,13 @@ def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
     return _from_registry(env)
 
 
+def of_run(env_id: str, env: Callable[..., gym.Env[Any, Any]] | None = None) -> EnvironmentSource:
+    """The environment of a run; `env` gives it where it was a callable, which no file can hold."""
+    if env is None and env_id.startswith("python:"):
+        raise UsageError(f"the run's environment was the callable {env_id[7:]}: pass it as env= in Python")
+    return find(env or env_id)
+
+
 def _from_factory(name: str, factory: Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
     try:
         takes_mode = "render_mode" in inspect.signature(factory).parameters

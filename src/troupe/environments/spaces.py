@@ -24,8 +24,6 @@ def describe(space: gym.Space[Any]) -> dict[str, Any]:
 def restore(description: dict[str, Any]) -> gym.Space[Any]:
     if description["type"] == "Box":
         shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-        low, high = (
-            np.broadcast_to(np.asarray(description[name], dtype), shape) for name in ("low", "high")
-        )
+        low, high = (np.broadcast_to(np.asarray(description[name], dtype), shape) for name in ("low", "high"))
         return gym.spaces.Box(low, high, shape, dtype.type)
     return gym.spaces.Discrete(description["n"], start=description["start"])

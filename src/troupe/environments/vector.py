@@ -3,7 +3,6 @@
 import time
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
@@ -42,9 +41,12 @@ class VectorEnvironment:
 
     def reset(self, seeds: np.random.SeedSequence) -> np.ndarray:
         """Every environment gets a seed of its own; a native vector draws all its episodes from one stream."""
-        drawn = [int(seed) for seed in seeds.generate_state(self.count)]
+        drawn: list[int | None] = [int(seed) for seed in seeds.generate_state(self.count)]
         try:
-            obs, _ = self._vector.reset(seed=drawn if isinstance(self._vector, SyncVectorEnv) else drawn[0])
+            if isinstance(self._vector, SyncVectorEnv):
+                obs, _ = self._vector.reset(seed=drawn)
+            else:
+                obs, _ = self._vector.reset(seed=drawn[0])
         except Exception as error:
             raise self._failed("reset", error) from error
         return self._checked(obs)

@@ -1,6 +1,6 @@
 """One module for actors and learners: `step` on [B] observations, `unroll` on [T, B] of them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -40,7 +40,7 @@ class ActorCritic(nn.Module):
 class MLPBody(nn.Module):
     """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads."""
 
-    def __init__(self, observation_space: gym.Space, actions: int, config: Network):
+    def __init__(self, observation_space: gym.Space[Any], actions: int, config: Network):
         super().__init__()
         self.encoder = encoder(observation_space)
         features = (self.encoder.features, *config.hidden)[-1]
@@ -59,7 +59,7 @@ class MLPBody(nn.Module):
         return self.policy(features), self.value(value_features).squeeze(-1)
 
 
-def build(observation_space: gym.Space, action_space: gym.Space, config: Network) -> ActorCritic:
+def build(observation_space: gym.Space[Any], action_space: gym.Space[Any], config: Network) -> ActorCritic:
     """The network for an environment's spaces; raises UsageError for a space that is not supported."""
     if not isinstance(action_space, gym.spaces.Discrete):
         raise UsageError(f"action space {action_space} is not supported: Discrete is")
@@ -67,7 +67,7 @@ def build(observation_space: gym.Space, action_space: gym.Space, config: Network
 
 
 @torch.no_grad()
-def check_body(network: ActorCritic, observation_space: gym.Space, action_space: gym.Space) -> None:
+def check_body(network: ActorCritic, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
     """Tries a network of one's own on two observations; raises UsageError where it breaks its signature."""
     if not isinstance(action_space, gym.spaces.Discrete):
         raise UsageError(f"action space {action_space} is not supported: Discrete is")
@@ -77,6 +77,8 @@ def check_body(network: ActorCritic, observation_space: gym.Space, action_space:
         logits, value = network.body(obs)
         shapes = tuple(logits.shape), tuple(value.shape)
     except Exception as error:
-        raise UsageError(f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {error}") from error
+        raise UsageError(
+            f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {error}"
+        ) from error
     if shapes != ((2, int(action_space.n)), (2,)):
         raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import gymnasium as gym
 from jaxtyping import Float, Shaped
@@ -34,7 +35,7 @@ class OneHot(nn.Module):
         return nn.functional.one_hot(obs.long() - self.start, self.features).float()
 
 
-def encoder(space: gym.Space) -> Flat | OneHot:
+def encoder(space: gym.Space[Any]) -> Flat | OneHot:
     """The encoder for `space`; raises UsageError, by name, for a space that has none."""
     if isinstance(space, gym.spaces.Box):
         return Flat(space)

@@ -46,5 +46,5 @@ class FlatWeights:
         sizes = [parameter.numel() for parameter in self.parameters]
         return {
             name: part.view(parameter.shape)
-            for name, part, parameter in zip(names, vector.split(sizes), self.parameters, strict=True)
+            for name, part, parameter in zip(names, torch.split(vector, sizes), self.parameters, strict=True)
         }

@@ -1,11 +1,11 @@
 """Checkpoints: written beside their place, flushed, then renamed; never unpickled.
 
-    checkpoints/<step>/
-      model.safetensors      the weights as they were
-      best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
-      optimizer.safetensors  the optimizer's statistics
-      state.json             counters, clock, streams, spaces
-      manifest.json          SHA-256 of each of these
+checkpoints/<step>/
+  model.safetensors      the weights as they were
+  best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
+  optimizer.safetensors  the optimizer's statistics
+  state.json             counters, clock, streams, spaces
+  manifest.json          SHA-256 of each of these
 """
 
 import hashlib

@@ -289,9 +289,7 @@ class _Panel:
             Text.assemble(*line) for line in _lines(view, width - 4, self._glyphs)
         )
         title = Text(f" {_time(view.row['seconds'])} ", "bold")
-        self._live.update(
-            Panel(text, title=title, title_align="left", border_style="dim", width=width), refresh=True
-        )
+        self._live.update(Panel(text, title=title, title_align="left", border_style="dim", width=width), refresh=True)
 
     def write_above(self, text: str) -> None:
         from rich.text import Text

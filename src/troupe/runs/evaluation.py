@@ -3,13 +3,20 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from torch import nn
 
-from troupe.config import Environment
-from troupe.environments import EnvironmentSource
+from troupe.agent import load
+from troupe.config import Environment, UsageError, from_toml
+from troupe.environments import EnvironmentSource, of_run
 from troupe.networks.actor_critic import ActorCritic
+
+_STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 
 
 @dataclass(frozen=True)
@@ -94,3 +101,27 @@ class Evaluator:
 
     def close(self) -> None:
         self._environment.close()
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    greedy: bool = True,
+    env: Callable[..., gym.Env[Any, Any]] | None = None,
+    network: nn.Module | None = None,
+) -> Scores:
+    """Judges the best agent of a run directory in environments and with seeds of its own.
+
+    `env` and `network` are needed only where the run was trained with a callable or module of one's own.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes}: there must be at least one")
+    agent = load(run, network)
+    source = of_run(from_toml((Path(run) / "config.toml").read_text()).env.id, env)
+    evaluator = Evaluator(source, episodes)
+    scores = evaluator.run(agent.network, episodes, np.random.SeedSequence(seed, spawn_key=(_STREAM,)), greedy=greedy)
+    evaluator.close()
+    assert scores is not None
+    return scores

@@ -122,8 +122,8 @@ class Reporter:
     def _shares(self, part: str, watches: list[Stopwatch]) -> dict[str, float]:
         totals: dict[str, float] = {}
         for watch in watches:
-            for stage, spent in watch.seconds.copy().items():
-                totals[stage] = totals.get(stage, 0.0) + spent
+            for stage, seconds in watch.seconds.copy().items():
+                totals[stage] = totals.get(stage, 0.0) + seconds
         before = self._laps.get(part, {})
         self._laps[part] = totals
         spent = {stage: total - before.get(stage, 0.0) for stage, total in totals.items()}

@@ -20,6 +20,7 @@ from troupe.config import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Values = Float[np.ndarray, " n"]
 
@@ -186,7 +187,11 @@ def _band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
 # Okabe and Ito's colours, which everybody can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
-INK, FAINT = "#222222", "#8A8A8A"
+INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
+NOTE = (
+    "line: mean over runs; one that has ended keeps its last return · "
+    "band: 95 % bootstrap of the mean · diamonds: last evaluation of each run"
+)
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
     "font.family": "sans-serif",
@@ -229,12 +234,7 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
         panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         panels[0].set(xlabel="environment steps", ylabel="mean return")
         panels[1].set(xlabel="training seconds")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper right", ncols=min(len(labels), 6))
-        if len(curves) > 1:
-            note = "line: mean over runs, one that has ended keeps its last return"
-            note += " · band: 95 % bootstrap of the mean · diamonds: last evaluation of each run"
-            figure.supxlabel(note, size=9, color="#777777")
+        _draw_legend(figure, panels[0], NOTE if len(curves) > 1 else None)
         figure.suptitle(title or _title(curves), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
@@ -276,8 +276,17 @@ def _draw_target(panel: "Axes", curves: Sequence[_Curve]) -> None:
     panel.axhline(target, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=1)
     panel.annotate(
         f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
-        textcoords="offset points", ha="left", va="bottom", color="#666666", size=10,
+        textcoords="offset points", ha="left", va="bottom", color=SOFT, size=10,
     )  # fmt: skip
+
+
+def _draw_legend(figure: "Figure", panel: "Axes", note: str | None) -> None:
+    handles, labels = panel.get_legend_handles_labels()
+    columns = max(1, min(len(labels), 130 // (8 + max(map(len, labels)))))  # 130 letters fit into the width
+    legend = figure.legend(
+        handles, labels, loc="outside lower center", ncols=columns, title=note, title_fontsize=9
+    )  # fmt: skip
+    legend.get_title().set_color(SOFT)
 
 
 def _title(curves: Sequence[_Curve]) -> str:

@@ -61,10 +61,15 @@ def record(
         return returns
 
 
+def has_display() -> bool:
+    """Whether a window could be opened here."""
+    return not sys.platform.startswith("linux") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
+
+
 def show_window(agent: Player, make_env: MakeEnv, episodes: int, seed: int) -> list[float]:
     """Plays in the environment's own window until it is closed; gives the returns of the whole episodes."""
     instead = "use --terminal, or --video FILE.mp4"
-    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+    if not has_display():
         raise UsageError(f"there is no display for a window here; {instead}")
     returns = []
     with _opened(make_env, "human") as env:
@@ -215,8 +220,7 @@ def _window_closed() -> bool:
     if pygame is None or not pygame.display.get_init():
         return False
     return any(
-        event.type == pygame.QUIT
-        or (event.type == pygame.KEYDOWN and event.key in (pygame.K_ESCAPE, pygame.K_q))
+        event.type == pygame.QUIT or (event.type == pygame.KEYDOWN and event.key in (pygame.K_ESCAPE, pygame.K_q))
         for event in pygame.event.get()
     )
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -70,21 +70,21 @@ class Progress:
     def take_lag(self) -> tuple[float, int]:
         """Mean and maximum policy lag, by step, since the last call."""
         with self._lock:
-            mean, most = self._lag_sum / max(self._lag_steps, 1), self._lag_max
+            taken = self._lag_sum / max(self._lag_steps, 1), self._lag_max
             self._lag_steps, self._lag_sum, self._lag_max = 0, 0, 0
-            return mean, most
+            return taken
 
 
 class Stopwatch:
     """Seconds by stage: `lap(stage)` gives the time since the last lap to `stage`."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] += now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
 

@@ -1,19 +1,20 @@
 """The rollout: T steps of B environments, time-major, and the one schema every topology uses.
 
-    obs                 [T+1, B, ...]  in the environment's own dtype
-    first               [T+1, B] bool  obs begins a new episode
-    action              [T, B]         what was played in obs
-    behaviour_log_prob  [T, B]         log mu(action), with the exploration mixed in
-    reward              [T, B]         raw, received after action[t]
-    terminated          [T, B] bool    the episode truly ended with action[t]
-    truncated           [T, B] bool    it was cut off (a time limit)
-    valid               [T, B] bool    false on the reset row that follows an episode's end
-    horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
-    policy_version      [B] int        the weights that acted
+obs                 [T+1, B, ...]  in the environment's own dtype
+first               [T+1, B] bool  obs begins a new episode
+action              [T, B]         what was played in obs
+behaviour_log_prob  [T, B]         log mu(action), with the exploration mixed in
+reward              [T, B]         raw, received after action[t]
+terminated          [T, B] bool    the episode truly ended with action[t]
+truncated           [T, B] bool    it was cut off (a time limit)
+valid               [T, B] bool    false on the reset row that follows an episode's end
+horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
+policy_version      [B] int        the weights that acted
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -53,7 +54,7 @@ class Rollout:
             getattr(self, name)[...] = getattr(other, name)
 
 
-def allocate(space: gym.Space, steps: int, environments: int, action_shape: tuple[int, ...] = ()) -> Rollout:
+def allocate(space: gym.Space[Any], steps: int, environments: int, action_shape: tuple[int, ...] = ()) -> Rollout:
     """An empty rollout for observations of `space`; actors write in place, step by step."""
     t, b = steps, environments
     return Rollout(
@@ -72,7 +73,7 @@ def allocate(space: gym.Space, steps: int, environments: int, action_shape: tupl
 
 def stack(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout with the environments of all, copied, in the order given."""
-    joined = {
+    joined: dict[str, Any] = {
         name: np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=1 if name in TIME_MAJOR else 0)
         for name in FIELDS
     }
@@ -81,7 +82,7 @@ def stack(rollouts: Sequence[Rollout]) -> Rollout:
 
 def columns(rollout: Rollout, chosen: np.ndarray) -> Rollout:
     """The environments `chosen`, with all their steps: a minibatch keeps sequences whole."""
-    cut = {
+    cut: dict[str, Any] = {
         name: getattr(rollout, name)[:, chosen] if name in TIME_MAJOR else getattr(rollout, name)[chosen]
         for name in FIELDS
     }

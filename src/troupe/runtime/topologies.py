@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,7 +145,10 @@ def assemble(
 
 
 def build_loss(config: Loss) -> LossFunction:
-    shared = {"value_coefficient": config.value_coefficient, "entropy_coefficient": config.entropy_coefficient}
+    shared: dict[str, Any] = {
+        "value_coefficient": config.value_coefficient,
+        "entropy_coefficient": config.entropy_coefficient,
+    }
     if config.kind == "a3c":
         return partial(losses.a3c, lam=config.lam, probability_floor=config.probability_floor, **shared)
     corrected = {"lam": config.lam, "rho_clip": config.rho_clip, "c_clip": config.c_clip, **shared}

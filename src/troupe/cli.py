@@ -1,0 +1,282 @@
+"""The command line: one function for each command. Heavy imports wait until a command needs them."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from troupe import config
+from troupe.config import TroupeError, UsageError
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    debug = "--debug" in arguments
+    try:
+        options = _parse([word for word in arguments if word != "--debug"])
+        return int(options.command(options) or 0)
+    except TroupeError as error:
+        if debug:
+            raise
+        print(f"troupe: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("troupe: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if debug:
+            raise
+        print(f"troupe: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def train(options: argparse.Namespace) -> int:
+    from troupe import trainer
+
+    settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
+    if options.topology:
+        settings["topology"] = options.topology
+    if options.device:
+        settings["device"] = options.device
+    asked: dict[str, Any] = {
+        "preset": options.preset,
+        "steps": options.steps,
+        "seconds": config.seconds(options.time) if options.time else None,
+        "target": options.target,
+        "settings": settings,
+        "tuned": not options.untuned,
+        "display": "quiet" if options.quiet else "auto",
+    }
+    if options.seeds > 1:
+        from troupe.runs.seeds import train_seeds
+
+        return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
+    done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
+    if options.watch and not done.signal:
+        _show(done.path, options.seed)
+    return 128 + done.signal if done.signal else 0
+
+
+def resume(options: argparse.Namespace) -> int:
+    from troupe import trainer
+
+    seconds = config.seconds(options.time) if options.time else None
+    display: trainer.Mode = "quiet" if options.quiet else "auto"
+    done = trainer.resume(options.run, steps=options.steps, seconds=seconds, display=display)
+    return 128 + done.signal if done.signal else 0
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    from troupe.runs.evaluation import evaluate
+
+    scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=not options.stochastic)
+    if options.json:
+        print(json.dumps(scores.summary()))
+        return
+    policy = "stochastic" if options.stochastic else "greedy"
+    print(
+        f"{policy} policy, {options.episodes} episodes: mean return {scores.mean:.1f}, deviation {scores.std:.1f}, "
+        f"from {scores.returns.min():g} to {scores.returns.max():g}, mean length {scores.lengths.mean():.0f} steps"
+    )
+
+
+def watch(options: argparse.Namespace) -> None:
+    from troupe.agent import load
+    from troupe.environments import of_run
+    from troupe.runs import video
+
+    agent = load(options.run)
+    source = of_run(config.from_toml((Path(options.run) / "config.toml").read_text()).env.id)
+    if options.video:
+        returns = video.record(agent, source.make, Path(options.video), options.episodes, options.seed)
+        print(f"wrote {options.video}")
+    elif options.terminal:
+        returns = video.show_terminal(agent, source.make, options.episodes, options.seed, sys.stdout)
+    else:
+        returns = video.show_window(agent, source.make, options.episodes, options.seed)
+    if returns:
+        print(f"{len(returns)} episodes, returns {', '.join(f'{value:g}' for value in returns)}")
+
+
+def plot(options: argparse.Namespace) -> None:
+    from troupe.runs.plots import plot_runs
+
+    plot_runs([Path(run) for run in options.runs], Path(options.output))
+    print(f"wrote {options.output}")
+
+
+def bench(options: argparse.Namespace) -> None:
+    from troupe.bench import bench
+
+    settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
+    result = bench(options.env, options.preset, settings, config.seconds(options.time))
+    print(json.dumps(result.summary()) if options.json else result.table())
+
+
+def envs(_: argparse.Namespace) -> None:
+    rows = []
+    for preset in map(config.load_preset, config.presets()):
+        for env_id, tuned in preset.tuned.items():
+            seen = tuned.verified
+            numbers = ("-",) * 5
+            if seen:
+                numbers = (
+                    f"{seen.lowest:g}",
+                    f"{seen.mean:g}",
+                    f"{seen.steps:,}",
+                    f"{seen.seconds:g}",
+                    f"{seen.seeds}",
+                )
+            rows.append((env_id, preset.name, *numbers))
+    _table(("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds"), rows)
+    print("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
+    print("Every other Gymnasium environment with Box or Discrete observations and Discrete actions trains untuned.")
+
+
+def presets(_: argparse.Namespace) -> None:
+    for preset in map(config.load_preset, config.presets()):
+        print(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
+        if preset.tuned:
+            print(f"  tuned for: {', '.join(preset.tuned)}")
+
+
+def _show(run: Path, seed: int) -> None:
+    """A window where there is a display; a video in the run directory where there is none."""
+    from troupe.runs import video
+
+    command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
+    if not video.has_display():
+        (run / "videos").mkdir(exist_ok=True)
+        command += ["--video", str(run / "videos" / "agent.mp4")]
+    options = _parse(command)
+    options.command(options)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    for row in (head, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help)")
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = _build_parser()
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        known = [name for name in vars(options) if "." in name] + list(vars(options))
+        word = unknown[0].split("=")[0]
+        hint = config.did_you_mean(word.lstrip("-").replace("-", "_"), known) if word.startswith("-") else ""
+        hint = (
+            hint.replace("did you mean ", "did you mean --").replace("_", "-")
+            if "." not in hint[:-1]
+            else hint.replace("mean ", "mean --")
+        )
+        raise UsageError(f"unknown argument '{word}'{hint} (troupe {options.name} --help)")
+    return options
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="troupe", description="Asynchronous actor-critic reinforcement learning.", allow_abbrev=False)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Callable[..., Any], text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(command=command, name=name)
+        return added
+
+    one = add("train", train, "train an agent; everything it leaves goes to the run directory")
+    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
+    one.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seeds every random stream (0)")
+    one.add_argument(
+        "--seeds", type=_count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
+    )
+    one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
+    one.add_argument("--steps", metavar="N", help="stop after N steps")
+    one.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
+    one.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
+    one.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the learner computes (auto)")
+    one.add_argument("--topology", metavar="NAME", help="serial, queue or async (the preset's)")
+    one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
+    one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+    _add_settings(one)
+
+    one = add("evaluate", evaluate, "play episodes with a run's best agent and give the scores")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="(100)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environments (0)")
+    one.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the best")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+
+    one = add("watch", watch, "watch a run's best agent: in a window, a video file or the terminal")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
+    one.add_argument("--terminal", action="store_true", help="draw in the terminal")
+    one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="(3)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment (0)")
+
+    one = add("resume", resume, "go on with a run where its newest checkpoint stands")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("--steps", type=_count(1), metavar="N", help="new limit of steps, those already made included")
+    one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
+    one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+
+    one = add("plot", plot, "draw return against steps and seconds; several runs give mean and 95 %% band")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
+    one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .svg or .pdf")
+
+    one = add("bench", bench, "speed of each stage, the limit they imply, and what training reaches")
+    one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="(CartPole-v1)")
+    one.add_argument(
+        "--preset", default="impala", metavar="P", help="whose parts are measured (impala: one pass over every step)"
+    )
+    one.add_argument("--time", default="5s", metavar="T", help="how long to train (5s)")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_settings(one)
+
+    add("envs", envs, "environments with tuned settings, and what they were seen to reach")
+    add("presets", presets, "what each preset is, and its source")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """--<section>.<field> for every setting; checked when the configuration is built, not here."""
+    groups: dict[str, Any] = {}
+    for name, field in config.fields().items():
+        section, _, _ = name.rpartition(".")
+        if not section or name == "env.id":
+            continue
+        if section not in groups:
+            groups[section] = parser.add_argument_group(section)
+        choices = f" [{', '.join(field.choices)}]" if field.choices else ""
+        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        text = f"{field.description}{choices} ({default})".replace("%", "%%")
+        groups[section].add_argument(f"--{name}", metavar="V", help=text)
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        value = int(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
+        return value
+
+    count.__name__ = f"number of at least {least}"
+    return count
