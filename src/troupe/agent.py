@@ -1,17 +1,22 @@
 """A trained agent: what `load` gives back, and what evaluation, video and one's own program use."""
 
+import copy
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from troupe.config import UsageError, from_toml
+from troupe.config import UsageError
 from troupe.environments import spaces
-from troupe.networks.actor_critic import ActorCritic, build
+from troupe.networks.actor_critic import ActorCritic, build, check_body
 from troupe.runs import checkpoint
+
+NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 
 
 class Agent:
@@ -39,30 +44,64 @@ class Agent:
         return output.distribution.log_probs[0].exp().numpy(), float(output.value[0])
 
     def _batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
-        array = np.asarray(observation, dtype=self.observation_space.dtype)
         shape = self.observation_space.shape or ()
-        if array.shape != shape and array.shape[1:] != shape:
-            raise UsageError(f"observation has shape {array.shape}; the agent was trained on {shape}")
+        try:
+            array = np.asarray(observation, dtype=self.observation_space.dtype)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"observation cannot be read as numbers of shape {shape}: {error}") from None
         single = array.shape == shape
+        if not single and (array.ndim == 0 or array.shape[1:] != shape):
+            raise UsageError(
+                f"observation has shape {array.shape}; the agent was trained on {shape}, or [N, ...] of it"
+            )
         return torch.from_numpy(array[None] if single else array), single
 
 
-def load(run: str | Path, network: nn.Module | None = None) -> Agent:
+def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Agent:
     """The best agent of a run directory. Nothing in it is executed or unpickled.
 
     A run with a network of one's own needs that network again, as `network`: code is not saved.
     """
     run = Path(run)
-    saved = checkpoint.load(run, warn=lambda text: print(f"troupe: {text}"))
-    config = from_toml((run / "config.toml").read_text())
+    saved = checkpoint.load(run, warn=logging.getLogger("troupe").warning)
+    config = checkpoint.read_config(run)
     observation_space = spaces.restore(saved.state["observation_space"])
     action_space = spaces.restore(saved.state["action_space"])
     if saved.state["custom_network"] and network is None:
-        raise UsageError(f"'{run}' was trained with a network of its own: pass it as network= (code is not saved)")
-    body = ActorCritic(network) if network is not None else build(observation_space, action_space, config.network)
+        raise needs_network(run)
+    body = (
+        build(observation_space, action_space, config.network)
+        if network is None
+        else own_network(network, observation_space, action_space)
+    )
+    put_weights(run, saved.best, body)
+    return Agent(body.eval(), observation_space, action_space)
+
+
+def own_network(
+    network: nn.Module | NetworkMaker, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+) -> ActorCritic:
+    """A network of one's own as an actor-critic: a module is copied, a maker is called with the spaces."""
     try:
-        body.load_state_dict(dict(saved.best))
+        own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
+    except Exception as error:
+        verb = "copied" if isinstance(network, nn.Module) else "made"
+        raise UsageError(f"network: it cannot be {verb}: {type(error).__name__}: {error}") from error
+    if not isinstance(own, nn.Module):
+        raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
+    made = ActorCritic(own)
+    check_body(made, observation_space, action_space)
+    return made
+
+
+def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:
+    """Puts the weights of `run` into the network; raises UsageError where they do not fit."""
+    try:
+        network.load_state_dict(dict(weights))
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UsageError(f"the weights of '{run}' do not fit the network: {first}") from None
-    return Agent(body.eval(), observation_space, action_space)
+
+
+def needs_network(run: Path) -> UsageError:
+    return UsageError(f"'{run}' was trained with a network of its own: pass it as network= (code is not saved)")

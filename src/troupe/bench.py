@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from troupe.config import TrainConfig, resolve
+from troupe.config import TrainConfig, UsageError, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.progress import Progress
@@ -78,6 +78,8 @@ class Result:
 
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
+    if seconds <= 0:
+        raise UsageError("--time 0: there must be some time to train in")
     source = find(env)
     config = resolve(source.id, preset, settings)
     network = build(source.observation_space, source.action_space, config.network)
@@ -93,6 +95,8 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
     with tempfile.TemporaryDirectory() as folder:
         run = train(env, preset=preset, settings=dict(settings) | quiet, run_dir=Path(folder) / "run")
+        if run.signal:
+            raise KeyboardInterrupt(run.signal)
         return Result(config, stages, _cores(), run.steps / run.seconds, run.updates / run.seconds)
 
 

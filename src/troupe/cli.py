@@ -2,11 +2,16 @@
 
 import argparse
 import json
+import logging
 import os
+import re
 import signal
 import sys
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from troupe import config
@@ -15,30 +20,58 @@ from troupe.config import TroupeError, UsageError
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    signal.signal(signal.SIGTERM, _terminate)
+    logging.basicConfig(format="troupe: %(message)s")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    status = _flush(run(sys.argv[1:] if arguments is None else arguments))
+    if threading.active_count() > 1:
+        os._exit(status)  # an environment that never returns, or has threads of its own, does not keep us
+    sys.exit(status)
 
 
 def run(arguments: Sequence[str]) -> int:
+    """Runs one command; gives the exit status."""
     debug = "--debug" in arguments
     try:
         options = _parse([word for word in arguments if word != "--debug"])
         return int(options.command(options) or 0)
-    except TroupeError as error:
-        if debug:
-            raise
-        print(f"troupe: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("troupe: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if debug:
-            raise
-        print(f"troupe: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
-        return 1
+            traceback.print_exc()
+        elif isinstance(error, TroupeError):
+            print(f"troupe: {_one_line(error)}", file=sys.stderr)
+        else:
+            print(f"troupe: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except SystemExit as done:  # --help
+        return done.code if isinstance(done.code, int) else int(done.code is not None)
+
+
+def _terminate(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _flush(status: int) -> int:
+    """Brings out what has been printed, here, where one can still say that it could not be."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"troupe: the output could not be written: {error.strerror}", file=sys.stderr)
+            return status or 1
+    return status
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def train(options: argparse.Namespace) -> int:
@@ -47,6 +80,8 @@ def train(options: argparse.Namespace) -> int:
     settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
     if options.topology:
         settings["topology"] = options.topology
+    if options.turns:
+        settings["turns"] = options.turns
     if options.device:
         settings["device"] = options.device
     asked: dict[str, Any] = {
@@ -72,8 +107,9 @@ def resume(options: argparse.Namespace) -> int:
     from troupe import trainer
 
     seconds = config.seconds(options.time) if options.time else None
-    display: trainer.Mode = "quiet" if options.quiet else "auto"
-    done = trainer.resume(options.run, steps=options.steps, seconds=seconds, display=display)
+    done = trainer.resume(
+        options.run, steps=options.steps, seconds=seconds, display="quiet" if options.quiet else "auto"
+    )
     return 128 + done.signal if done.signal else 0
 
 
@@ -94,10 +130,11 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run
-    from troupe.runs import video
+    from troupe.runs import checkpoint, video
 
-    agent = load(options.run)
-    source = of_run(config.from_toml((Path(options.run) / "config.toml").read_text()).env.id)
+    run = Path(options.run)
+    agent = load(run)
+    source = of_run(run, checkpoint.read_config(run).env.id)
     if options.video:
         returns = video.record(agent, source.make, Path(options.video), options.episodes, options.seed)
         print(f"wrote {options.video}")
@@ -171,32 +208,36 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} ({self.prog} --help)")
+        message = re.sub(r"^argument (\S+): (?=')", r"\1 ", message)
+        raise UsageError(f"{re.sub(r'^argument ', '', message)} ({self.prog} --help)")
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = _build_parser()
+    parser, commands = _build_parser()
+    if not arguments:
+        parser.print_help()
+        raise SystemExit(2)
+    if arguments[0] not in commands and not arguments[0].startswith("-"):
+        hint = config.did_you_mean(arguments[0], commands)
+        raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
-        known = [name for name in vars(options) if "." in name] + list(vars(options))
-        word = unknown[0].split("=")[0]
-        hint = config.did_you_mean(word.lstrip("-").replace("-", "_"), known) if word.startswith("-") else ""
-        hint = (
-            hint.replace("did you mean ", "did you mean --").replace("_", "-")
-            if "." not in hint[:-1]
-            else hint.replace("mean ", "mean --")
-        )
+        word = unknown[0].partition("=")[0]
+        known = commands[options.name]._option_string_actions
+        hint = config.did_you_mean(word, known) if word.startswith("-") else ""
         raise UsageError(f"unknown argument '{word}'{hint} (troupe {options.name} --help)")
     return options
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser, and those of the commands by name."""
     parser = _Parser(prog="troupe", description="Asynchronous actor-critic reinforcement learning.", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    by_name: dict[str, argparse.ArgumentParser] = {}
 
     def add(name: str, command: Callable[..., Any], text: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added = by_name[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
         added.set_defaults(command=command, name=name)
         return added
 
@@ -212,8 +253,9 @@ def _build_parser() -> argparse.ArgumentParser:
     one.add_argument("--steps", metavar="N", help="stop after N steps")
     one.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
     one.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
-    one.add_argument("--device", choices=("auto", "cpu", "cuda"), help="where the learner computes (auto)")
+    one.add_argument("--device", metavar="D", help="where the learner computes: auto, cpu or cuda (auto)")
     one.add_argument("--topology", metavar="NAME", help="serial, queue or async (the preset's)")
+    one.add_argument("--turns", metavar="V", help="threads take turns (true) or compete (false)")
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
     one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
     _add_settings(one)
@@ -253,7 +295,7 @@ def _build_parser() -> argparse.ArgumentParser:
 
     add("envs", envs, "environments with tuned settings, and what they were seen to reach")
     add("presets", presets, "what each preset is, and its source")
-    return parser
+    return parser, by_name
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -273,10 +315,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _count(least: int) -> Callable[[str], int]:
     def count(text: str) -> int:
-        value = int(text)
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{value} is less than {least}")
-        return value
+        if not re.fullmatch(r"\d+", text) or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of at least {least}")
+        return int(text)
 
-    count.__name__ = f"number of at least {least}"
     return count

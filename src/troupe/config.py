@@ -150,6 +150,7 @@ class TrainConfig:
     preset: Annotated[str, _doc("the preset it came from")] = "appo"
     tuned: Annotated[bool, _doc("whether the preset's settings for this environment were used")] = False
     topology: Annotated[Topology, _doc("which parts run where (docs/architecture.md)")] = "async"
+    turns: Annotated[bool, _doc("threads take turns instead of competing; faster where steps are tiny")] = False
     seed: Annotated[int, _doc("seeds every random stream of the run", ge=0)] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], _doc("where the learner computes")] = "auto"
     env: Environment = field(default_factory=Environment)

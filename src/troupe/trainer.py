@@ -2,7 +2,6 @@
 
 import copy
 import importlib.metadata
-import json
 import re
 import signal
 import sys
@@ -11,12 +10,13 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import Future, wait
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -24,28 +24,31 @@ import torch
 from torch import nn
 
 from troupe import config as configuration
-from troupe.agent import Agent
+from troupe.agent import Agent, NetworkMaker, needs_network, own_network, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
-from troupe.networks.actor_critic import ActorCritic, build, check_body
+from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runs import checkpoint
-from troupe.runs.display import Display, Limits
+from troupe.runs.display import Display, Limits, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
-from troupe.runs.metrics import MetricsLog, Reporter, Row
+from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.progress import Clock, Counts, Progress
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import assemble
 
-NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
-Mode = Literal["auto", "plain", "quiet"]
 Outcome = Literal["solved", "steps", "time", "interrupted"]
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.05  # how often the main thread looks up
+_PATIENCE_SECONDS = 1.0  # for what has been told to stop
+_CLOSE_SECONDS = 10.0  # for environments to close
 
 
 @dataclass(frozen=True)
 class Run:
-    """What came out. `path` is the run directory; `scores` the final evaluation (None if interrupted)."""
+    """What came out. `path` is the run directory; `scores` the final evaluation (None if a signal came first)."""
 
     path: Path
     outcome: Outcome
@@ -69,7 +72,7 @@ def train(
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     tuned: bool = True,
-    display: Mode = "quiet",
+    display: Mode = "silent",
 ) -> Run:
     """Trains an agent and returns the run.
 
@@ -84,8 +87,10 @@ def train(
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
     config = configuration.resolve(source.id, preset, said, tuned=tuned)
-    place = _new_run_directory(config, run_dir)
-    return _Session(config, source, network, place, display).run()
+    if run_dir is not None:
+        _check_free(Path(run_dir))
+    session = _Session(config, source, network, display)
+    return session.run(_new_run_directory(config, run_dir))
 
 
 def resume(
@@ -95,13 +100,13 @@ def resume(
     seconds: float | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
-    display: Mode = "quiet",
+    display: Mode = "silent",
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones."""
     place = Path(run)
     with Display(display) as said:
         saved = checkpoint.load(place, said.event)
-    config = configuration.from_toml((place / "config.toml").read_text())
+    config = checkpoint.read_config(place)
     limits = {"stop.steps": steps, "stop.seconds": seconds}
     changed = {name: value for name, value in limits.items() if value is not None}
     if changed:
@@ -112,7 +117,9 @@ def resume(
             f"'{run}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             "give it more with --steps or --time"
         )
-    return _Session(config, of_run(config.env.id, env), network, place, display, saved).run()
+    if saved.state["custom_network"] and network is None:
+        raise needs_network(place)
+    return _Session(config, of_run(place, config.env.id, env), network, display, (place, saved)).run(place)
 
 
 class _Session:
@@ -123,14 +130,14 @@ class _Session:
         config: TrainConfig,
         source: EnvironmentSource,
         network: nn.Module | NetworkMaker | None,
-        place: Path,
         display: Mode,
-        saved: checkpoint.Checkpoint | None = None,
+        resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
     ):
         self._began = time.perf_counter()
-        self._config, self._source, self._place = config, source, place
+        self._config, self._source = config, source
         self._custom_network = network is not None
         self._display = Display(display)
+        place, saved = resumed or (Path(), None)
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumes = state["resumes"] + 1
         # A resumed run draws new streams: it must not play the same episodes again.
@@ -138,7 +145,7 @@ class _Session:
         network_seed, parts_seed, judge_seed = root.spawn(3)
         self._network = _make_network(network, source, config, network_seed).to(_device(config))
         if saved:
-            self._network.load_state_dict(dict(saved.model))
+            put_weights(place, saved.model, self._network)
         progress = Progress(Counts(**state["counts"]))
         self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"])
         if saved:
@@ -147,51 +154,56 @@ class _Session:
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
         self._signal = 0
+        self._unsaved = False  # the last checkpoint could not be written, and that has been said
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
+        self._evaluator = Evaluator(source, config.evaluation.final_episodes)
         self._judge = Judge(
-            config.evaluation, self._target, self._network, Evaluator(source, config.evaluation.final_episodes),
-            judge_seed, self._parts.gate, self._clock, self._rows.append, lambda: self._signal != 0,
+            config.evaluation, self._target, self._network, self._evaluator, judge_seed,
+            self._parts.gate, self._clock, self._rows.append, self._interrupted,
         )  # fmt: skip
         if saved:
             self._judge.restore(saved.best, state["best_score"], state["best_steps"])
 
-    def run(self) -> Run:
+    def run(self, place: Path) -> Run:
         """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
-        self._place.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_durably(self._place / "config.toml", configuration.to_toml(self._config).encode())
+        self._place = place
         with ExitStack() as stack:
             stack.enter_context(self._display)
-            self._log = stack.enter_context(MetricsLog(self._place, self._display.event))
+            try:
+                checkpoint.write_durably(place / "config.toml", configuration.to_toml(self._config).encode())
+                self._log = stack.enter_context(MetricsLog(place, self._display.event))
+            except OSError as error:
+                raise _unwritable(place, error) from error
             stack.enter_context(_on_signal(self._interrupt))
             self._display.start(self._introduction())
-            self._watch()
-            return self._finish()
+            return self._finish(stuck=self._watch())
 
-    def _watch(self) -> None:
-        """Reports and saves while the parts work; returns when all have stopped."""
-        with _one_torch_thread(), self._supervisor:
-            self._clock.start()
-            reporter = Reporter(self._parts, self._clock.seconds)
-            self._parts.start(self._supervisor, self._after_batch)
-            began = saved = self._clock.seconds
-            interval = 0.05
-            while not self._supervisor.wait(interval):
-                seconds = self._clock.seconds
-                self._show(reporter.report(seconds))
-                if self._config.stop.seconds and seconds >= self._config.stop.seconds:
-                    self._end("time")  # learners that starve never come to see it themselves
-                if seconds - saved >= self._config.checkpoint.every_seconds:
-                    saved = seconds
-                    self._save_while_running()
-                interval = min(2.0, max(0.05, (seconds - began) / 50))
-            self._clock.stop()
-            stuck = self._supervisor.stop()
+    def _watch(self) -> list[str]:
+        """Reports and saves while the parts work; returns the names of those that did not stop in the end."""
+        with _one_torch_thread():
+            with self._supervisor:
+                self._clock.start()
+                reporter = Reporter(self._parts, self._clock.seconds)
+                self._parts.start(self._supervisor, self._after_batch)
+                began = shown = saved = self._clock.seconds
+                while not self._supervisor.wait(_LOOK_SECONDS):
+                    seconds = self._clock.seconds
+                    if self._signal:
+                        self._end("interrupted")
+                    elif self._config.stop.seconds and seconds >= self._config.stop.seconds:
+                        self._end("time")  # learners that starve never come to see it themselves
+                    if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
+                        shown = seconds
+                        self._show(reporter.report(seconds))
+                    if seconds - saved >= self._config.checkpoint.every_seconds and self._save_while_running():
+                        saved = seconds
+                self._clock.stop()
             self._show(reporter.report(self._clock.seconds))
+        stuck = self._supervisor.stop(patience_seconds=0.0)  # leaving `with` has waited for them
         if stuck:
             self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
-        else:
-            self._parts.close()
+        return stuck
 
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
@@ -208,8 +220,8 @@ class _Session:
         self._supervisor.end()
 
     def _interrupt(self, number: int) -> None:
+        # Nothing more: a signal may come while this very thread holds a lock that ending takes.
         self._signal = number
-        self._end("interrupted")
 
     def _show(self, report: Row) -> None:
         limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
@@ -220,67 +232,130 @@ class _Session:
         self._log.write(report)
         self._display.report(report, limits)
 
-    def _save_while_running(self) -> None:
+    def _save_while_running(self) -> bool:
+        """False while an evaluation holds the weights: then it is tried again."""
+        if not self._parts.master.lock.acquire(timeout=_LOOK_SECONDS):
+            return False
         try:
-            self._save()
+            taken = self._checkpoint()
+        finally:
+            self._parts.master.lock.release()
+        try:
+            self._write(taken)
+            self._unsaved = False
         except OSError as error:
-            self._display.event(f"no checkpoint could be written: {error}; the run goes on")
+            if not self._unsaved:
+                self._display.event(f"no checkpoint could be written: {error}; the run goes on")
+            self._unsaved = True
+        return True
 
     def _save(self) -> Path:
-        """A checkpoint of this moment. The lock is held for the copy, not for the disk."""
-        master, judge, counts = self._parts.master, self._judge, self._parts.progress.counts
-        with master.lock:
-            model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
-            taken = checkpoint.Checkpoint(
-                model=model,
-                best=model | judge.best(master.vector),
-                optimizer={name: tensor.clone() for name, tensor in master.optimizer.state().items()},
-                state={
-                    "counts": asdict(counts),
-                    "seconds": self._clock.seconds,
-                    "version": master.store.version,
-                    "resumes": self._resumes,
-                    "best_score": judge.best_score,
-                    "best_steps": judge.best_steps,
-                    "custom_network": self._custom_network,
-                    "observation_space": spaces.describe(self._source.observation_space),
-                    "action_space": spaces.describe(self._source.action_space),
-                },
-            )
+        """The last checkpoint. Whoever still holds the lock is stuck in an evaluation: the weights are at rest."""
+        held = self._parts.master.lock.acquire(timeout=_LOOK_SECONDS)
+        try:
+            taken = self._checkpoint()
+        finally:
+            if held:
+                self._parts.master.lock.release()
+        return self._write(taken)
+
+    def _write(self, taken: checkpoint.Checkpoint) -> Path:
         return checkpoint.save(self._place, taken.state["counts"]["steps"], taken)
 
-    def _finish(self) -> Run:
+    def _checkpoint(self) -> checkpoint.Checkpoint:
+        """A copy of this moment."""
+        master, judge, counts = self._parts.master, self._judge, self._parts.progress.counts
+        model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+        return checkpoint.Checkpoint(
+            model=model,
+            best=model | judge.best(master.vector),
+            optimizer={name: tensor.clone() for name, tensor in master.optimizer.state().items()},
+            state={
+                "counts": asdict(counts),
+                "seconds": self._clock.seconds,
+                "version": master.store.version,
+                "resumes": self._resumes,
+                "best_score": judge.best_score,
+                "best_steps": judge.best_steps,
+                "custom_network": self._custom_network,
+                "observation_space": spaces.describe(self._source.observation_space),
+                "action_space": spaces.describe(self._source.action_space),
+            },
+        )
+
+    def _finish(self, stuck: list[str]) -> Run:
         """Saves, judges the best weights, and writes the summary and the picture."""
-        counts = self._parts.progress.counts
-        saved = self._save()
-        failure = self._supervisor.failure
-        if failure:
-            trace = "".join(traceback.format_exception(failure.error))
-            checkpoint.write_durably(self._place / "error.txt", trace.encode())
-            self._write_summary("failed", None)
-            raise TroupeError(
-                f"{failure.part} failed: {_one_line(failure.error)} "
-                f"(traceback in {self._place / 'error.txt'}; weights saved in {saved})"
-            ) from failure.error
-        outcome = self._outcome
-        assert outcome is not None
-        scores = None if self._signal else self._judge.last(self._parts.master.vector, counts.steps)
+        counts, failure = self._parts.progress.counts, self._supervisor.failure
+        saved, scores, picture = None, None, None
+        try:
+            saved = self._save()
+            if not failure and not self._signal:
+                # Apart: an environment that never returns must not keep the signal from being heard.
+                scores = _apart(lambda: self._judge.last(self._parts.master.vector, counts.steps), self._interrupted)
+        except (Exception, SystemExit) as error:
+            failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
             self._log.write(self._rows.popleft())
-        self._write_summary(outcome, scores)
-        if scores:
-            self._draw()
-        self._display.result(self._result(outcome, scores, saved))
+        if not stuck and not self._signal:  # whoever presses Ctrl-C waits for nothing
+            self._close()
+        if failure:
+            raise self._failed(failure, saved) from failure.error
+        outcome = self._outcome
+        assert outcome is not None
+        assert saved is not None
+        try:
+            self._write_summary(outcome, scores)
+            picture = self._draw() if scores else None
+        except OSError as error:
+            raise TroupeError(
+                f"'{self._place}' cannot be written to the end: {error}; weights saved in {saved}"
+            ) from error
+        self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
         agent = Agent(network.eval(), self._source.observation_space, self._source.action_space)
         return Run(self._place, outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal)
 
-    def _draw(self) -> None:
+    def _failed(self, failure: Failure, saved: Path | None) -> TroupeError:
+        """Writes down what happened, as far as the disk lets it, and says it in a line."""
+        trace, where = "".join(traceback.format_exception(failure.error)), "--debug shows where"
+        with suppress(OSError):
+            checkpoint.write_durably(self._place / "error.txt", trace.encode())
+            where = f"traceback in {self._place / 'error.txt'}"
+        with suppress(OSError):
+            self._write_summary("failed", None)
+        older = checkpoint.newest_first(self._place)
+        kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
+        return TroupeError(f"{failure.part} failed: {_one_line(failure.error)} ({where}; {kept})")
+
+    def _interrupted(self) -> bool:
+        return self._signal != 0
+
+    def _close(self) -> None:
+        """Closes the environments; the run is saved, and what goes wrong here takes nothing from it."""
+
+        deadline = time.monotonic() + _CLOSE_SECONDS
+
+        def close() -> None:
+            self._parts.close()
+            self._evaluator.close()
+
+        try:
+            _apart(close, lambda: self._interrupted() or time.monotonic() > deadline)
+        except Exception as error:
+            self._display.event(f"environment {self._source.id}: close raised {_one_line(error)}")
+
+    def _draw(self) -> Path | None:
+        """The picture of the run; None where no episode has ended."""
         from troupe.runs.plots import plot_runs
 
-        (self._place / "plots").mkdir(exist_ok=True)
-        plot_runs([self._place], self._place / "plots" / "learning.png")
+        picture = self._place / "plots" / "learning.png"
+        picture.parent.mkdir(exist_ok=True)
+        try:
+            plot_runs([self._place], picture)
+        except UsageError:
+            return None
+        return picture
 
     def _write_summary(self, outcome: str, scores: Scores | None) -> None:
         counts, seconds = self._parts.progress.counts, self._clock.seconds
@@ -300,7 +375,7 @@ class _Session:
             "peak_memory_mb": _peak_memory_mb(),
             "versions": _versions(),
         }
-        checkpoint.write_durably(self._place / "summary.json", json.dumps(summary, indent=2).encode())
+        checkpoint.write_durably(self._place / "summary.json", to_json(summary, indent=2))
 
     def _introduction(self) -> list[str]:
         config, stop = self._config, self._config.stop
@@ -319,20 +394,26 @@ class _Session:
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
 
-    def _result(self, outcome: Outcome, scores: Scores | None, saved: Path) -> list[str]:
+    def _result(self, outcome: Outcome, scores: Scores | None, saved: Path, picture: Path | None) -> list[str]:
         counts, seconds = self._parts.progress.counts, self._clock.seconds
         spent = (
             f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
             f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
         )
-        if scores is None:
+        if outcome == "interrupted":
             return [f"interrupted after {spent}", f"  checkpoint {saved}", f"  go on: troupe resume {self._place}"]
         reached = "solved" if outcome == "solved" else f"{outcome} limit reached"
+        if scores is None:
+            return [
+                f"{reached}, and interrupted in the final evaluation after {spent}",
+                f"  checkpoint {saved}",
+                f"  judge it: troupe evaluate {self._place}",
+            ]
         return [
             f"{reached}: mean return {scores.mean:.1f} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
             f"over {len(scores.returns)} greedy evaluation episodes",
             f"  {spent}",
-            f"  picture {self._place / 'plots' / 'learning.png'}",
+            f"  picture {picture or 'none: no episode ended while training'}",
             f"  watch:  troupe watch {self._place}",
         ]
 
@@ -350,10 +431,7 @@ def _make_network(
         built = build(observation_space, action_space, config.network)
         if network is None:
             return built
-        own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
-    made = ActorCritic(own)
-    check_body(made, observation_space, action_space)
-    return made
+        return own_network(network, observation_space, action_space)
 
 
 def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:
@@ -374,21 +452,47 @@ def run_name(env_id: str) -> str:
     return re.sub(r"[^\w.-]+", "_", env_id).strip("_")
 
 
+def _check_free(place: Path) -> None:
+    if (place / "config.toml").exists():
+        raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"'{place}' is a file; --run-dir names a directory")
+
+
 def _new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
-    """Where the run will be; nothing is made yet. Raises UsageError where a run is already."""
-    if asked is not None:
-        place = Path(asked)
-        if (place / "config.toml").exists():
-            raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")
-        if place.exists() and not place.is_dir():
-            raise UsageError(f"'{place}' is a file; --run-dir names a directory")
-        return place
+    """Makes the run's directory: the one asked for, or one that no other run has taken."""
     base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
-    place, again = base, 1
-    while place.exists():
-        again += 1
-        place = base.with_name(f"{base.name}_{again}")
-    return place
+    place, again = Path(asked) if asked is not None else base, 1
+    while True:
+        try:
+            place.mkdir(parents=True, exist_ok=asked is not None)
+            return place
+        except FileExistsError:  # two runs that started in the same second
+            again += 1
+            place = base.with_name(f"{base.name}_{again}")
+        except OSError as error:
+            raise _unwritable(place, error) from error
+
+
+def _unwritable(place: Path, error: OSError) -> UsageError:
+    return UsageError(f"run directory '{place}' cannot be written: {error.strerror or error}")
+
+
+def _apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
+    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="apart", daemon=True).start()
+    while not done.done() and not given_up():
+        wait([done], _LOOK_SECONDS)
+    wait([done], _PATIENCE_SECONDS)
+    return done.result() if done.done() else None
 
 
 @contextmanager
@@ -411,7 +515,7 @@ def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
 
     def handle(number: int, _: FrameType | None) -> None:
         for each, old in before.items():
-            signal.signal(each, old)
+            signal.signal(each, old or signal.SIG_DFL)
         act(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -419,7 +523,7 @@ def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
         yield
     finally:
         for number, old in before.items():
-            signal.signal(number, old)
+            signal.signal(number, old or signal.SIG_DFL)
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,7 +1,9 @@
 """Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
+import importlib
 import importlib.util
 import inspect
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,8 +18,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from troupe.config import Environment, UsageError, did_you_mean
 from troupe.environments.vector import VectorEnvironment
 
+_FILE = re.compile(r"(.+\.py):(\w+)")
 # What to install for environments whose module or namespace names them.
-_EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco", "classic": "classic-control"}
+_EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class EnvironmentSource:
                 vector: VectorEnv[Any, Any, Any] = self.native_vector(count)
             else:
                 # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-                vector = SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+                vector = self._sync_vector(count)
         return VectorEnvironment(vector, self.id, config.delay_seconds)
+
+    def _sync_vector(self, count: int) -> VectorEnv[Any, Any, Any]:
+        try:
+            return SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except Exception as error:  # what could be made once may fail the second time, or differ
+            raise UsageError(f"environment {self.id} cannot be made {count} times: {_one_line(error)}") from error
 
 
 def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
@@ -52,16 +61,39 @@ def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
     """
     if callable(env):
         return _from_factory(f"python:{getattr(env, '__qualname__', type(env).__qualname__)}", env)
-    if match := re.fullmatch(r"(.+\.py):(\w+)", env):
+    if match := _FILE.fullmatch(env):
         return _from_factory(env, _load_factory(Path(match[1]), match[2]))
     return _from_registry(env)
 
 
-def of_run(env_id: str, env: Callable[..., gym.Env[Any, Any]] | None = None) -> EnvironmentSource:
-    """The environment of a run; `env` gives it where it was a callable, which no file can hold."""
-    if env is None and env_id.startswith("python:"):
+def of_run(run: Path, env_id: str, env: Callable[..., gym.Env[Any, Any]] | None = None) -> EnvironmentSource:
+    """The environment of a run; `env` gives it where it was a callable, which no file can hold.
+
+    A run directory may come from anybody: code that lies in it is not executed.
+    """
+    if env is not None:
+        return find(env)
+    if env_id.startswith("python:"):
         raise UsageError(f"the run's environment was the callable {env_id[7:]}: pass it as env= in Python")
-    return find(env or env_id)
+    code = _code_of(env_id)
+    if code and any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
+        raise UsageError(
+            f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
+            "if you trust it, move it elsewhere and name its new place in config.toml"
+        )
+    return find(env_id)
+
+
+def _code_of(env_id: str) -> Path | None:
+    """The file that `env_id` would have imported; None where Gymnasium knows the environment already."""
+    if match := _FILE.fullmatch(env_id):
+        return Path(match[1])
+    module, colon, _ = env_id.partition(":")
+    try:
+        spec = importlib.util.find_spec(module.partition(".")[0]) if colon else None
+    except (ImportError, ValueError):
+        return None
+    return Path(spec.origin) if spec and spec.origin else None
 
 
 def _from_factory(name: str, factory: Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
@@ -89,7 +121,7 @@ def _load_factory(path: Path, name: str) -> Callable[..., gym.Env[Any, Any]]:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise UsageError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+        raise UsageError(f"{path} cannot be imported: {_one_line(error)}") from error
     factory = getattr(module, name, None)
     if not callable(factory):
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
@@ -100,7 +132,7 @@ def _load_factory(path: Path, name: str) -> Callable[..., gym.Env[Any, Any]]:
 def _from_registry(env_id: str) -> EnvironmentSource:
     try:
         with quiet_gymnasium():
-            spec = gym.spec(env_id)
+            spec = _spec(env_id)
     except (gym.error.Error, ImportError) as error:
         raise UsageError(_unknown(env_id, error)) from None
 
@@ -116,6 +148,17 @@ def _from_registry(env_id: str) -> EnvironmentSource:
         source.id, make, source.observation_space, source.action_space, spec.reward_threshold,
         native if _resets_on_the_next_step(spec, native) else None,
     )  # fmt: skip
+
+
+def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """The registered environment; of `module:Id` the module is imported first, for it registers Id."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except Exception as error:
+            raise UsageError(f"environment {env_id}: '{module}' cannot be imported: {_one_line(error)}") from error
+    return gym.spec(name)
 
 
 def _resets_on_the_next_step(spec: Any, native: Callable[[int], VectorEnv[Any, Any, Any]]) -> bool:
@@ -140,28 +183,34 @@ def _probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float |
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise UsageError(_missing(name, error)) from None
     except Exception as error:
-        raise UsageError(f"environment {name} cannot be made: {type(error).__name__}: {error}") from error
+        raise UsageError(f"environment {name} cannot be made: {_one_line(error)}") from error
     source = EnvironmentSource(name, make, env.observation_space, env.action_space, threshold)
     env.close()
     return source
 
 
 def _unknown(env_id: str, error: Exception) -> str:
-    namespace = env_id.partition("/")[0].lower() if "/" in env_id else ""
+    name = env_id.rpartition(":")[2]
+    namespace = name.partition("/")[0].lower() if "/" in name else ""
     if namespace in _EXTRAS and not any(key.lower().startswith(f"{namespace}/") for key in gym.registry):
         return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{_EXTRAS[namespace]}]'"
     if isinstance(error, ImportError):
         return f"environment {env_id}: {error}"
-    hint = did_you_mean(env_id, gym.registry)
+    hint = did_you_mean(name, gym.registry)
     return f"no environment '{env_id}'{hint} (troupe envs lists those with tuned settings)"
 
 
 def _missing(env_id: str, error: Exception) -> str:
-    entry = str(getattr(gym.registry.get(env_id), "entry_point", ""))
+    entry = str(getattr(gym.registry.get(env_id.rpartition(":")[2]), "entry_point", ""))
+    words = re.split(r"[\W_]+", entry.lower())
     for word, extra in _EXTRAS.items():
-        if word in entry:
+        if word in words:
             return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{extra}]'"
     return f"environment {env_id} needs a package that is not installed: {error}"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager

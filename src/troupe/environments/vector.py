@@ -51,10 +51,13 @@ class VectorEnvironment:
             raise self._failed("reset", error) from error
         return self._checked(obs)
 
-    def step(self, action: np.ndarray) -> Transition:
-        """`action` counts from 0, whatever the action space's `start` is."""
+    def delay(self) -> None:
+        """The pause before a step that the configuration asks for."""
         if self._delay:
             time.sleep(self._delay)
+
+    def step(self, action: np.ndarray) -> Transition:
+        """`action` counts from 0, whatever the action space's `start` is."""
         self._steps += 1
         try:
             obs, reward, terminated, truncated, _ = self._vector.step(action + self._first_action)

@@ -37,14 +37,17 @@ class FlatWeights:
 
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
         """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
-        gradients = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
-        return torch.cat([gradient.reshape(-1) for gradient in gradients])
+        learned = [parameter for parameter in self.parameters if parameter.requires_grad]
+        gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))
+        parts = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self.parameters]
+        return torch.cat([part.reshape(-1) for part in parts])
 
     def named(self, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
-        """A vector of this layout cut into named tensors, as the module's state_dict names them."""
-        names = [name for name, _ in self.module.named_parameters()]
-        sizes = [parameter.numel() for parameter in self.parameters]
+        """A vector of this layout cut into named tensors, as the module's state_dict names them: a
+        parameter that is used in two places has two names."""
+        parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
+        part_of = {id(parameter): part for parameter, part in zip(self.parameters, parts, strict=True)}
         return {
-            name: part.view(parameter.shape)
-            for name, part, parameter in zip(names, torch.split(vector, sizes), self.parameters, strict=True)
+            name: part_of[id(parameter)].view(parameter.shape)
+            for name, parameter in self.module.named_parameters(remove_duplicate=False)
         }

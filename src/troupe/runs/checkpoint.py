@@ -11,6 +11,7 @@ checkpoints/<step>/
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from troupe.config import UsageError
+from troupe.config import TrainConfig, UsageError, from_toml
 
 KEEP = 3
+_CONTENTS = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json")
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,15 @@ class Checkpoint:
 
 
 def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
-    """Writes the checkpoint of `step`, whole or not at all, and removes all but the newest few."""
+    """Writes the checkpoint of `step`, whole or not at all, and removes all but the newest few.
+
+    Those of later steps are removed too: damaged ones, which a resumed run has gone back behind.
+    """
     folder = run / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    place, beside = folder / str(step), folder / f".{step}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
+    for left in folder.glob(".*.partial"):  # by a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    place, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
     beside.mkdir()
     try:
         contents = {
@@ -53,14 +59,17 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         for name, data in contents.items():
             write_durably(beside / name, data)
         _flush(beside)
-        if place.exists():  # the same step again, after a resume: the old one goes only now
-            shutil.rmtree(place)
+        if place.exists():  # the same step again, after a resume
+            shutil.rmtree(replaced, ignore_errors=True)
+            place.rename(replaced)
         beside.rename(place)
         _flush(folder)
     except BaseException:
         shutil.rmtree(beside, ignore_errors=True)
         raise
-    for old in _newest_first(run)[KEEP:]:
+    others = [other for other in newest_first(run) if other != place]
+    earlier = [other for other in others if other != replaced and _step(other) < step]
+    for old in set(others) - set(earlier[: KEEP - 1]):
         shutil.rmtree(old, ignore_errors=True)
     return place
 
@@ -70,23 +79,35 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
 
     Raises UsageError when `run` is no run directory or holds no whole checkpoint.
     """
-    if not run.is_dir():
-        raise UsageError(f"no run directory '{run}'")
-    if not (run / "config.toml").is_file():
-        raise UsageError(f"'{run}' is not a run directory: it has no config.toml")
-    for place in _newest_first(run):
+    read_config(run)  # says what is wrong where this is no run directory
+    for place in newest_first(run):
         try:
             return _read(place)
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError, safetensors.SafetensorError) as error:
             warn(f"checkpoint {place} is damaged ({error}); trying the one before it")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
+def read_config(run: Path) -> TrainConfig:
+    """What the run was told. Raises UsageError, naming the file, where it is missing or damaged."""
+    file = run / "config.toml"
+    if not run.is_dir():
+        raise UsageError(f"no run directory '{run}'")
+    if not file.is_file():
+        raise UsageError(f"'{run}' is not a run directory: it has no config.toml")
+    try:
+        return from_toml(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        raise UsageError(f"{file} is damaged: {error}") from None
+
+
 def _read(place: Path) -> Checkpoint:
     manifest = json.loads((place / "manifest.json").read_bytes())
-    data = {name: (place / name).read_bytes() for name in manifest}
-    for name, digest in manifest.items():
-        if hashlib.sha256(data[name]).hexdigest() != digest:
+    if not isinstance(manifest, dict) or set(manifest) != set(_CONTENTS):
+        raise ValueError("manifest.json is not what was written")
+    data = {name: (place / name).read_bytes() for name in _CONTENTS}
+    for name in _CONTENTS:
+        if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint(
         model=safetensors.torch.load(data["model.safetensors"]),
@@ -96,10 +117,16 @@ def _read(place: Path) -> Checkpoint:
     )
 
 
-def _newest_first(run: Path) -> list[Path]:
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints of a run; `.replaced` is what a run killed between two renames left of one."""
     folder = run / "checkpoints"
-    places = [place for place in folder.iterdir() if place.name.isdigit()] if folder.is_dir() else []
-    return sorted(places, key=lambda place: int(place.name), reverse=True)
+    names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
+    known = [name for name in names if re.fullmatch(r"[0-9]+(\.replaced)?", name)]
+    return [folder / name for name in sorted(known, key=lambda name: (_step(folder / name), -len(name)), reverse=True)]
+
+
+def _step(place: Path) -> int:
+    return int(place.name.removesuffix(".replaced"))
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -107,10 +134,17 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes the file whole or not at all: what stood there before stays until the new one is on the disk."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
 
 
 def _flush(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """What a run shows while it trains: a live panel on a terminal, plain lines anywhere else."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +10,7 @@ from itertools import pairwise
 from time import monotonic
 from typing import Any, Literal, NamedTuple, Self, TextIO, cast
 
-Mode = Literal["auto", "plain", "quiet"]
+Mode = Literal["auto", "plain", "quiet", "silent"]
 
 REFRESH_SECONDS = 0.25
 LINE_SECONDS = 2.0, 30.0  # pause between plain lines: at first, and at most
@@ -28,8 +29,9 @@ class Display:
     """Shows reports and evaluations (rows of metrics.jsonl) as they come; one thread calls it.
 
     `auto` draws a panel where `stream` is a terminal and writes plain lines where it is none, `plain`
-    always writes lines, `quiet` leaves only events and the result. The stream is standard output unless
-    given: what is said here is the program's answer to a person. A stream that goes away stops no run.
+    always writes lines, `quiet` leaves only events and the result, `silent` writes nothing: its events go
+    to the logger "troupe". The stream is standard output unless given: what is said here is the program's
+    answer to a person. A stream that goes away stops no run.
 
     Nothing is drawn but from within `report`, four times a second at most: there is no thread here that
     competes with training for the interpreter.
@@ -37,7 +39,8 @@ class Display:
 
     def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
         self._stream = _Steady(stream or sys.stdout)
-        self._quiet = mode == "quiet"
+        self._silent = mode == "silent"
+        self._quiet = self._silent or mode == "quiet"
         self._panel = _Panel(self._stream) if mode == "auto" and self._stream.is_terminal else None
         self._history = _History()
         self._best: float | None = None
@@ -70,12 +73,16 @@ class Display:
 
     def event(self, text: str) -> None:
         """Says something that happened, in every mode."""
-        self._write([text])
+        if self._silent:
+            logging.getLogger("troupe").warning(text)
+        else:
+            self._write([text])
 
     def result(self, lines: Iterable[str]) -> None:
-        """Closes the panel and says how the run ended, in every mode."""
+        """Closes the panel and says how the run ended, in every mode but `silent`."""
         self.close()
-        self._write(lines)
+        if not self._silent:
+            self._write(lines)
 
     def close(self) -> None:
         """Shows the last report if nobody saw it, and leaves the terminal as it was."""

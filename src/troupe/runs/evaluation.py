@@ -12,9 +12,10 @@ import torch
 from torch import nn
 
 from troupe.agent import load
-from troupe.config import Environment, UsageError, from_toml
+from troupe.config import Environment, UsageError
 from troupe.environments import EnvironmentSource, of_run
 from troupe.networks.actor_critic import ActorCritic
+from troupe.runs.checkpoint import read_config
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 
@@ -119,7 +120,7 @@ def evaluate(
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent = load(run, network)
-    source = of_run(from_toml((Path(run) / "config.toml").read_text()).env.id, env)
+    source = of_run(Path(run), read_config(Path(run)).env.id, env)
     evaluator = Evaluator(source, episodes)
     scores = evaluator.run(agent.network, episodes, np.random.SeedSequence(seed, spawn_key=(_STREAM,)), greedy=greedy)
     evaluator.close()

@@ -1,11 +1,14 @@
 """What a run tells while it goes on: rows of numbers, kept as JSON lines and for TensorBoard."""
 
 import json
+import math
+import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,11 +25,21 @@ class MetricsLog:
     """
 
     def __init__(self, run: Path, warn: Callable[[str], None]):
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._warn = warn
-        self._file: IO[str] | None = (run / "metrics.jsonl").open("a", buffering=1)
-        self._events = EventFileWriter(str(run), max_queue_size=1000, flush_secs=20)
+        self._writing = True
+        self._lines = (run / "metrics.jsonl").open("ab+", buffering=0)
+        if self._lines.tell():
+            self._lines.seek(-1, os.SEEK_END)
+            if self._lines.read(1) != b"\n":  # what a killed run left of its last line stays a line of its own
+                self._lines.write(b"\n")
+        # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._records = (run / name).open("wb", buffering=0)
+        self._events = RecordWriter(self._records)
+        self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def __enter__(self) -> Self:
         return self
@@ -34,21 +47,17 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._events.close()
-            if self._file:
-                self._file.close()
-        except OSError as failure:
-            self._warn(f"metrics could not be written to the end: {failure}")
+        self._lines.close()
+        self._records.close()
 
     def write(self, row: Row) -> None:
-        if self._file is None:
+        if not self._writing:
             return
         try:
-            self._file.write(json.dumps(row) + "\n")
+            self._lines.write(to_json(row) + b"\n")
             self._write_event(row)
         except OSError as error:
-            self._file = None
+            self._writing = False
             self._warn(f"metrics are no longer written: {error}; the run goes on")
 
     def _write_event(self, row: Row) -> None:
@@ -61,7 +70,21 @@ class MetricsLog:
             for name, value in _numbers(row)
             if name not in ("wall", "steps")
         ]
-        self._events.add_event(Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values)))
+        event = Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values))
+        self._events.write(event.SerializeToString())
+
+
+def to_json(value: Any, indent: int | None = None) -> bytes:
+    """JSON that every reader takes: what is not finite becomes null, as the standard has no word for it."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:

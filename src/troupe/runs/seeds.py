@@ -27,9 +27,9 @@ def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[
     for seed in seeds:
         try:
             run = train(env, seed=seed, run_dir=place / f"seed{seed}", **asked)
-        except UsageError:
-            raise
         except TroupeError as error:
+            if isinstance(error, UsageError) and not done and not failed:
+                raise  # nothing has started: what is wrong for this seed is wrong for all
             failed += 1
             print(f"troupe: seed {seed}: {error}", file=sys.stderr)
             continue
@@ -38,8 +38,11 @@ def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[
         done.append((seed, run))
     if done:
         print(_table(done, len(seeds)))
-        plot_runs([run.path for _, run in done], place / "learning.png")
-        print(f"picture {place / 'learning.png'}")
+        try:
+            plot_runs([run.path for _, run in done], place / "learning.png")
+            print(f"picture {place / 'learning.png'}")
+        except UsageError as error:  # no episode has ended
+            print(f"troupe: no picture: {error}", file=sys.stderr)
     return 1 if failed else 0
 
 

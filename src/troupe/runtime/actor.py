@@ -40,11 +40,13 @@ class Actor:
         epsilon = self._epsilon(self._progress.counts.played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
         for t in range(len(rollout.action)):
-            self._gate.check()
-            action, log_prob = self._inference.act(rollout.obs[t], epsilon)
-            self.watch.lap("act")
-            obs, reward, terminated, truncated = self._environment.step(action)
-            self.watch.lap("env")
+            self._environment.delay()
+            self.watch.lap("wait")
+            with self._gate.turn():
+                action, log_prob = self._inference.act(rollout.obs[t], epsilon)
+                self.watch.lap("act")
+                obs, reward, terminated, truncated = self._environment.step(action)
+                self.watch.lap("env")
             rollout.action[t] = action
             rollout.behaviour_log_prob[t] = log_prob
             rollout.reward[t] = reward  # of action[t], in obs[t]

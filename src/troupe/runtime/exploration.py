@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from troupe.config import Exploration
+from troupe.config import Exploration, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,5 +32,7 @@ def _spread(values: tuple[float, ...], distribution: str, actors: int, rng: np.r
     if distribution == "uniform":
         return [float(value) for value in rng.uniform(low, high, actors)]
     if distribution == "loguniform":
+        if not (low > 0 and high > 0):
+            raise UsageError(f"exploration.epsilon = {low:g}, {high:g}: a loguniform distribution needs values above 0")
         return [math.exp(value) for value in rng.uniform(math.log(low), math.log(high), actors)]
     return [values[i % len(values)] for i in range(actors)]

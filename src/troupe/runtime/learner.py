@@ -13,6 +13,7 @@ from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
+from troupe.runtime.gate import Gate
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.rollout import Rollout, columns
 from troupe.runtime.weights import Master
@@ -31,6 +32,7 @@ class Learner:
         loss: LossFunction,
         config: LearnerConfig,
         progress: Progress,
+        gate: Gate,
         rng: np.random.Generator,
         *,
         gamma: float,
@@ -38,7 +40,7 @@ class Learner:
     ):
         self._network, self._weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
-        self._progress, self._rng = progress, rng
+        self._progress, self._gate, self._rng = progress, gate, rng
         self._gamma, self._reward_scale = gamma, reward_scale
         self._refused = 0
         self.watch = Stopwatch()
@@ -48,8 +50,9 @@ class Learner:
         """Makes the updates that one batch is good for, and publishes the weights."""
         for _ in range(self._config.epochs):
             for part in self._minibatches(batch):
-                self._master.copy_to(self._weights.vector)
-                self.apply_gradient(self.compute_gradient(part))
+                with self._gate.turn():
+                    self._master.copy_to(self._weights.vector)
+                    self.apply_gradient(self.compute_gradient(part))
         self._master.publish()
         self.watch.lap("learn")
 
@@ -60,7 +63,8 @@ class Learner:
         steps = len(rollout.action)
         outputs = Outputs(output.distribution[:steps], output.value)
         loss, self.metrics = self._loss(outputs, to_batch(rollout, self._gamma, self._reward_scale, device))
-        return self._weights.gradient(loss)
+        # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
+        return self._weights.gradient(loss).add_(0.0 * loss.detach())
 
     def apply_gradient(self, gradient: Tensor) -> None:
         """Clips and applies `gradient`. One that is not finite is refused: the weights stay as they are."""

@@ -45,14 +45,6 @@ class Rollout:
         """Environment steps in it: the rows that are transitions."""
         return int(np.count_nonzero(self.valid))
 
-    def copy(self) -> "Rollout":
-        return Rollout(**{name: getattr(self, name).copy() for name in FIELDS})
-
-    def assign(self, other: "Rollout") -> None:
-        """Copies the arrays of `other` into this one's."""
-        for name in FIELDS:
-            getattr(self, name)[...] = getattr(other, name)
-
 
 def allocate(space: gym.Space[Any], steps: int, environments: int, action_shape: tuple[int, ...] = ()) -> Rollout:
     """An empty rollout for observations of `space`; actors write in place, step by step."""

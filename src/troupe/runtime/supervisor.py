@@ -1,9 +1,12 @@
 """The supervisor owns every thread of a run: it notices the first that fails and stops all in order."""
 
+import os
+import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from troupe.runtime.gate import Closed, Gate
 
@@ -35,9 +38,10 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, run: Callable[[], None]) -> None:
+    def start(self, name: str, run: Callable[[], None], core: int | None = None) -> None:
+        """Starts a part in a thread of its own, on processor `core` if one is given."""
         # Daemons: an environment that never returns must not keep the process alive.
-        thread = threading.Thread(target=self._guard, args=(name, run), name=name, daemon=True)
+        thread = threading.Thread(target=self._guard, args=(name, run, core), name=name, daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -59,8 +63,10 @@ class Supervisor:
             thread.join(max(0.0, deadline - time.monotonic()))
         return [thread.name for thread in self._threads if thread.is_alive()]
 
-    def _guard(self, name: str, run: Callable[[], None]) -> None:
+    def _guard(self, name: str, run: Callable[[], None], core: int | None) -> None:
         try:
+            if core is not None:
+                os.sched_setaffinity(0, {core})  # 0: this thread, not the process
             run()
             raise RuntimeError("it returned, and nobody had told it to stop")
         except Closed:
@@ -71,3 +77,29 @@ class Supervisor:
                 if self.failure is None and not self._gate.stopped:
                     self.failure = Failure(name, error)
             self.end()
+
+
+def idlest_core() -> int | None:
+    """The processor with most time to spare, for threads that take turns; None where none can be chosen.
+
+    Only one of them runs at a time, and each finds the interpreter's memory in the cache if all run on
+    one processor: on two, the article's eight actors make half as many steps.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    before = _idle_ticks()
+    time.sleep(0.05)
+    after = _idle_ticks()
+    spare = {core: after.get(core, 0) - before.get(core, 0) for core in cores}
+    return random.choice([core for core in cores if spare[core] == max(spare.values())])
+
+
+def _idle_ticks() -> dict[int, int]:
+    """Ticks each processor has been idle, as Linux counts them; nothing where it does not say."""
+    try:
+        lines = Path("/proc/stat").read_text().splitlines()
+    except OSError:
+        return {}
+    rows = [line.split() for line in lines if line[:3] == "cpu" and line[3].isdigit()]
+    return {int(row[0][3:]): int(row[4]) for row in rows}

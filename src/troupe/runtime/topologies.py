@@ -31,7 +31,7 @@ from troupe.runtime.learner import Learner, LossFunction
 from troupe.runtime.progress import Progress
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import allocate, stack
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.supervisor import Supervisor, idlest_core
 from troupe.runtime.weights import Master, WeightStore
 from troupe.runtime.window import Window, WindowActor
 
@@ -53,10 +53,11 @@ class Parts:
         if self.config.topology == "serial":
             supervisor.start("serial", partial(_take_turns, self, after_batch))
             return
+        core = idlest_core() if self.config.turns else None
         for number, actor in enumerate(self.actors):
-            supervisor.start(f"actor-{number}", partial(_act, self, number, actor))
+            supervisor.start(f"actor-{number}", partial(_act, self, number, actor), core)
         for number, learner in enumerate(self.learners):
-            supervisor.start(f"learner-{number}", partial(_learn, self, learner, after_batch))
+            supervisor.start(f"learner-{number}", partial(_learn, self, learner, after_batch), core)
 
     def close(self) -> None:
         for actor in self.actors:
@@ -95,7 +96,6 @@ def _collect(parts: Parts, number: int, actor: Actor | WindowActor, index: int) 
 
 def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) -> None:
     rollouts = parts.queue.get(parts.config.learner.rollouts, parts.config.learner.take_all)
-    parts.gate.check()
     learner.watch.lap("wait")
     parts.progress.consume(rollouts, parts.master.store.version)
     batch = stack(rollouts)
@@ -120,11 +120,12 @@ def assemble(
     vector = FlatWeights(network).vector
     store = WeightStore(vector, version)
     master = Master(vector, build_optimizer(config.learner, vector), store)
-    gate = Gate()
+    gate = Gate(one_at_a_time=config.turns)
     steps, environments = (1, 1) if window else (config.actor.rollout_steps, config.actor.environments)
     new_rollout = partial(allocate, source.observation_space, steps, environments)
-    # One for every actor to fill, beside those that wait.
-    rollouts = [new_rollout() for _ in range(config.queue.capacity + config.actor.count)]
+    # One for every actor to fill, beside those that wait; taking turns, a whole batch of them waits.
+    waiting = max(config.queue.capacity, config.learner.rollouts)
+    rollouts = [new_rollout() for _ in range(waiting + config.actor.count)]
     epsilons = schedules(config.exploration, config.actor.count, np.random.default_rng(exploration_seed))
     actors: list[Actor | WindowActor] = []
     for seed, epsilon in zip(actor_seeds.spawn(config.actor.count), epsilons, strict=True):
@@ -133,10 +134,14 @@ def assemble(
         inference = LocalInference(copy.deepcopy(network), store, generator)
         environment = source.make_vector(config.actor.environments, config.env)
         actor = Actor(environment, inference, epsilon, progress, gate, environment_seed)
-        actors.append(WindowActor(actor, Window(window, config.loss.gamma), new_rollout()) if window else actor)
+        if window:
+            rows = [new_rollout() for _ in range(window + 1)]
+            actors.append(WindowActor(actor, Window(window, config.loss.gamma), rows))
+        else:
+            actors.append(actor)
     learners = [
         Learner(
-            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress,
+            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
             np.random.default_rng(seed), gamma=config.loss.gamma, reward_scale=config.loss.reward_scale,
         )
         for seed in learner_seeds.spawn(config.learner.count)

@@ -5,12 +5,21 @@ of steps it spans, so that its discount is gamma^horizon and no learner of its o
 """
 
 from collections import deque
-
-import numpy as np
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from troupe.runtime.actor import Actor
 from troupe.runtime.progress import Stopwatch
 from troupe.runtime.rollout import Rollout
+
+
+class Sample(NamedTuple):
+    """R = `total`, the discounted rewards from the step `start` to the step `last`, both included."""
+
+    start: Rollout
+    last: Rollout
+    total: float
+    horizon: int
 
 
 class Window:
@@ -18,53 +27,44 @@ class Window:
 
     def __init__(self, steps: int, gamma: float):
         self._steps, self._gamma = steps, gamma
-        self._memory: deque[Rollout] = deque()
-        self._sum = 0.0  # r_0 + gamma r_1 + ... over what is in the window
+        self._rows: deque[Rollout] = deque()
+        self._total = 0.0  # r_0 + gamma r_1 + ... over what is in the window
 
-    def push(self, row: Rollout) -> list[Rollout]:
-        """Takes one step (a rollout with T = B = 1); returns the samples that it completes.
+    def push(self, row: Rollout) -> Iterator[Sample]:
+        """Takes one step (a rollout with T = B = 1); gives the samples that it completes.
 
         At an episode's end the window is emptied, each sample over the horizon that is left. The
         article divides as if n steps were always there, which is wrong for the last n - 1 of an episode.
         """
         if not row.valid[0, 0]:
-            return []
-        self._sum += self._gamma ** len(self._memory) * float(row.reward[0, 0])
-        self._memory.append(row)
-        samples = []
+            return
+        self._total += self._gamma ** len(self._rows) * float(row.reward[0, 0])
+        self._rows.append(row)
         if row.terminated[0, 0] or row.truncated[0, 0]:
-            while self._memory:
-                samples.append(self._emit(row))
-            self._sum = 0.0
-        elif len(self._memory) == self._steps:
-            samples.append(self._emit(row))
-        return samples
+            while self._rows:
+                yield self._pop(row)
+            self._total = 0.0
+        elif len(self._rows) == self._steps:
+            yield self._pop(row)
 
-    def _emit(self, last: Rollout) -> Rollout:
-        horizon = len(self._memory)
-        start = self._memory.popleft()
-        sample = Rollout(
-            obs=np.stack((start.obs[0], last.obs[1])),
-            first=np.stack((start.first[0], last.first[1])),
-            action=start.action,
-            behaviour_log_prob=start.behaviour_log_prob,
-            reward=np.full((1, 1), self._sum, np.float32),
-            terminated=last.terminated,
-            truncated=last.truncated,
-            valid=start.valid,
-            horizon=np.full((1, 1), horizon),
-            policy_version=start.policy_version,
-        )
-        self._sum = (self._sum - float(start.reward[0, 0])) / self._gamma
+    def _pop(self, last: Rollout) -> Sample:
+        horizon = len(self._rows)
+        start = self._rows.popleft()
+        sample = Sample(start, last, self._total, horizon)
+        self._total = (self._total - float(start.reward[0, 0])) / self._gamma
         return sample
 
 
 class WindowActor:
-    """An actor with one environment whose steps pass through a window: `collect` gives one sample."""
+    """An actor with one environment whose steps pass through a window: `collect` gives one sample.
 
-    def __init__(self, actor: Actor, window: Window, scratch: Rollout):
-        self._actor, self._window, self._scratch = actor, window, scratch
-        self._ready: deque[Rollout] = deque()
+    `rows` are rollouts of one step, at least one more than the window holds; they are used in turn.
+    """
+
+    def __init__(self, actor: Actor, window: Window, rows: Sequence[Rollout]):
+        self._actor, self._window = actor, window
+        self._rows, self._next = rows, 0
+        self._ready: deque[Sample] = deque()
 
     @property
     def watch(self) -> Stopwatch:
@@ -72,9 +72,25 @@ class WindowActor:
 
     def collect(self, rollout: Rollout) -> None:
         while not self._ready:
-            self._actor.collect(self._scratch)
-            self._ready.extend(self._window.push(self._scratch.copy()))
-        rollout.assign(self._ready.popleft())
+            row = self._rows[self._next]
+            self._next = (self._next + 1) % len(self._rows)
+            self._actor.collect(row)
+            self._ready.extend(self._window.push(row))
+        write(self._ready.popleft(), rollout)
 
     def close(self) -> None:
         self._actor.close()
+
+
+def write(sample: Sample, rollout: Rollout) -> None:
+    """A sample as a rollout of one row: from `start`, with what came after `last`."""
+    start, last = sample.start, sample.last
+    rollout.obs[0], rollout.obs[1] = start.obs[0], last.obs[1]
+    rollout.first[0], rollout.first[1] = start.first[0], last.first[1]
+    rollout.action[:] = start.action
+    rollout.behaviour_log_prob[:] = start.behaviour_log_prob
+    rollout.reward[:] = sample.total
+    rollout.terminated[:] = last.terminated
+    rollout.truncated[:] = last.truncated
+    rollout.horizon[:] = sample.horizon
+    rollout.policy_version[:] = start.policy_version

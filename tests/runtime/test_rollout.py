@@ -1,0 +1,103 @@
+"""The schema: what `check` refuses, and that cutting and joining rollouts loses nothing."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from troupe.runtime.rollout import FIELDS, Rollout, allocate, check, columns, stack
+
+IMAGE = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
+
+
+def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
+    """Every number in it is another one, and says which actor it came from."""
+    rollout = allocate(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments)
+    for place, name in enumerate(("obs", "action", "reward", "behaviour_log_prob", "horizon", "policy_version")):
+        array = getattr(rollout, name)
+        array[...] = 1000 * actor + 100 * place + np.arange(array.size).reshape(array.shape)
+    rollout.valid[0, 0] = rollout.terminated[1, 1] = rollout.truncated[2, 0] = rollout.first[1, 0] = True
+    return rollout
+
+
+def test_observations_keep_the_environments_own_type_and_shape():
+    rollout = allocate(IMAGE, steps=5, environments=2)
+    assert (rollout.obs.dtype, rollout.obs.shape) == (np.uint8, (6, 2, 4, 4, 3))
+    assert allocate(gym.spaces.Discrete(3), 5, 2).obs.shape == (6, 2)
+    check(rollout)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_field_of_another_shape_is_named(blank, name):
+    rollout = blank(3, 2)
+    setattr(rollout, name, np.zeros((7, 7)))
+    with pytest.raises(ValueError, match=rf"rollout\.(reward|{name}|obs) has shape"):
+        check(rollout)
+
+
+@pytest.mark.parametrize("ending", ["terminated", "truncated"])
+def test_the_row_after_an_ending_must_be_an_invalid_one_without_reward(blank, ending):
+    rollout = blank(3)
+    getattr(rollout, ending)[0] = True
+    with pytest.raises(ValueError, match=r"rollout\.valid is true on the row after"):
+        check(rollout)
+    rollout.valid[1] = False
+    with pytest.raises(ValueError, match=r"rollout\.first must be true exactly after"):
+        check(rollout)
+    rollout.first[2] = True
+    check(rollout)
+    rollout.reward[1] = 1.0
+    with pytest.raises(ValueError, match=r"rollout\.reward is not 0 on a reset row"):
+        check(rollout)
+
+
+def test_a_reset_row_cannot_end_an_episode(blank):
+    rollout = blank(2)
+    rollout.valid[1], rollout.first[2], rollout.terminated[1] = False, True, True
+    with pytest.raises(ValueError, match=r"rollout\.valid is false on a row that ends"):
+        check(rollout)
+
+
+def test_an_episode_cannot_begin_without_a_reset_row(blank):
+    rollout = blank(3)
+    rollout.first[2] = True
+    with pytest.raises(ValueError, match=r"rollout\.first"):
+        check(rollout)
+
+
+def test_a_probability_above_one_is_no_probability(blank):
+    with pytest.raises(ValueError, match=r"behaviour_log_prob is above 0"):
+        check(blank(behaviour_log_prob=0.01))
+
+
+def test_stacked_rollouts_stand_side_by_side_in_the_order_given():
+    parts = [numbered(actor) for actor in (3, 1, 2)]
+    joined = stack(parts)
+    for number, part in enumerate(parts):
+        again = columns(joined, np.array([2 * number, 2 * number + 1]))
+        for name in FIELDS:
+            assert (getattr(again, name) == getattr(part, name)).all(), name
+            assert getattr(again, name).dtype == getattr(part, name).dtype
+
+
+def test_a_stacked_rollout_is_a_copy_so_its_parts_can_be_filled_again():
+    part = numbered(1)
+    joined = stack([part])
+    part.obs[:] = part.reward[:] = -1
+    assert (joined.obs != -1).all()
+    assert (joined.reward != -1).all()
+
+
+def test_steps_are_the_valid_rows(blank):
+    rollout = blank(4, 3)
+    rollout.valid[1, 2] = rollout.valid[3, 0] = False
+    assert rollout.steps == 10
+
+
+def test_assign_and_copy_take_every_field():
+    first, second = numbered(1), numbered(2)
+    copied = first.copy()
+    first.assign(second)
+    for name in FIELDS:
+        assert (getattr(first, name) == getattr(second, name)).all(), name
+        assert not np.shares_memory(getattr(first, name), getattr(second, name))
+    assert (copied.obs == numbered(1).obs).all()

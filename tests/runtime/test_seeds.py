@@ -1,0 +1,101 @@
+"""Randomness: one SeedSequence for a run, no two streams alike, and another seed changes all of them."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from troupe.config import Environment, resolve
+from troupe.environments import find
+from troupe.networks.actor_critic import build
+from troupe.runs.evaluation import Evaluator
+from troupe.runtime.progress import Progress
+from troupe.runtime.topologies import Parts, assemble
+
+
+def built(make: Any, seed: int, **settings: Any) -> Parts:
+    source = find(make)
+    asked = {
+        "topology": "queue",
+        "learner.count": 2,
+        "actor.count": 3,
+        "actor.environments": 2,
+        "actor.rollout_steps": 4,
+    }
+    config = resolve(source.id, settings=asked | settings)
+    network = build(source.observation_space, source.action_space, config.network)
+    return assemble(config, source, network, np.random.SeedSequence(seed), Progress())
+
+
+def first_seeds(parts: Parts) -> list[int]:
+    return [env.unwrapped.seeds[0] for actor in parts.actors for env in actor._environment._vector.envs]
+
+
+def streams(parts: Parts) -> list[tuple[float, ...]]:
+    """The first numbers of every generator that actors and learners own."""
+    drawn = [tuple(torch.rand(3, generator=actor._inference._generator).tolist()) for actor in parts.actors]
+    return drawn + [tuple(learner._rng.random(3).tolist()) for learner in parts.learners]
+
+
+def test_no_two_environments_of_a_run_share_a_seed(counting):
+    seeds = first_seeds(built(counting, 1))
+    assert None not in seeds
+    assert len(set(seeds)) == 6
+
+
+def test_no_two_actors_or_learners_share_a_stream(counting):
+    drawn = streams(built(counting, 1))
+    assert len(set(drawn)) == 5
+
+
+def test_another_seed_changes_every_stream_and_the_same_seed_none(counting):
+    one, again, other = built(counting, 1), built(counting, 1), built(counting, 2)
+    assert first_seeds(one) == first_seeds(again)
+    assert not set(first_seeds(one)) & set(first_seeds(other))
+    drawn = streams(one)
+    assert drawn == streams(again)
+    assert not set(drawn) & set(streams(other))
+
+
+def test_actors_explore_in_another_way_with_another_seed(counting):
+    asked = {"exploration.distribution": "uniform", "exploration.epsilon": "0.1,0.9"}
+    epsilons = [[actor._epsilon(0) for actor in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
+    assert epsilons[0] == epsilons[1] != epsilons[2]
+    assert len(set(epsilons[0])) == 3
+
+
+@pytest.mark.parametrize("backend", ["native", "sync"])
+def test_environments_begin_differently_from_one_another_and_with_every_seed(backend):
+    source = find("CartPole-v1")
+    obs = []
+    for seed in (1, 2):
+        vector = source.make_vector(3, Environment(backend=backend))
+        obs += vector.reset(np.random.SeedSequence(seed)).copy().tolist()
+        vector.close()
+    assert len({tuple(each) for each in obs}) == 6
+
+
+def test_an_environment_is_seeded_once_so_its_episodes_differ(stage, counting):
+    staged = stage(counting, environments=1)
+    staged.collect(20)
+    seed, *later = staged.environments[0].seeds
+    assert isinstance(seed, int)
+    assert later
+    assert set(later) == {None}
+
+
+def test_evaluations_draw_streams_of_their_own(counting):
+    """Not the training environments', not each other's."""
+    source = find(counting)
+    network = build(source.observation_space, source.action_space, resolve("x").network)
+    evaluator = Evaluator(source, 4)
+    root = np.random.SeedSequence(1)
+    training = first_seeds(built(counting, 1))
+    seen = []
+    for _ in range(3):
+        (seeds,) = root.spawn(1)
+        evaluator.run(network, 4, seeds)
+        seen += [[s for s in env.unwrapped.seeds if s is not None][-1] for env in evaluator._environment._vector.envs]
+    assert len(set(seen)) == 12
+    assert not set(seen) & set(training)

@@ -1,0 +1,115 @@
+"""The sliding window: one n-step sample for every step, over the horizon that is really there."""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from troupe.runtime.rollout import Rollout, check
+from troupe.runtime.window import Window, WindowActor
+
+Episodes = Sequence[tuple[Sequence[float], str]]  # rewards, and how it ended
+REWARDS = st.lists(st.integers(-9, 9).map(float), max_size=12)
+
+
+def played(blank: Callable[..., Rollout], episodes: Episodes, window: Window) -> list[Rollout]:
+    """What a window makes of episodes, each step a row whose observation is [100 * episode + step]."""
+    samples = []
+    for number, (rewards, ending) in enumerate(episodes):
+        for step, reward in enumerate(rewards):
+            last = step == len(rewards) - 1
+            row = blank(
+                reward=reward, policy_version=step, action=step % 2,
+                terminated=last and ending == "terminated", truncated=last and ending == "truncated",
+            )  # fmt: skip
+            row.obs[:, 0, 0] = 100 * number + step, 100 * number + step + 1
+            row.first[0] = step == 0
+            samples += window.push(row)
+        if ending != "open":
+            samples += window.push(blank(valid=False, reward=0.0))
+    return samples
+
+
+def written_out(episodes: Episodes, n: int, gamma: float) -> list[dict[str, Any]]:
+    """The samples by definition: R = sum over min(n, steps left) of gamma^k r_{t+k}, in the order of t."""
+    expected = []
+    for number, (rewards, ending) in enumerate(episodes):
+        for t in range(len(rewards)):
+            horizon = min(n, len(rewards) - t)
+            if horizon < n and ending == "open":
+                break  # its end has not been seen yet
+            at_end = t + horizon == len(rewards)
+            expected.append({
+                "reward": sum(gamma**k * rewards[t + k] for k in range(horizon)), "horizon": horizon,
+                "obs": [100 * number + t, 100 * number + t + horizon], "first": [t == 0, False],
+                "terminated": at_end and ending == "terminated", "truncated": at_end and ending == "truncated",
+                "action": t % 2, "policy_version": t, "valid": True,
+            })  # fmt: skip
+    return expected
+
+
+def contents(sample: Rollout, names: Sequence[str]) -> dict[str, Any]:
+    flat = {name: getattr(sample, name).reshape(-1).tolist() for name in names}
+    return {name: values if name in ("obs", "first") else values[0] for name, values in flat.items()}
+
+
+def test_worked_example_three_unit_rewards(blank):
+    """2.9701, 1.99 and 1: the article's recurrence, dividing as if eight rewards were there, gives 2.825 and so on."""
+    samples = played(blank, [([1.0, 1.0, 1.0], "terminated")], Window(8, 0.99))
+    assert [float(each.reward[0, 0]) for each in samples] == pytest.approx([2.9701, 1.99, 1.0])
+    assert [int(each.horizon[0, 0]) for each in samples] == [3, 2, 1]
+
+
+@settings(derandomize=True, max_examples=150, deadline=None, database=None)
+@given(
+    episodes=st.lists(
+        st.tuples(REWARDS.filter(len), st.sampled_from(["terminated", "truncated"])),
+        max_size=4,
+    ),
+    still_open=REWARDS,
+    n=st.integers(1, 6),
+    gamma=st.sampled_from([0.0, 0.01, 0.5, 0.99, 1.0]),
+)
+def test_every_step_gives_the_sample_of_the_definition(blank, episodes, still_open, n, gamma):
+    episodes = [*episodes, (still_open, "open")]
+    samples = played(blank, episodes, Window(n, gamma))
+    expected = written_out(episodes, n, gamma)
+    assert len(samples) == len(expected)
+    for sample, wanted in zip(samples, expected, strict=True):
+        check(sample)
+        actual = contents(sample, list(wanted))
+        assert actual.pop("reward") == pytest.approx(wanted.pop("reward"), rel=1e-6, abs=1e-6)
+        assert actual == wanted
+
+
+@pytest.mark.parametrize(("n", "gamma"), [(8, 0.99), (8, 0.5), (50, 0.9), (8, 0.001), (3, 1.0)])
+def test_the_incremental_sum_does_not_drift_in_a_long_episode(blank, n, gamma):
+    """Subtracting and dividing by gamma would magnify rounding by 1 / gamma with every step."""
+    rng = random.Random(1)
+    rewards = [rng.uniform(-1, 1) for _ in range(4000)]
+    samples = played(blank, [(rewards, "terminated")], Window(n, gamma))
+    rewards = np.array(rewards, np.float32).astype(float)
+    expected = [sum(gamma**k * r for k, r in enumerate(rewards[t : t + n])) for t in range(len(rewards))]
+    actual = [float(sample.reward[0, 0]) for sample in samples]
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_an_actor_with_a_window_gives_one_sample_for_every_step(stage, counting, script, blank):
+    staged = stage(counting, environments=1)
+    actor = WindowActor(staged.actor, Window(3, 0.9), staged.collect(1))
+    samples = []
+    while staged.progress.counts.episodes < 5:
+        rollout = blank()
+        rollout.obs = np.zeros((2, 1, 2), np.float32)
+        actor.collect(rollout)
+        check(rollout)
+        samples.append(rollout)
+    samples += actor._ready
+    seen = [tuple(each.obs[0, 0]) for each in samples]
+    assert seen == [(episode, step) for episode, (length, _) in enumerate(script) for step in range(length)]
+    assert staged.progress.counts.played == len(samples)
+    assert sum(each.steps for each in samples) == len(samples)
