@@ -91,13 +91,3 @@ def test_steps_are_the_valid_rows(blank):
     rollout = blank(4, 3)
     rollout.valid[1, 2] = rollout.valid[3, 0] = False
     assert rollout.steps == 10
-
-
-def test_assign_and_copy_take_every_field():
-    first, second = numbered(1), numbered(2)
-    copied = first.copy()
-    first.assign(second)
-    for name in FIELDS:
-        assert (getattr(first, name) == getattr(second, name)).all(), name
-        assert not np.shares_memory(getattr(first, name), getattr(second, name))
-    assert (copied.obs == numbered(1).obs).all()

@@ -23,12 +23,19 @@ class Sample(NamedTuple):
 
 
 class Window:
-    """The last n steps of one environment, and their discounted sum, kept up incrementally."""
+    """The last n steps of one environment, and their discounted sum, kept up incrementally.
+
+    The article subtracts the oldest reward and divides by gamma, which magnifies what rounding left by
+    1 / gamma with every step: in a long episode the sum drifts away. Here the sum has two parts that
+    are only ever added to, at the same cost per step: R up to some row for each of the rows before it,
+    worked out once in n steps, and R of what came after that row.
+    """
 
     def __init__(self, steps: int, gamma: float):
         self._steps, self._gamma = steps, gamma
         self._rows: deque[Rollout] = deque()
-        self._total = 0.0  # r_0 + gamma r_1 + ... over what is in the window
+        self._heads: list[float] = []  # r_i + gamma r_{i+1} + ... of the oldest rows, the very oldest last
+        self._tail = 0.0  # the same for all rows after those
 
     def push(self, row: Rollout) -> Iterator[Sample]:
         """Takes one step (a rollout with T = B = 1); gives the samples that it completes.
@@ -38,21 +45,25 @@ class Window:
         """
         if not row.valid[0, 0]:
             return
-        self._total += self._gamma ** len(self._rows) * float(row.reward[0, 0])
+        self._tail += self._gamma ** (len(self._rows) - len(self._heads)) * float(row.reward[0, 0])
         self._rows.append(row)
         if row.terminated[0, 0] or row.truncated[0, 0]:
             while self._rows:
                 yield self._pop(row)
-            self._total = 0.0
         elif len(self._rows) == self._steps:
             yield self._pop(row)
 
     def _pop(self, last: Rollout) -> Sample:
+        if not self._heads:  # the tail becomes the heads
+            following = 0.0
+            for row in reversed(self._rows):
+                following = float(row.reward[0, 0]) + self._gamma * following
+                self._heads.append(following)
+            self._tail = 0.0
+        total = self._heads[-1] + self._gamma ** len(self._heads) * self._tail
         horizon = len(self._rows)
-        start = self._rows.popleft()
-        sample = Sample(start, last, self._total, horizon)
-        self._total = (self._total - float(start.reward[0, 0])) / self._gamma
-        return sample
+        self._heads.pop()
+        return Sample(self._rows.popleft(), last, total, horizon)
 
 
 class WindowActor:

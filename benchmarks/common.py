@@ -1,0 +1,44 @@
+"""What the benchmark scripts share: whole commands, timed from outside, and their results as files."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def troupe(*arguments: str) -> tuple[str, float]:
+    """Runs one command; gives what it printed and the seconds from its start to its exit."""
+    began = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", "troupe", *arguments], capture_output=True, text=True)
+    spent = time.perf_counter() - began
+    if done.returncode:
+        sys.exit(f"troupe {' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout, spent
+
+
+def peak_memory_of_children_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def write(name: str, result: dict[str, Any]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    versions = {package: importlib.metadata.version(package) for package in ("troupe", "torch", "gymnasium", "numpy")}
+    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
+    (RESULTS / f"{name}.json").write_text(json.dumps(result | {"machine": machine}, indent=1) + "\n")
+    print(f"wrote {RESULTS / name}.json")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), platform.processor())

@@ -1,0 +1,96 @@
+"""The article's program on the library's parts: eight actors, one queue, two learners, thirty seconds.
+
+`troupe train CartPole-v0 --preset article` is the same with a display, checkpoints and pictures; here everything
+that moves is in sight. Another environment is one constant away.
+"""
+
+import copy
+import sys
+import time
+from functools import partial
+
+import numpy as np
+import torch
+
+from troupe.algorithm.losses import a3c
+from troupe.algorithm.optimizers import RMSProp
+from troupe.config import Environment, Network
+from troupe.config import Learner as LearnerConfig
+from troupe.environments import find
+from troupe.networks.actor_critic import build
+from troupe.networks.flat import FlatWeights
+from troupe.runs.evaluation import Evaluator
+from troupe.runtime.actor import Actor
+from troupe.runtime.exploration import EpsilonSchedule
+from troupe.runtime.gate import Gate
+from troupe.runtime.inference import LocalInference
+from troupe.runtime.learner import Learner
+from troupe.runtime.progress import Progress
+from troupe.runtime.queue import RolloutQueue
+from troupe.runtime.rollout import allocate, stack
+from troupe.runtime.supervisor import Supervisor, idlest_core
+from troupe.runtime.weights import Master, WeightStore
+from troupe.runtime.window import Window, WindowActor
+
+ENV = "CartPole-v0"
+SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
+ACTORS, LEARNERS = 8, 2
+DELAY_SECONDS = 0.001
+GAMMA, N_STEPS = 0.99, 8
+EPSILON = EpsilonSchedule(start=0.40, end=0.15, steps=75_000)  # over the steps of all actors together
+MIN_BATCH = 32
+
+torch.manual_seed(0)
+torch.set_num_threads(1)
+source = find(ENV)
+network = build(source.observation_space, source.action_space, Network(hidden=(16,), activation="relu"))
+vector = FlatWeights(network).vector
+store = WeightStore(vector)
+master = Master(vector, RMSProp(vector, decay=0.99, epsilon=1e-10, initial=1.0), store)
+gate, progress = Gate(one_at_a_time=True), Progress()
+sample = partial(allocate, source.observation_space, steps=1, environments=1)
+queue = RolloutQueue([sample() for _ in range(1024)])
+
+
+def act(seeds: np.random.SeedSequence) -> None:
+    """One actor: play a step, slide the window, put what it completes into the queue."""
+    environment = source.make_vector(1, Environment(backend="sync", delay_seconds=DELAY_SECONDS))
+    generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
+    inference = LocalInference(copy.deepcopy(network), store, generator)
+    player = Actor(environment, inference, EPSILON, progress, gate, seeds)
+    actor = WindowActor(player, Window(N_STEPS, GAMMA), [sample() for _ in range(N_STEPS + 1)])
+    while True:
+        rollout = queue.acquire()
+        actor.collect(rollout)
+        queue.put(rollout)
+
+
+def learn(number: int) -> None:
+    """One learner: take all that is queued, make one update."""
+    loss = partial(a3c, lam=1.0, value_coefficient=0.5, entropy_coefficient=0.01, probability_floor=1e-10)
+    config = LearnerConfig(epochs=1, optimizer="rmsprop", learning_rate=0.005, gradient_norm=0.0)
+    rng = np.random.default_rng(number)
+    learner = Learner(copy.deepcopy(network), master, loss, config, progress, gate, rng, gamma=GAMMA)
+    while True:
+        rollouts = queue.get(MIN_BATCH, take_all=True)
+        progress.consume(rollouts, store.version)
+        batch = stack(rollouts)
+        queue.release(rollouts)
+        learner.learn(batch)
+
+
+with Supervisor(gate, queue.close) as supervisor:
+    core = idlest_core()
+    for i, seeds in enumerate(np.random.SeedSequence(0).spawn(ACTORS)):
+        supervisor.start(f"actor-{i}", partial(act, seeds), core)
+    for i in range(LEARNERS):
+        supervisor.start(f"learner-{i}", partial(learn, i), core)
+    end = time.monotonic() + SECONDS
+    while not supervisor.wait(2.0) and time.monotonic() < end:
+        recent = [episode.total for episode in list(progress.recent)[-20:]]
+        print(f"{progress.counts.steps:8,} steps   mean of the last 20 returns {np.mean(recent or [0]):6.1f}")
+
+if supervisor.failure:
+    raise supervisor.failure.error
+scores = Evaluator(source, 100).run(network, 100, np.random.SeedSequence(1))
+print(f"{progress.counts.steps / SECONDS:,.0f} steps/s; greedy, 100 episodes: mean return {scores.mean:.1f}")

@@ -1,0 +1,29 @@
+"""A network of one's own: a plain module from observations [N, ...] to (logits [N, A], values [N])."""
+
+import torch
+from torch import nn
+
+import troupe
+
+
+class Body(nn.Module):
+    """Features with a skip connection, and a value that sees them too."""
+
+    def __init__(self):
+        super().__init__()
+        self.lift = nn.Linear(4, 64)
+        self.mix = nn.Linear(64, 64)
+        self.policy = nn.Linear(64, 2)
+        self.value = nn.Linear(64, 1)
+
+    def forward(self, obs):
+        features = torch.tanh(self.lift(obs))
+        features = features + torch.tanh(self.mix(features))
+        return self.policy(features), self.value(features).squeeze(-1)
+
+
+if __name__ == "__main__":
+    run = troupe.train("CartPole-v1", network=Body(), seed=1)
+    print(f"{run.outcome} after {run.seconds:.1f} s of training: mean return {run.scores.mean:.1f}")
+    agent = troupe.load(run.path, network=Body())  # weights are saved, code is not
+    print("probabilities and value of standing still:", agent.distribution([0.0, 0.0, 0.0, 0.0]))

@@ -1,0 +1,5 @@
+"""`python -m troupe` is `troupe`."""
+
+from troupe.cli import main
+
+main()

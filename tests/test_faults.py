@@ -1,0 +1,294 @@
+"""What must not break a run, in real processes: signals, blocked environments, kill -9, a full disk.
+
+Nothing here measures time. A process is told what to do once a file says how far it has come, and has
+`PATIENCE_SECONDS` to end: far more than it needs, so that only one that hangs is too late.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from troupe import load, resume
+from troupe.runs.evaluation import evaluate
+
+PATIENCE_SECONDS = 20.0
+SCRIPT = "from troupe.cli import main; main()"
+IMPORTING = """
+import pathlib, sys, time
+class Waits:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            pathlib.Path("here").touch()
+            time.sleep(1e6)
+sys.meta_path.insert(0, Waits())
+"""
+WORLDS = '''
+import pathlib, threading, time
+import gymnasium as gym
+import numpy as np
+
+def here():
+    """Says that the place the test waits for has been reached."""
+    pathlib.Path("here").touch()
+
+def part():
+    return threading.current_thread().name.partition("-")[0]  # "apart" does the final evaluation
+
+class Plain(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.left = 10
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.happens()
+        self.left -= 1
+        return np.zeros(2, np.float32), float(action), self.left == 0, False, {}
+
+    def happens(self):
+        pass
+
+class Blocks(Plain):
+    """One step of one actor never returns."""
+    steps = 0
+    def happens(self):
+        if part() in ("actor", "serial"):
+            Blocks.steps += 1
+            if Blocks.steps == 500:
+                here()
+                lock = threading.Lock()
+                lock.acquire()
+                lock.acquire()
+
+class BlocksInEvaluation(Plain):
+    def happens(self):
+        if part() == "learner":
+            here()
+            time.sleep(1e6)
+
+class SlowInEvaluation(Plain):
+    def happens(self):
+        if part() == "learner":
+            here()
+            time.sleep(0.01)
+
+class BlocksAtTheEnd(Plain):
+    def happens(self):
+        if part() == "apart":
+            here()
+            time.sleep(1e6)
+
+class NeverCloses(Plain):
+    """Leaves a thread that would keep the process alive."""
+    def __init__(self):
+        threading.Thread(target=time.sleep, args=(1e6,)).start()
+'''
+
+
+class Process:
+    """A troupe command in a process of its own, in its own folder."""
+
+    def __init__(self, folder: Path, words: str, before: str = "", most_bytes: int | None = None):
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background, it is ignored
+            if most_bytes is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+        (folder / "worlds.py").write_text(WORLDS)
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", before + SCRIPT, *words.split()], cwd=folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=prepare,
+        )  # fmt: skip
+
+    def until(self, reached: Callable[[], bool]) -> None:
+        end = time.monotonic() + 60
+        while not reached():
+            assert self._process.poll() is None, self._process.communicate()
+            assert time.monotonic() < end, "it did not come that far"
+            time.sleep(0.01)
+
+    def until_here(self) -> None:
+        self.until((self.folder / "here").exists)
+
+    def until_learning(self) -> None:
+        def learning() -> bool:
+            files = list(self.folder.glob("run*/**/metrics.jsonl"))
+            return any('"updates": ' in text and '"updates": 0' not in text for text in map(Path.read_text, files))
+
+        self.until(learning)
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> tuple[int, str, str]:
+        out, err = self._process.communicate(timeout=PATIENCE_SECONDS)
+        return self._process.returncode, out, err
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def start(words: str, **more: object) -> Process:
+        started.append(Process(tmp_path, words, **more))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
+ENDLESS = "--run-dir run --steps 0 --target none --evaluation.every_seconds 0 --evaluation.final_episodes 3"
+ONE = "--actor.count 1 --actor.environments 4"
+
+
+@pytest.mark.parametrize(
+    ("topology", "number"),
+    [(f"serial {ONE}", signal.SIGINT), ("queue", signal.SIGTERM), ("async", signal.SIGINT), ("async", signal.SIGTERM)],
+)
+def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
+    process = start(f"train worlds.py:Plain {ENDLESS} --topology {topology}")
+    process.until_learning()
+    process.send(number)
+    status, out, err = process.end()
+    assert status == 128 + number
+    assert err == ""
+    (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert f"checkpoint run/checkpoints/{checkpoint.name}" in out
+    assert "go on: troupe resume run" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "interrupted"
+    assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
+    process = start(f"train worlds.py:Plain {ENDLESS}", before=IMPORTING)
+    process.until_here()
+    process.send(number)
+    assert process.end() == (128 + number, "", "troupe: interrupted\n")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
+    process = start(
+        f"train worlds.py:SlowInEvaluation {ENDLESS} --evaluation.every_steps 500 --evaluation.episodes 10000"
+    )
+    process.until_here()
+    process.send(signal.SIGINT)
+    status, out, _ = process.end()
+    assert status == 130
+    assert "checkpoint run/checkpoints/" in out
+    assert load(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("world", "stuck"), [("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "learner-0")]
+)
+def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, world, stuck):
+    process = start(f"train worlds.py:{world} {ENDLESS} --checkpoint.every_seconds 0.01")
+    process.until_here()
+    process.send(signal.SIGINT)
+    status, out, _ = process.end()
+    assert status == 130
+    assert f"left behind: {stuck}" in out
+    assert "checkpoint run/checkpoints/" in out
+    assert load(tmp_path / "run")
+
+
+def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_path):
+    process = start(f"train worlds.py:Blocks {ENDLESS} --time 1s --actor.count 1")
+    status, out, _ = process.end()
+    assert status == 0
+    assert "left behind: actor-0" in out
+    assert "time limit reached: mean return" in out
+
+
+def test_a_second_signal_ends_at_once(start):
+    process = start(f"train worlds.py:Blocks {ENDLESS}")
+    process.until_here()
+    process.send(signal.SIGINT)
+    time.sleep(0.2)  # two signals at the same moment are one
+    process.send(signal.SIGINT)
+    status, _, err = process.end()
+    assert status == 130
+    assert "Traceback" not in err
+
+
+def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
+    process = start("train worlds.py:BlocksAtTheEnd --run-dir run --steps 500 --target none")
+    process.until_here()
+    process.send(signal.SIGINT)
+    status, out, _ = process.end()
+    assert status == 130
+    assert "steps limit reached, and interrupted in the final evaluation" in out
+    assert "judge it: troupe evaluate run" in out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["outcome"], summary["evaluation"]) == ("steps", None)
+
+
+def test_a_signal_ends_all_seeds(start, tmp_path):
+    process = start(f"train worlds.py:Plain {ENDLESS} --seeds 3")
+    process.until_learning()
+    process.send(signal.SIGINT)
+    assert process.end()[0] == 130
+    assert [place.name for place in (tmp_path / "run").iterdir()] == ["seed0"]
+
+
+def test_threads_of_the_environment_do_not_keep_the_process(start):
+    process = start("train worlds.py:NeverCloses --run-dir run --steps 500 --evaluation.final_episodes 3 --quiet")
+    status, out, err = process.end()
+    assert (status, err) == (0, "")
+    assert out.startswith("steps limit reached")
+
+
+def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkeypatch):
+    process = start(f"train worlds.py:Plain {ENDLESS} --checkpoint.every_seconds 0.05")
+    process.until(lambda: len(list(tmp_path.glob("run/checkpoints/[0-9]*"))) == 3)
+    process.kill()
+    monkeypatch.chdir(tmp_path)
+    newest = max(int(place.name) for place in tmp_path.glob("run/checkpoints/[0-9]*"))
+    assert evaluate("run", episodes=3).mean >= 0
+    run = resume("run", steps=newest + 1000)
+    assert run.steps >= newest + 1000
+    assert not list(tmp_path.glob("run/checkpoints/.*"))  # what was half-written is gone
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(start, tmp_path):
+    # A file may have 4,096 bytes: enough for the configuration, not for the weights.
+    process = start(
+        "train worlds.py:Plain --run-dir run --steps 20000 --target none --checkpoint.every_seconds 0.05 --quiet",
+        most_bytes=4096,
+    )
+    status, out, err = process.end()
+    assert status == 1
+    assert out.count("no checkpoint could be written") <= 1
+    assert out.count("metrics are no longer written") <= 1
+    (line,) = err.splitlines()
+    assert line.startswith("troupe: saving failed: OSError: ")
+    assert line.endswith("newest checkpoint: none)")
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_reader_that_goes_away_is_no_error(tmp_path):
+    words = [sys.executable, "-c", SCRIPT]
+    for arguments in (["envs"], ["presets"], ["--help"]):
+        read, write = os.pipe()
+        os.close(read)
+        done = subprocess.run([*words, *arguments], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+        os.close(write)
+        assert (done.returncode, done.stderr) == (0, "")
