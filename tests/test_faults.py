@@ -60,15 +60,18 @@ class Plain(gym.Env):
 
 class Blocks(Plain):
     """One step of one actor never returns."""
-    steps = 0
+    steps, last = 0, 500
     def happens(self):
         if part() in ("actor", "serial"):
             Blocks.steps += 1
-            if Blocks.steps == 500:
+            if Blocks.steps == self.last:
                 here()
                 lock = threading.Lock()
                 lock.acquire()
                 lock.acquire()
+
+class BlocksAtOnce(Blocks):
+    last = 1
 
 class BlocksInEvaluation(Plain):
     def happens(self):
@@ -211,7 +214,7 @@ def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, wo
 
 
 def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_path):
-    process = start(f"train worlds.py:Blocks {ENDLESS} --time 1s --actor.count 1")
+    process = start(f"train worlds.py:BlocksAtOnce {ENDLESS} --time 0.5s --actor.count 1")
     status, out, _ = process.end()
     assert status == 0
     assert "left behind: actor-0" in out

@@ -72,10 +72,15 @@ class EpisodeCounter:
 
     def count(self, rollout: Rollout) -> list[Episode]:
         """The episodes that end in `rollout`, in the order of their last steps."""
+        ended = rollout.terminated | rollout.truncated
+        if not ended.any():
+            self._total += rollout.reward.sum(0)
+            self._length += rollout.valid.sum(0)
+            return []
         totals = self._total + np.cumsum(rollout.reward, axis=0, dtype=np.float64)
         lengths = self._length + np.cumsum(rollout.valid, axis=0)
         episodes = []
-        for t, b in np.argwhere(rollout.terminated | rollout.truncated):
+        for t, b in np.argwhere(ended):
             episodes.append(Episode(float(totals[t, b]), int(lengths[t, b])))
             totals[t:, b] -= totals[t, b]
             lengths[t:, b] -= lengths[t, b]
