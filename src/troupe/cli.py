@@ -77,19 +77,12 @@ def _one_line(error: Exception) -> str:
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
 
-    settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
-    if options.topology:
-        settings["topology"] = options.topology
-    if options.turns:
-        settings["turns"] = options.turns
-    if options.device:
-        settings["device"] = options.device
     asked: dict[str, Any] = {
         "preset": options.preset,
         "steps": options.steps,
         "seconds": config.seconds(options.time) if options.time else None,
         "target": options.target,
-        "settings": settings,
+        "settings": _settings(options),
         "tuned": not options.untuned,
         "display": "quiet" if options.quiet else "auto",
     }
@@ -156,8 +149,7 @@ def plot(options: argparse.Namespace) -> None:
 def bench(options: argparse.Namespace) -> None:
     from troupe.bench import bench
 
-    settings = {name: value for name, value in vars(options).items() if "." in name and value is not None}
-    result = bench(options.env, options.preset, settings, config.seconds(options.time))
+    result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
     print(json.dumps(result.summary()) if options.json else result.table())
 
 
@@ -253,9 +245,6 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--steps", metavar="N", help="stop after N steps")
     one.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
     one.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
-    one.add_argument("--device", metavar="D", help="where the learner computes: auto, cpu or cuda (auto)")
-    one.add_argument("--topology", metavar="NAME", help="serial, queue or async (the preset's)")
-    one.add_argument("--turns", metavar="V", help="threads take turns (true) or compete (false)")
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
     one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
     _add_settings(one)
@@ -298,13 +287,22 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, by_name
 
 
+_SAID_OTHERWISE = ("preset", "tuned", "seed", "env.id")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, by dotted name."""
+    given = {name: getattr(options, name, None) for name in config.fields() if name not in _SAID_OTHERWISE}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """--<section>.<field> for every setting; checked when the configuration is built, not here."""
+    """--<field> or --<section>.<field> for every setting; checked when the configuration is built, not here."""
     groups: dict[str, Any] = {}
     for name, field in config.fields().items():
-        section, _, _ = name.rpartition(".")
-        if not section or name == "env.id":
+        if name in _SAID_OTHERWISE:
             continue
+        section = name.rpartition(".")[0] or "assembly"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
         choices = f" [{', '.join(field.choices)}]" if field.choices else ""

@@ -50,7 +50,7 @@ class Environment:
 class Actor:
     count: Annotated[int, _doc("how many actors play at the same time", ge=1, le=1024)] = 2
     environments: Annotated[int, _doc("environments of each actor, stepped together", ge=1)] = 8
-    rollout_steps: Annotated[int, _doc("T: steps of each environment in one rollout", ge=1)] = 32
+    rollout_steps: Annotated[int, _doc("T: steps of each environment in one rollout", ge=1)] = 64
     window_steps: Annotated[
         int, _doc("n of the article's sliding window: samples (s, a, R, s_n) instead of rollouts; 0 is off", ge=0)
     ] = 0
@@ -77,7 +77,7 @@ class Exploration:
 class Network:
     hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer")] = (64, 64)
     activation: Annotated[Literal["tanh", "relu"], _doc("between the layers")] = "tanh"
-    shared: Annotated[bool, _doc("one trunk for policy and value, or one each")] = True
+    shared: Annotated[bool, _doc("one trunk for policy and value, or one each")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +98,12 @@ class Loss:
 @dataclass(frozen=True, kw_only=True)
 class Learner:
     count: Annotated[int, _doc("learner threads that improve the one network", ge=1, le=64)] = 1
-    rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 1
+    rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 2
     take_all: Annotated[bool, _doc("take everything that is queued, not just the fewest")] = False
     epochs: Annotated[int, _doc("passes over each batch", ge=1)] = 4
-    minibatches: Annotated[int, _doc("parts a batch is cut into, by environments", ge=1)] = 1
+    minibatches: Annotated[int, _doc("parts a batch is cut into, by environments", ge=1)] = 4
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
-    learning_rate: Annotated[float, _doc("step size", gt=0)] = 5e-4
+    learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     anneal_steps: Annotated[int, _doc("environment steps in which the step size falls to 0; 0 is never", ge=0)] = 0
     decay: Annotated[float, _doc("rmsprop: decay of the squared gradient", ge=0, lt=1)] = 0.99
     epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8
@@ -113,7 +113,7 @@ class Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    capacity: Annotated[int, _doc("rollouts that can wait; actors pause when it is full", ge=1)] = 4
+    capacity: Annotated[int, _doc("rollouts that can wait; actors pause when it is full", ge=1)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,9 @@ class Evaluation:
     every_steps: Annotated[
         int, _doc("steps between evaluations while training; 0 leaves it to every_seconds", ge=0)
     ] = 0
-    every_seconds: Annotated[float, _doc("training seconds between evaluations; 0 is never", ge=0)] = 10.0
+    every_seconds: Annotated[
+        float, _doc("training seconds between evaluations, which take a tenth of the time at most; 0 is never", ge=0)
+    ] = 1.0
     episodes: Annotated[int, _doc("episodes of an evaluation while training", ge=1)] = 20
     final_episodes: Annotated[int, _doc("episodes that confirm the target, and of the last evaluation", ge=1)] = 100
 
@@ -150,7 +152,10 @@ class TrainConfig:
     preset: Annotated[str, _doc("the preset it came from")] = "appo"
     tuned: Annotated[bool, _doc("whether the preset's settings for this environment were used")] = False
     topology: Annotated[Topology, _doc("which parts run where (docs/architecture.md)")] = "async"
-    turns: Annotated[bool, _doc("threads take turns instead of competing; faster where steps are tiny")] = False
+    threads: Annotated[
+        Literal["free", "turns", "one-core"],
+        _doc("they compete, take turns, or take turns on one processor; see docs/architecture.md"),
+    ] = "turns"
     seed: Annotated[int, _doc("seeds every random stream of the run", ge=0)] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], _doc("where the learner computes")] = "auto"
     env: Environment = field(default_factory=Environment)

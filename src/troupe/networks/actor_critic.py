@@ -77,8 +77,9 @@ def check_body(network: ActorCritic, observation_space: gym.Space[Any], action_s
         logits, value = network.body(obs)
         shapes = tuple(logits.shape), tuple(value.shape)
     except Exception as error:
+        message = " ".join(str(error).split())
         raise UsageError(
-            f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {error}"
+            f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {message}"
         ) from error
     if shapes != ((2, int(action_space.n)), (2,)):
         raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")

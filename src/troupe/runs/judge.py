@@ -16,6 +16,8 @@ from troupe.runtime.gate import Gate
 from troupe.runtime.progress import Clock
 from troupe.runtime.weights import Master
 
+_SHARE = 9  # evaluations by the clock are followed by at least this many times their own duration of training
+
 
 class Judge:
     """Plays the greedy policy in environments of its own; actors, learners and the clock stand still meanwhile.
@@ -51,12 +53,15 @@ class Judge:
         """Evaluates when it is time to; true once the target has been confirmed."""
         if not self._due(steps):
             return False
+        began = time.perf_counter()
         self._clock.stop()
         try:
             with self._gate.paused():
                 return self._judge(master, steps)
         finally:
             self._clock.start()
+            spent = time.perf_counter() - began
+            self._next_seconds = self._clock.seconds + max(self._config.every_seconds, _SHARE * spent)
 
     def best(self, newest: Tensor) -> dict[str, Tensor]:
         """The best weights by name; `newest` where nothing has been judged."""
@@ -76,11 +81,9 @@ class Judge:
 
     def _due(self, steps: int) -> bool:
         due = bool(self._config.every_steps and steps >= self._next_steps)
-        seconds = self._clock.seconds
-        due |= bool(self._config.every_seconds and seconds >= self._next_seconds)
+        due |= bool(self._config.every_seconds and self._clock.seconds >= self._next_seconds)
         if due:
             self._next_steps = steps + self._config.every_steps
-            self._next_seconds = seconds + self._config.every_seconds
         return due
 
     def _judge(self, master: Master, steps: int) -> bool:

@@ -53,7 +53,7 @@ class Parts:
         if self.config.topology == "serial":
             supervisor.start("serial", partial(_take_turns, self, after_batch))
             return
-        core = idlest_core() if self.config.turns else None
+        core = idlest_core() if self.config.threads == "one-core" else None
         for number, actor in enumerate(self.actors):
             supervisor.start(f"actor-{number}", partial(_act, self, number, actor), core)
         for number, learner in enumerate(self.learners):
@@ -120,7 +120,7 @@ def assemble(
     vector = FlatWeights(network).vector
     store = WeightStore(vector, version)
     master = Master(vector, build_optimizer(config.learner, vector), store)
-    gate = Gate(one_at_a_time=config.turns)
+    gate = Gate(one_at_a_time=config.threads != "free")
     steps, environments = (1, 1) if window else (config.actor.rollout_steps, config.actor.environments)
     new_rollout = partial(allocate, source.observation_space, steps, environments)
     # One for every actor to fill, beside those that wait; taking turns, a whole batch of them waits.

@@ -1,0 +1,192 @@
+"""The agent that `load` gives back: its answers, its errors, and that nothing of a run is executed."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import troupe
+from troupe import UsageError
+from troupe.agent import Agent
+from troupe.networks.actor_critic import ActorCritic
+
+SMALL = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
+
+
+class Table(nn.Module):
+    """Prefers action 1 where the first number of the observation is positive, else action 0; values it so."""
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        x = obs.flatten(1)[:, 0].float()
+        return torch.stack([-x, x], 1), x
+
+
+def agent(shape: tuple[int, ...] = (3,), start: int = 0) -> Agent:
+    return Agent(ActorCritic(Table()), gym.spaces.Box(-9, 9, shape, np.float32), gym.spaces.Discrete(2, start=start))
+
+
+def test_one_observation_gives_one_action_and_a_batch_an_array():
+    assert agent().act(np.array([5.0, 0, 0])) == 1
+    assert agent().act([-5.0, 0, 0]) == 0
+    assert agent().act(np.array([[5.0, 0, 0], [-5, 0, 0], [1, 0, 0]])).tolist() == [1, 0, 1]
+    assert agent().act(np.zeros((0, 3))).tolist() == []
+
+
+def test_actions_count_from_the_start_of_their_space():
+    assert agent(start=5).act([[5.0, 0, 0], [-5.0, 0, 0]]).tolist() == [6, 5]
+
+
+def test_sampling_follows_the_probabilities():
+    actions = agent().act(np.full((4000, 3), 0.5), greedy=False)
+    expected = 1 / (1 + np.exp(-1.0))
+    assert abs(actions.mean() - expected) < 6 * np.sqrt(expected * (1 - expected) / 4000)
+
+
+def test_distribution_gives_probabilities_and_the_value():
+    probabilities, value = agent().distribution([0.5, 0, 0])
+    assert probabilities == pytest.approx([1 / (1 + np.e), np.e / (1 + np.e)])
+    assert value == 0.5
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(4), np.zeros((2, 4)), np.zeros((2, 2, 3)), 1.0, np.zeros((3, 1))])
+def test_a_wrong_shape_is_named_with_the_right_one(wrong):
+    with pytest.raises(UsageError, match=r"observation has shape .*; the agent was trained on \(3,\)"):
+        agent().act(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["left", [[1.0], [2.0, 3.0]], None, {"x": 1}])
+def test_what_are_no_numbers_is_named(wrong):
+    with pytest.raises(UsageError, match="observation"):
+        agent().act(wrong)
+
+
+class Own(nn.Module):
+    def __init__(self, width: int = 8):
+        super().__init__()
+        self.body, self.policy, self.value = nn.Linear(2, width), nn.Linear(width, 2), nn.Linear(width, 1)
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        features = torch.tanh(self.body(obs.float()))
+        return self.policy(features), self.value(features).squeeze(-1)
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory, pays):
+    class Two(pays):
+        observation_space = gym.spaces.Box(0.0, 1.0, (2,), np.float32)
+
+        def reset(self, **given):
+            return np.ones(2, np.float32), super().reset(**given)[1]
+
+        def step(self, action):
+            return np.ones(2, np.float32), *super().step(action)[1:]
+
+    own = Own()
+    before = own.body.weight.clone()
+    place = tmp_path_factory.mktemp("own") / "run"
+    run = troupe.train(Two, steps=200, network=own, run_dir=place, settings=SMALL)
+    assert torch.equal(own.body.weight, before)  # one's own module is copied, not changed
+    return run, Two
+
+
+def test_a_network_of_ones_own_is_given_again(own_run):
+    run, _ = own_run
+    given = Own()
+    for network in (given, lambda observations, actions: Own()):
+        loaded = troupe.load(run.path, network)
+        probabilities, value = loaded.distribution([0.3, 0.7])
+        assert probabilities == pytest.approx(run.agent.distribution([0.3, 0.7])[0])
+        assert value == pytest.approx(run.agent.distribution([0.3, 0.7])[1])
+    assert not torch.equal(given.body.weight, loaded.network.body.body.weight)
+
+
+def test_a_network_that_is_missing_or_does_not_fit_is_one_line(own_run):
+    run, env = own_run
+    missing = "was trained with a network of its own: pass it as network="
+    with pytest.raises(UsageError, match=missing):
+        troupe.load(run.path)
+    with pytest.raises(UsageError, match=missing):
+        troupe.resume(run.path, steps=400, env=env)
+    with pytest.raises(UsageError, match=r"do not fit the network: .*size mismatch"):
+        troupe.load(run.path, Own(width=9))
+    with pytest.raises(UsageError, match=r"do not fit the network: .*size mismatch"):
+        troupe.resume(run.path, steps=400, env=env, network=Own(width=9))
+    with pytest.raises(UsageError, match="network: it must map observations"):
+        troupe.load(run.path, nn.Linear(2, 2))
+    with pytest.raises(UsageError, match="network: dict is no"):
+        troupe.load(run.path, lambda *spaces: {})
+
+
+def test_the_run_of_a_callable_is_judged_with_the_callable(own_run):
+    run, env = own_run
+    with pytest.raises(UsageError, match=r"the run's environment was the callable .*Two: pass it as env="):
+        troupe.evaluate(run.path, network=Own())
+    scores = troupe.evaluate(run.path, episodes=4, env=env, network=Own())
+    assert scores.returns.tolist() == [5.0] * 4
+    assert scores.lengths.tolist() == [5] * 4
+
+
+def test_load_makes_no_environment_and_runs_no_code_of_the_run(tmp_path, monkeypatch):
+    world = tmp_path / "world.py"
+    world.write_text("import gymnasium as gym\ndef make():\n    return gym.make('CartPole-v1')\n")
+    run = troupe.train(f"{world}:make", steps=100, run_dir=tmp_path / "run", settings=SMALL)
+    world.write_text("raise AssertionError('executed')")
+    monkeypatch.setattr(gym, "make", lambda *given, **named: pytest.fail("an environment was made"))
+    assert troupe.load(run.path).act(np.zeros(4)) in (0, 1)
+
+
+def smuggled_file(run, monkeypatch):
+    (run / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    return f"{run / 'evil.py'}:make"
+
+
+def smuggled_behind_dots(run, monkeypatch):
+    (run / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    return f"{run / 'checkpoints' / '..' / 'evil.py'}:make"
+
+
+def smuggled_link_outwards(run, monkeypatch):
+    (run.parent / "outside.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    (run / "evil.py").symlink_to(run.parent / "outside.py")
+    return f"{run / 'evil.py'}:make"
+
+
+def smuggled_link_inwards(run, monkeypatch):
+    (run / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    (run.parent / "innocent.py").symlink_to(run / "evil.py")
+    return f"{run.parent / 'innocent.py'}:make"
+
+
+def smuggled_relative(run, monkeypatch):
+    (run / "evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    monkeypatch.chdir(run)
+    return "evil.py:make"
+
+
+def smuggled_module(run, monkeypatch):
+    (run / "evil_module.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    monkeypatch.syspath_prepend(str(run))
+    return "evil_module:Evil-v0"
+
+
+@pytest.mark.parametrize(
+    "smuggle",
+    [smuggled_file, smuggled_behind_dots, smuggled_link_outwards, smuggled_link_inwards, smuggled_relative,
+     smuggled_module],
+)  # fmt: skip
+def test_code_that_lies_in_the_run_directory_is_not_executed(smuggle, tmp_path, monkeypatch):
+    from troupe import cli, config
+
+    monkeypatch.chdir(tmp_path)
+    run = troupe.train("CartPole-v1", steps=100, run_dir=tmp_path / "run", settings=SMALL).path
+    env_id = smuggle(run, monkeypatch)
+    told = config.replace(config.from_toml((run / "config.toml").read_text()), {"env.id": env_id})
+    (run / "config.toml").write_text(config.to_toml(told))
+    with pytest.raises(UsageError, match=r"code in the run directory itself .*, which is not executed"):
+        troupe.evaluate(run)
+    with pytest.raises(UsageError, match=r"code in the run directory itself .*, which is not executed"):
+        troupe.resume(run, steps=10_000)
+    assert cli.run(["watch", str(run), "--video", str(tmp_path / "film.gif")]) == 2
+    assert not list(tmp_path.rglob("executed"))
+    assert troupe.load(run).act(np.zeros(4)) in (0, 1)

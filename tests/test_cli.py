@@ -1,0 +1,294 @@
+"""The command line: what it says, in how many lines, and the status it ends with."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from troupe import cli, config
+
+TINY = "--actor.count 1 --actor.environments 2 --evaluation.final_episodes 3 --target none"
+WORLD = """
+import gymnasium as gym
+class Breaks(gym.Wrapper):
+    def __init__(self):
+        super().__init__(gym.make("CartPole-v1"))
+        self.count = 0
+    def step(self, action):
+        self.count += 1
+        if self.count == 50:
+            raise ValueError("broken wheel")
+        return super().step(action)
+def never():
+    raise ValueError("no\\nworld")
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("world.py").write_text(WORLD)
+
+
+@pytest.fixture
+def troupe(capsys):
+    """Runs a command in this process; gives status, standard output, standard error."""
+
+    def run(words: str) -> tuple[int, str, str]:
+        status = cli.run(words.split())
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.run(f"train CartPole-v1 --steps 2000 --run-dir {place} --quiet {TINY}".split()) == 0
+    return place
+
+
+# Wrong usage: one line, status 2, nothing made
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("foo", "no command 'foo' (troupe --help lists them)"),
+        ("trian CartPole-v1", "no command 'trian'; did you mean train? (troupe --help lists them)"),
+        ("train", "the following arguments are required: ENV (troupe train --help)"),
+        ("train CartPole-v1 --seed", "--seed: expected one argument (troupe train --help)"),
+        ("train CartPole-v1 --seed x", "--seed 'x': expected a whole number of at least 0 (troupe train --help)"),
+        ("train CartPole-v1 --seed -1", "--seed '-1': expected a whole number of at least 0 (troupe train --help)"),
+        ("train CartPole-v1 --seeds 0", "--seeds '0': expected a whole number of at least 1 (troupe train --help)"),
+        ("train CartPole-v1 --stpes 3", "unknown argument '--stpes'; did you mean --steps? (troupe train --help)"),
+        (
+            "train CartPole-v1 --run_dir x",
+            "unknown argument '--run_dir'; did you mean --run-dir? (troupe train --help)",
+        ),
+        (
+            "train CartPole-v1 --learner.epoch=3",
+            "unknown argument '--learner.epoch'; did you mean --learner.epochs? (troupe train --help)",
+        ),
+        ("train CartPole-v1 more", "unknown argument 'more' (troupe train --help)"),
+        ("train CartPol-v1", "no environment 'CartPol-v1'; did you mean CartPole-v1? (troupe envs lists"),
+        ("train CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo? (troupe presets lists them)"),
+        (
+            "train CartPole-v1 --topology asinc",
+            "topology = 'asinc': expected serial | queue | async; did you mean async?",
+        ),
+        ("train CartPole-v1 --device gpu", "device = 'gpu': expected auto | cpu | cuda"),
+        ("train CartPole-v1 --learner.epochs 0", "learner.epochs = '0': expected"),
+        ("train CartPole-v1 --steps 1.5", "stop.steps = '1.5': expected"),
+        ("train CartPole-v1 --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
+        ("train CartPole-v1 --target high", "stop.target = 'high': expected"),
+        ("train Pendulum-v1", "action space Box(-2.0, 2.0, (1,), float32) is not supported"),
+        ("train world.py:never", "environment world.py:never cannot be made: ValueError: no world"),
+        ("train world.py:nevr", "world.py has no callable 'nevr'; did you mean never?"),
+        ("train nowhere.py:make", "no file 'nowhere.py'"),
+        ("train CartPole-v1 --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
+        ("train CartPole-v1 --run-dir world.py/run", "run directory 'world.py/run' cannot be written: Not a directory"),
+        ("evaluate nowhere", "no run directory 'nowhere'"),
+        ("evaluate .", "'.' is not a run directory: it has no config.toml"),
+        ("evaluate . --episodes 0", "--episodes '0': expected a whole number of at least 1"),
+        ("watch nowhere", "no run directory 'nowhere'"),
+        ("resume nowhere", "no run directory 'nowhere'"),
+        ("plot nowhere -o x.png", "nowhere is not a run directory: it has no metrics.jsonl"),
+        ("plot nowhere", "the following arguments are required: -o/--output"),
+        ("bench CartPole-v1 --time 0s", "--time 0: there must be some time to train in"),
+        ("bench CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo?"),
+        ("envs more", "unknown argument 'more' (troupe envs --help)"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_leaves_nothing(troupe, words, line):
+    status, out, err = troupe(words)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"troupe: {line}")
+    assert err.count("\n") == 1
+    assert [file.name for file in Path().iterdir() if file.name != "__pycache__"] == ["world.py"]
+
+
+def test_no_command_prints_help_and_is_wrong_usage(troupe):
+    status, out, err = troupe("")
+    assert (status, err) == (2, "")
+    assert "COMMAND" in out
+
+
+def test_debug_shows_the_traceback_and_keeps_the_status(troupe):
+    for words, expected in ((f"train world.py:Breaks --steps 2000 {TINY} --debug", 1), ("--debug trian", 2)):
+        status, _, err = troupe(words)
+        assert status == expected
+        assert "Traceback (most recent call last)" in err
+
+
+def test_help_and_lists_import_nothing_heavy():
+    for words in (["--help"], ["train", "--help"], ["envs"], ["presets"], ["trian"]):
+        code = (
+            "import sys\nfrom troupe import cli\n"
+            f"cli.run({words!r})\n"
+            "heavy = {'torch', 'gymnasium', 'numpy', 'matplotlib', 'tensorboard', 'rich', 'PIL'} & set(sys.modules)\n"
+            "sys.exit(f'imports {heavy}' if heavy else 0)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_command_has_help(troupe):
+    for command in ("train", "evaluate", "watch", "resume", "plot", "bench", "envs", "presets"):
+        status, out, err = troupe(f"{command} --help")
+        assert (status, err) == (0, "")
+        assert out.startswith(f"usage: troupe {command}")
+    out = troupe("train --help")[1]
+    assert all(f"--{name} V" in out for name in config.fields() if "." in name and name != "env.id")
+
+
+# Commands that work
+
+
+def test_train_says_what_runs_and_what_came_out(troupe):
+    status, out, err = troupe(f"train CartPole-v1 --steps 2000 --seed 3 --run-dir run {TINY}")
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("CartPole-v1: preset appo")
+    assert lines[0].endswith("seed 3")
+    assert "until 2,000 steps; run directory run" in lines[2]
+    assert lines[-4].startswith("steps limit reached: mean return ")
+    assert lines[-1] == "  watch:  troupe watch run"
+
+
+def test_quiet_prints_only_what_happened_in_the_end(troupe):
+    status, out, err = troupe(f"train CartPole-v1 --steps 2000 --run-dir run --quiet {TINY}")
+    assert (status, err) == (0, "")
+    assert [line.split()[0] for line in out.splitlines()] == [
+        "steps",
+        out.splitlines()[1].split()[0],
+        "picture",
+        "watch:",
+    ]
+
+
+def test_a_run_that_fails_is_one_line_and_status_1(troupe):
+    status, out, err = troupe(f"train world.py:Breaks --steps 2000 --run-dir run --quiet {TINY}")
+    assert (status, out) == (1, "")
+    assert re.fullmatch(
+        r"troupe: actor-0 failed: environment world.py:Breaks: step raised ValueError: broken wheel \(step \d+\) "
+        r"\(traceback in run/error.txt; weights saved in run/checkpoints/\d+\)\n",
+        err,
+    )
+
+
+def test_evaluate_json_is_one_object_with_its_keys(troupe, run):
+    status, out, err = troupe(f"evaluate {run} --json --episodes 5")
+    assert (status, err) == (0, "")
+    scores = json.loads(out)
+    assert scores.keys() == {"episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length"}
+    assert scores["episodes"] == 5
+    assert scores["mean_return"] == scores["mean_length"]  # CartPole pays 1 a step
+    assert json.loads(troupe(f"evaluate {run} --json --episodes 5")[1]) == scores
+    assert json.loads(troupe(f"evaluate {run} --json --episodes 5 --seed 1")[1]) != scores
+
+
+def test_evaluate_json_stays_one_object_beside_a_damaged_checkpoint(troupe, run, tmp_path, caplog):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (newest,) = (copy / "checkpoints").iterdir()
+    shutil.copytree(newest, copy / "checkpoints" / "9999999")
+    (copy / "checkpoints" / "9999999" / "state.json").write_text("{")
+    status, out, _ = troupe(f"evaluate {copy} --json --episodes 2")
+    assert status == 0
+    assert json.loads(out)["episodes"] == 2
+    assert "9999999 is damaged" in caplog.text  # main() sends it to standard error
+    (newest / "state.json").write_text("{")
+    status, out, err = troupe(f"evaluate {copy} --json")
+    assert (status, out) == (2, "")
+    assert err == f"troupe: '{copy}' holds no whole checkpoint\n"
+
+
+def test_evaluate_in_words(troupe, run):
+    status, out, _ = troupe(f"evaluate {run} --episodes 2 --stochastic")
+    assert status == 0
+    assert out.startswith("stochastic policy, 2 episodes: mean return ")
+    assert out.count("\n") == 1
+
+
+def test_bench_json_is_one_object_with_its_keys(troupe, monkeypatch):
+    from troupe import bench
+
+    monkeypatch.setattr(bench, "STAGE_SECONDS", 0.05)
+    status, out, err = troupe("bench CartPole-v1 --json --time 0.2s --actor.environments 2")
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    assert {"stages", "limit_steps_per_s", "steps_per_s", "fraction"} <= result.keys()
+    assert result["stages"].keys() == {"env", "act", "learn"}
+    assert result["limit_steps_per_s"] == pytest.approx(result["cores"] / sum(result["stages"].values()))
+    assert result["fraction"] == pytest.approx(result["steps_per_s"] / result["limit_steps_per_s"])
+    assert result["environments_per_actor"] == 2
+
+
+def test_plot_draws_one_run_and_several(troupe, run):
+    for runs in (f"{run}", f"{run} {run}"):
+        assert troupe(f"plot {runs} -o picture.png") == (0, "wrote picture.png\n", "")
+        assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_plot_passes_over_a_line_cut_short(troupe, run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "report", "ste')
+    assert troupe(f"plot {copy} -o picture.svg")[0] == 0
+
+
+def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    status, _, err = troupe(f"resume {copy}")
+    assert status == 2
+    assert re.fullmatch(r"troupe: '.*' has already run .* give it more with --steps or --time\n", err)
+    status, out, _ = troupe(f"resume {copy} --steps 3000")
+    assert status == 0
+    assert re.search(r"seed 0, resumed at step 2,\d\d\d\n", out)
+    (copy / "config.toml").write_text("[learner]\nepoch = 3\n")
+    status, _, err = troupe(f"resume {copy} --steps 9000")
+    assert status == 2
+    assert "config.toml is damaged: no setting 'learner.epoch'; did you mean learner.epochs?" in err
+
+
+def test_seeds_give_a_table_and_a_picture(troupe):
+    status, out, err = troupe(f"train CartPole-v1 --seeds 2 --seed 5 --steps 500 --run-dir out --quiet {TINY}")
+    assert (status, err) == (0, "")
+    assert re.search(r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean return .*\npicture out/learning.png\n$", out)
+    assert {place.name for place in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
+
+
+def test_watch_writes_a_video_where_there_is_no_display(troupe, monkeypatch):
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    status, out, err = troupe(f"train CartPole-v1 --steps 500 --run-dir run --quiet --watch {TINY}")
+    assert (status, err) == (0, "")
+    assert "wrote run/videos/agent.mp4" in out
+    assert b"ftyp" in Path("run/videos/agent.mp4").read_bytes()[:16]
+
+
+def test_envs_and_presets_list_what_there_is(troupe):
+    status, out, _ = troupe("envs")
+    assert status == 0
+    assert "CartPole-v1" in out
+    status, out, _ = troupe("presets")
+    assert status == 0
+    assert all(re.search(f"^{name}$", out, re.MULTILINE) for name in config.presets())
+
+
+def test_an_output_that_cannot_be_written_is_said():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", "from troupe.cli import main; main()", "envs"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={"PYTHONUNBUFFERED": ""},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, "troupe: the output could not be written: No space left on device\n")

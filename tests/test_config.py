@@ -1,0 +1,256 @@
+"""What a run can be told: layers, ranges, names that do not exist, and files that come back as they were."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from troupe import config
+from troupe.config import TrainConfig, UsageError, build, from_toml, resolve, to_toml
+
+
+def refusal(settings: dict[str, Any], env: str = "X-v0", **how: Any) -> str:
+    with pytest.raises(UsageError) as caught:
+        resolve(env, settings=settings, **how)
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+# Presets and layers
+
+
+def test_the_default_preset_comes_first_and_each_has_a_summary_and_a_source():
+    assert config.presets()[0] == "appo"
+    assert {"appo", "article", "impala"} <= set(config.presets())
+    for name in config.presets():
+        preset = config.load_preset(name)
+        assert preset.name == name
+        assert preset.summary
+        assert preset.source
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_a_preset_resolves_with_and_without_its_tuned_settings(name):
+    preset = config.load_preset(name)
+    assert resolve("X-v0", name).preset == name
+    for env in preset.tuned:
+        assert resolve(env, name).tuned
+        assert not resolve(env, name, tuned=False).tuned
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_a_preset_holds_no_setting_that_does_not_exist(name):
+    preset = config.load_preset(name)
+    for settings in [preset.settings, *(each.settings for each in preset.tuned.values())]:
+        assert {key for key, _ in config.flatten(settings)} <= set(config.fields())
+
+
+def test_later_layers_win_defaults_preset_tuned_and_what_was_said(monkeypatch):
+    preset = config.Preset(
+        "p", "", "", {"learner": {"epochs": 2, "count": 1}, "seed": 5},
+        {"Y-v0": config.Tuned(settings={"learner": {"epochs": 3}, "queue.capacity": 9})},
+    )  # fmt: skip
+    monkeypatch.setattr(config, "load_preset", {"p": preset}.__getitem__)
+    assert TrainConfig().learner.epochs == 4
+    assert resolve("X-v0", "p").learner.epochs == 2
+    tuned = resolve("Y-v0", "p")
+    assert (tuned.learner.epochs, tuned.queue.capacity, tuned.seed, tuned.tuned) == (3, 9, 5, True)
+    assert resolve("Y-v0", "p", {"learner.epochs": 7}).learner.epochs == 7
+    assert resolve("Y-v0", "p", tuned=False).learner.epochs == 2
+
+
+def test_the_article_preset_is_the_article():
+    article = resolve("CartPole-v0", "article")
+    assert (article.topology, article.learner.count) == ("queue", 2)
+    assert (article.actor.count, article.actor.environments) == (8, 1)
+    assert (article.env.delay_seconds, article.loss.gamma, article.actor.window_steps) == (0.001, 0.99, 8)
+    explored = article.exploration
+    assert (explored.epsilon, explored.epsilon_end, explored.decay_steps) == ((0.4,), (0.15,), 75_000)
+    assert (article.learner.rollouts, article.learner.take_all, article.learner.epochs) == (32, True, 1)
+    assert (article.network.hidden, article.network.activation) == ((16,), "relu")
+    loss = article.loss
+    assert (loss.kind, loss.value_coefficient, loss.entropy_coefficient) == ("a3c", 0.5, 0.01)
+    assert loss.probability_floor == 1e-10
+    learner = article.learner
+    assert (learner.optimizer, learner.learning_rate, learner.decay) == ("rmsprop", 0.005, 0.99)
+    assert article.stop.seconds == 30.0
+
+
+# Names and values
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("learner.epoch", "learner.epochs"),
+        ("lerner.learning_rate", "learner.learning_rate"),
+        ("Loss.Gamma", "loss.gamma"),
+        ("topolgy", "topology"),
+    ],
+)
+def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(name, nearest):
+    assert refusal({name: 1}).startswith(f"no setting '{name}'; did you mean {nearest}?")
+
+
+def test_a_setting_near_nothing_is_answered_all_the_same():
+    assert refusal({"zzz": 1}) == "no setting 'zzz' (troupe train --help lists them)"
+
+
+def test_a_section_is_no_setting():
+    assert refusal({"learner": 3}).startswith("no setting 'learner'")
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("apo", "appo"), ("Article", "article"), ("impale", "impala")])
+def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest):
+    said = refusal({}, preset=name)
+    assert said == f"no preset '{name}'; did you mean {nearest}? (troupe presets lists them)"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("loss.gamma", 1.5, "loss.gamma = 1.5: expected float <= 1.0"),
+        ("loss.gamma", "nan", "loss.gamma = 'nan': expected float >= 0.0"),
+        ("learner.learning_rate", 0, "learner.learning_rate = 0: expected float > 0.0"),
+        ("learner.epochs", "0", "learner.epochs = '0': expected int >= 1"),
+        ("actor.count", 5000, "actor.count = 5000: expected int <= 1024"),
+        ("actor.count", 2.5, "actor.count = 2.5: expected int, got float"),
+        ("actor.count", "many", "actor.count = 'many': expected int, got str"),
+        ("network.shared", "perhaps", "network.shared = 'perhaps': expected bool, got str"),
+        ("network.hidden", "64,0", "network.hidden = '64,0': expected int >= 1"),
+        ("exploration.epsilon", "", "exploration.epsilon = '': expected array of length >= 1"),
+        ("exploration.epsilon", "0.1,1.2", "exploration.epsilon = '0.1,1.2': expected float <= 1.0"),
+        ("loss.kind", "impal", "loss.kind = 'impal': expected a3c | impala | appo; did you mean impala?"),
+        ("topology", "hogwild!", "topology = 'hogwild!': expected serial | queue | async"),
+        ("stop.target", "aut", "stop.target = 'aut': expected auto | none; did you mean auto?"),
+        ("stop.steps", None, "stop.steps = None: expected int, got null"),
+    ],
+)
+def test_a_value_out_of_range_is_answered_with_the_range(name, value, said):
+    assert refusal({name: value}) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "meant"),
+    [
+        ("learner.epochs", "7", 7),
+        ("stop.steps", "1e6", 1_000_000),
+        ("learner.learning_rate", "3e-4", 3e-4),
+        ("network.shared", "false", False),
+        ("network.hidden", "32,16", (32, 16)),
+        ("network.hidden", "32", (32,)),
+        ("network.hidden", 32, (32,)),
+        ("network.hidden", [32, 16], (32, 16)),
+        ("network.hidden", "", ()),
+        ("exploration.epsilon", "0.1,0.4", (0.1, 0.4)),
+        ("exploration.epsilon", 0.25, (0.25,)),
+        ("stop.target", "12.5", 12.5),
+        ("stop.target", "none", "none"),
+    ],
+)
+def test_a_value_may_be_written_as_a_shell_gives_it(name, said, meant):
+    section, _, leaf = name.partition(".")
+    actual = getattr(getattr(resolve("X-v0", settings={name: said}), section), leaf)
+    assert actual == meant
+    assert type(actual) is type(meant)
+
+
+def test_every_setting_has_a_description_and_a_default_in_its_own_range():
+    assert len(config.fields()) > 40
+    for field in config.fields().values():
+        assert field.description
+    assert build({name: field.default for name, field in config.fields().items()}) == TrainConfig()
+
+
+# What no single field can say
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"actor.window_steps": 8}, "actor.window_steps = 8: .* only loss.kind a3c reads, not appo; set it to 0"),
+        ({"learner.count": 2}, "learner.count = 2: topology async has one learner; use --topology queue"),
+        (
+            {"topology": "serial", "actor.count": 3, "actor.environments": 4},
+            "actor.count = 3: topology serial has one actor; use --actor.count 1 --actor.environments 12",
+        ),
+        (
+            {"learner.minibatches": 9, "actor.environments": 4, "learner.rollouts": 2},
+            "learner.minibatches = 9: a batch has only 8 environments to share out",
+        ),
+        ({"learner.rollouts": 5, "queue.capacity": 4}, "queue.capacity = 4: a batch needs 5 rollouts"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, said):
+    assert re.match(said, refusal(settings))
+
+
+# Files
+
+
+def test_a_file_gives_back_every_default():
+    assert from_toml(to_toml(TrainConfig())) == TrainConfig()
+
+
+@pytest.mark.parametrize("name", config.presets())
+def test_a_file_gives_back_every_preset(name):
+    for env in ["X-v0", *config.load_preset(name).tuned]:
+        made = resolve(env, name, {"seed": 2**53 + 1})
+        assert from_toml(to_toml(made)) == made
+
+
+def test_a_file_gives_back_what_is_hard_to_write():
+    made = resolve(
+        'odd "name"\\ü:x',
+        settings={"network.hidden": (), "exploration.epsilon": (0.1, 1 / 3), "stop.target": -1.5, "stop.seconds": 1e-9},
+    )
+    assert from_toml(to_toml(made)) == made
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("learner = [", "not a TOML file"),
+        ("[learner]\nepoch = 3", "no setting 'learner.epoch'"),
+        ("seed = -1", "seed = -1"),
+    ],
+)
+def test_a_damaged_file_is_refused_in_one_line(text, said):
+    with pytest.raises(UsageError, match=said):
+        from_toml(text)
+
+
+def test_replace_changes_what_is_named_and_checks_it():
+    made = resolve("X-v0", "article")
+    changed = config.replace(made, {"stop.steps": 77})
+    assert changed.stop.steps == 77
+    assert dataclasses.replace(changed, stop=made.stop) == made
+    with pytest.raises(UsageError, match=r"stop\.steps = -1"):
+        config.replace(made, {"stop.steps": -1})
+
+
+# Times
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("30s", 30), ("1.5m", 90), ("2h", 7200), ("1d", 86400), (" 3 m ", 180), ("0.25", 0.25)],
+)
+def test_a_time_in_words(text, seconds):
+    assert config.seconds(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-3s", "1h30m", "3 weeks", "1e3", "nan"])
+def test_what_is_no_time_is_answered_with_examples(text):
+    with pytest.raises(UsageError, match=r"is not a time: write 30s, 5m or 1\.5h"):
+        config.seconds(text)
+
+
+def test_reading_the_configuration_imports_nothing_heavy():
+    """A wrong word is answered at once."""
+    code = "import sys, troupe.config; print({'torch', 'gymnasium', 'numpy', 'matplotlib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

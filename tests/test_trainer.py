@@ -1,0 +1,454 @@
+"""One run from start to end, in this process: what it leaves, how it fails, how it goes on."""
+
+import errno
+import json
+import signal
+import threading
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import troupe
+from troupe import TroupeError, UsageError, trainer
+from troupe.runs import checkpoint
+from troupe.runs.plots import plot_runs, read_metrics
+
+SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}
+
+
+class World(gym.Env):
+    """Ten steps an episode; `bad(steps so far)` is called before each step and may break anything."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def __init__(self, bad=lambda env: None):
+        self.bad, self.steps = bad, 0
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 10
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.steps += 1
+        self.left -= 1
+        return self.bad(self) or (np.zeros(2, np.float32), 1.0, self.left == 0, False, {})
+
+
+def part() -> str:
+    return threading.current_thread().name.partition("-")[0]
+
+
+def small(place: Path, env=World, **more):
+    settings = SMALL | {name: more.pop(name) for name in list(more) if "." in name or name == "topology"}
+    return troupe.train(env, run_dir=place / "run", settings=settings, **({"steps": 200, "target": "none"} | more))
+
+
+def strict(file: Path):
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    return json.loads(file.read_text(), parse_constant=refuse)
+
+
+# What a run leaves
+
+
+def test_everything_is_in_the_run_directory_and_nothing_is_printed(tmp_path, capfd):
+    run = small(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    names = {file.name for file in run.path.iterdir() if "tfevents" not in file.name}
+    assert names == {"config.toml", "metrics.jsonl", "summary.json", "checkpoints", "plots"}
+    assert (run.path / "plots" / "learning.png").exists()
+    assert (run.outcome, run.signal) == ("steps", 0)
+    assert run.steps >= 200
+    assert run.agent.act(np.zeros(2)) in (0, 1)
+
+
+def test_the_summary_has_its_keys(tmp_path):
+    run = small(tmp_path)
+    summary = strict(run.path / "summary.json")
+    assert summary.keys() == {
+        "outcome", "environment", "preset", "tuned", "seed", "target", "evaluation", "steps", "played", "episodes",
+        "updates", "skipped_updates", "best_steps", "training_seconds", "total_seconds", "steps_per_s",
+        "peak_memory_mb", "versions",
+    }  # fmt: skip
+    assert summary["evaluation"] == {
+        "episodes": 3, "mean_return": 10.0, "std_return": 0.0, "min_return": 10.0, "max_return": 10.0,
+        "mean_length": 10.0,
+    }  # fmt: skip
+    assert summary["steps"] == run.steps
+    assert summary["versions"].keys() == {"python", "troupe", "torch", "gymnasium", "numpy"}
+
+
+def test_reported_returns_are_raw(tmp_path):
+    run = small(tmp_path, **{"loss.reward_scale": 0.001, "evaluation.every_steps": 64})
+    rows = read_metrics(run.path)
+    assert {row["return_mean"] for row in rows if row["kind"] == "report"} - {None} == {10.0}
+    assert {row["mean"] for row in rows if row["kind"] == "evaluation"} == {10.0}
+    assert rows[-1]["purpose"] == "final"
+
+
+def test_metrics_stay_json_when_numbers_are_not_finite(tmp_path, monkeypatch):
+    """A loss that is not finite is refused, but reported."""
+    from troupe.runtime.learner import Learner
+
+    learn = Learner.learn
+
+    def learn_nothing(self, batch):
+        learn(self, batch)
+        self.metrics = {name: value * float("nan") for name, value in self.metrics.items()}
+
+    monkeypatch.setattr(Learner, "learn", learn_nothing)
+    run = small(tmp_path)
+    text = (run.path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert '"entropy": null' in text
+
+
+def test_a_run_in_which_no_episode_ends_is_a_run(tmp_path):
+    run = small(tmp_path, lambda: World(lambda env: (np.zeros(2, np.float32), 1.0, False, part() == "apart", {})))
+    assert run.outcome == "steps"
+    assert not (run.path / "plots" / "learning.png").exists()
+
+
+def test_a_run_of_no_time_for_a_single_update_is_a_run(tmp_path):
+    run = small(tmp_path, steps=None, seconds=1e-6)
+    assert run.outcome == "time"
+    assert troupe.load(run.path)
+
+
+def test_two_runs_of_the_same_second_have_a_directory_each(tmp_path, monkeypatch):
+    class Stopped(trainer.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2030, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(trainer, "datetime", Stopped)
+    monkeypatch.chdir(tmp_path)
+    runs = [troupe.train("CartPole-v1", steps=50, target="none", settings=SMALL, seed=6) for _ in range(2)]
+    assert [run.path.name for run in runs] == ["2030-01-02_030405_seed6", "2030-01-02_030405_seed6_2"]
+
+
+def test_training_works_in_a_thread_that_is_not_the_main_one(tmp_path):
+    runs, handlers = [], [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    thread = threading.Thread(target=lambda: runs.append(small(tmp_path)))
+    thread.start()
+    thread.join()
+    assert runs[0].outcome == "steps"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_handlers_and_threads_are_as_before(tmp_path):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    threads, torch_threads = set(threading.enumerate()), torch.get_num_threads()
+    small(tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert set(threading.enumerate()) == threads
+    assert torch.get_num_threads() == torch_threads
+
+
+def test_a_signal_at_any_moment_takes_no_lock(tmp_path):
+    """The handler runs in the main thread, which may hold any lock: here it holds the one of the wait."""
+    session = trainer._Session(trainer.configuration.resolve("x", settings=SMALL), trainer.find(World), None, "silent")
+    locks = (session._supervisor._ended._cond, session._parts.gate._open._cond)
+    for lock in locks:
+        with lock:
+            session._interrupt(signal.SIGINT)  # for ever, if it wanted the lock
+    assert session._interrupted()
+
+
+# Before anything starts
+
+
+@pytest.mark.parametrize(
+    ("env", "words"),
+    [
+        (lambda: None, "the factory returned NoneType, not a gymnasium.Env"),
+        (lambda: 1 / 0, "cannot be made: ZeroDivisionError"),
+        ("CartPol-v1", "did you mean CartPole-v1"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, env, words):
+    with pytest.raises(UsageError, match=words):
+        small(tmp_path, env)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_environment_that_fails_in_its_first_reset_leaves_nothing(tmp_path):
+    class Stuck(World):
+        def reset(self, **given):
+            raise ValueError("no\nroad")
+
+    with pytest.raises(TroupeError, match="reset raised ValueError: no road"):
+        small(tmp_path, Stuck)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
+    small(tmp_path)
+    with pytest.raises(UsageError, match=r"already holds a run; go on with it \(troupe resume "):
+        small(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is a file; --run-dir names a directory"):
+        troupe.train(World, run_dir=tmp_path / "file")
+    with pytest.raises(UsageError, match="cannot be written: Not a directory"):
+        troupe.train(World, run_dir=tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
+def test_a_directory_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, name):
+    def opened(self, mode="r", *more, **named):
+        if name in self.name and mode != "r":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return open_(self, mode, *more, **named)
+
+    open_ = Path.open
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(UsageError, match=r"run directory '.*run' cannot be written: Read-only file system"):
+        small(tmp_path)
+
+
+# While it runs
+
+
+def nan_obs(env):
+    return (np.full(2, np.nan, np.float32), 1.0, False, False, {}) if env.steps == 30 else None
+
+
+def infinite_reward(env):
+    return (np.zeros(2, np.float32), float("-inf"), False, False, {}) if env.steps == 30 else None
+
+
+def wrong_shape(env):
+    return (np.zeros(3, np.float32), 1.0, False, False, {}) if env.steps == 30 else None
+
+
+def wrong_reward(env):
+    return (np.zeros(2, np.float32), "much", False, False, {}) if env.steps == 30 else None
+
+
+def raises(env):
+    if env.steps == 30:
+        raise ValueError("broken\n  wheel")
+
+
+def leaves(env):
+    if env.steps == 30:
+        raise SystemExit("bye")
+
+
+def raises_in_the_evaluation(env):
+    if part() == "learner":
+        raise ValueError("broken wheel")
+
+
+def raises_in_the_end(env):
+    if part() == "apart":
+        raise TimeoutError("broken wheel")
+
+
+def leaves_in_the_end(env):
+    if part() == "apart":
+        raise SystemExit("bye")
+
+
+@pytest.mark.parametrize(
+    ("bad", "who", "words"),
+    [
+        # The 30th step is the 32nd of the batch, in which resets count.
+        (nan_obs, "actor-0", r"\[0\], step 32: the observation holds nan"),
+        (infinite_reward, "actor-0", r"\[0\], step 32: reward is -inf"),
+        (wrong_shape, "actor-0", "step raised ValueError"),
+        (wrong_reward, "actor-0", "step raised ValueError"),
+        (raises, "actor-0", r"step raised ValueError: broken wheel \(step 32\)"),
+        (leaves, "actor-0", "SystemExit: bye"),
+        (raises_in_the_evaluation, "learner-0", "step raised ValueError: broken wheel"),
+        (raises_in_the_end, "the final evaluation", "step raised TimeoutError: broken wheel"),
+        (leaves_in_the_end, "the final evaluation", "SystemExit: bye"),
+    ],
+)
+def test_an_environment_that_breaks_is_one_line_a_traceback_and_a_checkpoint(tmp_path, bad, who, words):
+    threads = set(threading.enumerate())
+    with pytest.raises(
+        TroupeError, match=f"^{who} failed: .*{words}.*traceback in .*error.txt; weights saved in "
+    ) as e:
+        small(tmp_path, lambda: World(bad), **{"evaluation.every_steps": 64})
+    assert "\n" not in str(e.value)
+    assert not isinstance(e.value, UsageError)
+    assert "Traceback (most recent call last)" in (tmp_path / "run" / "error.txt").read_text()
+    assert strict(tmp_path / "run" / "summary.json")["outcome"] == "failed"
+    assert troupe.load(tmp_path / "run").act(np.zeros(2)) in (0, 1)
+    assert set(threading.enumerate()) == threads
+
+
+class Fragile(nn.Module):
+    """A network that works `calls` times, forward or backward."""
+
+    def __init__(self, calls: int, backward: bool):
+        super().__init__()
+        self.layer, self.calls, self.backward = nn.Linear(2, 3), calls, backward
+
+    def forward(self, obs):
+        out = self.layer(obs)
+        if self.backward and out.requires_grad:
+            out.register_hook(self.count)
+        elif not self.backward:
+            self.count(out)
+        return out[:, :2], out[:, 2]
+
+    def count(self, _):
+        self.calls -= 1
+        if self.calls < 0:
+            raise ValueError("worn out")
+
+
+@pytest.mark.parametrize("topology", ["serial", "async"])
+@pytest.mark.parametrize(("backward", "who"), [(True, "learner-0"), (False, "actor-0")])
+def test_a_network_that_breaks_ends_the_run_in_order(tmp_path, topology, backward, who):
+    who = "serial" if topology == "serial" else who
+    with pytest.raises(TroupeError, match=f"^{who} failed: ValueError: worn out"):
+        small(tmp_path, network=Fragile(20, backward), steps=100_000, topology=topology)
+    assert "worn out" in (tmp_path / "run" / "error.txt").read_text()
+    assert troupe.load(tmp_path / "run", nn.Sequential(Fragile(20, False))[0])
+
+
+def test_an_environment_that_cannot_be_closed_costs_nothing(tmp_path, caplog):
+    class Clings(World):
+        def close(self):
+            if self.steps:
+                raise ValueError("no\nend")
+
+    run = small(tmp_path, Clings)
+    assert run.outcome == "steps"
+    assert [record.getMessage().partition(": close")[2] for record in caplog.records] == [" raised ValueError: no end"]
+
+
+def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
+    class Clings(World):
+        def close(self):
+            if self.steps:
+                threading.Event().wait()
+
+    monkeypatch.setattr(trainer, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(trainer, "_PATIENCE_SECONDS", 0.1)
+    assert small(tmp_path, Clings).outcome == "steps"
+
+
+# The disk
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_that_fails_while_training_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+    save = checkpoint.save
+    tried = []
+
+    def save_later(run, step, taken):
+        tried.append(step)
+        return full() if len(tried) <= 3 else save(run, step, taken)
+
+    monkeypatch.setattr(checkpoint, "save", save_later)
+
+    def until_five_were_tried(env):
+        while env.steps == 50 and part() == "actor" and len(tried) < 5:
+            time.sleep(0.01)
+
+    run = small(tmp_path, lambda: World(until_five_were_tried), **{"checkpoint.every_seconds": 0.01})
+    assert run.outcome == "steps"
+    assert troupe.load(run.path)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no checkpoint could be written: [Errno 28] No space left on device; the run goes on"
+    ]
+
+
+def test_a_disk_that_is_full_in_the_end_is_a_plain_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(TroupeError, match=r"^saving failed: OSError: \[Errno 28\] No space left .*checkpoint: none\)$"):
+        small(tmp_path)
+
+
+def test_a_failure_on_a_full_disk_is_still_the_failure(tmp_path, monkeypatch):
+    write = checkpoint.write_durably
+    monkeypatch.setattr(checkpoint, "save", full)
+    monkeypatch.setattr(
+        checkpoint, "write_durably", lambda path, data: write(path, data) if path.name == "config.toml" else full()
+    )
+    with pytest.raises(TroupeError, match=r"^actor-0 failed: .*broken wheel.*\(--debug shows where; newest checkpoint"):
+        small(tmp_path, lambda: World(raises))
+
+
+def test_a_summary_that_cannot_be_written_is_a_plain_error(tmp_path, monkeypatch):
+    write = checkpoint.write_durably
+    monkeypatch.setattr(
+        checkpoint, "write_durably", lambda path, data: full() if path.name == "summary.json" else write(path, data)
+    )
+    with pytest.raises(TroupeError, match=r"cannot be written to the end: .*No space left.*; weights saved in "):
+        small(tmp_path)
+    assert troupe.load(tmp_path / "run")
+
+
+# Going on
+
+
+def test_a_resumed_run_keeps_its_counters_and_appends(tmp_path):
+    first = small(tmp_path, env="CartPole-v1", steps=300)
+    rows = read_metrics(first.path)
+    again = troupe.resume(first.path, steps=600)
+    assert again.steps >= 600
+    assert again.updates > first.updates
+    assert again.seconds > first.seconds
+    new = read_metrics(first.path)
+    assert new[: len(rows)] == rows
+    later = [row for row in new[len(rows) :] if row["kind"] == "report"]
+    assert all(row["steps"] >= first.steps and row["seconds"] >= first.seconds for row in later)
+    assert [row["steps"] for row in later] == sorted(row["steps"] for row in later)
+    assert "steps = 600" in (first.path / "config.toml").read_text()
+    plot_runs([first.path], tmp_path / "both.png")
+
+
+def test_a_run_at_its_limit_says_what_it_needs(tmp_path):
+    run = small(tmp_path, env="CartPole-v1", steps=300)
+    before = (run.path / "config.toml").read_text()
+    for more in ({}, {"steps": 100}, {"seconds": 1e-9}):
+        with pytest.raises(UsageError, match=r"has already run 3\d\d steps and \d s, up to its limit; give it more"):
+            troupe.resume(run.path, **more)
+    assert (run.path / "config.toml").read_text() == before
+
+
+def test_a_solved_run_can_go_on(tmp_path):
+    run = small(tmp_path, env="CartPole-v1", steps=100_000, target=1, **{"evaluation.every_steps": 64})
+    assert run.outcome == "solved"
+    again = troupe.resume(run.path)
+    assert again.outcome == "solved"
+    assert again.steps > run.steps
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_goes_on(tmp_path, caplog):
+    first = small(tmp_path, env="CartPole-v1", steps=100)
+    troupe.resume(first.path, steps=300)
+    older, newest = sorted((first.path / "checkpoints").iterdir(), key=lambda place: int(place.name))
+    (newest / "best.safetensors").write_bytes(b"")
+    assert troupe.load(first.path)
+    assert troupe.evaluate(first.path, episodes=2)
+    run = troupe.resume(first.path, steps=200)
+    assert int(older.name) < run.steps < int(newest.name) + 100
+    assert len(caplog.records) == 3
+    assert all(f"{newest} is damaged" in record.getMessage() for record in caplog.records)
+
+
+def test_a_run_of_which_nothing_whole_is_left_is_refused(tmp_path):
+    run = small(tmp_path, env="CartPole-v1", steps=100)
+    for file in run.path.glob("checkpoints/*/manifest.json"):
+        file.unlink()
+    for use in (troupe.load, troupe.evaluate, troupe.resume):
+        with pytest.raises(UsageError, match="holds no whole checkpoint"):
+            use(run.path)
