@@ -27,6 +27,10 @@ if __name__ == "__main__":
             finally:
                 burner.kill()
                 burner.wait()
-        beside[preset] = {"alone": alone, "beside": burdened, "kept": sorted(b / a for a, b in zip(alone, burdened))[1]}
+        beside[preset] = {
+            "alone": alone,
+            "beside": burdened,
+            "kept": sorted(b / a for a, b in zip(alone, burdened, strict=True))[1],
+        }
         print(preset, beside[preset])
     write("throughput", {"command": "troupe bench CartPole-v1", "bench": throughput, "beside_a_busy_process": beside})

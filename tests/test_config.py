@@ -177,11 +177,6 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
             {"topology": "serial", "actor.count": 3, "actor.environments": 4},
             "actor.count = 3: topology serial has one actor; use --actor.count 1 --actor.environments 12",
         ),
-        (
-            {"learner.minibatches": 9, "actor.environments": 4, "learner.rollouts": 2},
-            "learner.minibatches = 9: a batch has only 8 environments to share out",
-        ),
-        ({"learner.rollouts": 5, "queue.capacity": 4}, "queue.capacity = 4: a batch needs 5 rollouts"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, said):

@@ -15,7 +15,7 @@ from torch import nn
 
 import troupe
 from troupe import TroupeError, UsageError, trainer
-from troupe.runs import checkpoint
+from troupe.runs import checkpoint, directory
 from troupe.runs.plots import plot_runs, read_metrics
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}
@@ -125,12 +125,12 @@ def test_a_run_of_no_time_for_a_single_update_is_a_run(tmp_path):
 
 
 def test_two_runs_of_the_same_second_have_a_directory_each(tmp_path, monkeypatch):
-    class Stopped(trainer.datetime):
+    class Stopped(directory.datetime):
         @classmethod
         def now(cls, tz=None):
             return cls(2030, 1, 2, 3, 4, 5)
 
-    monkeypatch.setattr(trainer, "datetime", Stopped)
+    monkeypatch.setattr(directory, "datetime", Stopped)
     monkeypatch.chdir(tmp_path)
     runs = [troupe.train("CartPole-v1", steps=50, target="none", settings=SMALL, seed=6) for _ in range(2)]
     assert [run.path.name for run in runs] == ["2030-01-02_030405_seed6", "2030-01-02_030405_seed6_2"]

@@ -103,7 +103,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
 def _stages(parts: Parts) -> dict[str, float]:
     """Core-seconds per step of acting, stepping environments, and learning, each from the parts themselves."""
     actor, learner, queue = parts.actors[0], parts.learners[0], parts.queue
-    rollouts = [queue.acquire() for _ in range(min(parts.config.learner.rollouts, parts.config.queue.capacity))]
+    rollouts = [queue.acquire() for _ in range(parts.config.learner.rollouts)]
 
     def collect() -> None:
         for rollout in rollouts:

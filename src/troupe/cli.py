@@ -87,6 +87,10 @@ def train(options: argparse.Namespace) -> int:
         "display": "quiet" if options.quiet else "auto",
     }
     if options.seeds > 1:
+        if options.watch:
+            raise UsageError(
+                "--watch shows one agent; with --seeds, use troupe watch RUN afterwards"
+            )
         from troupe.runs.seeds import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)

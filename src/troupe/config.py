@@ -6,6 +6,7 @@ the same source. Nothing here imports torch or Gymnasium: a wrong word is answer
 
 import dataclasses
 import difflib
+import math
 import re
 import tomllib
 import types
@@ -101,7 +102,7 @@ class Learner:
     rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 2
     take_all: Annotated[bool, _doc("take everything that is queued, not just the fewest")] = False
     epochs: Annotated[int, _doc("passes over each batch", ge=1)] = 4
-    minibatches: Annotated[int, _doc("parts a batch is cut into, by environments", ge=1)] = 4
+    minibatches: Annotated[int, _doc("parts a batch is cut into, by whole environments", ge=1)] = 4
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     anneal_steps: Annotated[int, _doc("environment steps in which the step size falls to 0; 0 is never", ge=0)] = 0
@@ -113,7 +114,9 @@ class Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    capacity: Annotated[int, _doc("rollouts that can wait; actors pause when it is full", ge=1)] = 2
+    capacity: Annotated[
+        int, _doc("rollouts that can wait (at least a batch); full, it holds up the actors", ge=1)
+    ] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +258,8 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
 
 def _check_together(config: TrainConfig) -> None:
     """What no single field can say."""
+    if isinstance(config.stop.target, float) and not math.isfinite(config.stop.target):
+        raise UsageError(f"stop.target = {config.stop.target}: expected a finite number, auto or none")
     if config.actor.window_steps and config.loss.kind != "a3c":
         raise UsageError(
             f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "
@@ -269,16 +274,6 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             f"actor.count = {config.actor.count}: topology serial has one actor; "
             f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
-        )
-    columns = config.learner.rollouts * (1 if config.actor.window_steps else config.actor.environments)
-    if config.learner.minibatches > columns:
-        raise UsageError(
-            f"learner.minibatches = {config.learner.minibatches}: a batch has only {columns} environments to share out"
-        )
-    slots = config.queue.capacity
-    if config.topology != "serial" and config.learner.rollouts > slots:
-        raise UsageError(
-            f"queue.capacity = {slots}: a batch needs {config.learner.rollouts} rollouts; raise it to that"
         )
 
 
@@ -346,7 +341,9 @@ def from_toml(text: str) -> TrainConfig:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not a TOML file: {error}") from None
-    return build(dict(flatten(settings)))
+    config = build(dict(flatten(settings)))
+    _check_together(config)
+    return config
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -1,22 +1,14 @@
 """One run from start to end: build the parts, watch them, stop in order, judge, save."""
 
 import copy
-import importlib.metadata
-import re
-import signal
-import sys
-import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -29,20 +21,18 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runs import checkpoint
+from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Limits, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
+from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import assemble
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]
-T = TypeVar("T")
-
-_LOOK_SECONDS = 0.05  # how often the main thread looks up
-_PATIENCE_SECONDS = 1.0  # for what has been told to stop
 _CLOSE_SECONDS = 10.0  # for environments to close
 
 
@@ -88,9 +78,9 @@ def train(
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
     config = configuration.resolve(source.id, preset, said, tuned=tuned)
     if run_dir is not None:
-        _check_free(Path(run_dir))
+        check_free(Path(run_dir))
     session = _Session(config, source, network, display)
-    return session.run(_new_run_directory(config, run_dir))
+    return session.run(new_run_directory(config, run_dir))
 
 
 def resume(
@@ -174,32 +164,32 @@ class _Session:
                 checkpoint.write_durably(place / "config.toml", configuration.to_toml(self._config).encode())
                 self._log = stack.enter_context(MetricsLog(place, self._display.event))
             except OSError as error:
-                raise _unwritable(place, error) from error
-            stack.enter_context(_on_signal(self._interrupt))
+                raise unwritable(place, error) from error
+            stack.enter_context(on_signal(self._interrupt))
+            stack.enter_context(_one_torch_thread())
             self._display.start(self._introduction())
             return self._finish(stuck=self._watch())
 
     def _watch(self) -> list[str]:
         """Reports and saves while the parts work; returns the names of those that did not stop in the end."""
-        with _one_torch_thread():
-            with self._supervisor:
-                self._clock.start()
-                reporter = Reporter(self._parts, self._clock.seconds)
-                self._parts.start(self._supervisor, self._after_batch)
-                began = shown = saved = self._clock.seconds
-                while not self._supervisor.wait(_LOOK_SECONDS):
-                    seconds = self._clock.seconds
-                    if self._signal:
-                        self._end("interrupted")
-                    elif self._config.stop.seconds and seconds >= self._config.stop.seconds:
-                        self._end("time")  # learners that starve never come to see it themselves
-                    if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
-                        shown = seconds
-                        self._show(reporter.report(seconds))
-                    if seconds - saved >= self._config.checkpoint.every_seconds and self._save_while_running():
-                        saved = seconds
-                self._clock.stop()
-            self._show(reporter.report(self._clock.seconds))
+        with self._supervisor:
+            self._clock.start()
+            reporter = Reporter(self._parts, self._clock.seconds)
+            self._parts.start(self._supervisor, self._after_batch)
+            began = shown = saved = self._clock.seconds
+            while not self._supervisor.wait(LOOK_SECONDS):
+                seconds = self._clock.seconds
+                if self._signal:
+                    self._end("interrupted")
+                elif self._config.stop.seconds and seconds >= self._config.stop.seconds:
+                    self._end("time")  # learners that starve never come to see it themselves
+                if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
+                    shown = seconds
+                    self._show(reporter.report(seconds))
+                if seconds - saved >= self._config.checkpoint.every_seconds and self._save_while_running():
+                    saved = seconds
+            self._clock.stop()
+        self._show(reporter.report(self._clock.seconds))
         stuck = self._supervisor.stop(patience_seconds=0.0)  # leaving `with` has waited for them
         if stuck:
             self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
@@ -234,7 +224,7 @@ class _Session:
 
     def _save_while_running(self) -> bool:
         """False while an evaluation holds the weights: then it is tried again."""
-        if not self._parts.master.lock.acquire(timeout=_LOOK_SECONDS):
+        if not self._parts.master.lock.acquire(timeout=LOOK_SECONDS):
             return False
         try:
             taken = self._checkpoint()
@@ -251,7 +241,7 @@ class _Session:
 
     def _save(self) -> Path:
         """The last checkpoint. Whoever still holds the lock is stuck in an evaluation: the weights are at rest."""
-        held = self._parts.master.lock.acquire(timeout=_LOOK_SECONDS)
+        held = self._parts.master.lock.acquire(timeout=LOOK_SECONDS)
         try:
             taken = self._checkpoint()
         finally:
@@ -291,7 +281,7 @@ class _Session:
             saved = self._save()
             if not failure and not self._signal:
                 # Apart: an environment that never returns must not keep the signal from being heard.
-                scores = _apart(lambda: self._judge.last(self._parts.master.vector, counts.steps), self._interrupted)
+                scores = apart(lambda: self._judge.last(self._parts.master.vector, counts.steps), self._interrupted)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
@@ -341,7 +331,7 @@ class _Session:
             self._evaluator.close()
 
         try:
-            _apart(close, lambda: self._interrupted() or time.monotonic() > deadline)
+            apart(close, lambda: self._interrupted() or time.monotonic() > deadline)
         except Exception as error:
             self._display.event(f"environment {self._source.id}: close raised {_one_line(error)}")
 
@@ -372,8 +362,8 @@ class _Session:
             "training_seconds": round(seconds, 3),
             "total_seconds": round(time.perf_counter() - self._began, 3),
             "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),
-            "peak_memory_mb": _peak_memory_mb(),
-            "versions": _versions(),
+            "peak_memory_mb": peak_memory_mb(),
+            "versions": versions(),
         }
         checkpoint.write_durably(self._place / "summary.json", to_json(summary, indent=2))
 
@@ -447,54 +437,6 @@ def _device(config: TrainConfig) -> torch.device:
     return torch.device("cuda" if config.device == "cuda" else "cpu")
 
 
-def run_name(env_id: str) -> str:
-    """An environment's id as a folder's name."""
-    return re.sub(r"[^\w.-]+", "_", env_id).strip("_")
-
-
-def _check_free(place: Path) -> None:
-    if (place / "config.toml").exists():
-        raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"'{place}' is a file; --run-dir names a directory")
-
-
-def _new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
-    """Makes the run's directory: the one asked for, or one that no other run has taken."""
-    base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
-    place, again = Path(asked) if asked is not None else base, 1
-    while True:
-        try:
-            place.mkdir(parents=True, exist_ok=asked is not None)
-            return place
-        except FileExistsError:  # two runs that started in the same second
-            again += 1
-            place = base.with_name(f"{base.name}_{again}")
-        except OSError as error:
-            raise _unwritable(place, error) from error
-
-
-def _unwritable(place: Path, error: OSError) -> UsageError:
-    return UsageError(f"run directory '{place}' cannot be written: {error.strerror or error}")
-
-
-def _apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
-    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="apart", daemon=True).start()
-    while not done.done() and not given_up():
-        wait([done], _LOOK_SECONDS)
-    wait([done], _PATIENCE_SECONDS)
-    return done.result() if done.done() else None
-
-
 @contextmanager
 def _one_torch_thread() -> Iterator[None]:
     """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
@@ -506,40 +448,6 @@ def _one_torch_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-@contextmanager
-def _on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Answers the first SIGINT or SIGTERM with `act`; a second one has its ordinary effect."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handle(number: int, _: FrameType | None) -> None:
-        for each, old in before.items():
-            signal.signal(each, old or signal.SIG_DFL)
-        act(number)
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old or signal.SIG_DFL)
-
-
 def _one_line(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, TroupeError) else f"{type(error).__name__}: {text}"
-
-
-def _peak_memory_mb() -> float | None:
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("troupe", "torch", "gymnasium", "numpy")
-    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages}

@@ -129,7 +129,7 @@ def school() -> Callable[..., School]:
         if master is None:
             vector = FlatWeights(copy.deepcopy(network)).vector
             master = Master(vector, Descent(), WeightStore(vector))
-        config = LearnerConfig(**{"epochs": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
+        config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
         progress = progress or Progress()
         learner = Learner(
             network, master, loss, config, progress, Gate(), np.random.default_rng(0),

@@ -85,6 +85,15 @@ def test_minibatches_share_out_whole_environments_anew_in_every_epoch(school, bl
     assert made.progress.counts.updates == 6
 
 
+def test_a_batch_of_fewer_environments_than_minibatches_gives_each_a_minibatch_and_none_an_empty_one(school, blank):
+    sizes = []
+    made = school(
+        lambda outputs, batch: sizes.append(batch.reward.shape[1]) or mean_value(outputs, batch), minibatches=5
+    )
+    made.learner.learn(blank(2, 3))
+    assert sizes == [1, 1, 1]
+
+
 # What reaches the weights
 
 

@@ -18,7 +18,10 @@ from troupe.runtime.supervisor import Supervisor
 from troupe.runtime.topologies import Parts, assemble
 
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
-SMALL = {"network.hidden": (8,), "actor.rollout_steps": 8, "actor.environments": 4, "learner.minibatches": 2}
+SMALL = {
+    "network.hidden": (8,), "actor.count": 2, "actor.rollout_steps": 8, "actor.environments": 4, "queue.capacity": 4,
+    "learner.rollouts": 1, "learner.minibatches": 2, "learner.epochs": 2, "threads": "free",
+}  # fmt: skip
 
 
 class Watched(Progress):
@@ -64,8 +67,9 @@ SERIAL = SMALL | {"topology": "serial", "actor.count": 1}
 THREADED = {
     "async": SMALL | {"topology": "async", "actor.count": 3},
     "async, several rollouts": SMALL | {"topology": "async", "learner.rollouts": 3, "learner.take_all": True},
+    "async, in turns": SMALL | {"topology": "async", "threads": "turns"},
     "queue": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2},
-    "queue, in turns": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2, "threads": "one-core"},
+    "queue, on one core": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2, "threads": "one-core"},
     "article": {"env.delay_seconds": 0.0, "learner.rollouts": 8},
 }
 

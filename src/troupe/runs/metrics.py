@@ -132,7 +132,7 @@ class Reporter:
             "updates_per_s": (counts.updates - self._updates) / elapsed,
             "skipped_updates": counts.skipped_updates,
             "queue_depth": parts.queue.depth,
-            "queue_capacity": parts.config.queue.capacity,
+            "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
             **{name: float(value) for name, value in parts.learners[0].metrics.items()},

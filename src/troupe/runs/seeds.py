@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TroupeError, UsageError
+from troupe.runs.directory import run_name
 from troupe.runs.plots import plot_runs
-from troupe.trainer import Run, run_name, train
+from troupe.trainer import Run, train
 
 
 def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[str, Any]) -> int:

@@ -87,11 +87,12 @@ class Learner:
         return self._config.learning_rate * left
 
     def _minibatches(self, batch: Rollout) -> Iterator[Rollout]:
-        if self._config.minibatches == 1:
+        environments = batch.reward.shape[1]
+        parts = min(self._config.minibatches, environments)
+        if parts == 1:
             yield batch
             return
-        order = self._rng.permutation(batch.reward.shape[1])
-        for chosen in np.array_split(order, self._config.minibatches):
+        for chosen in np.array_split(self._rng.permutation(environments), parts):
             yield columns(batch, chosen)
 
 

@@ -16,6 +16,7 @@ class RolloutQueue:
     """
 
     def __init__(self, rollouts: Sequence[Rollout]):
+        self.capacity = len(rollouts)
         self._free = deque(rollouts)
         self._full: deque[Rollout] = deque()
         self._closed = False

@@ -123,7 +123,7 @@ def assemble(
     gate = Gate(one_at_a_time=config.threads != "free")
     steps, environments = (1, 1) if window else (config.actor.rollout_steps, config.actor.environments)
     new_rollout = partial(allocate, source.observation_space, steps, environments)
-    # One for every actor to fill, beside those that wait; taking turns, a whole batch of them waits.
+    # One for every actor to fill, beside those that wait: at least a batch.
     waiting = max(config.queue.capacity, config.learner.rollouts)
     rollouts = [new_rollout() for _ in range(waiting + config.actor.count)]
     epsilons = schedules(config.exploration, config.actor.count, np.random.default_rng(exploration_seed))
