@@ -17,6 +17,7 @@ import troupe
 from troupe import TroupeError, UsageError, trainer
 from troupe.runs import checkpoint, directory
 from troupe.runs.plots import plot_runs, read_metrics
+from troupe.runtime import interruption
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}
 
@@ -337,7 +338,7 @@ def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
                 threading.Event().wait()
 
     monkeypatch.setattr(trainer, "_CLOSE_SECONDS", 0.1)
-    monkeypatch.setattr(trainer, "_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(interruption, "_PATIENCE_SECONDS", 0.1)
     assert small(tmp_path, Clings).outcome == "steps"
 
 

@@ -1,5 +1,6 @@
 """Whole companies: serial is deterministic, threads start and stop, and who consumed what is known."""
 
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -134,6 +135,23 @@ def test_threads_start_and_stop_twenty_times_without_hanging(name):
     preset = "article" if name == "article" else "appo"
     for seed in range(20):
         run(assembled("CartPole-v1", THREADED[name], seed, preset), batches=1 + seed % 3)
+
+
+@pytest.mark.parametrize(("threads", "together"), [("free", True), ("turns", False), ("one-core", False)])
+def test_parts_are_inside_a_turn_together_only_where_threads_are_free(counting, threads, together):
+    gate = assembled(counting, SMALL | {"threads": threads}).gate
+    entered = threading.Event()
+
+    def enter() -> None:
+        with gate.turn():
+            entered.set()
+
+    second = threading.Thread(target=enter)
+    with gate.turn():
+        second.start()
+        assert entered.wait(PATIENCE_SECONDS if together else 0.05) == together
+    second.join(PATIENCE_SECONDS)
+    assert entered.is_set()
 
 
 def test_a_run_can_be_stopped_while_all_actors_wait_for_a_learner(counting):
