@@ -88,9 +88,7 @@ def train(options: argparse.Namespace) -> int:
     }
     if options.seeds > 1:
         if options.watch:
-            raise UsageError(
-                "--watch shows one agent; with --seeds, use troupe watch RUN afterwards"
-            )
+            raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
         from troupe.runs.seeds import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)

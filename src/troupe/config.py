@@ -114,9 +114,7 @@ class Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    capacity: Annotated[
-        int, _doc("rollouts that can wait (at least a batch); full, it holds up the actors", ge=1)
-    ] = 2
+    capacity: Annotated[int, _doc("rollouts that can wait (at least a batch); full, it holds up the actors", ge=1)] = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +246,10 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
     try:
-        return msgspec.convert(value, field.type, strict=False)
+        converted = msgspec.convert(value, field.type, strict=False)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise msgspec.ValidationError("Expected a finite number")
+        return converted
     except msgspec.ValidationError as error:
         wrong = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
         wrong = f"expected {' | '.join(field.choices)}" if field.choices else wrong[0].lower() + wrong[1:]
@@ -258,8 +259,6 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
 
 def _check_together(config: TrainConfig) -> None:
     """What no single field can say."""
-    if isinstance(config.stop.target, float) and not math.isfinite(config.stop.target):
-        raise UsageError(f"stop.target = {config.stop.target}: expected a finite number, auto or none")
     if config.actor.window_steps and config.loss.kind != "a3c":
         raise UsageError(
             f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "

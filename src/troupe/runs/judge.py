@@ -59,7 +59,8 @@ class Judge:
             with self._gate.paused():
                 return self._judge(master, steps)
         finally:
-            self._clock.start()
+            if not self._gate.stopped:
+                self._clock.start()
             spent = time.perf_counter() - began
             self._next_seconds = self._clock.seconds + max(self._config.every_seconds, _SHARE * spent)
 

@@ -45,8 +45,8 @@ class Actor:
             with self._gate.turn():
                 action, log_prob = self._inference.act(rollout.obs[t], epsilon)
                 self.watch.lap("act")
-                obs, reward, terminated, truncated = self._environment.step(action)
-                self.watch.lap("env")
+            obs, reward, terminated, truncated = self._environment.step(action)
+            self.watch.lap("env")
             rollout.action[t] = action
             rollout.behaviour_log_prob[t] = log_prob
             rollout.reward[t] = reward  # of action[t], in obs[t]

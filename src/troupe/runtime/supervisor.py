@@ -69,9 +69,9 @@ class Supervisor:
                 os.sched_setaffinity(0, {core})  # 0: this thread, not the process
             run()
             raise RuntimeError("it returned, and nobody had told it to stop")
-        except Closed:
-            pass
         except BaseException as error:
+            if isinstance(error, Closed) and self._gate.stopped:
+                return
             with self._lock:
                 # Once the run is over, a part that trips over what has been closed is no news.
                 if self.failure is None and not self._gate.stopped:
