@@ -63,6 +63,8 @@ def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
         return _from_factory(f"python:{getattr(env, '__qualname__', type(env).__qualname__)}", env)
     if match := _FILE.fullmatch(env):
         return _from_factory(env, _load_factory(Path(match[1]), match[2]))
+    if env.endswith(".py"):
+        raise UsageError(f"'{env}' names no factory: write {env}:NAME, the callable in it that makes an environment")
     return _from_registry(env)
 
 

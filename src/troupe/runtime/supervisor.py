@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +67,8 @@ class Supervisor:
     def _guard(self, name: str, run: Callable[[], None], core: int | None) -> None:
         try:
             if core is not None:
-                os.sched_setaffinity(0, {core})  # 0: this thread, not the process
+                with suppress(OSError):  # a container may forbid it; it is a matter of speed only
+                    os.sched_setaffinity(0, {core})  # 0: this thread, not the process
             run()
             raise RuntimeError("it returned, and nobody had told it to stop")
         except BaseException as error:
