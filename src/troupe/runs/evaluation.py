@@ -37,8 +37,8 @@ class Scores:
 
     @property
     def lower(self) -> float:
-        """One standard error below the mean: what a lucky draw of few episodes does not lift."""
-        return self.mean - self.std / math.sqrt(len(self.returns))
+        """Two standard errors below the mean: what a lucky draw of episodes does not lift."""
+        return self.mean - 2 * self.std / math.sqrt(len(self.returns))
 
     def summary(self) -> dict[str, float]:
         return {

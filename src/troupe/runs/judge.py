@@ -22,7 +22,7 @@ _SHARE = 9  # evaluations by the clock are followed by at least this many times 
 class Judge:
     """Plays the greedy policy in environments of its own; actors, learners and the clock stand still meanwhile.
 
-    The best weights are those with the highest mean less one standard error. The target counts as
+    The best weights are those with the highest mean less two standard errors. The target counts as
     reached when `final_episodes` fresh episodes put even that lower bound at or above it.
     """
 
