@@ -1,0 +1,213 @@
+"""Checkpoints: whole or not at all, the newest whole one first, and nothing in them is executed."""
+
+import errno
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import troupe
+from troupe import UsageError, config
+from troupe.runs import checkpoint
+from troupe.runs.checkpoint import Checkpoint
+
+FILES = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def make(number: float) -> Checkpoint:
+    weights = {"weight": torch.full((4, 3), number), "count": torch.tensor(int(number))}
+    return Checkpoint(weights, weights, {"square": torch.ones(2)}, {"steps": number, "deep": [None, 1.5, "x"]})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "config.toml").write_text(config.to_toml(config.resolve("CartPole-v1")))
+    return tmp_path
+
+
+def steps(run: Path) -> list[int]:
+    return sorted(int(place.name) for place in (run / "checkpoints").iterdir())
+
+
+def read(run: Path) -> tuple[float, list[str]]:
+    said: list[str] = []
+    return checkpoint.load(run, said.append).state["steps"], said
+
+
+def test_what_is_loaded_is_what_was_saved(run):
+    place = checkpoint.save(run, 7, make(3.0))
+    assert place == run / "checkpoints" / "7"
+    assert {file.name for file in place.iterdir()} == set(FILES)
+    loaded, saved = checkpoint.load(run, pytest.fail), make(3.0)
+    for ours, theirs in ((loaded.model, saved.model), (loaded.best, saved.best), (loaded.optimizer, saved.optimizer)):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
+    assert loaded.state == saved.state
+
+
+def test_only_the_newest_few_are_kept(run):
+    for step in (5, 80, 900, 1000, 20_000):
+        checkpoint.save(run, step, make(step))
+    assert steps(run) == [900, 1000, 20_000]
+    assert read(run) == (20_000, [])
+
+
+def damage(kind: str, file: Path) -> None:
+    data = file.read_bytes()
+    if kind == "truncated":
+        file.write_bytes(data[: len(data) // 2])
+    elif kind == "one byte flipped":
+        file.write_bytes(data[:20] + bytes([data[20] ^ 1]) + data[21:])
+    elif kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "a folder":
+        file.unlink()
+        file.mkdir()
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("kind", ["truncated", "one byte flipped", "empty", "missing", "a folder"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_newest_one_is_named_and_the_one_before_it_serves(run, name, kind):
+    checkpoint.save(run, 1, make(1))
+    damage(kind, checkpoint.save(run, 2, make(2)) / name)
+    step, said = read(run)
+    assert step == 1
+    assert len(said) == 1
+    assert str(run / "checkpoints" / "2") in said[0]
+    assert "damaged" in said[0]
+
+
+@pytest.mark.parametrize("manifest", ["[]", "{}", "null", '"text"', '{"../../config.toml": "0"}'])
+def test_a_manifest_that_lists_something_else_is_damage(run, manifest):
+    place = checkpoint.save(run, 1, make(1))
+    (place / "manifest.json").write_text(manifest)
+    with pytest.raises(UsageError, match="holds no whole checkpoint"):
+        checkpoint.load(run, lambda text: None)
+
+
+def test_nothing_whole_is_a_plain_error(run):
+    with pytest.raises(UsageError, match="holds no whole checkpoint"):
+        checkpoint.load(run, pytest.fail)
+    (checkpoint.save(run, 1, make(1)) / "manifest.json").unlink()
+    with pytest.raises(UsageError, match="holds no whole checkpoint"):
+        checkpoint.load(run, lambda text: None)
+
+
+def test_what_is_no_run_directory_is_named(tmp_path):
+    with pytest.raises(UsageError, match=r"no run directory '.*missing'"):
+        checkpoint.load(tmp_path / "missing", pytest.fail)
+    with pytest.raises(UsageError, match=r"is not a run directory: it has no config\.toml"):
+        checkpoint.load(tmp_path, pytest.fail)
+
+
+@pytest.mark.parametrize("text", [b"[env\nid = 1", b"\xff\xfe\x00", b"[learner]\nepoch = 3\n", b'seed = "x"\n'])
+def test_a_damaged_configuration_is_named_with_its_file(run, text):
+    checkpoint.save(run, 1, make(1))
+    (run / "config.toml").write_bytes(text)
+    with pytest.raises(UsageError, match=re.escape(f"{run / 'config.toml'} is damaged: ")):
+        checkpoint.load(run, pytest.fail)
+
+
+def test_a_run_that_went_on_behind_a_damaged_one_leaves_it_behind(run):
+    for step in (10, 20, 30):
+        checkpoint.save(run, step, make(step))
+    for step in (20, 30):
+        (run / "checkpoints" / str(step) / "state.json").unlink()
+    assert read(run)[0] == 10
+    checkpoint.save(run, 15, make(15))
+    assert steps(run) == [10, 15]
+    assert read(run) == (15, [])
+
+
+def test_the_same_step_again_replaces(run):
+    checkpoint.save(run, 10, make(1))
+    checkpoint.save(run, 10, make(2))
+    assert steps(run) == [10]
+    assert read(run) == (2, [])
+
+
+def failing(write: Callable[[Path, bytes], None], at: str) -> Callable[[Path, bytes], None]:
+    def write_or_fail(path: Path, data: bytes) -> None:
+        if path.name == at:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
+
+    return write_or_fail
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_full_disk_leaves_the_one_before(run, name, monkeypatch):
+    checkpoint.save(run, 10, make(10))
+    monkeypatch.setattr(checkpoint, "write_durably", failing(checkpoint.write_durably, name))
+    for step in (10, 20):
+        with pytest.raises(OSError, match="No space left"):
+            checkpoint.save(run, step, make(20))
+    assert steps(run) == [10]
+    assert read(run) == (10, [])
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing is cleaned up after it."""
+
+
+def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
+    """Of the same step, which is the hardest: the old one must go for the new one to come."""
+    rename, rmtree = Path.rename, shutil.rmtree
+    for survives in range(3):
+        checkpoint.save(run, 10, make(1))
+        left = [survives]
+
+        def counted(self: Path, target: Path, left: list[int] = left) -> Path:
+            if not left[0]:
+                monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+                raise Killed
+            left[0] -= 1
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", counted)
+        try:
+            checkpoint.save(run, 10, make(2))
+            assert survives == 2
+        except Killed:
+            pass
+        monkeypatch.setattr(Path, "rename", rename)
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        assert read(run) == (2 if survives == 2 else 1, [])
+    checkpoint.save(run, 11, make(3))
+    assert sorted(place.name for place in (run / "checkpoints").iterdir()) == ["10", "11"]
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "summary.json"
+    checkpoint.write_durably(file, b"old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.write_durably(file, b"new")
+    assert file.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_nothing_is_pickled_or_evaluated_anywhere():
+    words = (
+        r"\bc?[pP]ickle\b|\bmarshal\b|\bshelve\b|\bjoblib\b|np\.load\b"
+        r"|(?<!safetensors\.)torch\.(load|save)\b|(?<![.\w])(eval|exec)\("
+    )
+    for file in Path(troupe.__file__).parent.rglob("*.py"):
+        found = re.search(words, file.read_text())
+        assert not found, f"{file}: {found}"
+
+
+def test_files_are_plain_json_and_safetensors(run):
+    place = checkpoint.save(run, 1, make(1))
+    assert set(json.loads((place / "manifest.json").read_text())) == set(FILES) - {"manifest.json"}
+    assert json.loads((place / "state.json").read_text()) == make(1).state

@@ -1,0 +1,269 @@
+"""The display: what a person sees on a terminal, in a file, and when they asked for quiet."""
+
+import io
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from troupe.runs import display
+from troupe.runs.display import Display, Limits
+
+LIMITS = Limits(steps=100_000, target=475.0)
+
+
+class Terminal(io.TextIOWrapper):
+    """Takes what is written as a terminal would; `shown` is that without control sequences."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        super().__init__(io.BytesIO(), encoding=encoding)
+
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def written(self) -> str:
+        self.flush()
+        return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+
+    @property
+    def shown(self) -> str:
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.written).replace("\r", "\n")
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def _ordinary_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "LINES", "COLORTERM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(display, "monotonic", clock)
+    return clock
+
+
+def report(seconds: float = 2.0, **changed: Any) -> dict[str, Any]:
+    row = {
+        "kind": "report", "wall": 1e9, "seconds": seconds, "steps": int(20_000 * seconds), "episodes": 300,
+        "return_mean": 120.0, "recent_return": 100.0, "steps_per_s": 20_123.4, "updates_per_s": 310.6,
+        "queue_depth": 3, "queue_capacity": 4, "lag_mean": 1.25, "lag_max": 6,
+        "shares": {
+            "actor": {"env": 0.12, "act": 0.1, "wait": 0.78},
+            "learner": {"learn": 0.93, "wait": 0.07},
+        },
+        "bottleneck": "learner: learn",
+    }  # fmt: skip
+    return row | changed
+
+
+def evaluation(mean: float) -> dict[str, Any]:
+    return {"kind": "evaluation", "steps": 1, "seconds": 1.0, "purpose": "progress", "mean": mean}
+
+
+def panel(*rows: dict[str, Any], limits: Limits = LIMITS, terminal: Terminal | None = None) -> str:
+    """The last panel that stands there after the rows."""
+    terminal = terminal or Terminal()
+    with Display(stream=terminal) as shown:
+        for row in rows:
+            shown.report(row, limits)
+    return re.split(r"[╭+]─*-*  ?\d+", terminal.shown)[-1]
+
+
+def test_the_panel_tells_all_that_was_asked_for() -> None:
+    text = panel(evaluation(301.0), evaluation(250.0), report())
+    for words in (
+        "40 %  40,000 of 100,000 steps  at most 3 s left",
+        "100.0  best evaluation 301.0  target 475",
+        "20,123 steps/s   311 updates/s",
+        "3 of 4  lag 1.2 updates, at most 6",
+        "env 12 %  act 10 %  wait 78 %",
+        "learn 93 %  wait 7 %",
+        "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
+    ):
+        assert words in text
+
+
+def test_progress_is_towards_the_limit_nearest_its_end() -> None:
+    assert "50 %  20 s of 40 s  20 s left" in panel(report(20.0), limits=Limits(steps=10**7, seconds=40.0))
+    rows = report(1.0, recent_return=0.0), report(2.0, recent_return=380.0)
+    assert "80 %  return 380.0 of 475" in panel(*rows)
+
+
+def test_a_run_without_limits_counts_its_steps() -> None:
+    text = panel(report(), limits=Limits())
+    assert "40,000 steps" in text
+    assert "left" not in text
+
+
+def test_a_target_above_negative_returns_is_measured_from_the_first() -> None:
+    rows = report(1.0, recent_return=-500.0), report(2.0, recent_return=-200.0)
+    assert "75 %  return -200.0 of -100" in panel(*rows, limits=Limits(target=-100.0))
+
+
+def test_the_sparkline_goes_from_the_lowest_to_the_highest() -> None:
+    assert display._sparkline([0.0, 7.0], 10, "01234567") == "07"
+    assert display._sparkline([float(i) for i in range(80)], 8, "01234567") == "01234567"
+    assert display._sparkline([3.0, 3.0], 10, "01234567") == "00"
+    assert display._sparkline([], 10, "01234567") == ""
+
+
+def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
+    history = display._History()
+    for i in range(10_000):
+        history.add(float(i))
+    assert len(history.values) < 256
+    assert history.values == sorted(history.values)
+    assert history.values[0] < 100
+    assert history.values[-1] > 9_800
+
+
+def test_bars_rounded_together_fill_their_place_exactly() -> None:
+    glyphs = display._Glyphs("#", ".", "")
+    for parts in ([(1 / 3, ""), (1 / 3, ""), (1 / 3, "")], [(0.0, "")], [(1.7, "")], [(0.5, ""), (0.9, "")]):
+        assert len("".join(text for text, _ in display._bar(parts, 10, glyphs))) == 10
+
+
+@pytest.mark.parametrize("width", [1, 5, 12, 30, 59, 300])
+def test_the_panel_fits_any_width(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    terminal = Terminal()
+    panel(report(), terminal=terminal)
+    assert max(map(len, terminal.shown.splitlines())) <= width
+
+
+def test_a_terminal_without_unicode_gets_ascii() -> None:
+    terminal = Terminal("ascii")
+    with Display(stream=terminal) as shown:
+        shown.start(["CartPole → v1"])
+        shown.report(report(), LIMITS)
+        shown.event("a → b")
+    assert "queue    ====" in terminal.shown
+    assert "a ? b" in terminal.shown
+
+
+def test_events_stand_above_the_panel_and_the_cursor_comes_back() -> None:
+    terminal = Terminal()
+    with pytest.raises(KeyboardInterrupt), Display(stream=terminal) as shown:  # noqa: PT012
+        shown.report(report(), LIMITS)
+        shown.event("saved")
+        raise KeyboardInterrupt
+    assert terminal.shown.index("saved") < terminal.shown.rindex("progress")
+    assert terminal.written.rindex("\x1b[?25h") > terminal.written.rindex("\x1b[?25l")
+
+
+def test_the_panel_is_drawn_four_times_a_second_at_most(clock: Clock) -> None:
+    terminal = Terminal()
+    with Display(stream=terminal) as shown:
+        drawn = []
+        for _ in range(100):
+            clock.now += 0.01
+            before = len(terminal.written)
+            shown.report(report(), LIMITS)
+            drawn.append(len(terminal.written) > before)
+    assert sum(drawn) == 4
+
+
+def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) -> None:
+    out = io.StringIO()
+    with Display(stream=out) as shown:
+        shown.start(["CartPole-v1 with appo"])
+        for seconds in (1.0, 100.0, 10_000.0):
+            clock.now += 60.0
+            shown.report(report(seconds, steps=int(seconds) * 10_000), LIMITS)
+        shown.report(evaluation(470.5), LIMITS)
+        clock.now += 60.0
+        shown.report(report(), LIMITS)
+    intro, heading, *lines = out.getvalue().splitlines()
+    assert intro == "CartPole-v1 with appo"
+    assert not re.search(r"[^\x20-\x7e\n]", out.getvalue())
+    names = ("time", "steps", "return", "best eval", "queue", "lag")
+    ends = [heading.index(name) + len(name) for name in names]
+    assert all(line[end - 1] != " " and line[end] == " " for line in lines for end in ends)
+    assert "470.5" in lines[-1]
+    assert lines[1].split()[:4] == ["1", "m", "40", "s"]
+
+
+def test_plain_lines_become_rarer_and_the_last_report_is_shown(clock: Clock) -> None:
+    out = io.StringIO()
+    seen: list[float] = []
+    start = clock.now
+    with Display("plain", out) as shown:
+        for tick in range(6_000):
+            clock.now = start + tick / 10
+            before = out.tell()
+            shown.report(report(tick / 10), LIMITS)
+            if out.tell() > before:
+                seen.append(tick / 10)
+        lines = out.getvalue().count("\n")
+    pauses = [after - before for before, after in pairwise(seen)]
+    assert 1.9 <= pauses[0] <= 2.2
+    assert pauses == pytest.approx(sorted(pauses), abs=0.11)
+    assert pauses[-1] == pytest.approx(30.0, abs=0.11)
+    assert out.getvalue().count("\n") == lines + 1
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_quiet_leaves_events_and_the_result(stream: Callable[[], Any]) -> None:
+    out = stream()
+    with Display("quiet", out) as shown:
+        shown.start(["intro"])
+        shown.report(report(), LIMITS)
+        shown.event("a checkpoint was damaged")
+        shown.result(["mean 480.0"])
+    text = out.written if isinstance(out, Terminal) else out.getvalue()
+    assert text == "a checkpoint was damaged\nmean 480.0\n"
+
+
+def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    with Display(stream=terminal) as shown:
+        shown.report(report(), LIMITS)
+    assert "\x1b" not in terminal.written
+
+
+@pytest.mark.parametrize("base", [io.StringIO, Terminal])
+def test_a_stream_that_goes_away_stops_no_run(base: type[Any]) -> None:
+    class Gone(base):  # type: ignore[misc]
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with Display(stream=Gone()) as shown:
+        shown.start(["intro"])
+        shown.report(report(), LIMITS)
+        shown.event("event")
+        shown.result(["result"])
+
+
+def test_a_row_with_only_the_counters_is_enough() -> None:
+    bare = {"kind": "report", "seconds": 1.0, "steps": 10, "recent_return": None, "from_the_future": [1]}
+    assert "10 steps" in panel(bare, limits=Limits())
+    out = io.StringIO()
+    with Display("plain", out) as shown:
+        shown.report(bare, Limits())
+    assert out.getvalue().splitlines()[1].split()[:5] == ["1", "s", "10", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("bottleneck", "words"),
+    [
+        ("actor: env", "the actors are the bottleneck (env 12 %): the learner waits 7 % of the time"),
+        ("learner", "the learner is the bottleneck: the actors wait 78 % of the time"),
+        ("", ""),
+    ],
+)
+def test_the_bottleneck_in_words(bottleneck: str, words: str) -> None:
+    assert display._bottleneck(report(bottleneck=bottleneck)) == words

@@ -1,0 +1,163 @@
+"""Evaluation: whole episodes, shared out beforehand, judged by raw returns."""
+
+import itertools
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from troupe.config import Network, UsageError
+from troupe.environments import find
+from troupe.networks.actor_critic import ActorCritic, build
+from troupe.runs.evaluation import Evaluator, Scores, evaluate
+
+SEEDS = np.random.SeedSequence(0)
+
+
+class Fixed(torch.nn.Module):
+    """The same logits for every observation."""
+
+    def __init__(self, *logits: float):
+        super().__init__()
+        self.logits = torch.nn.Parameter(torch.tensor(logits, dtype=torch.float32))
+
+    def forward(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.logits.expand(len(obs), -1), torch.zeros(len(obs))
+
+
+def network_of(source: Any) -> ActorCritic:
+    torch.manual_seed(0)
+    return build(source.observation_space, source.action_space, Network(hidden=(8,)))
+
+
+def run(env: Any, network: ActorCritic, episodes: int, seed: int = 0, **how: Any) -> Scores:
+    evaluator = Evaluator(find(env), episodes)
+    scores = evaluator.run(network, episodes, np.random.SeedSequence(seed), **how)
+    evaluator.close()
+    assert scores is not None
+    return scores
+
+
+def test_returns_and_lengths_are_those_of_the_script_and_reset_rows_are_in_neither(counting, script):
+    """Greedy action 2 of 3: an episode of n steps pays 10 * (0 + ... + n-1) + 2 n."""
+    network = ActorCritic(Fixed(0.0, 1.0, 2.0))
+    scores = run(counting, network, 16 * 5)
+    lengths = [length for length, _ in script]
+    assert sorted(scores.lengths) == sorted(lengths * 16)
+    assert (scores.returns == 5 * scores.lengths * (scores.lengths - 1) + 2 * scores.lengths).all()
+
+
+def test_every_environment_plays_a_share_fixed_beforehand_so_short_episodes_are_not_favoured():
+    """Half the environments have episodes of one step, half of fifty. Whoever takes the first twenty that
+    end has no long one among them; the fair mean is 25.5."""
+    kinds = itertools.cycle([1, 50])
+
+    class Mixed(gym.Env):
+        observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+        action_space = gym.spaces.Discrete(2)
+
+        def __init__(self) -> None:
+            self.length = next(kinds)
+
+        def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+            self.left = self.length
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: Any) -> Any:
+            self.left -= 1
+            return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+
+    scores = run(Mixed, ActorCritic(Fixed(0.0, 0.0)), 32)
+    assert sorted(scores.lengths) == [1] * 16 + [50] * 16
+    assert scores.mean == 25.5
+
+
+def test_alternating_lengths_keep_their_order_in_each_environment(counting):
+    """Episodes of 1 and 9 steps in turn: two of each environment, one short and one long, whatever ends first."""
+    scores = run(partial(counting, script=[(1, "terminated"), (9, "truncated")]), ActorCritic(Fixed(0, 0, 0)), 32)
+    assert sorted(scores.lengths) == [1] * 16 + [9] * 16
+
+
+@pytest.mark.parametrize("episodes", [1, 5, 16, 17, 33])
+def test_the_number_of_episodes_is_exact_however_they_are_shared_out(counting, episodes):
+    scores = run(counting, ActorCritic(Fixed(0, 0, 0)), episodes)
+    assert len(scores.returns) == len(scores.lengths) == scores.summary()["episodes"] == episodes
+
+
+def test_an_evaluator_may_play_fewer_or_more_episodes_than_it_has_environments(counting):
+    source = find(counting)
+    evaluator = Evaluator(source, 10)
+    for episodes in (3, 10, 25):
+        assert len(evaluator.run(network_of(source), episodes, SEEDS).returns) == episodes
+
+
+def test_greedy_plays_the_mode_and_stochastic_the_distribution(pays):
+    """Arm 1 pays 1 and has probability 0.6."""
+    network = ActorCritic(Fixed(np.log(0.4), np.log(0.6)))
+    bandit = partial(pays, arms=(0.0, 1.0), length=100)
+    assert (run(bandit, network, 20).returns == 100).all()
+    returns = run(bandit, network, 20, greedy=False).returns
+    assert 50 < returns.mean() < 70
+    assert returns.std() > 1
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "echo"])
+@pytest.mark.parametrize("greedy", [True, False])
+def test_one_seed_gives_one_result_and_another_another(request, env, greedy):
+    env = request.getfixturevalue(env) if env == "echo" else env
+    network = network_of(find(env))
+    first, again, other = (run(env, network, 20, seed, greedy=greedy) for seed in (1, 1, 2))
+    assert first.returns.tolist() == again.returns.tolist()
+    assert first.returns.tolist() != other.returns.tolist()
+
+
+def test_a_second_evaluation_begins_anew_and_does_not_go_on_where_the_first_stopped():
+    source = find("CartPole-v1")
+    network = network_of(source)
+    evaluator = Evaluator(source, 7)
+    (seeds, again) = (np.random.SeedSequence(3) for _ in range(2))
+    first = evaluator.run(network, 7, seeds)
+    assert evaluator.run(network, 7, again).returns.tolist() == first.returns.tolist()
+
+
+def test_native_and_python_environments_give_statistics_of_one_kind():
+    """CartPole pays 1 each step: in both, returns are lengths, and a policy that pushes one way soon falls."""
+    source = find("CartPole-v1")
+    for each in (source, replace(source, native_vector=None)):
+        evaluator = Evaluator(each, 40)
+        scores = evaluator.run(ActorCritic(Fixed(0.0, 1.0)), 40, SEEDS)
+        assert (scores.returns == scores.lengths).all()
+        assert set(scores.lengths) <= {8, 9, 10, 11}
+        evaluator.close()
+
+
+def test_an_evaluation_that_is_told_to_stop_gives_nothing(counting):
+    source = find(counting)
+    asked = itertools.count()
+    stopped = lambda: next(asked) == 3  # noqa: E731
+    assert Evaluator(source, 50).run(network_of(source), 50, SEEDS, stopped=stopped) is None
+    assert next(asked) == 4  # at once
+
+
+def test_evaluation_learns_nothing_and_leaves_no_gradient(counting):
+    network = network_of(find(counting))
+    before = [each.clone() for each in network.parameters()]
+    run(counting, network, 10, greedy=False)
+    assert all(torch.equal(a, b) and b.grad is None for a, b in zip(before, network.parameters(), strict=True))
+
+
+def test_scores_in_numbers_that_can_be_checked_by_hand():
+    scores = Scores(np.array([1.0, 3.0, 1.0, 3.0]), np.array([2, 4, 2, 4]))
+    assert (scores.mean, scores.std, scores.lower) == (2.0, 1.0, 1.0)
+    assert scores.summary() == {
+        "episodes": 4, "mean_return": 2.0, "std_return": 1.0, "min_return": 1.0, "max_return": 3.0, "mean_length": 3.0,
+    }  # fmt: skip
+
+
+def test_no_episodes_are_refused(tmp_path):
+    with pytest.raises(UsageError, match="episodes = 0: there must be at least one"):
+        evaluate(tmp_path, episodes=0)

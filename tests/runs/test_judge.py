@@ -1,0 +1,267 @@
+"""The judge: when it evaluates, which weights it keeps, and when the target counts as reached."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from troupe.config import Evaluation
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.runs.evaluation import Scores
+from troupe.runs.judge import Judge
+from troupe.runtime.gate import Gate
+from troupe.runtime.weights import Master, WeightStore
+
+
+class HandClock:
+    """A clock that goes on when it is told to, and remembers whether it was running."""
+
+    def __init__(self) -> None:
+        self.seconds, self.running = 0.0, True
+
+    def start(self) -> None:
+        self.running = True
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class Scripted:
+    """Gives the returns it was told to, one list for each evaluation, and remembers how it was asked."""
+
+    def __init__(self, *returns: Sequence[float] | None):
+        self.left = list(returns)
+        self.asked: list[dict[str, Any]] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def run(self, network: ActorCritic, episodes: int, seeds: np.random.SeedSequence, *, stopped: Any) -> Scores | None:
+        weight = next(network.parameters()).flatten()[0].item()
+        self.asked.append({"episodes": episodes, "seeds": tuple(seeds.generate_state(4)), "weight": weight})
+        self.meanwhile()
+        returns = self.left.pop(0)
+        if returns is None or stopped():
+            return None
+        return Scores(np.array(returns, float), np.ones(len(returns), int))
+
+
+class Court:
+    """A judge and everything around it; `after(steps, weight)` is a batch that left such weights."""
+
+    def __init__(self, *returns: Sequence[float] | None, target: float | None = None, **settings: Any):
+        config = Evaluation(**{"every_steps": 100, "every_seconds": 0.0, "episodes": 4, "final_episodes": 9} | settings)
+        network = ActorCritic(torch.nn.Linear(1, 1, bias=False))
+        self.weights = FlatWeights(network)
+        self.weights.vector.zero_()
+        self.master = Master(self.weights.vector, None, WeightStore(self.weights.vector))
+        self.evaluator, self.gate, self.clock = Scripted(*returns), Gate(), HandClock()
+        self.rows: list[dict[str, Any]] = []
+        self.interrupted = False
+        self.judge = Judge(
+            config, target, network, self.evaluator, np.random.SeedSequence(1), self.gate, self.clock,
+            self.rows.append, lambda: self.interrupted,
+        )  # fmt: skip
+
+    def after(self, steps: int, weight: float = 0.0) -> bool:
+        self.master.vector.fill_(weight)
+        return self.judge.after_batch(self.master, steps)
+
+    @property
+    def best(self) -> float:
+        (weight,) = self.judge.best(self.master.vector).values()
+        return weight.item()
+
+
+# When
+
+
+def test_it_is_time_every_so_many_steps_counted_from_the_last_evaluation():
+    court = Court(*[[1.0]] * 9)
+    judged = []
+    for steps in (60, 99, 100, 150, 260, 350, 360):
+        before = len(court.evaluator.asked)
+        court.after(steps)
+        if len(court.evaluator.asked) > before:
+            judged.append(steps)
+    assert judged == [100, 260, 360]
+
+
+def test_it_is_time_every_so_many_seconds_of_training():
+    court = Court(*[[1.0]] * 9, every_steps=0, every_seconds=2.0)
+    judged = []
+    for seconds in (0.5, 1.9, 2.5, 4.4, 4.6, 9.0, 10.9, 11.0):
+        court.clock.seconds = seconds
+        before = len(court.evaluator.asked)
+        court.after(10**9)
+        if len(court.evaluator.asked) > before:
+            judged.append(seconds)
+    assert judged == [2.5, 4.6, 9.0, 11.0]
+
+
+def test_never_is_never():
+    court = Court(every_steps=0, every_seconds=0.0)
+    court.clock.seconds = 1e9
+    assert not court.after(10**9)
+    assert court.evaluator.asked == []
+
+
+# How
+
+
+def test_actors_and_the_clock_stand_still_meanwhile_and_go_on_afterwards():
+    court = Court([1.0], [1.0], target=5.0)
+    seen = []
+    court.evaluator.meanwhile = lambda: seen.append((court.clock.running, court.gate._open.is_set()))
+    court.after(100)
+    court.after(200)
+    assert seen == [(False, False)] * 2
+    assert (court.clock.running, court.gate._open.is_set()) == (True, True)
+
+
+def test_they_go_on_even_if_the_evaluation_fails():
+    court = Court()
+    with pytest.raises(IndexError):
+        court.after(100)
+    assert (court.clock.running, court.gate._open.is_set()) == (True, True)
+
+
+def test_the_weights_that_are_judged_are_the_masters_of_that_moment_and_stay_untouched():
+    court = Court([1.0], [1.0])
+    court.after(100, weight=3.0)
+    court.after(200, weight=4.0)
+    assert [each["weight"] for each in court.evaluator.asked] == [3.0, 4.0]
+    assert court.master.vector.item() == 4.0
+
+
+def test_no_two_evaluations_play_the_same_episodes():
+    court = Court([9.0], [1.0], [9.0], [9.0], [1.0], target=5.0)
+    court.after(100)
+    court.after(200)
+    court.judge.last(court.master.vector, 300)
+    seeds = [each["seeds"] for each in court.evaluator.asked]
+    assert len(seeds) == len(set(seeds)) == 5
+
+
+def test_every_evaluation_is_told_with_its_purpose():
+    court = Court([4.0, 8.0], [5.0, 7.0, 9.0], [1.0], target=5.0)
+    court.clock.seconds = 2.5
+    court.after(100)
+    court.judge.last(court.master.vector, 150)
+    assert [(row["purpose"], row["steps"], row["mean"]) for row in court.rows] == [
+        ("progress", 100, 6.0), ("confirm", 100, 7.0), ("final", 150, 1.0),
+    ]  # fmt: skip
+    assert {"kind": "evaluation", "seconds": 2.5, "min": 4.0, "max": 8.0, "std": 2.0}.items() <= court.rows[0].items()
+
+
+# Which weights
+
+
+def test_the_best_weights_are_those_with_the_highest_lower_bound_and_not_the_highest_mean():
+    """16 and 10 have the mean 13 and the lower bound 8.8: better than 5 and 5, worse than 10 and 10."""
+    court = Court([5.0, 5.0], [16.0, 10.0], [10.0, 10.0], [16.0, 10.0], [10.0, 10.0])
+    kept = []
+    for number in range(1, 6):
+        court.after(100 * number, weight=float(number))
+        kept.append((court.best, court.judge.best_steps))
+    assert kept == [(1.0, 100), (2.0, 200), (3.0, 300), (3.0, 300), (5.0, 500)]
+    assert court.judge.best_score == 10.0
+
+
+def test_before_anything_has_been_judged_the_newest_weights_are_the_best():
+    court = Court([-5.0])
+    court.master.vector.fill_(7.0)
+    assert court.best == 7.0
+    court.after(100, weight=1.0)
+    court.master.vector.fill_(9.0)
+    assert court.best == 1.0
+
+
+def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
+    court = Court([10.0], [2.0], [6.0])
+    court.after(100, weight=1.0)
+    court.after(200, weight=2.0)
+    scores = court.judge.last(court.master.vector, 200)
+    assert scores.mean == 6.0
+    assert (court.evaluator.asked[-1]["weight"], court.evaluator.asked[-1]["episodes"]) == (1.0, 9)
+
+
+def test_a_resumed_judge_knows_the_best_of_before():
+    court = Court([8.0], [12.0])
+    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, 10.0, 70)
+    court.after(100, weight=1.0)
+    assert (court.best, court.judge.best_steps) == (5.0, 70)
+    court.after(200, weight=2.0)
+    assert (court.best, court.judge.best_steps) == (2.0, 200)
+
+
+# The target
+
+
+def test_a_good_look_is_confirmed_in_as_many_fresh_episodes_as_the_final_evaluation_has():
+    court = Court([6.0] * 4, [5.0] * 9, target=5.0)
+    assert court.after(100)
+    assert [each["episodes"] for each in court.evaluator.asked] == [4, 9]
+
+
+@pytest.mark.parametrize(
+    ("confirming", "reached"),
+    [
+        ([5.0] * 9, True),
+        ([4.9] * 9, False),
+        ([8.0, 2.0, 5.0], False),  # mean 5, and luck may have lifted it
+        ([8.0, 6.0, 5.0], False),  # mean 6.33, standard error 0.72: one would do, two do not
+        ([8.0, 6.0, 7.0], True),  # mean 7, standard error 0.47
+    ],
+)
+def test_the_target_is_reached_only_if_even_two_standard_errors_below_the_mean_are(confirming, reached):
+    court = Court([6.0], confirming, target=5.0)
+    assert court.after(100, weight=1.0) == reached
+    verdict = Scores(np.array(confirming), np.ones(1))
+    assert court.judge.best_score == verdict.lower  # the longer look counts, not the one that raised hopes
+
+
+def test_a_bad_look_is_not_confirmed():
+    court = Court([4.9], target=5.0)
+    assert not court.after(100)
+    assert len(court.evaluator.asked) == 1
+
+
+def test_confirmed_weights_are_the_best_even_if_a_short_look_once_promised_more():
+    court = Court([9.0], [1.0, 9.0], [6.0], [5.5], target=5.0)
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, 8.0, 10)
+    assert not court.after(100, weight=1.0)
+    assert court.after(200, weight=2.0)
+    assert (court.best, court.judge.best_score) == (2.0, 5.5)
+
+
+def test_without_a_target_nothing_is_ever_reached():
+    assert not Court([1e9]).after(100)
+
+
+# A stop
+
+
+@pytest.mark.parametrize("returns", [([None]), ([[9.0], None])], ids=["while judging", "while confirming"])
+def test_a_stop_ends_the_evaluation_and_decides_nothing(returns):
+    court = Court(*returns, target=5.0)
+    assert not court.after(100, weight=1.0)
+    assert court.judge.best_score is None
+    assert (court.gate._open.is_set(), court.clock.running) == (True, True)
+
+
+def test_an_evaluation_hears_of_a_stop_of_the_run():
+    court = Court([9.0], target=5.0)
+    court.evaluator.meanwhile = court.gate.stop
+    assert not court.after(100)
+    assert court.rows == []
+
+
+def test_the_last_verdict_hears_of_an_interruption_only():
+    """The run has been stopped by then; Ctrl-C is another matter."""
+    court = Court([3.0], [3.0])
+    court.gate.stop()
+    assert court.judge.last(court.master.vector, 1).mean == 3.0
+    court.interrupted = True
+    assert court.judge.last(court.master.vector, 1) is None

@@ -1,0 +1,101 @@
+"""metrics.jsonl and the TensorBoard file: what they hold, and what they survive."""
+
+import errno
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+from troupe.runs.metrics import MetricsLog, bottleneck, to_json
+from troupe.runs.plots import read_metrics
+
+
+def row(steps: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "report", "wall": 1e9 + steps, "seconds": 0.1, "steps": steps, "return_mean": 2.5, **more}
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    def refuse(word: str) -> None:
+        raise AssertionError(f"{word} is not JSON")
+
+    text = (run / "metrics.jsonl").read_text()
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def test_rows_come_back_as_they_were_written(tmp_path):
+    rows = [row(1), row(2, shares={"actor": {"env": 0.5}}, return_mean=None)]
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        for each in rows:
+            log.write(each)
+        assert lines(tmp_path) == rows  # at once: a run that is killed loses none
+    assert lines(tmp_path) == rows
+
+
+def test_what_is_not_finite_becomes_null(tmp_path):
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.write(row(1, loss=math.nan, deep={"value": [math.inf, 1.0, -math.inf]}))
+    assert lines(tmp_path) == [row(1, loss=None, deep={"value": [None, 1.0, None]})]
+
+
+def test_json_of_a_summary_is_strict():
+    assert json.loads(to_json({"target": math.inf, "steps": 3, "kept": 1e300}, indent=2)) == {
+        "target": None,
+        "steps": 3,
+        "kept": 1e300,
+    }
+
+
+def test_tensorboard_reads_the_same_numbers(tmp_path):
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None))
+        log.write({"kind": "evaluation", "purpose": "final", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0})
+    (file,) = tmp_path.glob("events.out.tfevents.*")
+    version, report, evaluation = EventFileLoader(str(file)).Load()
+    assert version.file_version == "brain.Event:2"
+
+    def numbers(event: Any) -> dict[str, float]:
+        return {value.tag: pytest.approx(value.tensor.float_val[0]) for value in event.summary.value}
+
+    assert (report.step, report.wall_time) == (7, 1e9 + 7)
+    assert numbers(report) == {"report/seconds": 0.1, "report/return_mean": 2.5, "report/shares/actor/env": 0.5}
+    assert numbers(evaluation) == {"evaluation/final/seconds": 1.0, "evaluation/final/mean": 4.0}
+
+
+def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.write(row(1))
+        log.write(row(2))
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-9])  # kill -9 in the middle of a line
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.write(row(3))
+    assert [each["steps"] for each in read_metrics(tmp_path)] == [1, 3]
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
+
+
+def test_a_full_disk_ends_the_log_and_says_so_once(tmp_path):
+    said: list[str] = []
+    with MetricsLog(tmp_path, said.append) as log:
+        log.write(row(1))
+        log._lines.close()
+        log._lines = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        log.write(row(2))
+        log.write(row(3))
+    assert said == [f"metrics are no longer written: [Errno {errno.ENOSPC}] No space left on device; the run goes on"]
+    assert [each["steps"] for each in lines(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("actor", "learner", "expected"),
+    [
+        ({"wait": 0.7, "env": 0.2, "act": 0.1}, {"wait": 0.1, "learn": 0.8, "other": 0.1}, "learner: learn"),
+        ({"wait": 0.0, "env": 0.6, "act": 0.4}, {"wait": 0.5, "learn": 0.5}, "actor: env"),
+        ({"env": 0.4, "act": 0.6}, {"wait": 0.2, "learn": 0.8}, "actor: act"),
+        ({}, {}, "actor"),
+    ],
+)
+def test_the_bottleneck_is_the_busiest_stage_of_the_part_that_waits_least(actor, learner, expected):
+    assert bottleneck({"actor": actor, "learner": learner}) == expected

@@ -1,0 +1,201 @@
+"""Pictures of runs: what is read, what is drawn from it, and that nothing half-written is left."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from troupe.config import UsageError
+from troupe.runs import plots
+from troupe.runs.plots import plot_runs, read_metrics
+
+MakeRun = Callable[..., Path]
+
+
+def report(steps: int, mean: float | None, episodes: int = 0) -> dict[str, Any]:
+    seconds = steps / 50_000
+    return {
+        "kind": "report", "seconds": seconds, "steps": steps, "episodes": episodes or steps // 50,
+        "return_mean": mean, "from_the_future": {"x": 1},
+    }  # fmt: skip
+
+
+def evaluation(steps: int, mean: float) -> dict[str, Any]:
+    return {"kind": "evaluation", "seconds": steps / 50_000, "steps": steps, "mean": mean}
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    def make(
+        name: str,
+        rows: Sequence[dict[str, Any]] | None = None,
+        *,
+        preset: str = "appo",
+        env: str = "CartPole-v1",
+        target: str = "475.0",
+        level: float = 400.0,
+    ) -> Path:
+        run = tmp_path / name
+        run.mkdir()
+        config = f'preset = "{preset}"\nseed = 3\n[env]\nid = "{env}"\n[stop]\ntarget = {target}\n'
+        (run / "config.toml").write_text(config)
+        if rows is None:
+            rows = [*(report(i * 1000, level * i / 40) for i in range(1, 41)), evaluation(40_000, 480.0)]
+        (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return run
+
+    return make
+
+
+@pytest.mark.parametrize("form", ["png", "svg", "pdf", "PNG"])
+def test_a_picture_has_the_form_its_name_says(form: str, make_run: MakeRun, tmp_path: Path) -> None:
+    out = tmp_path / f"returns.{form}"
+    plot_runs([make_run("a")], out)
+    beginning = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[form.lower()]
+    assert out.read_bytes().startswith(beginning)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", out.name]
+
+
+def test_a_picture_is_1200_by_500_pixels_unless_its_form_has_none(make_run: MakeRun, tmp_path: Path) -> None:
+    from PIL import Image
+
+    plot_runs([make_run("a"), make_run("b")], tmp_path / "returns.png")
+    with Image.open(tmp_path / "returns.png") as image:
+        assert image.size == (1200, 500)
+
+
+def words_of(runs: Sequence[Path], title: str | None = None) -> str:
+    out = runs[0].parent / "words.svg"
+    plot_runs(runs, out, title)
+    return out.read_text()
+
+
+def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun) -> None:
+    words = words_of([make_run("a")])
+    assert "CartPole-v1 · appo · seed 3" in words
+    for expected in ("target 475", "evaluation", "environment steps", "training seconds"):
+        assert expected in words
+
+
+def test_a_target_in_words_draws_no_line(make_run: MakeRun) -> None:
+    assert "target" not in words_of([make_run("a", target='"none"')])
+
+
+def test_a_title_of_ones_own(make_run: MakeRun) -> None:
+    assert "Ten seeds" in words_of([make_run("a")], "Ten seeds")
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "labels"),
+    [
+        ({}, {}, ["appo (4 runs)"]),
+        ({}, {"preset": "impala"}, ["appo (2 runs)", "impala (2 runs)"]),
+        ({}, {"env": "Acrobot-v1"}, ["CartPole-v1 (2 runs)", "Acrobot-v1 (2 runs)"]),
+        (
+            {"env": "Acrobot-v1"},
+            {"preset": "impala"},
+            ["Acrobot-v1 · appo (2 runs)", "CartPole-v1 · impala (2 runs)"],
+        ),
+    ],
+)
+def test_several_runs_are_grouped_where_they_differ(
+    one: dict[str, str], two: dict[str, str], labels: list[str], make_run: MakeRun
+) -> None:
+    runs = [make_run(f"a{i}", **one) for i in range(2)] + [make_run(f"b{i}", **two) for i in range(2)]
+    words = words_of(runs)
+    assert all(label in words for label in labels)
+    assert words.count(" runs)") == len(labels)
+
+
+def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:
+    """Against resampling written out; for two runs the mean is a, (a + b) / 2 or b."""
+    values = np.random.default_rng(1).normal(size=(8, 3)) + 10 * np.arange(3)
+    draws = np.random.default_rng(2).integers(8, size=(20_000, 8))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
+    found_low, found_high = plots._band(values)
+    assert found_low == pytest.approx(low, abs=0.05)
+    assert found_high == pytest.approx(high, abs=0.05)
+    low, high = plots._band(np.array([[1.0], [3.0]]))
+    assert (low[0], high[0]) == (1.0, 3.0)
+
+
+def test_smoothing_is_the_mean_over_the_episodes_nearby() -> None:
+    x = np.array([0.0, 4.0, 100.0])
+    smooth = plots._smoothed(x, np.array([1.0, 4.0, 9.0]), np.array([2.0, 1.0, 1.0]))
+    assert smooth == pytest.approx([2.0, 2.0, 9.0])
+
+
+def test_what_a_resumed_run_did_again_is_drawn_once(make_run: MakeRun) -> None:
+    first = [report(1000, 1.0), report(2000, 2.0), evaluation(2500, 99.0), report(3000, 3.0)]
+    again = [report(1500, 10.0), evaluation(1200, 50.0), report(2500, 20.0)]
+    curve = plots._curve(make_run("a", first + again))
+    assert curve.steps.tolist() == [1000, 1500, 2500]
+    assert curve.returns.tolist() == [1.0, 10.0, 20.0]
+    assert curve.evaluations.tolist() == [[1200, 1200 / 50_000, 50.0]]
+
+
+def test_reports_without_a_finished_episode_are_left_out(make_run: MakeRun) -> None:
+    rows = [report(1000, None), report(2000, 5.0), report(3000, float("nan"))]
+    assert plots._curve(make_run("a", rows)).steps.tolist() == [2000]
+
+
+def test_a_line_that_a_crash_cut_short_is_passed_over(make_run: MakeRun) -> None:
+    run = make_run("a", [report(1000, 1.0), report(2000, 2.0)])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "report", "st')
+    assert [row["steps"] for row in read_metrics(run)] == [1000, 2000]
+
+
+def test_a_run_without_a_readable_config_is_drawn_all_the_same(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a")
+    (run / "config.toml").write_text("preset = ")
+    plot_runs([run], tmp_path / "returns.png")
+
+
+def test_one_report_is_enough(make_run: MakeRun, tmp_path: Path) -> None:
+    plot_runs([make_run("a", [report(10, 9.0)]), make_run("b", [report(20, 9.0)])], tmp_path / "returns.png")
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "words"),
+    [
+        ("missing", "returns.png", "is not a run directory: it has no metrics.jsonl"),
+        ("empty", "returns.png", "has nothing to plot yet"),
+        ("whole", "returns.jpeg", "must end in .png, .svg or .pdf"),
+        ("whole", "returns", "must end in .png, .svg or .pdf"),
+        ("whole", "nowhere/returns.png", "there is no folder"),
+        ("whole", "folder.png", "it is a folder"),
+        (None, "returns.png", "no runs to plot"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    run: str | None, out: str, words: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    make_run("whole")
+    make_run("empty", [])
+    (tmp_path / "folder.png").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=words) as error:
+        plot_runs([tmp_path / run] if run else [], tmp_path / out)
+    assert "\n" not in str(error.value)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_failure_half_way_leaves_the_old_picture(tmp_path: Path) -> None:
+    old = tmp_path / "returns.png"
+    old.write_text("old")
+    with pytest.raises(KeyboardInterrupt), plots.output_file(old, (".png",)) as unfinished:  # noqa: PT012
+        unfinished.write_text("half")
+        raise KeyboardInterrupt
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
+    code = "import sys; from troupe.runs import display, plots, video; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"matplotlib", "imageio_ffmpeg", "PIL", "pygame", "rich"} & set(done.stdout.split())

@@ -1,0 +1,82 @@
+"""Several seeds: each in its own folder, one that fails does not stop the others, one table, one picture."""
+
+import pytest
+
+from troupe import UsageError
+from troupe.runs.seeds import train_seeds
+
+SETTINGS = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2}
+ASKED = {"steps": 200, "target": "none", "settings": SETTINGS, "display": "silent"}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def failing_in(tmp_path, seeds):
+    """A world that fails in the runs whose folders end in these seeds."""
+    (tmp_path / "world.py").write_text(
+        "import gymnasium as gym, pathlib\n"
+        "class World(gym.Wrapper):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(gym.make('CartPole-v1'))\n"
+        "    def step(self, action):\n"
+        f"        if any(pathlib.Path('out', f'seed{{seed}}').exists() and not pathlib.Path('out', f'seed{{seed}}',"
+        f" 'summary.json').exists() for seed in {seeds}):\n"
+        "            raise ValueError('no wheels')\n"
+        "        return super().step(action)\n"
+    )
+    return "world.py:World"
+
+
+def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
+    assert train_seeds("CartPole-v1", range(4, 7), "out", ASKED) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    table = [line.split() for line in out.splitlines() if line[:8].strip().isdigit()]
+    assert [(line[0], line[1]) for line in table] == [("4", "steps"), ("5", "steps"), ("6", "steps")]
+    assert "3 of 3 runs: mean return" in out
+    assert "picture out/learning.png" in out
+    assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
+    assert all((tmp_path / "out" / f"seed{seed}" / "summary.json").exists() for seed in (4, 5, 6))
+
+
+def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
+    assert train_seeds(failing_in(tmp_path, [1]), range(3), "out", ASKED) == 1
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("troupe: seed 1: ")
+    assert "ValueError: no wheels" in line
+    assert "2 of 3 runs: mean return" in out
+
+
+def test_when_all_fail_there_is_no_table(tmp_path, capsys):
+    assert train_seeds(failing_in(tmp_path, [0, 1]), range(2), "out", ASKED) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 2
+
+
+def test_runs_without_an_episode_have_no_picture_and_that_is_no_failure(capsys):
+    assert (
+        train_seeds(
+            "CartPole-v1", range(2), "out", ASKED | {"steps": 1, "settings": SETTINGS | {"actor.rollout_steps": 1}}
+        )
+        == 0
+    )
+    out, err = capsys.readouterr()
+    assert "2 of 2 runs" in out
+    assert "no picture" in err
+
+
+def test_folders_that_exist_are_refused_before_anything_starts(tmp_path):
+    (tmp_path / "out" / "seed2").mkdir(parents=True)
+    with pytest.raises(UsageError, match="out/seed2' exists already"):
+        train_seeds("CartPole-v1", range(3), "out", ASKED)
+    assert [place.name for place in (tmp_path / "out").iterdir()] == ["seed2"]
+
+
+def test_wrong_usage_is_said_once():
+    with pytest.raises(UsageError, match="no preset"):
+        train_seeds("CartPole-v1", range(3), "out", ASKED | {"preset": "apo"})
