@@ -95,6 +95,9 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, fl
             yield prefix + name, float(value)
 
 
+_SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
+
+
 class Reporter:
     """Turns what the parts have counted into rows, each about the time since the one before."""
 
@@ -103,20 +106,19 @@ class Reporter:
         self._seconds = seconds
         self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
         self._laps: dict[str, dict[str, float]] = {}
+        self._pace: Row = {}
 
     def report(self, seconds: float) -> Row:
         """`seconds` is the training clock's time."""
         parts, counts = self._parts, self._parts.progress.counts
-        elapsed = max(seconds - self._seconds, 1e-9)
         episodes = parts.progress.take_episodes()
         totals = [episode.total for episode in episodes]
         recent = [episode.total for episode in parts.progress.recent.copy()]
         lag_mean, lag_max = parts.progress.take_lag()
-        shares = {
-            "actor": self._shares("actor", [actor.watch for actor in parts.actors]),
-            "learner": self._shares("learner", [learner.watch for learner in parts.learners]),
-        }
-        row: Row = {
+        if not self._pace or seconds - self._seconds >= _SHORTEST_SECONDS:
+            self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
+            self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
+        return {
             "kind": "report",
             "wall": time.time(),
             "seconds": seconds,
@@ -127,20 +129,29 @@ class Reporter:
             "return_max": max(totals, default=None),
             "recent_return": _rounded(np.mean(recent)) if recent else None,
             "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
-            "steps_per_s": (counts.steps - self._steps) / elapsed,
             "updates": counts.updates,
-            "updates_per_s": (counts.updates - self._updates) / elapsed,
             "skipped_updates": counts.skipped_updates,
             "queue_depth": parts.queue.depth,
             "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
             **{name: float(value) for name, value in parts.learners[0].metrics.items()},
+            **self._pace,
+        }
+
+    def _measure_pace(self, elapsed: float) -> Row:
+        """Speeds and shares of time since the last measurement."""
+        parts, counts = self._parts, self._parts.progress.counts
+        shares = {
+            "actor": self._shares("actor", [actor.watch for actor in parts.actors]),
+            "learner": self._shares("learner", [learner.watch for learner in parts.learners]),
+        }
+        return {
+            "steps_per_s": (counts.steps - self._steps) / elapsed,
+            "updates_per_s": (counts.updates - self._updates) / elapsed,
             "shares": shares,
             "bottleneck": bottleneck(shares),
         }
-        self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
-        return row
 
     def _shares(self, part: str, watches: list[Stopwatch]) -> dict[str, float]:
         totals: dict[str, float] = {}
