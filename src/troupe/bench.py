@@ -4,12 +4,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from troupe.config import TrainConfig, UsageError, resolve
 from troupe.environments import find
@@ -17,7 +17,7 @@ from troupe.networks.actor_critic import build
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.topologies import Parts, assemble
-from troupe.trainer import train
+from troupe.trainer import one_torch_thread, train
 
 STAGE_SECONDS = 1.0
 
@@ -84,13 +84,8 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     config = resolve(source.id, preset, settings)
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(config.seed), Progress())
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with closing(parts), one_torch_thread():
         stages = _stages(parts)
-    finally:
-        torch.set_num_threads(threads)
-        parts.close()
     quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none"}
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
     with tempfile.TemporaryDirectory() as folder:

@@ -166,7 +166,7 @@ class _Session:
             except OSError as error:
                 raise unwritable(place, error) from error
             stack.enter_context(on_signal(self._interrupt))
-            stack.enter_context(_one_torch_thread())
+            stack.enter_context(one_torch_thread())
             self._display.start(self._introduction())
             return self._finish(stuck=self._watch())
 
@@ -438,7 +438,7 @@ def _device(config: TrainConfig) -> torch.device:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
