@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from troupe.config import TrainConfig, UsageError, resolve
+from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
+from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts, assemble
 from troupe.trainer import one_torch_thread, train
 
@@ -83,7 +84,8 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     source = find(env)
     config = resolve(source.id, preset, settings)
     network = build(source.observation_space, source.action_space, config.network)
-    parts = assemble(config, source, network, np.random.SeedSequence(config.seed), Progress())
+    here = replace(config, {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"})
+    parts = assemble(here, source, network, np.random.SeedSequence(config.seed), Progress())
     with closing(parts), one_torch_thread():
         stages = _stages(parts)
     quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none"}
@@ -97,7 +99,9 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
 
 def _stages(parts: Parts) -> dict[str, float]:
     """Core-seconds per step of acting, stepping environments, and learning, each from the parts themselves."""
-    actor, learner, queue = parts.actors[0], parts.learners[0], parts.queue
+    (seat,), (learner,), queue = parts.actors, parts.learners, parts.queue
+    assert isinstance(seat, ThreadSeat)
+    actor = seat.actor
     rollouts = [queue.acquire() for _ in range(parts.config.learner.rollouts)]
 
     def collect() -> None:

@@ -21,7 +21,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
-Topology = Literal["serial", "queue", "async"]
+Topology = Literal["serial", "queue", "hogwild", "ga3c", "async"]
 Positive = Meta(gt=0)
 
 
@@ -51,10 +51,39 @@ class Environment:
 class Actor:
     count: Annotated[int, _doc("how many actors play at the same time", ge=1, le=1024)] = 2
     environments: Annotated[int, _doc("environments of each actor, stepped together", ge=1)] = 8
+    place: Annotated[
+        Literal["auto", "thread", "process"],
+        _doc("where actors run; auto: in threads where the environment steps without Python, else in processes"),
+    ] = "auto"
+    restarts: Annotated[int, _doc("actors that may be replaced in a run, after a process died or hung", ge=0)] = 20
+    hang_seconds: Annotated[
+        float, _doc("an environment that takes longer than this to answer is replaced; 0 waits for ever", ge=0)
+    ] = 60.0
     rollout_steps: Annotated[int, _doc("T: steps of each environment in one rollout", ge=1)] = 64
     window_steps: Annotated[
         int, _doc("n of the article's sliding window: samples (s, a, R, s_n) instead of rollouts; 0 is off", ge=0)
     ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inference:
+    kind: Annotated[
+        Literal["local", "batched"],
+        _doc("each actor with a copy of the network, or predictors that serve all actors together (GA3C)"),
+    ] = "local"
+    predictors: Annotated[int, _doc("batched: threads that predict", ge=1, le=64)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adjust:
+    """GA3C's controller (Babaeizadeh et al. 2017, section 4.3)."""
+
+    every_seconds: Annotated[
+        float, _doc("ga3c: how long each trial of other numbers of actors, predictors, learners takes; 0 is off", ge=0)
+    ] = 0.0
+    most_actors: Annotated[int, _doc("ga3c: the most actors a trial may ask for", ge=1, le=1024)] = 32
+    most_predictors: Annotated[int, _doc("ga3c: the most predictors", ge=1, le=64)] = 4
+    most_learners: Annotated[int, _doc("ga3c: the most learners", ge=1, le=64)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +139,12 @@ class Learner:
     epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8
     initial_accumulator: Annotated[float, _doc("rmsprop: where the squared gradient starts", ge=0)] = 0.0
     gradient_norm: Annotated[float, _doc("largest norm of a gradient; 0 is no limit", ge=0)] = 0.5
+    max_lag: Annotated[
+        int, _doc("rollouts with a step more versions old than this are counted as stale; 0 is no bound", ge=0)
+    ] = 0
+    stale: Annotated[
+        Literal["correct", "drop"], _doc("what happens to a stale rollout: the loss corrects it, or it is dropped")
+    ] = "correct"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +196,8 @@ class TrainConfig:
     device: Annotated[Literal["auto", "cpu", "cuda"], _doc("where the learner computes")] = "auto"
     env: Environment = field(default_factory=Environment)
     actor: Actor = field(default_factory=Actor)
+    inference: Inference = field(default_factory=Inference)
+    adjust: Adjust = field(default_factory=Adjust)
     exploration: Exploration = field(default_factory=Exploration)
     network: Network = field(default_factory=Network)
     loss: Loss = field(default_factory=Loss)
@@ -264,9 +301,15 @@ def _check_together(config: TrainConfig) -> None:
             f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "
             f"which only loss.kind a3c reads, not {config.loss.kind}; set it to 0"
         )
-    if config.topology != "queue" and config.learner.count > 1:
+    if config.actor.window_steps and config.actor.environments > 1:
         raise UsageError(
-            f"learner.count = {config.learner.count}: topology {config.topology} has one learner; "
+            f"actor.environments = {config.actor.environments}: an actor with a window (actor.window_steps) plays one; "
+            "set it to 1, and actor.count to as many as you want"
+        )
+    if config.topology not in ("queue", "ga3c") and config.learner.count > 1:
+        has = "learns in every actor" if config.topology == "hogwild" else "has one learner"
+        raise UsageError(
+            f"learner.count = {config.learner.count}: topology {config.topology} {has}; "
             "use --topology queue for several"
         )
     if config.topology == "serial" and config.actor.count > 1:
@@ -274,6 +317,28 @@ def _check_together(config: TrainConfig) -> None:
             f"actor.count = {config.actor.count}: topology serial has one actor; "
             f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
         )
+    if config.inference.kind == "batched" and config.topology in ("serial", "hogwild"):
+        raise UsageError(
+            f"inference.kind = 'batched': in topology {config.topology} whoever acts has the network; "
+            "use async, queue or ga3c"
+        )
+    if config.topology == "ga3c" and config.inference.kind != "batched":
+        raise UsageError("topology = 'ga3c': its actors have no network; set inference.kind to batched")
+    if config.adjust.every_seconds and config.topology != "ga3c":
+        raise UsageError(f"adjust.every_seconds: topology {config.topology} does not adjust its numbers; ga3c does")
+    if config.topology == "hogwild":
+        _check_hogwild(config)
+    if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
+        raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
+
+
+def _check_hogwild(config: TrainConfig) -> None:
+    """Each worker makes one gradient of each rollout of its own: what speaks of batches has no place."""
+    if config.actor.window_steps:
+        raise UsageError("actor.window_steps: topology hogwild learns from whole rollouts; set it to 0")
+    for name, value in (("epochs", config.learner.epochs), ("minibatches", config.learner.minibatches)):
+        if value != 1:
+            raise UsageError(f"learner.{name} = {value}: topology hogwild makes one gradient of each rollout; set 1")
 
 
 def presets() -> list[str]:

@@ -29,7 +29,7 @@ from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
-from troupe.runtime.topologies import assemble
+from troupe.runtime.topologies import assemble, place_of
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]
@@ -140,7 +140,7 @@ class _Session:
         self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"])
         if saved:
             self._parts.master.optimizer.load(saved.optimizer)
-        self._supervisor = Supervisor(self._parts.gate, self._parts.queue.close)
+        self._supervisor = Supervisor(self._parts.gate, self._parts.wake)
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
         self._signal = 0
@@ -172,12 +172,18 @@ class _Session:
 
     def _watch(self) -> list[str]:
         """Reports and saves while the parts work; returns the names of those that did not stop in the end."""
+        parts = self._parts
         with self._supervisor:
-            self._clock.start()
-            reporter = Reporter(self._parts, self._clock.seconds)
-            self._parts.start(self._supervisor, self._after_batch)
+            reporter = Reporter(parts, self._clock.seconds)
+            parts.start(self._supervisor, self._after_batch)
             began = shown = saved = self._clock.seconds
+            while not (parts.ready.open or self._supervisor.wait(0.0)):
+                parts.ready.wait_for(LOOK_SECONDS)
+                if self._signal:
+                    self._end("interrupted")
+            self._clock.start()
             while not self._supervisor.wait(LOOK_SECONDS):
+                parts.look_after(self._supervisor, self._after_batch)
                 seconds = self._clock.seconds
                 if self._signal:
                     self._end("interrupted")
@@ -214,6 +220,8 @@ class _Session:
         self._signal = number
 
     def _show(self, report: Row) -> None:
+        while self._parts.progress.notices:
+            self._display.event(self._parts.progress.notices.popleft())
         limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
         while self._rows:
             row = self._rows.popleft()
@@ -263,7 +271,7 @@ class _Session:
             state={
                 "counts": asdict(counts),
                 "seconds": self._clock.seconds,
-                "version": master.store.version,
+                "version": master.version,
                 "resumes": self._resumes,
                 "best_score": judge.best_score,
                 "best_steps": judge.best_steps,
@@ -375,12 +383,17 @@ class _Session:
             f"{stop.steps:,} steps" if stop.steps else "",
             f"{stop.seconds:g} s of training" if stop.seconds else "",
         ]
-        actors, learners = len(self._parts.actors), len(self._parts.learners)
+        place = "processes" if place_of(config, self._source) == "process" else "threads"
+        numbers = self._parts.numbers.current
+        actors, learners = numbers["actors"], numbers["learners"]
+        learning = "each learns" if config.topology == "hogwild" else f"{learners} learner{'s' if learners > 1 else ''}"
+        if self._parts.predictions:
+            learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumes else ""
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
-            f"  {config.topology}: {actors} x {config.actor.environments} environments in threads, "
-            f"{learners} learner{'s' if learners > 1 else ''} on {self._parts.master.vector.device.type}",
+            f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "
+            f"{learning} on {self._parts.master.vector.device.type}",
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
 

@@ -67,10 +67,10 @@ def stage() -> Callable[..., Stage]:
         network = build(source.observation_space, source.action_space, Network(hidden=hidden))
         store, progress, gate = WeightStore(FlatWeights(network).vector), Progress(), Gate()
         generator = torch.Generator().manual_seed(1)
-        inference = LocalInference(copy.deepcopy(network), store, generator)
+        inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
         vector = source.make_vector(environments, Environment(backend=backend))
         seeds = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-        actor = Actor(vector, inference, epsilon, progress, gate, seeds)
+        actor = Actor(vector, inference, epsilon, progress, seeds, np.zeros(1))
         inner = getattr(vector._vector, "envs", [vector._vector] * environments)
         made = [getattr(each, "unwrapped", each) for each in inner]
         return Stage(source, actor, network, store, progress, gate, made)

@@ -31,9 +31,9 @@ class Categorical:
         """The distributions of some rows of the first axis."""
         return Categorical(self.log_probs[rows], None if self.mask is None else self.mask[rows])
 
-    def with_epsilon(self, epsilon: float) -> "Categorical":
+    def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Categorical":
         """The mixture (1 - epsilon) pi + epsilon / |allowed actions|: what epsilon-greedy really plays."""
-        if epsilon == 0.0:
+        if isinstance(epsilon, float) and epsilon == 0.0:
             return self
         exploiting = (1 - epsilon) * self.log_probs.exp()
         if self.mask is None:

@@ -15,11 +15,13 @@ from torch import Tensor
 
 
 class Optimizer(Protocol):
-    """Changes weights in place. `state()` names every tensor it needs to go on; `load` takes them back."""
+    """Changes weights in place. `state()` names every tensor it needs to go on; `load` takes them back,
+    and `attach` puts other tensors in their place, which several processes may share."""
 
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
     def load(self, state: Mapping[str, Tensor]) -> None: ...
+    def attach(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 class Adam:
@@ -45,6 +47,9 @@ class Adam:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
+    def attach(self, state: Mapping[str, Tensor]) -> None:
+        self.mean, self.square, self.steps = state["mean"], state["square"], state["steps"]
+
 
 class RMSProp:
     """g <- decay g + (1 - decay) d^2; w <- w - rate d / sqrt(g + epsilon): epsilon *inside* the root.
@@ -67,6 +72,9 @@ class RMSProp:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.square.copy_(state["square"])
+
+    def attach(self, state: Mapping[str, Tensor]) -> None:
+        self.square = state["square"]
 
 
 def clip_by_norm(gradient: Float[Tensor, " P"], limit: float) -> float:

@@ -1,6 +1,7 @@
 """A module's weights as one vector: published, pulled, updated and checked by single operations."""
 
 import math
+from typing import Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 
 from troupe.config import UsageError
 
+M = TypeVar("M", bound=nn.Module)
 
-class FlatWeights:
+
+class FlatWeights(Generic[M]):
     """Makes every parameter of `module` a view of `vector`, in the module's own order.
 
     Copying a vector in changes the module at once, so weights travel as one memcpy and an optimizer
@@ -17,7 +20,7 @@ class FlatWeights:
     have types of their own and travel beside it.
     """
 
-    def __init__(self, module: nn.Module):
+    def __init__(self, module: M):
         self.module = module
         self.parameters = list(module.parameters())
         self.buffers = list(module.buffers())
@@ -28,11 +31,15 @@ class FlatWeights:
                 raise UsageError(f"network: parameter '{name}' is {parameter.dtype}; weights are kept in float32")
             if not torch.isfinite(parameter).all():
                 raise UsageError(f"network: parameter '{name}' holds values that are not finite")
-        self.vector = torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters])
-        start = 0
+        self.vector = torch.empty(0)
+        self.move_to(torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters]))
+
+    def move_to(self, vector: Float[Tensor, " P"]) -> None:
+        """Makes the parameters views of `vector`, whatever is in it."""
+        self.vector, start = vector, 0
         for parameter in self.parameters:
             end = start + math.prod(parameter.shape)
-            parameter.data = self.vector[start:end].view(parameter.shape)
+            parameter.data = vector[start:end].view(parameter.shape)
             start = end
 
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:

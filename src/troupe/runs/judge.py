@@ -14,7 +14,7 @@ from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.metrics import Row
 from troupe.runtime.gate import Gate
 from troupe.runtime.progress import Clock
-from troupe.runtime.weights import Master
+from troupe.runtime.weights import HogwildMaster, Master
 
 _SHARE = 9  # evaluations by the clock are followed by at least this many times their own duration of training
 
@@ -49,7 +49,7 @@ class Judge:
         self.best_score: float | None = None  # nothing has been judged yet
         self.best_steps = 0
 
-    def after_batch(self, master: Master, steps: int) -> bool:
+    def after_batch(self, master: Master | HogwildMaster, steps: int) -> bool:
         """Evaluates when it is time to; true once the target has been confirmed."""
         if not self._due(steps):
             return False
@@ -87,7 +87,7 @@ class Judge:
             self._next_steps = steps + self._config.every_steps
         return due
 
-    def _judge(self, master: Master, steps: int) -> bool:
+    def _judge(self, master: Master | HogwildMaster, steps: int) -> bool:
         def stopped() -> bool:
             return self._gate.stopped
 

@@ -135,7 +135,9 @@ class Reporter:
             "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
-            **{name: float(value) for name, value in parts.learners[0].metrics.items()},
+            "stale": counts.stale,
+            "restarts": counts.restarts,
+            **{name: float(value) for name, value in (parts.learners or parts.actors)[0].metrics.items()},
             **self._pace,
         }
 

@@ -1,54 +1,64 @@
 """The actor: environments and inference on one side, rollouts on the other."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
+from troupe.algorithm.losses import Metrics
 from troupe.environments.vector import VectorEnvironment
-from troupe.runtime.gate import Gate
-from troupe.runtime.inference import LocalInference
+from troupe.runtime.gate import Retired
+from troupe.runtime.inference import Inference
 from troupe.runtime.progress import Episode, Progress, Stopwatch
 from troupe.runtime.rollout import Rollout
 
 
 class Actor:
-    """Plays B environments with the weights it last pulled and writes what happens into rollouts."""
+    """Plays B environments and writes what happens into rollouts.
+
+    `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
+    is not asked: whoever owns the actor sees there that it hangs.
+    """
 
     def __init__(
         self,
         environment: VectorEnvironment,
-        inference: LocalInference,
+        inference: Inference,
         epsilon: Callable[[int], float],
         progress: Progress,
-        gate: Gate,
         seeds: np.random.SeedSequence,
+        pulse: np.ndarray,
     ):
         self._environment, self._inference, self._epsilon = environment, inference, epsilon
-        self._progress, self._gate = progress, gate
-        self._obs = environment.reset(seeds).copy()
+        self._progress, self._pulse = progress, pulse
+        self._retired = False
+        with self._asking():
+            self._obs = environment.reset(seeds).copy()
         self._first = np.ones(environment.count, np.bool_)
         self._ended = np.zeros(environment.count, np.bool_)  # the next step of these is their reset row
         self._episodes = EpisodeCounter(environment.count)
         self.watch = Stopwatch()
 
     def collect(self, rollout: Rollout) -> None:
-        """Fills `rollout` in place, all of it with one version of the weights.
+        """Fills `rollout` in place, all of it with one version of the weights where they are the actor's own.
 
         Raises Closed as soon as the run has been told to stop, EnvironmentFailed when it must.
         """
-        rollout.policy_version[:] = self._inference.refresh()
+        self._inference.refresh()
         epsilon = self._epsilon(self._progress.counts.played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
         for t in range(len(rollout.action)):
             self._environment.delay()
             self.watch.lap("wait")
-            with self._gate.turn():
-                action, log_prob = self._inference.act(rollout.obs[t], epsilon)
-                self.watch.lap("act")
-            obs, reward, terminated, truncated = self._environment.step(action)
+            action, log_prob, version = self._inference.act(rollout.obs[t], epsilon)
+            self.watch.lap("act")
+            with self._asking():
+                obs, reward, terminated, truncated = self._environment.step(action)
             self.watch.lap("env")
             rollout.action[t] = action
             rollout.behaviour_log_prob[t] = log_prob
+            rollout.policy_version[t] = version
             rollout.reward[t] = reward  # of action[t], in obs[t]
             rollout.terminated[t] = terminated
             rollout.truncated[t] = truncated
@@ -59,8 +69,25 @@ class Actor:
         self._obs, self._first = rollout.obs[-1].copy(), rollout.first[-1].copy()
         self._progress.play(rollout.steps, self._episodes.count(rollout))
 
+    @property
+    def metrics(self) -> Metrics:
+        """What was learned with: nothing here, an actor only plays."""
+        return {}
+
+    def retire(self) -> None:
+        """Another plays in its place: it is to end as soon as its environment lets it."""
+        self._retired = True
+
     def close(self) -> None:
         self._environment.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        self._pulse[0] = time.monotonic()
+        yield
+        self._pulse[0] = 0.0
+        if self._retired:
+            raise Retired
 
 
 class EpisodeCounter:

@@ -1,38 +1,45 @@
-"""How actors get their actions."""
+"""How actors get their actions: from a copy of the network, or from predictors (batched.py)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.weights import WeightStore
+from troupe.runtime.gate import Gate, RemoteGate
+from troupe.runtime.weights import Weights
 
 
 class Decision(NamedTuple):
     action: np.ndarray  # [B], from 0
     log_prob: np.ndarray  # [B], under the policy that really acted, exploration included
+    version: int  # of the weights that acted
+
+
+class Inference(Protocol):
+    def refresh(self) -> None:
+        """Called between rollouts: the only moment at which an actor's own weights change."""
+
+    def act(self, obs: np.ndarray, epsilon: float) -> Decision:
+        """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations."""
 
 
 class LocalInference:
     """A copy of the network in the actor's own hands, refreshed between rollouts only."""
 
-    def __init__(self, network: ActorCritic, store: WeightStore, generator: torch.Generator):
-        self._network = network
-        self._weights = FlatWeights(network)
-        self._store = store
-        self._generator = generator
-        self.version = -1
+    def __init__(
+        self, network: FlatWeights[ActorCritic], weights: Weights, generator: torch.Generator, gate: Gate | RemoteGate
+    ):
+        self._copy, self._network = network.vector, network.module
+        self._weights, self._generator, self._gate = weights, generator, gate
+        self._version = -1
 
-    def refresh(self) -> int:
-        """Takes the newest weights; returns their version."""
-        self.version = self._store.pull(self._weights.vector, self.version)
-        return self.version
+    def refresh(self) -> None:
+        self._version = self._weights.pull(self._copy, self._version)
 
-    @torch.inference_mode()
     def act(self, obs: np.ndarray, epsilon: float) -> Decision:
-        """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations."""
-        behaviour = self._network.step(torch.from_numpy(obs)).distribution.with_epsilon(epsilon)
-        action = behaviour.sample(self._generator)
-        return Decision(action.numpy(), behaviour.log_prob(action).numpy())
+        with self._gate.turn(), torch.inference_mode():
+            behaviour = self._network.step(torch.from_numpy(obs)).distribution.with_epsilon(epsilon)
+            action = behaviour.sample(self._generator)
+            return Decision(action.numpy(), behaviour.log_prob(action).numpy(), self._version)

@@ -13,10 +13,10 @@ from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.gate import Gate
+from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.rollout import Rollout, columns
-from troupe.runtime.weights import Master
+from troupe.runtime.weights import HogwildMaster, Master
 
 LossFunction = Callable[[Outputs, Batch], tuple[Tensor, Metrics]]
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
@@ -28,17 +28,17 @@ class Learner:
     def __init__(
         self,
         network: ActorCritic,
-        master: Master,
+        master: Master | HogwildMaster,
         loss: LossFunction,
         config: LearnerConfig,
         progress: Progress,
-        gate: Gate,
+        gate: Gate | RemoteGate,
         rng: np.random.Generator,
         *,
         gamma: float,
         reward_scale: float = 1.0,
     ):
-        self._network, self._weights = network, FlatWeights(network)
+        self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
         self._gamma, self._reward_scale = gamma, reward_scale
@@ -48,23 +48,24 @@ class Learner:
 
     def learn(self, batch: Rollout) -> None:
         """Makes the updates that one batch is good for, and publishes the weights."""
+        assert isinstance(self._master, Master)  # a worker of hogwild calls the two halves itself
         for _ in range(self._config.epochs):
             for part in self._minibatches(batch):
                 with self._gate.turn():
-                    self._master.copy_to(self._weights.vector)
+                    self._master.copy_to(self.weights.vector)
                     self.apply_gradient(self.compute_gradient(part))
         self._master.publish()
         self.watch.lap("learn")
 
     def compute_gradient(self, rollout: Rollout) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
-        device = self._weights.vector.device
+        device = self.weights.vector.device
         output = self._network.unroll(torch.from_numpy(rollout.obs).to(device))
         steps = len(rollout.action)
         outputs = Outputs(output.distribution[:steps], output.value)
         loss, self.metrics = self._loss(outputs, to_batch(rollout, self._gamma, self._reward_scale, device))
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
-        return self._weights.gradient(loss).add_(0.0 * loss.detach())
+        return self.weights.gradient(loss).add_(0.0 * loss.detach())
 
     def apply_gradient(self, gradient: Tensor) -> None:
         """Clips and applies `gradient`. One that is not finite is refused: the weights stay as they are."""

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from troupe.runtime.rollout import Rollout
@@ -26,6 +26,30 @@ class Counts:
     episodes: int = 0
     updates: int = 0
     skipped_updates: int = 0
+    stale: int = 0  # rollouts that were more versions behind than learner.max_lag
+    restarts: int = 0  # actors that were replaced
+
+
+@dataclass(slots=True)
+class Share:
+    """What one actor in a process has contributed: sent to the parent with every rollout."""
+
+    counts: Counts
+    episodes: list[Episode]
+    lag: "Lag"
+
+
+@dataclass(slots=True)
+class Lag:
+    """How many versions behind steps were when they were learned from."""
+
+    steps: int = 0
+    total: int = 0
+    most: int = 0
+
+    def add(self, other: "Lag") -> None:
+        self.steps, self.total = self.steps + other.steps, self.total + other.total
+        self.most = max(self.most, other.most)
 
 
 class Progress:
@@ -34,8 +58,9 @@ class Progress:
     def __init__(self, counts: Counts | None = None):
         self.counts = counts or Counts()
         self.recent: deque[Episode] = deque(maxlen=100)
+        self.notices: deque[str] = deque()  # for the display: what a user should hear of
         self._ended: list[Episode] = []
-        self._lag_steps, self._lag_sum, self._lag_max = 0, 0, 0
+        self._lag = Lag()
         self._lock = threading.Lock()
 
     def play(self, steps: int, episodes: Sequence[Episode] = ()) -> None:
@@ -48,13 +73,39 @@ class Progress:
 
     def consume(self, rollouts: Sequence[Rollout], version: int) -> None:
         """A learner has taken `rollouts`, in this order, while `version` was the newest policy."""
+        lags = [lag_of(rollout, version) for rollout in rollouts]
         with self._lock:
-            for rollout in rollouts:
-                steps, lag = rollout.steps, version - int(rollout.policy_version[0])
-                self.counts.steps += steps
-                self._lag_steps += steps
-                self._lag_sum += lag * steps
-                self._lag_max = max(self._lag_max, lag)
+            for lag in lags:
+                self.counts.steps += lag.steps
+                self._lag.add(lag)
+
+    def stale(self) -> None:
+        """A rollout was older than the bound on lag."""
+        with self._lock:
+            self.counts.stale += 1
+
+    def restart(self, notice: str) -> int:
+        """An actor is replaced, for the reason given; returns how many have been."""
+        self.notices.append(notice)
+        with self._lock:
+            self.counts.restarts += 1
+            return self.counts.restarts
+
+    def take_share(self, before: Counts) -> Share:
+        """What has been counted since the counts were set to `before`."""
+        names = Counts.__slots__
+        made = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in names))
+        share = Share(made, self.take_episodes(), self._lag)
+        self._lag = Lag()
+        return share
+
+    def add(self, share: Share) -> None:
+        with self._lock:
+            for name in Counts.__slots__:
+                setattr(self.counts, name, getattr(self.counts, name) + getattr(share.counts, name))
+            self.recent.extend(share.episodes)
+            self._ended.extend(share.episodes)
+            self._lag.add(share.lag)
 
     def update(self, *, applied: bool) -> None:
         with self._lock:
@@ -70,9 +121,14 @@ class Progress:
     def take_lag(self) -> tuple[float, int]:
         """Mean and maximum policy lag, by step, since the last call."""
         with self._lock:
-            taken = self._lag_sum / max(self._lag_steps, 1), self._lag_max
-            self._lag_steps, self._lag_sum, self._lag_max = 0, 0, 0
-            return taken
+            lag, self._lag = self._lag, Lag()
+            return lag.total / max(lag.steps, 1), lag.most
+
+
+def lag_of(rollout: Rollout, version: int) -> Lag:
+    """The lag of every step of `rollout` while `version` is the newest policy."""
+    lags = (version - rollout.policy_version)[rollout.valid]
+    return Lag(lags.size, int(lags.sum()), int(lags.max(initial=0)))
 
 
 class Stopwatch:
@@ -86,6 +142,16 @@ class Stopwatch:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
+
+    def take(self) -> dict[str, float]:
+        """The seconds since the last call."""
+        taken, self.seconds = self.seconds, {}
+        return taken
+
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Laps that were taken elsewhere."""
+        for stage, spent in seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
 class Clock:

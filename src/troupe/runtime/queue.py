@@ -32,6 +32,13 @@ class RolloutQueue:
                 raise Closed
             return self._free.popleft()
 
+    def acquire_at_once(self) -> Rollout | None:
+        """An empty rollout if there is one."""
+        with self._freed:
+            if self._closed:
+                raise Closed
+            return self._free.popleft() if self._free else None
+
     def put(self, rollout: Rollout) -> None:
         with self._filled:
             if self._closed:

@@ -9,7 +9,7 @@ terminated          [T, B] bool    the episode truly ended with action[t]
 truncated           [T, B] bool    it was cut off (a time limit)
 valid               [T, B] bool    false on the reset row that follows an episode's end
 horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
-policy_version      [B] int        the weights that acted
+policy_version      [T, B] int     the weights that acted
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-TIME_MAJOR = ("obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid", "horizon")
-FIELDS = (*TIME_MAJOR, "policy_version")
+from troupe.runtime.shared import Block
+
+FIELDS = (
+    "obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid", "horizon",
+    "policy_version",
+)  # fmt: skip
 
 
 @dataclass(slots=True)
 class Rollout:
-    """Arrays as in the table above. `actor` and `index` (the actor's own count) say which one it is."""
+    """Arrays as in the table above. `actor` and `index` (the actor's own count) say which one it is;
+    `slot` is its place in the memory that actors in processes write to."""
 
     obs: np.ndarray
     first: np.ndarray
@@ -39,6 +44,7 @@ class Rollout:
     policy_version: np.ndarray
     actor: int = -1
     index: int = -1
+    slot: int = -1
 
     @property
     def steps(self) -> int:
@@ -46,38 +52,59 @@ class Rollout:
         return int(np.count_nonzero(self.valid))
 
 
-def allocate(space: gym.Space[Any], steps: int, environments: int, action_shape: tuple[int, ...] = ()) -> Rollout:
-    """An empty rollout for observations of `space`; actors write in place, step by step."""
+def fields(space: gym.Space[Any], steps: int, environments: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of every array of a rollout with observations of `space`."""
     t, b = steps, environments
-    return Rollout(
-        obs=np.zeros((t + 1, b, *(space.shape or ())), space.dtype),
-        first=np.zeros((t + 1, b), np.bool_),
-        action=np.zeros((t, b, *action_shape), np.int64),
-        behaviour_log_prob=np.zeros((t, b), np.float32),
-        reward=np.zeros((t, b), np.float32),
-        terminated=np.zeros((t, b), np.bool_),
-        truncated=np.zeros((t, b), np.bool_),
-        valid=np.ones((t, b), np.bool_),
-        horizon=np.ones((t, b), np.int64),
-        policy_version=np.zeros(b, np.int64),
-    )
+    return {
+        "obs": ((t + 1, b, *(space.shape or ())), space.dtype),
+        "first": ((t + 1, b), np.bool_),
+        "action": ((t, b), np.int64),
+        "behaviour_log_prob": ((t, b), np.float32),
+        "reward": ((t, b), np.float32),
+        "terminated": ((t, b), np.bool_),
+        "truncated": ((t, b), np.bool_),
+        "valid": ((t, b), np.bool_),
+        "horizon": ((t, b), np.int64),
+        "policy_version": ((t, b), np.int64),
+    }
+
+
+def allocate(space: gym.Space[Any], steps: int, environments: int) -> Rollout:
+    """An empty rollout; actors write in place, step by step."""
+    arrays: dict[str, Any] = {name: np.zeros(*field) for name, field in fields(space, steps, environments).items()}
+    empty = Rollout(**arrays)
+    empty.valid[:], empty.horizon[:] = True, 1
+    return empty
+
+
+def slots(block: Block, number: int) -> list[Rollout]:
+    """The rollouts in a block that `allocate_shared` made: what is written to one is seen wherever the block is."""
+    rollouts = []
+    for slot in range(number):
+        arrays: dict[str, Any] = {name: block[name][slot] for name in FIELDS}
+        rollouts.append(Rollout(**arrays, slot=slot))
+    return rollouts
+
+
+def allocate_shared(space: gym.Space[Any], steps: int, environments: int, number: int) -> tuple[Block, list[Rollout]]:
+    """`number` empty rollouts in memory that processes can share, and that memory."""
+    one = fields(space, steps, environments)
+    block = Block({name: ((number, *shape), dtype) for name, (shape, dtype) in one.items()}, shared=True)
+    block["valid"][:], block["horizon"][:] = True, 1
+    return block, slots(block, number)
 
 
 def stack(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout with the environments of all, copied, in the order given."""
     joined: dict[str, Any] = {
-        name: np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=1 if name in TIME_MAJOR else 0)
-        for name in FIELDS
+        name: np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=1) for name in FIELDS
     }
     return Rollout(**joined)
 
 
 def columns(rollout: Rollout, chosen: np.ndarray) -> Rollout:
     """The environments `chosen`, with all their steps: a minibatch keeps sequences whole."""
-    cut: dict[str, Any] = {
-        name: getattr(rollout, name)[:, chosen] if name in TIME_MAJOR else getattr(rollout, name)[chosen]
-        for name in FIELDS
-    }
+    cut: dict[str, Any] = {name: getattr(rollout, name)[:, chosen] for name in FIELDS}
     return Rollout(**cut)
 
 
@@ -85,7 +112,7 @@ def check(rollout: Rollout) -> None:
     """Raises ValueError, naming the field, where a rollout breaks the contract."""
     t, b = rollout.reward.shape
     for name in FIELDS:
-        rows = {"obs": (t + 1, b), "first": (t + 1, b), "policy_version": (b,)}.get(name, (t, b))
+        rows = (t + 1, b) if name in ("obs", "first") else (t, b)
         shape = getattr(rollout, name).shape
         if shape[: len(rows)] != rows:
             raise ValueError(f"rollout.{name} has shape {shape}, expected {rows} first")

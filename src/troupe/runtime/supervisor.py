@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from troupe.runtime.gate import Closed, Gate
+from troupe.runtime.gate import Closed, Gate, Retired
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Supervisor:
             run()
             raise RuntimeError("it returned, and nobody had told it to stop")
         except BaseException as error:
-            if isinstance(error, Closed) and self._gate.stopped:
+            if isinstance(error, Retired) or (isinstance(error, Closed) and self._gate.stopped):
                 return
             with self._lock:
                 # Once the run is over, a part that trips over what has been closed is no news.

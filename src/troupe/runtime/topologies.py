@@ -1,10 +1,12 @@
 """The topologies: the same parts, put together in different ways.
 
     serial   one actor and one learner take turns in one thread: deterministic
-    queue    N actor threads, one queue, M learner threads on one network (the article)
-    async    N actor threads, one queue, one learner; the loss corrects the lag (IMPALA, APPO)
+    queue    N actors, one queue, M learners on one network (the article)
+    async    N actors, one queue, one learner; the loss corrects the lag (IMPALA, APPO)
+    ga3c     as queue, with predictors that act for all actors, and numbers that are adjusted (GA3C)
+    hogwild  N workers, each actor and learner in one, and no queue (A3C)
 
-The last two differ in numbers and in the loss, not in how the parts are joined.
+An actor sits in a thread, or in a process with a thread here that looks after it.
 """
 
 import copy
@@ -19,91 +21,142 @@ import torch
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam, Optimizer, RMSProp
 from troupe.config import Learner as LearnerConfig
-from troupe.config import Loss, TrainConfig
+from troupe.config import Loss, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.actor import Actor
+from troupe.runtime.batched import PredictionQueue, Predictor
+from troupe.runtime.controller import Controller
 from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
-from troupe.runtime.inference import LocalInference
 from troupe.runtime.learner import Learner, LossFunction
-from troupe.runtime.progress import Progress
+from troupe.runtime.numbers import Latch, Numbers
+from troupe.runtime.plan import ActorPlan, LearnerPlan
+from troupe.runtime.processes import RemoteActor, check_sendable, warm_up
+from troupe.runtime.progress import Progress, lag_of
 from troupe.runtime.queue import RolloutQueue
-from troupe.runtime.rollout import allocate, stack
+from troupe.runtime.rollout import Rollout, allocate, allocate_shared, stack
+from troupe.runtime.seat import RemoteSeat, Table, ThreadSeat
+from troupe.runtime.shared import Block, ByValue
 from troupe.runtime.supervisor import Supervisor, idlest_core
-from troupe.runtime.weights import Master, WeightStore
-from troupe.runtime.window import Window, WindowActor
+from troupe.runtime.weights import HogwildMaster, Master, WeightStore
+
+_AHEAD = 2  # rollouts an actor in a process has at a time: one on its way to the learner, one being filled
 
 
 @dataclass(frozen=True)
 class Parts:
     """Everything that moves in a run."""
 
-    actors: list[Actor | WindowActor]
+    actors: list[ThreadSeat] | list[RemoteSeat]
     learners: list[Learner]
+    predictors: list[Predictor]
     queue: RolloutQueue
-    master: Master
+    predictions: PredictionQueue | None
+    master: Master | HogwildMaster
     progress: Progress
     gate: Gate
+    numbers: Numbers
+    ready: Latch
     config: TrainConfig
 
     def start(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
-        """Starts the run's threads. `after_batch` is called, by one learner at a time, after each batch."""
-        if self.config.topology == "serial":
+        """Starts the run's threads. `after_batch` is called, by one of them at a time, after each batch."""
+        config = self.config
+        if config.topology == "serial":
             supervisor.start("serial", partial(_take_turns, self, after_batch))
             return
-        core = idlest_core() if self.config.threads == "one-core" else None
-        for number, actor in enumerate(self.actors):
-            supervisor.start(f"actor-{number}", partial(_act, self, number, actor), core)
+        core = idlest_core() if config.threads == "one-core" else None
+        for seat in self.actors:
+            supervisor.start(f"actor-{seat.number}", partial(seat.run, self._deliver(seat, after_batch)), core)
+        for number, predictor in enumerate(self.predictors):
+            supervisor.start(f"predictor-{number}", partial(_predict, self, number, predictor), core)
         for number, learner in enumerate(self.learners):
-            supervisor.start(f"learner-{number}", partial(_learn, self, learner, after_batch), core)
+            supervisor.start(f"learner-{number}", partial(_learn, self, number, learner, after_batch), core)
+        if config.adjust.every_seconds:
+            controller = Controller(config.adjust, self.numbers, self.progress, self.gate)
+            supervisor.start("controller", controller.run)
+
+    def look_after(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
+        """Replaces actors in threads whose environments hang; those in processes have a thread that does."""
+        for seat in self.actors:
+            if isinstance(seat, ThreadSeat) and seat.hangs:
+                successor = partial(seat.take_over, seat.abandon(), self._deliver(seat, after_batch))
+                supervisor.start(f"actor-{seat.number}", successor)
+
+    def _deliver(self, seat: ThreadSeat | RemoteSeat, after_batch: Callable[[], None]) -> Callable[[Rollout], None]:
+        if self.config.topology == "hogwild":
+            return partial(_learned, self, seat.queue, after_batch)
+        return self.queue.put
 
     def close(self) -> None:
-        for actor in self.actors:
-            actor.close()
+        for seat in self.actors:
+            seat.close()
+
+    def wake(self) -> None:
+        """Ends every wait, once the gate is stopped."""
+        self.queue.close()
+        if self.predictions:
+            self.predictions.close()
 
 
 def _take_turns(parts: Parts, after_batch: Callable[[], None]) -> None:
-    (actor,), (learner,) = parts.actors, parts.learners
-    index = 0
+    (seat,), (learner,) = parts.actors, parts.learners
+    assert isinstance(seat, ThreadSeat)
     while True:
         for _ in range(parts.config.learner.rollouts):
-            _collect(parts, 0, actor, index)
-            index += 1
+            seat.collect(parts.queue.put)
         _consume(parts, learner, after_batch)
 
 
-def _act(parts: Parts, number: int, actor: Actor | WindowActor) -> None:
-    index = 0
+def _learn(parts: Parts, number: int, learner: Learner, after_batch: Callable[[], None]) -> None:
     while True:
-        _collect(parts, number, actor, index)
-        index += 1
-
-
-def _learn(parts: Parts, learner: Learner, after_batch: Callable[[], None]) -> None:
-    while True:
+        parts.numbers.wait("learners", number)
         _consume(parts, learner, after_batch)
 
 
-def _collect(parts: Parts, number: int, actor: Actor | WindowActor, index: int) -> None:
-    rollout = parts.queue.acquire()
-    actor.watch.lap("wait")
-    rollout.actor, rollout.index = number, index
-    actor.collect(rollout)
-    parts.queue.put(rollout)
+def _predict(parts: Parts, number: int, predictor: Predictor) -> None:
+    while True:
+        parts.numbers.wait("predictors", number)
+        predictor.predict()
 
 
 def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) -> None:
     rollouts = parts.queue.get(parts.config.learner.rollouts, parts.config.learner.take_all)
     learner.watch.lap("wait")
-    parts.progress.consume(rollouts, parts.master.store.version)
-    batch = stack(rollouts)
-    parts.queue.release(rollouts)
-    learner.learn(batch)
+    wanted = _sift(parts, rollouts)
+    if wanted:
+        parts.progress.consume(wanted, parts.master.version)
+        batch = stack(wanted)
+        parts.queue.release(rollouts)
+        learner.learn(batch)
+    else:
+        parts.queue.release(rollouts)
     with parts.master.lock:
         after_batch()
     learner.watch.lap("other")
+
+
+def _sift(parts: Parts, rollouts: list[Rollout]) -> list[Rollout]:
+    """Counts the rollouts whose lag exceeds the bound; without them, where they are to be dropped."""
+    bound = parts.config.learner.max_lag
+    if not bound:
+        return rollouts
+    version, wanted = parts.master.version, []
+    for rollout in rollouts:
+        stale = lag_of(rollout, version).most > bound
+        if stale:
+            parts.progress.stale()
+        if not stale or parts.config.learner.stale == "correct":
+            wanted.append(rollout)
+    return wanted
+
+
+def _learned(parts: Parts, queue: RolloutQueue, after_batch: Callable[[], None], rollout: Rollout) -> None:
+    """Hogwild: the worker has already learned from its rollout, and gets it back."""
+    queue.release([rollout])
+    with parts.master.lock:
+        after_batch()
 
 
 def assemble(
@@ -115,38 +168,141 @@ def assemble(
     version: int = 0,
 ) -> Parts:
     """Builds the parts of a run around `network`, which becomes the master's."""
-    window = config.actor.window_steps
+    apart = place_of(config, source) == "process"
+    if apart:
+        warm_up()
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
-    vector = FlatWeights(network).vector
-    store = WeightStore(vector, version)
-    master = Master(vector, build_optimizer(config.learner, vector), store)
-    gate = Gate(one_at_a_time=config.threads != "free")
-    steps, environments = (1, 1) if window else (config.actor.rollout_steps, config.actor.environments)
-    new_rollout = partial(allocate, source.observation_space, steps, environments)
-    # One for every actor to fill, beside those that wait: at least a batch.
-    waiting = max(config.queue.capacity, config.learner.rollouts)
-    rollouts = [new_rollout() for _ in range(waiting + config.actor.count)]
-    epsilons = schedules(config.exploration, config.actor.count, np.random.default_rng(exploration_seed))
-    actors: list[Actor | WindowActor] = []
-    for seed, epsilon in zip(actor_seeds.spawn(config.actor.count), epsilons, strict=True):
-        environment_seed, action_seed = seed.spawn(2)
-        generator = torch.Generator().manual_seed(int(action_seed.generate_state(1, np.uint64)[0]))
-        inference = LocalInference(copy.deepcopy(network), store, generator)
-        environment = source.make_vector(config.actor.environments, config.env)
-        actor = Actor(environment, inference, epsilon, progress, gate, environment_seed)
-        if window:
-            rows = [new_rollout() for _ in range(window + 1)]
-            actors.append(WindowActor(actor, Window(window, config.loss.gamma), rows))
-        else:
-            actors.append(actor)
+    most = Most.of(config)
+    gate = Gate(one_at_a_time=config.threads != "free", shared=apart)
+    numbers = Numbers(gate, config.actor.count, config.inference.predictors, config.learner.count)
+    ready = Latch(gate, config.actor.count if apart else 0)
+    restarts = 0 if config.topology == "serial" else config.actor.restarts  # nobody plays on meanwhile
+    table = Table(progress, gate, numbers, ready, restarts, config.actor.hang_seconds)
+    hogwild = config.topology == "hogwild"
+    master = _master(config, network, version, shared=apart)
+    weights = master if isinstance(master, HogwildMaster) else master.store
+    predictions = None
+    if config.inference.kind == "batched":
+        space = source.observation_space
+        predictions = PredictionQueue(space, most.actors, config.actor.environments, shared=apart)
+    local = ByValue(copy.deepcopy(network).cpu())
+    epsilons = schedules(config.exploration, most.actors, np.random.default_rng(exploration_seed))
+    plans = [
+        ActorPlan(
+            number=number,
+            source=ByValue(source),
+            environment=config.env,
+            environments=config.actor.environments,
+            epsilon=epsilon,
+            seeds=seed,
+            window=config.actor.window_steps,
+            gamma=config.loss.gamma,
+            brain=predictions.client(number) if predictions else (local, weights),
+            learner=LearnerPlan(config.learner, build_loss(config.loss), config.loss.reward_scale) if hogwild else None,
+        )
+        for number, (seed, epsilon) in enumerate(zip(actor_seeds.spawn(most.actors), epsilons, strict=True))
+    ]
+    queue, actors = _seats(config, source, plans, table, apart=apart)
     learners = [
         Learner(
             copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
             np.random.default_rng(seed), gamma=config.loss.gamma, reward_scale=config.loss.reward_scale,
         )
-        for seed in learner_seeds.spawn(config.learner.count)
+        for seed in learner_seeds.spawn(most.learners)
+        if not hogwild
     ]  # fmt: skip
-    return Parts(actors, learners, RolloutQueue(rollouts), master, progress, gate, config)
+    predictors = [
+        Predictor(predictions, copy.deepcopy(network), weights, _generator(seed, network), gate, most.actors)
+        for seed in learner_seeds.spawn(most.predictors)
+        if predictions
+    ]
+    return Parts(actors, learners, predictors, queue, predictions, master, progress, gate, numbers, ready, config)
+
+
+def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
+    """Where actors run: an environment that steps without Python shares a process, others get their own.
+
+    Raises UsageError where a process was asked for and cannot be.
+    """
+    if config.topology == "serial":
+        if config.actor.place == "process":
+            raise UsageError("actor.place = 'process': topology serial has one thread for everything")
+        return "thread"
+    if config.actor.place != "auto":
+        return config.actor.place
+    native = source.native_vector is not None and config.env.backend != "sync"
+    return "thread" if native else "process"
+
+
+@dataclass(frozen=True)
+class Most:
+    """The most parts of each kind there can be; numbers are adjusted within these."""
+
+    actors: int
+    predictors: int
+    learners: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Most":
+        actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
+        if not config.adjust.every_seconds:
+            return cls(actors, predictors, learners)
+        bounds = config.adjust
+        return cls(
+            max(actors, bounds.most_actors),
+            max(predictors, bounds.most_predictors),
+            max(learners, bounds.most_learners),
+        )
+
+
+def _master(config: TrainConfig, network: ActorCritic, version: int, *, shared: bool) -> Master | HogwildMaster:
+    """The weights being learned become those of `network`: what the master has, the network shows."""
+    flat = FlatWeights(network)
+    if config.topology != "hogwild":
+        store = WeightStore(flat.vector.cpu(), version, shared=shared)
+        return Master(flat.vector, build_optimizer(config.learner, flat.vector), store)
+    make_optimizer = partial(build_optimizer, config.learner)
+    master = HogwildMaster(flat.vector.cpu(), make_optimizer, config.actor.count, version, shared=shared)
+    flat.move_to(master.vector)
+    return master
+
+
+def _seats(
+    config: TrainConfig, source: EnvironmentSource, plans: list[ActorPlan], table: Table, *, apart: bool
+) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
+    """The queue between actors and learners, and a seat for each actor.
+
+    There is a rollout for every actor to fill, two where it is in a process, beside those that wait; and
+    those that wait are at least a batch. A hogwild worker keeps its own to itself.
+    """
+    hogwild, each = config.topology == "hogwild", _AHEAD if apart else 1
+    steps, environments = (
+        (1, 1) if config.actor.window_steps else (config.actor.rollout_steps, config.actor.environments)
+    )
+    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
+    number = waiting + each * len(plans)
+    space = source.observation_space
+    if not apart:
+        new_rollout = partial(allocate, space, steps, environments)
+        shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
+        seats = [
+            ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
+        ]
+        return shared, seats
+    check_sendable(plans[0])
+    block, rollouts = allocate_shared(space, steps, environments, number)
+    shared = RolloutQueue([] if hogwild else rollouts)
+    pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
+    remote = []
+    for plan in plans:
+        own = RolloutQueue(rollouts[plan.number * each : (plan.number + 1) * each]) if hogwild else shared
+        remote.append(RemoteSeat(RemoteActor(plan, block, number, table.gate, pulses), table, own))
+    return shared, remote
+
+
+def _generator(seed: np.random.SeedSequence, network: ActorCritic) -> torch.Generator:
+    device = next(network.parameters()).device
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
 
 
 def build_loss(config: Loss) -> LossFunction:

@@ -1,34 +1,80 @@
-"""Where the weights live: the one set that learners improve, and the copy that actors pull."""
+"""Where the weights live: the one set that learners improve, and the copies that actors pull."""
 
 import threading
+from collections.abc import Callable
+from typing import Any, Protocol
 
+import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from troupe.algorithm.optimizers import Optimizer
+from troupe.runtime.shared import Block
+
+_COPIES = 4
+
+
+class Weights(Protocol):
+    """What an actor needs of whatever holds the weights."""
+
+    @property
+    def version(self) -> int: ...
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int: ...
 
 
 class WeightStore:
-    """The last published weights, and their version: how often weights were published."""
+    """The last published weights, and their version: how often weights were published.
 
-    def __init__(self, vector: Float[Tensor, " P"], version: int = 0):
-        self._vector = vector.clone()
-        self._lock = threading.Lock()
-        self.version = version
+    With `shared`, actors in other processes pull too. Nobody who pulls holds a lock, so one that is
+    killed leaves nothing locked: version v stands in copy v modulo 4, and a reader who finds that the
+    writer has come round meanwhile reads again.
+    """
+
+    def __init__(self, vector: Float[Tensor, " P"], version: int = 0, *, shared: bool = False):
+        self._block = Block(
+            {"copies": ((_COPIES, len(vector)), np.float32), "version": ((1,), np.int64)}, shared=shared
+        )
+        self._attach()
+        self._copies[version % _COPIES].copy_(vector)
+        self._version[0] = version
 
     def publish(self, vector: Float[Tensor, " P"]) -> int:
-        with self._lock:
-            self._vector.copy_(vector)
-            self.version += 1
-            return self.version
+        """Called by one thread at a time: the master's lock sees to that."""
+        following = self.version + 1
+        with self._order:
+            self._copies[following % _COPIES].copy_(vector)
+        self._version[0] = following
+        return following
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:
         """Copies the weights into `into` unless version `have` is still the newest; returns the version."""
-        if have == self.version:
-            return have
-        with self._lock:
-            into.copy_(self._vector)
-            return self.version
+        while True:
+            version = self.version
+            if version == have:
+                return have
+            with self._order:
+                into.copy_(self._copies[version % _COPIES])
+            if self.version - version < _COPIES - 1:
+                return version
+
+    @property
+    def version(self) -> int:
+        return int(self._version[0])
+
+    def _attach(self) -> None:
+        self._copies, self._version = torch.from_numpy(self._block["copies"]), self._block["version"]
+        # Taking any lock keeps a processor from moving the copying before or after the look at the
+        # version. It is each process's own, and in threads it is held for no longer than a copy takes.
+        self._order = threading.Lock()
+
+    def __getstate__(self) -> Block:
+        return self._block
+
+    def __setstate__(self, state: Block) -> None:
+        self._block = state
+        self._attach()
 
 
 class Master:
@@ -42,6 +88,10 @@ class Master:
         self.vector, self.optimizer, self.store = vector, optimizer, store
         self.lock = threading.RLock()
 
+    @property
+    def version(self) -> int:
+        return self.store.version
+
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:
             vector.copy_(self.vector)
@@ -53,3 +103,62 @@ class Master:
     def publish(self) -> int:
         with self.lock:
             return self.store.publish(self.vector)
+
+
+class HogwildMaster:
+    """Weights and optimizer statistics that workers read and change without waiting for each other.
+
+    As in Mnih et al. 2016, after Recht et al. 2011: an update may overwrite part of another's; with
+    small steps that is noise, and a worker that is killed in the middle leaves a usable vector. The
+    version counts updates; every worker keeps a count of its own, so that none is lost.
+    """
+
+    def __init__(
+        self,
+        vector: Float[Tensor, " P"],
+        make_optimizer: Callable[[Float[Tensor, " P"]], Optimizer],
+        workers: int,
+        version: int = 0,
+        *,
+        shared: bool = False,
+    ):
+        self._make_optimizer = make_optimizer
+        first = make_optimizer(vector).state()
+        fields: dict[str, Any] = {"weights": (tuple(vector.shape), np.float32), "updates": ((workers,), np.int64)}
+        fields |= {f"optimizer/{name}": (tuple(part.shape), part.numpy().dtype) for name, part in first.items()}
+        self._block = Block(fields, shared=shared)
+        self._attach()
+        self.vector.copy_(vector)
+        self.optimizer.load(first)
+        self._updates[0] = version
+
+    @property
+    def version(self) -> int:
+        return int(self._updates.sum())
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
+        """Whatever the weights are now: even of the version one has, an update may have been half done."""
+        version = self.version
+        into.copy_(self.vector)
+        return version
+
+    def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
+        self.optimizer.step(self.vector, gradient, learning_rate)
+
+    def count(self, worker: int) -> None:
+        """Worker `worker` has made an update."""
+        self._updates[worker] += 1
+
+    def _attach(self) -> None:
+        self.vector, self._updates = torch.from_numpy(self._block["weights"]), self._block["updates"]
+        self.optimizer = self._make_optimizer(self.vector)
+        names = self.optimizer.state()
+        self.optimizer.attach({name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
+        self.lock = threading.RLock()  # for those who judge and save; workers take none
+
+    def __getstate__(self) -> tuple[Any, Block]:
+        return self._make_optimizer, self._block
+
+    def __setstate__(self, state: tuple[Any, Block]) -> None:
+        self._make_optimizer, self._block = state
+        self._attach()

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from troupe.algorithm.losses import Metrics
 from troupe.runtime.actor import Actor
 from troupe.runtime.progress import Stopwatch
 from troupe.runtime.rollout import Rollout
@@ -80,6 +81,13 @@ class WindowActor:
     @property
     def watch(self) -> Stopwatch:
         return self._actor.watch
+
+    @property
+    def metrics(self) -> Metrics:
+        return {}
+
+    def retire(self) -> None:
+        self._actor.retire()
 
     def collect(self, rollout: Rollout) -> None:
         while not self._ready:

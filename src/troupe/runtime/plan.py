@@ -1,0 +1,95 @@
+"""What an actor is made from: the same plan whether it runs in a thread or travels to a process."""
+
+import copy
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from troupe.config import Environment
+from troupe.config import Learner as LearnerConfig
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.runtime.actor import Actor
+from troupe.runtime.batched import BatchedInference, PredictionClient
+from troupe.runtime.exploration import EpsilonSchedule
+from troupe.runtime.gate import Gate, RemoteGate
+from troupe.runtime.inference import Inference, LocalInference
+from troupe.runtime.learner import Learner, LossFunction
+from troupe.runtime.progress import Progress
+from troupe.runtime.rollout import allocate
+from troupe.runtime.shared import ByValue
+from troupe.runtime.weights import HogwildMaster, WeightStore
+from troupe.runtime.window import Window, WindowActor
+from troupe.runtime.worker import Worker
+
+Player = Actor | WindowActor | Worker
+
+
+@dataclass(frozen=True)
+class LearnerPlan:
+    """What a worker of hogwild learns with."""
+
+    config: LearnerConfig
+    loss: LossFunction
+    reward_scale: float
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """`build` makes the actor. `brain` is where its actions come from: its own copy of the network and
+    the weights to refresh it with, or one end of the prediction queue."""
+
+    number: int
+    source: ByValue
+    environment: Environment
+    environments: int
+    epsilon: EpsilonSchedule
+    seeds: np.random.SeedSequence
+    window: int
+    gamma: float
+    brain: PredictionClient | tuple[ByValue, WeightStore | HogwildMaster]
+    learner: LearnerPlan | None = None
+
+    def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
+        """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
+        environment_seed, action_seed = self._seeds(generation)
+        generator = torch.Generator().manual_seed(int(action_seed.generate_state(1, np.uint64)[0]))
+        environment = self.source.value.make_vector(self.environments, self.environment)
+
+        def actor(inference: Inference) -> Actor:
+            return Actor(environment, inference, self.epsilon, progress, environment_seed, pulse)
+
+        if isinstance(self.brain, PredictionClient):
+            return self._windowed(actor(BatchedInference(self.brain, gate)))
+        network, weights = copy.deepcopy(self.brain[0].value), self.brain[1]
+        if isinstance(weights, HogwildMaster):
+            learner = self._learner(network, weights, progress, gate)
+            inference = LocalInference(learner.weights, weights, generator, gate)
+            return Worker(self.number, actor(inference), learner, weights, progress)
+        return self._windowed(actor(LocalInference(FlatWeights(network), weights, generator, gate)))
+
+    def _windowed(self, actor: Actor) -> Player:
+        if not self.window:
+            return actor
+        space = self.source.value.observation_space
+        return WindowActor(
+            actor, Window(self.window, self.gamma), [allocate(space, 1, 1) for _ in range(self.window + 1)]
+        )
+
+    def _learner(
+        self, network: ActorCritic, master: HogwildMaster, progress: Progress, gate: Gate | RemoteGate
+    ) -> Learner:
+        plan = self.learner
+        assert plan is not None
+        return Learner(
+            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0),
+            gamma=self.gamma, reward_scale=plan.reward_scale,
+        )  # fmt: skip
+
+    def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:
+        first, second = (
+            np.random.SeedSequence(self.seeds.entropy, spawn_key=(*self.seeds.spawn_key, 2 * generation + part))
+            for part in (0, 1)
+        )
+        return first, second

@@ -1,0 +1,167 @@
+"""A seat: where one actor plays, in a thread or in a process, and what happens when it is lost."""
+
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from troupe.config import TroupeError
+from troupe.runtime.gate import Gate
+from troupe.runtime.numbers import Latch, Numbers
+from troupe.runtime.plan import ActorPlan, Player
+from troupe.runtime.processes import Lost, RemoteActor, hung
+from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.queue import RolloutQueue
+from troupe.runtime.rollout import Rollout
+
+Deliver = Callable[[Rollout], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all seats of a run have in common."""
+
+    progress: Progress
+    gate: Gate
+    numbers: Numbers
+    ready: Latch  # nobody plays before all who start together are there
+    most_restarts: int
+    hang_seconds: float
+
+    def replace(self, number: int, why: str) -> None:
+        """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been."""
+        if self.progress.counts.restarts >= self.most_restarts:
+            raise TroupeError(f"{why}; no more actors are replaced: {self.most_restarts} is this run's actor.restarts")
+        self.progress.restart(f"actor-{number}: {why}; another takes its place")
+
+
+class ThreadSeat:
+    """An actor in a thread of its own."""
+
+    def __init__(self, plan: ActorPlan, table: Table, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
+        self.number = plan.number
+        self._plan, self._table, self.queue, self._new_rollout = plan, table, queue, new_rollout
+        self._pulse = np.zeros(1)
+        self._generation, self._index = 0, 0
+        self._thread: threading.Thread | None = None
+        self.actor = self._build()
+
+    def run(self, deliver: Deliver) -> None:
+        """The thread's whole work, until the run is over or another takes its place."""
+        self._thread = threading.current_thread()
+        while True:
+            self._table.numbers.wait("actors", self.number)
+            self.collect(deliver)
+
+    def collect(self, deliver: Deliver) -> None:
+        """One rollout from an empty one to where it is wanted."""
+        actor, self._thread = self.actor, threading.current_thread()
+        rollout = self.queue.acquire()
+        actor.watch.lap("wait")
+        rollout.actor, rollout.index = self.number, self._index
+        actor.collect(rollout)
+        self._index += 1
+        deliver(rollout)
+
+    @property
+    def hangs(self) -> bool:
+        asked, limit = float(self._pulse[0]), self._table.hang_seconds
+        return bool(limit and asked and time.monotonic() - asked > limit)
+
+    def abandon(self) -> str:
+        """Leaves a thread behind whose environment hangs; returns where it stands.
+
+        The thread cannot be ended. It keeps the rollout it has, and ends by itself if its environment
+        ever answers.
+        """
+        assert self._thread is not None
+        frame = sys._current_frames().get(self._thread.ident or 0)
+        stack = [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))]
+        self.actor.retire()
+        self._pulse = np.zeros(1)
+        return hung(self._plan.source.value.id, self._table.hang_seconds, stack)
+
+    def take_over(self, why: str, deliver: Deliver) -> None:
+        """The whole work of the thread that comes after an abandoned one."""
+        self._table.replace(self.number, why)
+        self.queue.release([self._new_rollout()])
+        self._generation += 1
+        self.actor = self._build()
+        self.run(deliver)
+
+    @property
+    def watch(self) -> Stopwatch:
+        return self.actor.watch
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.actor.metrics
+
+    def close(self) -> None:
+        self.actor.close()
+
+    def _build(self) -> Player:
+        return self._plan.build(self._generation, self._table.progress, self._table.gate, self._pulse)
+
+
+class RemoteSeat:
+    """An actor in a process, and the thread here that looks after it."""
+
+    def __init__(self, actor: RemoteActor, table: Table, queue: RolloutQueue):
+        self.number = actor.number
+        self.actor, self._table, self.queue = actor, table, queue
+        self._index, self._expected = 0, True
+
+    def run(self, deliver: Deliver) -> None:
+        try:
+            while True:
+                self._table.numbers.wait("actors", self.number)
+                try:
+                    self._play(deliver)
+                except Lost as loss:
+                    self._table.replace(self.number, str(loss))
+                    self.actor.stop()
+                    self.queue.release(list(self.actor.waiting.values()))
+                    self.actor.waiting.clear()
+                    self.actor.generation += 1
+        finally:
+            self.actor.stop()
+
+    def _play(self, deliver: Deliver) -> None:
+        actor, table = self.actor, self._table
+        actor.start()
+        if self._expected:
+            self._expected = False
+            table.ready.count_down()
+        table.ready.wait()
+        while True:
+            if not actor.waiting:
+                table.numbers.wait("actors", self.number)
+                actor.ask(self.queue.acquire(), table.progress.counts)
+            if actor.wants_more and table.numbers.wanted("actors", self.number):
+                # Never wait for an empty rollout while a full one may be on its way here.
+                another = self.queue.acquire_at_once()
+                if another is not None:
+                    actor.ask(another, table.progress.counts)
+            rollout, share = actor.receive(table.hang_seconds)
+            table.progress.add(share)
+            if rollout is not None:
+                rollout.actor, rollout.index = self.number, self._index
+                self._index += 1
+                deliver(rollout)
+
+    @property
+    def watch(self) -> Stopwatch:
+        return self.actor.watch
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        return self.actor.metrics
+
+    def close(self) -> None:
+        self.actor.stop()

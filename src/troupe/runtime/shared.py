@@ -1,0 +1,70 @@
+"""Memory that several processes see."""
+
+import math
+import multiprocessing.sharedctypes
+from collections.abc import Mapping
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+Fields = Mapping[str, tuple[tuple[int, ...], Any]]  # name: (shape, dtype)
+_ALIGNMENT_BYTES = 64
+
+
+class Block:
+    """Arrays by name in one piece of memory, all zero at first; `block["obs"]` is an array.
+
+    With `shared`, a process that is started with the block sees the same bytes. The memory has no name
+    (on POSIX it is a file that is already removed), so it goes with the last process that has it, however
+    that ends.
+    """
+
+    def __init__(self, fields: Fields, *, shared: bool):
+        self._fields = dict(fields)
+        size = sum(_aligned(shape, dtype) for shape, dtype in self._fields.values())
+        self._memory: Any = multiprocessing.sharedctypes.RawArray("B", size) if shared else bytearray(size)
+        self._arrays = self._cut()
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def _cut(self) -> dict[str, np.ndarray]:
+        arrays, start = {}, 0
+        for name, (shape, dtype) in self._fields.items():
+            flat = np.frombuffer(self._memory, dtype, math.prod(shape), start)
+            arrays[name] = flat.reshape(shape)
+            start += _aligned(shape, dtype)
+        return arrays
+
+    def __getstate__(self) -> tuple[Any, Any]:
+        return self._fields, self._memory
+
+    def __setstate__(self, state: tuple[Any, Any]) -> None:
+        self._fields, self._memory = state
+        self._arrays = self._cut()
+
+
+def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
+    size = math.prod(shape) * int(np.dtype(dtype).itemsize)
+    return -(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+class ByValue:
+    """Carries an object into a process started later: what was defined in a script, in a function or in
+    a notebook travels with its code, so the process need not import them. Unpacked when asked for."""
+
+    def __init__(self, value: Any):
+        self._value, self._packed = value, b""
+
+    @property
+    def value(self) -> Any:
+        if self._packed:
+            self._value, self._packed = cloudpickle.loads(self._packed), b""
+        return self._value
+
+    def __getstate__(self) -> bytes:
+        return self._packed or cloudpickle.dumps(self._value)
+
+    def __setstate__(self, state: bytes) -> None:
+        self._value, self._packed = None, state
