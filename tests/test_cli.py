@@ -91,6 +91,19 @@ def run(tmp_path_factory) -> Path:
         ("train nowhere.py:make", "no file 'nowhere.py'"),
         ("train CartPole-v1 --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
         ("train CartPole-v1 --run-dir world.py/run", "run directory 'world.py/run' cannot be written: Not a directory"),
+        ("compare CartPole-v1", "the following arguments are required: --presets (troupe compare --help)"),
+        ("compare CartPole-v1 --presets appo,impla", "no preset 'impla'; did you mean impala? (troupe presets lists"),
+        (
+            "compare CartPole-v1 --presets appo,impala,appo",
+            "--presets 'appo,impala,appo': appo stands there twice (troupe compare --help)",
+        ),
+        ("compare CartPole-v1 --presets appo,", "--presets 'appo,': expected names, separated by commas"),
+        ("compare CartPole-v1 --presets appo --seeds 0", "--seeds '0': expected a whole number of at least 1"),
+        ("compare CartPole-v1 --presets appo --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
+        ("compare CartPole-v1 --presets appo --learner.epochs 0", "preset appo: learner.epochs = '0': expected"),
+        ("compare CartPol-v1 --presets appo", "no environment 'CartPol-v1'; did you mean CartPole-v1?"),
+        ("compare CartPole-v1 --presets appo --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
+        ("compare CartPole-v1 --presets appo --watch", "unknown argument '--watch'"),
         ("evaluate nowhere", "no run directory 'nowhere'"),
         ("evaluate .", "'.' is not a run directory: it has no config.toml"),
         ("evaluate . --episodes 0", "--episodes '0': expected a whole number of at least 1"),
@@ -137,7 +150,7 @@ def test_help_and_lists_import_nothing_heavy():
 
 
 def test_every_command_has_help(troupe):
-    for command in ("train", "evaluate", "watch", "resume", "plot", "bench", "envs", "presets"):
+    for command in ("train", "compare", "evaluate", "watch", "resume", "plot", "bench", "envs", "presets"):
         status, out, err = troupe(f"{command} --help")
         assert (status, err) == (0, "")
         assert out.startswith(f"usage: troupe {command}")
@@ -265,6 +278,29 @@ def test_seeds_give_a_table_and_a_picture(troupe):
     assert (status, err) == (0, "")
     assert re.search(r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean return .*\npicture out/learning.png\n$", out)
     assert {place.name for place in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
+
+
+def test_compare_gives_a_table_a_picture_and_figures(troupe):
+    status, out, err = troupe(
+        f"compare CartPole-v1 --presets appo,impala --seeds 2 --seed 5 --steps 300 --run-dir out --quiet {TINY}"
+    )
+    assert (status, err) == (0, "")
+    assert re.match(r"\n\| preset \| solved \|.*\n\| :-+ \|.*\n\| appo   \| - of 2 \|.*\n\| impala \| - of 2 \|", out)
+    assert {place.name for place in Path("out").iterdir()} == {
+        "appo", "impala", "comparison.json", "comparison.md", "comparison.png"
+    }  # fmt: skip
+    told = json.loads(Path("out/comparison.json").read_text())
+    assert [(run["preset"], run["seed"]) for run in told["runs"]] == [
+        ("appo", 5), ("appo", 6), ("impala", 5), ("impala", 6)
+    ]  # fmt: skip
+    assert told["settings"]["stop.steps"] == "300"
+
+
+def test_compare_names_its_own_folder_and_shows_each_run(troupe):
+    status, out, _ = troupe(f"compare CartPole-v1 --presets appo --seeds 1 --untuned --steps 300 {TINY}")
+    assert status == 0
+    assert out.startswith("CartPole-v1: preset appo, seed 0\n")
+    assert re.search(r"\npicture runs/CartPole-v1/\d{4}-\d\d-\d\d_\d{6}_compare/comparison.png\n$", out)
 
 
 def test_watch_writes_a_video_where_there_is_no_display(troupe, monkeypatch):

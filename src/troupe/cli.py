@@ -77,15 +77,7 @@ def _one_line(error: Exception) -> str:
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
 
-    asked: dict[str, Any] = {
-        "preset": options.preset,
-        "steps": options.steps,
-        "seconds": config.seconds(options.time) if options.time else None,
-        "target": options.target,
-        "settings": _settings(options),
-        "tuned": not options.untuned,
-        "display": "quiet" if options.quiet else "auto",
-    }
+    asked = {"preset": options.preset, **_asked(options)}
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
@@ -96,6 +88,14 @@ def train(options: argparse.Namespace) -> int:
     if options.watch and not done.signal:
         _show(done.path, options.seed)
     return 128 + done.signal if done.signal else 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    from troupe.runs.compare import compare
+
+    asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
+    seeds = range(options.seed, options.seed + options.seeds)
+    return compare(options.env, options.presets, seeds, options.run_dir, **asked)
 
 
 def resume(options: argparse.Namespace) -> int:
@@ -238,18 +238,23 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one = add("train", train, "train an agent; everything it leaves goes to the run directory")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
-    one.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seeds every random stream (0)")
     one.add_argument(
         "--seeds", type=_count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
     one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
-    one.add_argument("--steps", metavar="N", help="stop after N steps")
-    one.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
-    one.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
-    one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
-    _add_settings(one)
+    _add_asked(one)
+
+    one = add("compare", compare, "train with several presets and seeds: one table, one picture")
+    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument(
+        "--presets", type=_names, required=True, metavar="P,P,...", help="which; troupe presets lists them"
+    )
+    one.add_argument("--seeds", type=_count(1), default=3, metavar="K", help="K runs of each preset (3)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
+    one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
+    _add_asked(one)
 
     one = add("evaluate", evaluate, "play episodes with a run's best agent and give the scores")
     one.add_argument("run", metavar="RUN", help="a run directory")
@@ -292,6 +297,29 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 _SAID_OTHERWISE = ("preset", "tuned", "seed", "env.id")
 
 
+def _add_asked(parser: argparse.ArgumentParser) -> None:
+    """What `_asked` reads: said to one run or to many."""
+    parser.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
+    parser.add_argument("--steps", metavar="N", help="stop after N steps")
+    parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
+    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
+    parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+    _add_settings(parser)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    stop = {
+        "stop.steps": options.steps,
+        "stop.seconds": config.seconds(options.time) if options.time else None,
+        "stop.target": options.target,
+    }
+    return {
+        "settings": _settings(options) | {name: value for name, value in stop.items() if value is not None},
+        "tuned": not options.untuned,
+        "display": "quiet" if options.quiet else "auto",
+    }
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
     given = {name: getattr(options, name, None) for name in config.fields() if name not in _SAID_OTHERWISE}
@@ -320,3 +348,13 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for place, name in enumerate(names):
+        if not name:
+            raise argparse.ArgumentTypeError(f"'{text}': expected names, separated by commas")
+        if name in names[:place]:
+            raise argparse.ArgumentTypeError(f"'{text}': {name} stands there twice")
+    return names

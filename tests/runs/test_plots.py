@@ -112,6 +112,43 @@ def test_several_runs_are_grouped_where_they_differ(
     assert words.count(" runs)") == len(labels)
 
 
+def test_a_preset_has_the_same_colour_in_every_picture(make_run: MakeRun) -> None:
+    a, b, c = (make_run(preset, preset=preset) for preset in ("impala", "appo", "article"))
+    names = ("appo", "article", "impala")
+    numbers = dict(zip(names, plots._numbers(names), strict=True))
+    assert len(set(numbers.values())) == 3
+    for group in ([a, b], [b, a], [c, a]):
+        words = words_of(group).lower()
+        for preset, number in numbers.items():
+            used = plots.COLOURS[number].lower() in words
+            assert used == (preset in {run.name for run in group})
+
+
+@pytest.mark.parametrize(("reports", "scale"), [(9, "log"), (11, "linear")])
+def test_an_axis_is_logarithmic_where_one_group_is_a_tenth_of_another(
+    reports: int, scale: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    long = make_run("a", [report(i * 1000, 5.0) for i in range(1, 101)])
+    short = make_run("b", [report(i * 1000, 5.0) for i in range(1, reports + 1)], preset="impala")
+    panel = Figure().subplots()
+    plots._draw_groups(panel, plots._groups([plots._curve(long), plots._curve(short)]), "seconds")
+    assert panel.get_xscale() == scale
+    plot_runs([long, short], tmp_path / "returns.png")
+
+
+@pytest.mark.parametrize(
+    ("two", "drawn"),
+    [({}, True), ({"target": '"none"'}, True), ({"target": "200.0"}, False), ({"env": "Acrobot-v1"}, False)],
+)
+def test_a_target_is_drawn_where_the_runs_that_have_one_agree(
+    two: dict[str, str], drawn: bool, make_run: MakeRun
+) -> None:
+    words = words_of([make_run("a"), make_run("b", **({"preset": "article"} | two))])
+    assert ("target 475" in words) == drawn
+
+
 def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:
     """Against resampling written out; for two runs the mean is a, (a + b) / 2 or b."""
     values = np.random.default_rng(1).normal(size=(8, 3)) + 10 * np.arange(3)

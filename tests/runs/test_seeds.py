@@ -14,17 +14,17 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def failing_in(tmp_path, seeds):
-    """A world that fails in the runs whose folders end in these seeds."""
+def failing_in(tmp_path, seeds, what="raise ValueError('no wheels')"):
+    """A world that fails, or does `what`, in the runs whose folders end in these seeds."""
     (tmp_path / "world.py").write_text(
-        "import gymnasium as gym, pathlib\n"
+        "import gymnasium as gym, os, pathlib, signal\n"
         "class World(gym.Wrapper):\n"
         "    def __init__(self):\n"
         "        super().__init__(gym.make('CartPole-v1'))\n"
         "    def step(self, action):\n"
         f"        if any(pathlib.Path('out', f'seed{{seed}}').exists() and not pathlib.Path('out', f'seed{{seed}}',"
         f" 'summary.json').exists() for seed in {seeds}):\n"
-        "            raise ValueError('no wheels')\n"
+        f"            {what}\n"
         "        return super().step(action)\n"
     )
     return "world.py:World"
@@ -56,6 +56,15 @@ def test_when_all_fail_there_is_no_table(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 2
+
+
+def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys):
+    once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
+    assert train_seeds(failing_in(tmp_path, [1], once), range(3), "out", ASKED) == 130
+    out = capsys.readouterr().out
+    assert "1 of 3 runs: mean return" in out
+    assert "picture out/learning.png" in out
+    assert not (tmp_path / "out" / "seed2").exists()
 
 
 def test_runs_without_an_episode_have_no_picture_and_that_is_no_failure(capsys):

@@ -7,7 +7,7 @@ programs that have no use for its windows and its global state.
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from troupe.config import UsageError
+from troupe.config import UsageError, presets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,7 @@ FORMATS = (".png", ".svg", ".pdf")
 RESAMPLES = 2000  # of the runs, for the bootstrap band
 GRID_POINTS = 200
 SMOOTHING = 0.05  # of a run's steps, to either side
+TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
 
 
 def plot_runs(runs: Sequence[Path], out: Path, title: str | None = None) -> None:
@@ -189,7 +190,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 NOTE = (
-    "line: mean over runs; one that has ended keeps its last return · "
+    "line: what the actors got, mean over runs; one that has ended keeps its last return · "
     "band: 95 % bootstrap of the mean · diamonds: last evaluation of each run"
 )
 STYLE: dict[Any, Any] = {
@@ -217,7 +218,7 @@ STYLE: dict[Any, Any] = {
 def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
+    from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 
     with rc_context(STYLE):
         figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
@@ -228,10 +229,13 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
             else:
                 _draw_groups(panel, _groups(curves), axis)
             _draw_target(panel, curves)
-            panel.set_xlim(left=0)
+            if panel.get_xscale() == "linear":
+                panel.set_xlim(left=0)
             panel.margins(x=0.02)
             panel.tick_params(length=3)
+            panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+        panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].set(xlabel="environment steps", ylabel="mean return")
         panels[1].set(xlabel="training seconds")
         _draw_legend(figure, panels[0], NOTE if len(curves) > 1 else None)
@@ -249,11 +253,14 @@ def _draw_run(panel: "Axes", curve: _Curve, axis: str) -> None:
 
 
 def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Curve]], axis: str) -> None:
-    for number, (name, curves) in enumerate(groups.items()):
+    logarithmic = _differ_much(groups.values(), axis)
+    spaced: Callable[..., Values] = np.geomspace if logarithmic else np.linspace
+    panel.set_xscale("log" if logarithmic else "linear")
+    for number, (name, curves) in zip(_numbers(groups), groups.items(), strict=True):
         colour = COLOURS[number % len(COLOURS)]
         dashes = DASHES[number // len(COLOURS) % len(DASHES)]
         start = min(curve.by(axis)[0] for curve in curves)
-        grid = np.linspace(start, max(curve.by(axis)[-1] for curve in curves), GRID_POINTS)
+        grid = spaced(start, max(curve.by(axis)[-1] for curve in curves), GRID_POINTS)
         # A run that has ended keeps its last return: a mean over those still going would fall whenever
         # a good run reaches its target and leaves.
         values = np.stack([np.interp(grid, curve.by(axis), curve.smooth) for curve in curves])
@@ -261,18 +268,34 @@ def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Curve]], axis: st
             panel.plot(curve.by(axis), curve.smooth, color=colour, lw=0.8, alpha=0.25)
             for steps, seconds, mean in curve.evaluations[-1:]:
                 end = steps if axis == "steps" else seconds
-                panel.plot(end, mean, "D", color=colour, ms=5, mec="white", mew=0.6, alpha=0.8, zorder=4)
+                panel.plot(end, mean, "D", color=colour, ms=6, mec="white", mew=0.6, alpha=0.8, zorder=4)
         if len(curves) > 1:
             panel.fill_between(grid, *_band(values), color=colour, alpha=0.2, lw=0)
         runs = f" ({len(curves)} runs)" if len(curves) > 1 else ""
         panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2, label=name + runs)
 
 
+def _numbers(groups: Iterable[str]) -> Sequence[int]:
+    """Presets have a number, and so a colour, of their own in every picture; other groups are counted."""
+    names, known = list(groups), presets()
+    return [known.index(name) for name in names] if set(names) <= set(known) else range(len(names))
+
+
+def _differ_much(groups: Iterable[Sequence[_Curve]], axis: str) -> bool:
+    """Whether the shortest group would be squeezed into a corner by the longest."""
+    ends = [
+        (min(curve.by(axis)[0] for curve in curves), max(curve.by(axis)[-1] for curve in curves)) for curves in groups
+    ]
+    starts, lengths = zip(*ends, strict=True)
+    return bool(min(starts) > 0 and min(lengths) < TOO_SHORT * max(lengths))
+
+
 def _draw_target(panel: "Axes", curves: Sequence[_Curve]) -> None:
-    targets = {curve.target for curve in curves}
-    target = targets.pop()
-    if target is None or targets:
+    """Of those runs that have one, if it is one and the same."""
+    targets = {curve.target for curve in curves if curve.target is not None}
+    if len(targets) != 1 or len({curve.environment for curve in curves}) != 1:
         return
+    (target,) = targets
     panel.axhline(target, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=1)
     panel.annotate(
         f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),

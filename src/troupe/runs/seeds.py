@@ -1,10 +1,13 @@
 """The same training with several seeds: one table, one picture (the article's own figure of results)."""
 
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from troupe.config import TroupeError, UsageError
 from troupe.runs.directory import run_name
 from troupe.runs.plots import plot_runs
 from troupe.trainer import Run, train
+
+Name = TypeVar("Name")
 
 
 def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[str, Any]) -> int:
@@ -23,34 +28,68 @@ def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[
     taken = [place / f"seed{seed}" for seed in seeds if (place / f"seed{seed}").exists()]
     if taken:
         raise UsageError(f"'{taken[0]}' exists already; name another --run-dir")
-    done: list[tuple[int, Run]] = []
-    failed = 0
-    for seed in seeds:
-        try:
-            run = train(env, seed=seed, run_dir=place / f"seed{seed}", **asked)
-        except TroupeError as error:
-            if isinstance(error, UsageError) and not done and not failed:
-                raise  # nothing has started: what is wrong for this seed is wrong for all
-            failed += 1
-            print(f"troupe: seed {seed}: {error}", file=sys.stderr)
-            continue
-        if run.signal:
-            return 128 + run.signal
-        done.append((seed, run))
-    if done:
-        print(_table(done, len(seeds)))
-        try:
-            plot_runs([run.path for _, run in done], place / "learning.png")
-            print(f"picture {place / 'learning.png'}")
-        except UsageError as error:  # no episode has ended
-            print(f"troupe: no picture: {error}", file=sys.stderr)
-    return 1 if failed else 0
+    runs = {seed: partial(train, env, seed=seed, run_dir=place / f"seed{seed}", **asked) for seed in seeds}
+    series = train_in_turn(runs, lambda seed: f"seed {seed}")
+    if series.done:
+        print(_table(series.done, len(seeds)))
+        draw([run.path for run in series.done.values()], place / "learning.png")
+    return series.status
 
 
-def _table(runs: Sequence[tuple[int, Run]], asked: int) -> str:
+@dataclass
+class Series(Generic[Name]):
+    """What came of several runs. One that a signal ended before it was judged is in neither."""
+
+    done: dict[Name, Run] = field(default_factory=dict)
+    failed: dict[Name, TroupeError] = field(default_factory=dict)
+    signal: int = 0
+
+    @property
+    def status(self) -> int:
+        """For the program to exit with."""
+        return 128 + self.signal if self.signal else int(bool(self.failed))
+
+
+def train_in_turn(runs: Mapping[Name, Callable[[], Run]], say: Callable[[Name], str]) -> Series[Name]:
+    """Does the runs, in order. One that fails is reported, as `say` calls it; a signal ends them all.
+
+    Raises the UsageError of the first run: what is wrong there is wrong everywhere, and nothing has started.
+    """
+    series: Series[Name] = Series()
+    try:
+        for name, train_one in runs.items():
+            try:
+                run = train_one()
+            except TroupeError as error:
+                if isinstance(error, UsageError) and not series.done and not series.failed:
+                    raise
+                series.failed[name] = error
+                print(f"troupe: {say(name)}: {error}", file=sys.stderr)
+                continue
+            if run.scores:
+                series.done[name] = run
+            if run.signal:
+                series.signal = run.signal
+                break
+    except KeyboardInterrupt as stop:  # between two runs, where none is there to hear it
+        series.signal = stop.args[0] if stop.args else signal.SIGINT
+        print("troupe: interrupted", file=sys.stderr)
+    return series
+
+
+def draw(runs: Sequence[Path], picture: Path) -> None:
+    """Draws the runs and says where, or why not."""
+    try:
+        plot_runs(runs, picture)
+        print(f"picture {picture}")
+    except UsageError as error:  # no episode has ended
+        print(f"troupe: no picture: {error}", file=sys.stderr)
+
+
+def _table(runs: Mapping[int, Run], asked: int) -> str:
     lines = ["", f"{'seed':>6}  {'outcome':8}{'mean':>8}{'min':>8}{'max':>8}{'steps':>12}{'seconds':>9}{'steps/s':>10}"]
     means, steps, spent = [], [], []
-    for seed, run in runs:
+    for seed, run in runs.items():
         assert run.scores is not None
         means.append(run.scores.mean)
         steps.append(run.steps)

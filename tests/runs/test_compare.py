@@ -1,0 +1,209 @@
+"""Several presets: the same seeds for each, one table, one picture, and what is left when something fails."""
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from troupe import TroupeError, UsageError
+from troupe.runs import compare as module
+from troupe.runs.compare import compare, policy_lag
+
+SETTINGS = {
+    "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
+    "stop.steps": 200, "stop.target": "none",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def figures(tmp_path):
+    return lambda: json.loads((tmp_path / "out" / "comparison.json").read_text())
+
+
+@pytest.fixture
+def world_where(tmp_path):
+    """Makes a CartPole that does `what` in the runs of these folders."""
+
+    def make(what, *folders):
+        (tmp_path / "world.py").write_text(
+            "import gymnasium as gym, os, pathlib, signal\n"
+            "class World(gym.Wrapper):\n"
+            "    def __init__(self):\n"
+            "        super().__init__(gym.make('CartPole-v1'))\n"
+            "    def step(self, action):\n"
+            f"        for run in map(pathlib.Path('out').joinpath, {folders!r}):\n"
+            "            if run.exists() and not (run / 'summary.json').exists():\n"
+            f"                {what}\n"
+            "        return super().step(action)\n"
+        )
+        return "world.py:World"
+
+    return make
+
+
+def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys, figures):
+    assert compare("CartPole-v1", ["impala", "appo"], range(4, 6), "out", settings=SETTINGS) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    table = [line.split("|")[1:3] for line in out.splitlines() if line.startswith("|")]
+    assert [[cell.strip() for cell in line] for line in (table[0], *table[2:])] == [
+        ["preset", "solved"], ["impala", "- of 2"], ["appo", "- of 2"],
+    ]  # fmt: skip
+    assert out.endswith("figures out/comparison.json\npicture out/comparison.png\n")
+    assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    written = (tmp_path / "out" / "comparison.md").read_text()
+    assert written.startswith("# CartPole-v1: impala, appo\n\n| preset ")
+    assert written.split("\n", 2)[2].split("\n![")[0] in out
+    folders = [run["folder"] for run in figures()["runs"]]
+    assert folders == ["impala/seed4", "impala/seed5", "appo/seed4", "appo/seed5"]
+    assert all((tmp_path / "out" / folder / "summary.json").exists() for folder in folders)
+
+
+def test_each_runs_figures_are_those_of_its_summary(tmp_path, figures):
+    compare("CartPole-v1", ["appo"], [7], "out", settings=SETTINGS | {"stop.target": 1.0})
+    (run,) = figures()["runs"]
+    summary = json.loads((tmp_path / "out" / "appo" / "seed7" / "summary.json").read_text())
+    shared = run.keys() & summary.keys()
+    assert {"preset", "seed", "outcome", "target", "evaluation", "steps", "training_seconds", "steps_per_s"} <= shared
+    assert {name: run[name] for name in shared} == {name: summary[name] for name in shared}
+    assert (run["lag_mean"], run["lag_max"]) == policy_lag(tmp_path / "out" / run["folder"])
+
+
+def test_a_seed_goes_round_all_presets_before_the_next(monkeypatch):
+    trained = []
+
+    def train(env, *, preset, seed, **rest):
+        trained.append((seed, preset))
+        raise TroupeError("no")
+
+    monkeypatch.setattr(module, "train", train)
+    Path("out").mkdir()
+    compare("CartPole-v1", ["appo", "impala"], range(2), "out")
+    assert trained == [(0, "appo"), (0, "impala"), (1, "appo"), (1, "impala")]
+
+
+def test_one_that_fails_is_reported_and_the_others_go_on(capsys, figures, world_where):
+    world = world_where("raise ValueError('no wheels')", "impala/seed0")
+    assert compare(world, ["impala", "appo"], range(2), "out", settings=SETTINGS) == 1
+    out, err = capsys.readouterr()
+    (line,) = err.splitlines()
+    assert line.startswith("troupe: impala, seed 0: ")
+    assert "ValueError: no wheels" in line
+    assert "picture out/comparison.png" in out
+    told = figures()
+    assert [run["folder"] for run in told["runs"]] == ["impala/seed1", "appo/seed0", "appo/seed1"]
+    (failure,) = told["failed"]
+    assert (failure["preset"], failure["seed"]) == ("impala", 0)
+    assert (told["presets"]["impala"]["seeds"], told["presets"]["impala"]["failed"]) == (2, 1)
+
+
+def test_a_preset_of_which_every_run_failed_has_a_line_without_figures(capsys, world_where):
+    world = world_where("raise ValueError('no wheels')", "impala/seed0")
+    assert compare(world, ["impala", "appo"], [0], "out", settings=SETTINGS) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| impala")]
+    assert line.replace(" ", "") == "|impala|-of1|-|-|-|-|-|-|-|"
+
+
+def test_a_signal_ends_the_runs_and_what_is_done_is_compared(tmp_path, capsys, figures, world_where):
+    once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
+    world = world_where(once, "impala/seed0")
+    assert compare(world, ["appo", "impala"], range(2), "out", settings=SETTINGS) == 128 + signal.SIGINT
+    assert "picture out/comparison.png" in capsys.readouterr().out
+    assert figures()["presets"].keys() == {"appo"}
+    assert not (tmp_path / "out" / "appo" / "seed1").exists()
+
+
+def test_a_signal_between_two_runs_does_the_same(monkeypatch, capsys, figures):
+    from troupe.trainer import train
+
+    def until_impala(env, *, preset, **rest):
+        if preset == "impala":
+            raise KeyboardInterrupt(signal.SIGTERM)
+        return train(env, preset=preset, **rest)
+
+    monkeypatch.setattr(module, "train", until_impala)
+    assert compare("CartPole-v1", ["appo", "impala"], range(2), "out", settings=SETTINGS) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "troupe: interrupted\n"
+    assert figures()["presets"].keys() == {"appo"}
+
+
+def test_a_run_without_an_episode_is_compared_but_not_drawn(tmp_path, capsys):
+    settings = SETTINGS | {"stop.steps": 1, "actor.rollout_steps": 1}
+    assert compare("CartPole-v1", ["appo"], [3], "out", settings=settings) == 0
+    out, err = capsys.readouterr()
+    assert "| appo " in out
+    assert err == "troupe: appo, seed 3: not in the picture: no episode ended\n"
+    assert not (tmp_path / "out" / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("presets", "settings", "words"),
+    [
+        (["appo", "impla"], {}, "no preset 'impla'; did you mean impala?"),
+        (["appo", "article"], {"loss.kind": "appo"}, "preset article: actor.window_steps = 8: "),
+        (["appo"], {"learner.epoch": 1}, "preset appo: no setting 'learner.epoch'; did you mean learner.epochs?"),
+    ],
+)
+def test_what_one_preset_cannot_be_is_said_before_any_starts(tmp_path, presets, settings, words):
+    with pytest.raises(UsageError) as error:
+        compare("CartPole-v1", presets, range(2), "out", settings=settings)
+    assert str(error.value).startswith(words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path):
+    (tmp_path / "out" / "appo").mkdir(parents=True)
+    with pytest.raises(UsageError, match="'out' is not empty; name another --run-dir"):
+        compare("CartPole-v1", ["appo"], range(2), "out", settings=SETTINGS)
+
+
+def test_the_lag_of_a_run_is_the_mean_by_step(tmp_path):
+    """(100 * 1 + 300 * 3 + 0) / 400 = 2.5; the last report, without a step, does not count."""
+    rows = [
+        {"kind": "report", "steps": 100, "lag_mean": 1.0, "lag_max": 2},
+        {"kind": "evaluation", "steps": 200},
+        {"kind": "report", "steps": 400, "lag_mean": 3.0, "lag_max": 7},
+        {"kind": "report", "steps": 400, "lag_mean": 0.0, "lag_max": 0},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert policy_lag(tmp_path) == (2.5, 7)
+
+
+def test_the_figures_of_a_preset_worked_out():
+    def run(outcome, mean, steps, seconds, lag):
+        return {
+            "outcome": outcome, "target": 9.0, "evaluation": {"mean_return": mean}, "steps": steps,
+            "training_seconds": seconds, "steps_per_s": steps / seconds, "lag_mean": lag, "lag_max": 2 * lag,
+        }  # fmt: skip
+
+    runs = [run("solved", 10.0, 100, 1.0, 1.0), run("steps", 4.0, 300, 2.0, 3.0), run("solved", 13.0, 100, 4.0, 6.0)]
+    assert module._figures_of_preset(runs) == {
+        "target": 9.0,
+        "solved": 2,
+        "mean_return": 9.0,
+        "lowest_return": 4.0,
+        "median_steps": 100.0,
+        "median_training_seconds": 2.0,
+        "median_steps_per_s": 100.0,
+        "lag_mean": 3.2,  # (100 * 1 + 300 * 3 + 100 * 6) / 500
+        "lag_max": 12.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ({"appo": 475.0, "impala": 475.0}, "(475)"),
+        ({"appo": 475.0, "article": None}, "(appo 475, article none)"),
+        ({"article": None}, "(none)"),
+    ],
+)
+def test_the_note_names_the_target_or_each(targets, words):
+    note = module._note({preset: {"target": target} for preset, target in targets.items()})
+    assert f"the target {words} was confirmed" in note
