@@ -56,8 +56,8 @@ def act(seeds: np.random.SeedSequence) -> None:
     """One actor: play a step, slide the window, put what it completes into the queue."""
     environment = source.make_vector(1, Environment(backend="sync", delay_seconds=DELAY_SECONDS))
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
-    inference = LocalInference(copy.deepcopy(network), store, generator)
-    player = Actor(environment, inference, EPSILON, progress, gate, seeds)
+    inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
+    player = Actor(environment, inference, EPSILON, progress, seeds, pulse=np.zeros(1))
     actor = WindowActor(player, Window(N_STEPS, GAMMA), [sample() for _ in range(N_STEPS + 1)])
     while True:
         rollout = queue.acquire()

@@ -148,6 +148,18 @@ def plot(options: argparse.Namespace) -> None:
     print(f"wrote {options.output}")
 
 
+def replay(options: argparse.Namespace) -> int:
+    from troupe.runs.replay import replay
+
+    done = replay(options.run)
+    print(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
+    if done.diverged is not None:
+        print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
+        return 1
+    print("every version of the weights is the one the run had, bit for bit")
+    return 0
+
+
 def bench(options: argparse.Namespace) -> None:
     from troupe.bench import bench
 
@@ -280,6 +292,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .svg or .pdf")
 
+    one = add("replay", replay, "run a recorded run (train --record) again in one thread, bit for bit")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+
     one = add("bench", bench, "speed of each stage, the limit they imply, and what training reaches")
     one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="(CartPole-v1)")
     one.add_argument(
@@ -294,7 +309,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, by_name
 
 
-_SAID_OTHERWISE = ("preset", "tuned", "seed", "env.id")
+_SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id")
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -304,6 +319,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
     parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+    parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
     _add_settings(parser)
 
 
@@ -312,6 +328,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "stop.steps": options.steps,
         "stop.seconds": config.seconds(options.time) if options.time else None,
         "stop.target": options.target,
+        "record": options.record,
     }
     return {
         "settings": _settings(options) | {name: value for name, value in stop.items() if value is not None},

@@ -192,6 +192,7 @@ class TrainConfig:
         Literal["free", "turns", "one-core"],
         _doc("they compete, take turns, or take turns on one processor; see docs/architecture.md"),
     ] = "turns"
+    record: Annotated[bool, _doc("keep a journal, so that troupe replay can run it again bit for bit")] = False
     seed: Annotated[int, _doc("seeds every random stream of the run", ge=0)] = 0
     device: Annotated[Literal["auto", "cpu", "cuda"], _doc("where the learner computes")] = "auto"
     env: Environment = field(default_factory=Environment)
@@ -328,6 +329,11 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(f"adjust.every_seconds: topology {config.topology} does not adjust its numbers; ga3c does")
     if config.topology == "hogwild":
         _check_hogwild(config)
+    if config.record and (config.topology not in ("async", "queue") or config.inference.kind != "local"):
+        raise UsageError(
+            f"record: a run of topology {config.topology} with {config.inference.kind} inference cannot be replayed; "
+            "async and queue with local inference can, and serial repeats itself without a record"
+        )
     if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
         raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
 

@@ -27,6 +27,7 @@ from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
+from troupe.runtime.journal import Journal
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import assemble, place_of
@@ -131,13 +132,12 @@ class _Session:
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumes = state["resumes"] + 1
         # A resumed run draws new streams: it must not play the same episodes again.
-        root = np.random.SeedSequence(config.seed, spawn_key=(self._resumes,))
-        network_seed, parts_seed, judge_seed = root.spawn(3)
-        self._network = _make_network(network, source, config, network_seed).to(_device(config))
+        self._network, parts_seed, judge_seed = first_network(network, source, config, self._resumes)
         if saved:
             put_weights(place, saved.model, self._network)
         progress = Progress(Counts(**state["counts"]))
-        self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"])
+        self._journal = Journal() if config.record and not saved else None
+        self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"], self._journal)
         if saved:
             self._parts.master.optimizer.load(saved.optimizer)
         self._supervisor = Supervisor(self._parts.gate, self._parts.wake)
@@ -183,6 +183,7 @@ class _Session:
                     self._end("interrupted")
             self._clock.start()
             while not self._supervisor.wait(LOOK_SECONDS):
+                self._write_journal()
                 parts.look_after(self._supervisor, self._after_batch)
                 seconds = self._clock.seconds
                 if self._signal:
@@ -195,6 +196,9 @@ class _Session:
                 if seconds - saved >= self._config.checkpoint.every_seconds and self._save_while_running():
                     saved = seconds
             self._clock.stop()
+        if self._journal and not self._supervisor.stop(patience_seconds=0.0):
+            self._journal.end(parts.master.vector)
+        self._write_journal()
         self._show(reporter.report(self._clock.seconds))
         stuck = self._supervisor.stop(patience_seconds=0.0)  # leaving `with` has waited for them
         if stuck:
@@ -229,6 +233,15 @@ class _Session:
             self._display.report(row, limits)
         self._log.write(report)
         self._display.report(report, limits)
+
+    def _write_journal(self) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.append_to(self._place)
+        except OSError as error:
+            self._display.event(f"the journal is no longer written: {error}; the run goes on and cannot be replayed")
+            self._journal = None
 
     def _save_while_running(self) -> bool:
         """False while an evaluation holds the weights: then it is tried again."""
@@ -421,6 +434,15 @@ class _Session:
         ]
 
 
+def first_network(
+    network: nn.Module | NetworkMaker | None, source: EnvironmentSource, config: TrainConfig, resumes: int = 0
+) -> tuple[ActorCritic, np.random.SeedSequence, np.random.SeedSequence]:
+    """The network with its first weights, and the seeds of the parts and of the judge."""
+    root = np.random.SeedSequence(config.seed, spawn_key=(resumes,))
+    network_seed, parts_seed, judge_seed = root.spawn(3)
+    return _make_network(network, source, config, network_seed).to(_device(config)), parts_seed, judge_seed
+
+
 def _make_network(
     network: nn.Module | NetworkMaker | None,
     source: EnvironmentSource,
@@ -429,7 +451,8 @@ def _make_network(
 ) -> ActorCritic:
     """The network, its first weights drawn from the run's own seed; one's own module is copied."""
     observation_space, action_space = source.observation_space, source.action_space
-    with torch.random.fork_rng(devices=[]):
+    # One thread: how many there are decides the last bits of an orthogonal matrix.
+    with torch.random.fork_rng(devices=[]), one_torch_thread():
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         built = build(observation_space, action_space, config.network)
         if network is None:

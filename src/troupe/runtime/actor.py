@@ -45,8 +45,9 @@ class Actor:
 
         Raises Closed as soon as the run has been told to stop, EnvironmentFailed when it must.
         """
-        self._inference.refresh()
-        epsilon = self._epsilon(self._progress.counts.played)
+        version, played = self._inference.refresh(), self._progress.counts.played
+        rollout.pulls = [(version, played)]
+        epsilon = self._epsilon(played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
         for t in range(len(rollout.action)):
             self._environment.delay()

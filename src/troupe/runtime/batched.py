@@ -101,8 +101,9 @@ class BatchedInference:
         self._replied = select.poll()
         self._replied.register(client.replies.fileno(), select.POLLIN)
 
-    def refresh(self) -> None:
-        """The predictors hold the weights."""
+    def refresh(self) -> int:
+        """The predictors hold the weights, and may change them at any step."""
+        return -1
 
     def act(self, obs: np.ndarray, epsilon: float) -> Decision:
         client, cells, number = self._client, self._client.cells, self._client.actor

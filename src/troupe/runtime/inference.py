@@ -18,8 +18,8 @@ class Decision(NamedTuple):
 
 
 class Inference(Protocol):
-    def refresh(self) -> None:
-        """Called between rollouts: the only moment at which an actor's own weights change."""
+    def refresh(self) -> int:
+        """Called between rollouts: the only moment at which an actor's own weights change. Their version."""
 
     def act(self, obs: np.ndarray, epsilon: float) -> Decision:
         """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations."""
@@ -35,8 +35,9 @@ class LocalInference:
         self._weights, self._generator, self._gate = weights, generator, gate
         self._version = -1
 
-    def refresh(self) -> None:
+    def refresh(self) -> int:
         self._version = self._weights.pull(self._copy, self._version)
+        return self._version
 
     def act(self, obs: np.ndarray, epsilon: float) -> Decision:
         with self._gate.turn(), torch.inference_mode():

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,14 +49,24 @@ class Learner:
 
     def learn(self, batch: Rollout) -> None:
         """Makes the updates that one batch is good for, and publishes the weights."""
+        for _ in self.touches(batch):
+            pass
+        self.watch.lap("learn")
+
+    def touches(self, batch: Rollout) -> Iterator[Literal["copy", "apply", "publish"]]:
+        """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
+        let several learners touch it in the order in which they did."""
         assert isinstance(self._master, Master)  # a worker of hogwild calls the two halves itself
         for _ in range(self._config.epochs):
             for part in self._minibatches(batch):
                 with self._gate.turn():
+                    yield "copy"
                     self._master.copy_to(self.weights.vector)
-                    self.apply_gradient(self.compute_gradient(part))
+                    gradient = self.compute_gradient(part)
+                    yield "apply"
+                    self.apply_gradient(gradient)
+        yield "publish"
         self._master.publish()
-        self.watch.lap("learn")
 
     def compute_gradient(self, rollout: Rollout) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""

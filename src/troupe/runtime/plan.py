@@ -19,10 +19,12 @@ from troupe.runtime.learner import Learner, LossFunction
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import allocate
 from troupe.runtime.shared import ByValue
-from troupe.runtime.weights import HogwildMaster, WeightStore
+from troupe.runtime.weights import HogwildMaster, Weights
 from troupe.runtime.window import Window, WindowActor
 from troupe.runtime.worker import Worker
 
+# Where actions come from: one end of the prediction queue, or a copy of the network and what refreshes it.
+Brain = PredictionClient | tuple[ByValue, Weights]
 Player = Actor | WindowActor | Worker
 
 
@@ -37,8 +39,7 @@ class LearnerPlan:
 
 @dataclass(frozen=True)
 class ActorPlan:
-    """`build` makes the actor. `brain` is where its actions come from: its own copy of the network and
-    the weights to refresh it with, or one end of the prediction queue."""
+    """Everything an actor is made from; `build` makes it."""
 
     number: int
     source: ByValue
@@ -48,8 +49,8 @@ class ActorPlan:
     seeds: np.random.SeedSequence
     window: int
     gamma: float
-    brain: PredictionClient | tuple[ByValue, WeightStore | HogwildMaster]
-    learner: LearnerPlan | None = None
+    brain: Brain
+    learner: LearnerPlan  # read by the workers of hogwild only
 
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
@@ -81,7 +82,6 @@ class ActorPlan:
         self, network: ActorCritic, master: HogwildMaster, progress: Progress, gate: Gate | RemoteGate
     ) -> Learner:
         plan = self.learner
-        assert plan is not None
         return Learner(
             network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0),
             gamma=self.gamma, reward_scale=plan.reward_scale,

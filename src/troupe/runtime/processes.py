@@ -50,6 +50,7 @@ class Report:
 
     slot: int
     share: Share
+    pulls: list[tuple[int, int]] = field(default_factory=list)
     laps: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
@@ -135,7 +136,10 @@ class RemoteActor:
             raise ActorFailed(report.error, report.trace)
         self.watch.add(report.laps)
         self.metrics = report.metrics or self.metrics
-        return self.waiting.pop(report.slot, None), report.share
+        rollout = self.waiting.pop(report.slot, None)
+        if rollout is not None:
+            rollout.pulls = report.pulls
+        return rollout, report.share
 
     def stop(self) -> None:
         """Ends the process: in order where the environment lets it, and by force where it does not."""
@@ -261,7 +265,8 @@ def play(
             actor.watch.lap("wait")
             actor.collect(rollouts[request.slot])
             laps, metrics = actor.watch.take(), {name: float(value) for name, value in actor.metrics.items()}
-            connection.send_bytes(_encode(Report(request.slot, progress.take_share(before), laps, metrics)))
+            share, pulls = progress.take_share(before), rollouts[request.slot].pulls
+            connection.send_bytes(_encode(Report(request.slot, share, pulls, laps, metrics)))
     except (EOFError, ConnectionError, Closed):
         pass
     except BaseException as error:

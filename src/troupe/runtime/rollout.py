@@ -13,7 +13,7 @@ policy_version      [T, B] int     the weights that acted
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium as gym
@@ -29,7 +29,8 @@ FIELDS = (
 
 @dataclass(slots=True)
 class Rollout:
-    """Arrays as in the table above. `actor` and `index` (the actor's own count) say which one it is;
+    """Arrays as in the table above, and where they are from: the `index`-th rollout of `actor`, which is
+    the `generation`-th in that place. `pulls` are the (version, steps played by all) that it went by, and
     `slot` is its place in the memory that actors in processes write to."""
 
     obs: np.ndarray
@@ -43,7 +44,9 @@ class Rollout:
     horizon: np.ndarray
     policy_version: np.ndarray
     actor: int = -1
+    generation: int = 0
     index: int = -1
+    pulls: list[tuple[int, int]] = field(default_factory=list)
     slot: int = -1
 
     @property

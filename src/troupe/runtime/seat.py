@@ -12,6 +12,7 @@ import numpy as np
 
 from troupe.config import TroupeError
 from troupe.runtime.gate import Gate
+from troupe.runtime.journal import NoJournal
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Player
 from troupe.runtime.processes import Lost, RemoteActor, hung
@@ -32,6 +33,7 @@ class Table:
     ready: Latch  # nobody plays before all who start together are there
     most_restarts: int
     hang_seconds: float
+    journal: NoJournal
 
     def replace(self, number: int, why: str) -> None:
         """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been."""
@@ -63,9 +65,10 @@ class ThreadSeat:
         actor, self._thread = self.actor, threading.current_thread()
         rollout = self.queue.acquire()
         actor.watch.lap("wait")
-        rollout.actor, rollout.index = self.number, self._index
+        rollout.actor, rollout.generation, rollout.index = self.number, self._generation, self._index
         actor.collect(rollout)
         self._index += 1
+        self._table.journal.rollout(rollout)
         deliver(rollout)
 
     @property
@@ -151,8 +154,9 @@ class RemoteSeat:
             rollout, share = actor.receive(table.hang_seconds)
             table.progress.add(share)
             if rollout is not None:
-                rollout.actor, rollout.index = self.number, self._index
+                rollout.actor, rollout.generation, rollout.index = self.number, actor.generation, self._index
                 self._index += 1
+                table.journal.rollout(rollout)
                 deliver(rollout)
 
     @property

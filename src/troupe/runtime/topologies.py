@@ -10,7 +10,7 @@ An actor sits in a thread, or in a process with a thread here that looks after i
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,9 +29,10 @@ from troupe.runtime.batched import PredictionQueue, Predictor
 from troupe.runtime.controller import Controller
 from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
+from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learner import Learner, LossFunction
 from troupe.runtime.numbers import Latch, Numbers
-from troupe.runtime.plan import ActorPlan, LearnerPlan
+from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
 from troupe.runtime.processes import RemoteActor, check_sendable, warm_up
 from troupe.runtime.progress import Progress, lag_of
 from troupe.runtime.queue import RolloutQueue
@@ -58,6 +59,7 @@ class Parts:
     gate: Gate
     numbers: Numbers
     ready: Latch
+    journal: NoJournal
     config: TrainConfig
 
     def start(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
@@ -126,6 +128,7 @@ def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) ->
     learner.watch.lap("wait")
     wanted = _sift(parts, rollouts)
     if wanted:
+        parts.journal.batch(wanted)
         parts.progress.consume(wanted, parts.master.version)
         batch = stack(wanted)
         parts.queue.release(rollouts)
@@ -166,8 +169,10 @@ def assemble(
     seeds: np.random.SeedSequence,
     progress: Progress,
     version: int = 0,
+    journal: NoJournal | None = None,
 ) -> Parts:
     """Builds the parts of a run around `network`, which becomes the master's."""
+    journal = journal or NoJournal()
     apart = place_of(config, source) == "process"
     if apart:
         warm_up()
@@ -177,19 +182,46 @@ def assemble(
     numbers = Numbers(gate, config.actor.count, config.inference.predictors, config.learner.count)
     ready = Latch(gate, config.actor.count if apart else 0)
     restarts = 0 if config.topology == "serial" else config.actor.restarts  # nobody plays on meanwhile
-    table = Table(progress, gate, numbers, ready, restarts, config.actor.hang_seconds)
-    hogwild = config.topology == "hogwild"
-    master = _master(config, network, version, shared=apart)
+    table = Table(progress, gate, numbers, ready, restarts, config.actor.hang_seconds, journal)
+    master = _master(config, network, version, journal, shared=apart)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     if config.inference.kind == "batched":
         space = source.observation_space
         predictions = PredictionQueue(space, most.actors, config.actor.environments, shared=apart)
     local = ByValue(copy.deepcopy(network).cpu())
-    epsilons = schedules(config.exploration, most.actors, np.random.default_rng(exploration_seed))
-    plans = [
+    plans = make_plans(
+        config, source, actor_seeds, exploration_seed, most.actors,
+        lambda number: predictions.client(number) if predictions else (local, weights),
+    )  # fmt: skip
+    queue, actors = _seats(config, source, plans, table, apart=apart)
+    learners = []
+    if isinstance(master, Master):
+        learners = make_learners(config, network, master, learner_seeds.spawn(most.learners), progress, gate)
+    predictors = [
+        Predictor(predictions, copy.deepcopy(network), weights, _generator(seed, network), gate, most.actors)
+        for seed in learner_seeds.spawn(most.predictors)
+        if predictions
+    ]
+    return Parts(
+        actors, learners, predictors, queue, predictions, master, progress, gate, numbers, ready, journal, config
+    )
+
+
+def make_plans(
+    config: TrainConfig,
+    source: EnvironmentSource,
+    seeds: np.random.SeedSequence,
+    exploration_seed: np.random.SeedSequence,
+    number: int,
+    brain: Callable[[int], Brain],
+) -> list[ActorPlan]:
+    """The plans of `number` actors, each with a seed and an epsilon of its own."""
+    epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
+    loss = build_loss(config.loss)
+    return [
         ActorPlan(
-            number=number,
+            number=each,
             source=ByValue(source),
             environment=config.env,
             environments=config.actor.environments,
@@ -197,26 +229,28 @@ def assemble(
             seeds=seed,
             window=config.actor.window_steps,
             gamma=config.loss.gamma,
-            brain=predictions.client(number) if predictions else (local, weights),
-            learner=LearnerPlan(config.learner, build_loss(config.loss), config.loss.reward_scale) if hogwild else None,
+            brain=brain(each),
+            learner=LearnerPlan(config.learner, loss, config.loss.reward_scale),
         )
-        for number, (seed, epsilon) in enumerate(zip(actor_seeds.spawn(most.actors), epsilons, strict=True))
+        for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
     ]
-    queue, actors = _seats(config, source, plans, table, apart=apart)
-    learners = [
+
+
+def make_learners(
+    config: TrainConfig,
+    network: ActorCritic,
+    master: Master,
+    seeds: Sequence[np.random.SeedSequence],
+    progress: Progress,
+    gate: Gate,
+) -> list[Learner]:
+    return [
         Learner(
             copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
             np.random.default_rng(seed), gamma=config.loss.gamma, reward_scale=config.loss.reward_scale,
         )
-        for seed in learner_seeds.spawn(most.learners)
-        if not hogwild
+        for seed in seeds
     ]  # fmt: skip
-    predictors = [
-        Predictor(predictions, copy.deepcopy(network), weights, _generator(seed, network), gate, most.actors)
-        for seed in learner_seeds.spawn(most.predictors)
-        if predictions
-    ]
-    return Parts(actors, learners, predictors, queue, predictions, master, progress, gate, numbers, ready, config)
 
 
 def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
@@ -255,12 +289,17 @@ class Most:
         )
 
 
-def _master(config: TrainConfig, network: ActorCritic, version: int, *, shared: bool) -> Master | HogwildMaster:
+def _master(
+    config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, *, shared: bool
+) -> Master | HogwildMaster:
     """The weights being learned become those of `network`: what the master has, the network shows."""
     flat = FlatWeights(network)
     if config.topology != "hogwild":
         store = WeightStore(flat.vector.cpu(), version, shared=shared)
-        return Master(flat.vector, build_optimizer(config.learner, flat.vector), store)
+        optimizer = build_optimizer(config.learner, flat.vector)
+        if isinstance(journal, Journal):
+            return RecordedMaster(flat.vector, optimizer, store, journal)
+        return Master(flat.vector, optimizer, store)
     make_optimizer = partial(build_optimizer, config.learner)
     master = HogwildMaster(flat.vector.cpu(), make_optimizer, config.actor.count, version, shared=shared)
     flat.move_to(master.vector)

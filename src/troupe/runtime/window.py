@@ -77,6 +77,7 @@ class WindowActor:
         self._actor, self._window = actor, window
         self._rows, self._next = rows, 0
         self._ready: deque[Sample] = deque()
+        self._pulls: list[tuple[int, int]] = []  # of the rows since the last sample
 
     @property
     def watch(self) -> Stopwatch:
@@ -94,8 +95,10 @@ class WindowActor:
             row = self._rows[self._next]
             self._next = (self._next + 1) % len(self._rows)
             self._actor.collect(row)
+            self._pulls += row.pulls
             self._ready.extend(self._window.push(row))
         write(self._ready.popleft(), rollout)
+        rollout.pulls, self._pulls = self._pulls, []
 
     def close(self) -> None:
         self._actor.close()
