@@ -319,6 +319,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
     parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+    parser.add_argument("--actors", metavar="N", help="how many actors; auto, the default, measures what suits")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
     _add_settings(parser)
 
@@ -329,6 +330,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "stop.seconds": config.seconds(options.time) if options.time else None,
         "stop.target": options.target,
         "record": options.record,
+        "actor.auto": True if options.actors == "auto" else None,
+        "actor.count": None if options.actors == "auto" else options.actors,
     }
     return {
         "settings": _settings(options) | {name: value for name, value in stop.items() if value is not None},

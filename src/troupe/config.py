@@ -51,6 +51,10 @@ class Environment:
 class Actor:
     count: Annotated[int, _doc("how many actors play at the same time", ge=1, le=1024)] = 2
     environments: Annotated[int, _doc("environments of each actor, stepped together", ge=1)] = 8
+    auto: Annotated[
+        bool,
+        _doc("measure at the start, and deal out count x environments anew over as many actors as that calls for"),
+    ] = True
     place: Annotated[
         Literal["auto", "thread", "process"],
         _doc("where actors run; auto: in threads where the environment steps without Python, else in processes"),
@@ -255,7 +259,10 @@ def resolve(
     layers.append(settings or {})
     merged: dict[str, Any] = {"preset": preset, "tuned": found is not None, "env.id": env_id}
     for layer in layers:
-        merged |= dict(flatten(layer))
+        said = dict(flatten(layer))
+        if "actor.count" in said or "actor.environments" in said:
+            merged["actor.auto"] = False  # whoever names a number means it
+        merged |= said
     config = build(merged)
     _check_together(config)
     return config
@@ -313,7 +320,7 @@ def _check_together(config: TrainConfig) -> None:
             f"learner.count = {config.learner.count}: topology {config.topology} {has}; "
             "use --topology queue for several"
         )
-    if config.topology == "serial" and config.actor.count > 1:
+    if config.topology == "serial" and config.actor.count > 1 and not config.actor.auto:
         raise UsageError(
             f"actor.count = {config.actor.count}: topology serial has one actor; "
             f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"

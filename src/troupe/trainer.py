@@ -28,6 +28,7 @@ from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
+from troupe.runtime.measure import cores, measure
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import assemble, place_of
@@ -35,6 +36,7 @@ from troupe.runtime.topologies import assemble, place_of
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]
 _CLOSE_SECONDS = 10.0  # for environments to close
+_FIT_SECONDS = 3.0  # for measuring; an environment slower than that is played as configured
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def train(
     source = find(env)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
-    config = configuration.resolve(source.id, preset, said, tuned=tuned)
+    config, fitting = _fit(configuration.resolve(source.id, preset, said, tuned=tuned), source, network)
     if run_dir is not None:
         check_free(Path(run_dir))
-    session = _Session(config, source, network, display)
+    session = _Session(config, source, network, display, fitting=fitting)
     return session.run(new_run_directory(config, run_dir))
 
 
@@ -123,9 +125,10 @@ class _Session:
         network: nn.Module | NetworkMaker | None,
         display: Mode,
         resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
+        fitting: str = "",
     ):
         self._began = time.perf_counter()
-        self._config, self._source = config, source
+        self._config, self._source, self._fitting = config, source, fitting
         self._custom_network = network is not None
         self._display = Display(display)
         place, saved = resumed or (Path(), None)
@@ -397,16 +400,20 @@ class _Session:
             f"{stop.seconds:g} s of training" if stop.seconds else "",
         ]
         place = "processes" if place_of(config, self._source) == "process" else "threads"
+        if self._source.unsendable and config.actor.place == "auto" and place == "threads":
+            place += f" (the environment cannot be sent to processes: {self._source.unsendable})"
         numbers = self._parts.numbers.current
         actors, learners = numbers["actors"], numbers["learners"]
         learning = "each learns" if config.topology == "hogwild" else f"{learners} learner{'s' if learners > 1 else ''}"
         if self._parts.predictions:
             learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumes else ""
+        fitting = [f"  {self._fitting}"] if self._fitting else []
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
             f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "
             f"{learning} on {self._parts.master.vector.device.type}",
+            *fitting,
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
 
@@ -458,6 +465,37 @@ def _make_network(
         if network is None:
             return built
         return own_network(network, observation_space, action_space)
+
+
+def _fit(
+    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None
+) -> tuple[TrainConfig, str]:
+    """`actor.auto`: the same environments and batch, with as many actors as suits what steps cost here."""
+    actor = config.actor
+    if not actor.auto or config.actor.window_steps:
+        return config, ""
+    if config.topology == "serial":
+        one = {"actor.count": 1, "actor.environments": actor.count * actor.environments, "actor.auto": False}
+        rollouts = max(1, config.learner.rollouts // actor.count)
+        return configuration.replace(config, one | {"learner.rollouts": rollouts}), ""
+    total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
+    built, _, _ = first_network(network, source, config)
+    sizes = [size for size in range(1, total + 1) if total % size == 0]
+    began = time.monotonic()
+    with one_torch_thread(), suppress(Exception):  # what is wrong with an environment shows in the run itself
+        costs = apart(
+            lambda: measure(source, config.env, built, sizes), lambda: time.monotonic() - began > _FIT_SECONDS
+        )
+        if costs is not None:
+            processes = place_of(config, source) == "process"
+            count, environments = costs.best(total, batch, cores(), apart=processes)
+            changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
+            changed["learner.rollouts"] = batch // environments
+            return configuration.replace(config, changed), (
+                f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
+                f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
+            )
+    return configuration.replace(config, {"actor.auto": False}), ""
 
 
 def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:

@@ -9,9 +9,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
@@ -34,12 +36,25 @@ class EnvironmentSource:
     reward_threshold: float | None = None
     native_vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
 
+    @cached_property
+    def unsendable(self) -> str:
+        """Why the environment cannot be sent to another process; nothing where it can."""
+        try:
+            cloudpickle.dumps(self)
+        except Exception as error:
+            return _one_line(error)
+        return ""
+
+    def is_native(self, config: Environment) -> bool:
+        """Whether `make_vector` gives the environment's own vector version, which steps without Python."""
+        return self.native_vector is not None and config.backend != "sync"
+
     def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
         """`count` environments stepped together, by the backend that `config` asks for."""
         if config.backend == "native" and self.native_vector is None:
             raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
         with quiet_gymnasium():
-            if self.native_vector is not None and config.backend != "sync":
+            if self.native_vector is not None and self.is_native(config):
                 vector: VectorEnv[Any, Any, Any] = self.native_vector(count)
             else:
                 # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.

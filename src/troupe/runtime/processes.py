@@ -15,14 +15,18 @@ import time
 import traceback
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import torch
 
+from troupe import config
 from troupe.config import TroupeError, UsageError
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.plan import ActorPlan
@@ -32,6 +36,10 @@ from troupe.runtime.shared import Block
 
 _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
+_GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor before the run itself
+_STACK_SECONDS = 2.0  # for a process to say where it stands
+_LONGEST_LOOK_SECONDS = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
 
 
@@ -64,7 +72,8 @@ _NOTHING = Share(Counts(), [], Lag())
 
 
 class Lost(Exception):
-    """The process of an actor is gone, or had to be killed; another can take its place."""
+    """The process of an actor is gone, or had to be killed; another can take its place. The first line
+    says why; those after it are a stack."""
 
 
 class ActorFailed(TroupeError):
@@ -73,6 +82,26 @@ class ActorFailed(TroupeError):
     def __init__(self, message: str, trace: str):
         super().__init__(message)
         self.add_note(f"in the actor's process:\n{trace}")
+
+
+class Patience:
+    """Ends when an environment has not answered for `seconds` (0: never), by its actor's pulse.
+
+    What counts is the time between looks, and only so much of it: while this process itself stands
+    still (Ctrl-Z, a container that is paused), no environment is late.
+    """
+
+    def __init__(self, pulse: np.ndarray, seconds: float):
+        self._pulse, self._seconds = pulse, seconds
+        self._asked, self._waited, self._looked = 0.0, 0.0, time.monotonic()
+
+    def look(self) -> bool:
+        """Whether it has ended; to be called again and again."""
+        now, asked = time.monotonic(), float(self._pulse[0])
+        passed = min(now - self._looked, _LONGEST_LOOK_SECONDS)
+        self._waited = self._waited + passed if asked == self._asked else 0.0
+        self._looked, self._asked = now, asked
+        return bool(self._seconds and asked and self._waited > self._seconds)
 
 
 class RemoteActor:
@@ -88,8 +117,8 @@ class RemoteActor:
         self.watch = Stopwatch()
         self.metrics: Mapping[str, float] = {}
 
-    def start(self) -> None:
-        """Starts the process and waits until it is ready to play."""
+    def start(self, hang_seconds: float) -> None:
+        """Starts the process and waits until it is ready to play; raises what `receive` raises."""
         context = _context()
         self._connection, theirs = context.Pipe()
         self._stacks, stack_writer = context.Pipe(duplex=False)
@@ -97,12 +126,35 @@ class RemoteActor:
             theirs, stack_writer, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
             self.generation,
         )  # fmt: skip
-        with _no_main():
-            self._process = context.Process(target=play, args=arguments, name=f"actor-{self.number}", daemon=True)
-            self._process.start()
-        theirs.close()
-        stack_writer.close()
-        self.receive(hang_seconds=0.0)
+        process = context.Process(target=play, args=arguments, name=f"actor-{self.number}", daemon=True)
+        self._launch(process, [theirs, stack_writer])
+        self._process = process
+        self.receive(hang_seconds)
+
+    def _launch(self, process: multiprocessing.process.BaseProcess, theirs: Sequence[Connection]) -> None:
+        """The server answers when it has imported torch: the end of the run is not kept waiting for that."""
+        done: Future[None] = Future()
+
+        def launch() -> None:
+            try:
+                with _no_main():
+                    process.start()
+                done.set_result(None)
+            except BaseException as error:
+                done.set_exception(error)
+            finally:
+                for end in theirs:
+                    end.close()
+
+        threading.Thread(target=launch, name=f"launch-{self.number}", daemon=True).start()
+        while not done.done():
+            with suppress(TimeoutError):
+                done.exception(_LOOK_SECONDS)
+            if self._gate.stopped and not done.done():
+                raise Closed
+        if isinstance(done.exception(), EOFError | ConnectionError):
+            raise self._lost("the server that starts its process is gone")
+        done.result()
 
     @property
     def wants_more(self) -> bool:
@@ -114,7 +166,7 @@ class RemoteActor:
         try:
             self._connection.send_bytes(_encode(Request(rollout.slot, counts.played, counts.steps)))
         except OSError:
-            raise Lost(self._farewell()) from None
+            raise self._lost(self._farewell()) from None
 
     def receive(self, hang_seconds: float) -> tuple[Rollout | None, Share]:
         """The next rollout that the process has filled, and what it counted meanwhile.
@@ -122,16 +174,16 @@ class RemoteActor:
         Raises Lost when the process is dead, or has been killed for an environment that did not answer
         for `hang_seconds` (0: any time); ActorFailed with what the actor raised; Closed at the end of the run.
         """
+        patience = Patience(self._pulses["pulse"][self.number : self.number + 1], hang_seconds)
         while not self._connection.poll(_LOOK_SECONDS):
             if self._gate.stopped:
                 raise Closed
-            asked = self._pulses["pulse"][self.number]
-            if hang_seconds and asked and time.monotonic() - asked > hang_seconds:
+            if patience.look():
                 raise Lost(self._hung(hang_seconds))
         try:
             report = _decode_report(self._connection.recv_bytes())
         except (EOFError, OSError):
-            raise (Closed if self._gate.stopped else Lost(self._farewell())) from None
+            raise self._lost(self._farewell()) from None
         if report.error:
             raise ActorFailed(report.error, report.trace)
         self.watch.add(report.laps)
@@ -143,19 +195,28 @@ class RemoteActor:
 
     def stop(self) -> None:
         """Ends the process: in order where the environment lets it, and by force where it does not."""
-        if self._process is None:
-            return
-        self._connection.close()
-        self._process.join(_CLOSE_SECONDS)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._stacks.close()
-        self._process = None
+        if self._process is not None:
+            self._connection.close()
+            self._process.join(_CLOSE_SECONDS)
+            # Also where it has ended: its environments may have left processes of their own.
+            _kill(self._process)
+            self._process.join(_CLOSE_SECONDS)
+            self._process = None
+        for end in (self._connection, self._stacks):
+            if end is not None:
+                end.close()
+        self._connection = self._stacks = None
         self._pulses["pulse"][self.number] = 0.0
 
     def close(self) -> None:
         self.stop()
+
+    def _lost(self, why: str) -> Exception:
+        """Lost; or Closed, where the same hand that ended the process is just ending the run."""
+        end = time.monotonic() + _GRACE_SECONDS
+        while not self._gate.stopped and time.monotonic() < end:
+            time.sleep(_GRACE_SECONDS / 10)
+        return Closed() if self._gate.stopped else Lost(why)
 
     def _farewell(self) -> str:
         assert self._process is not None
@@ -168,45 +229,68 @@ class RemoteActor:
 
     def _hung(self, seconds: float) -> str:
         assert self._process is not None
-        stack = ""
-        if hasattr(signal, "SIGUSR1"):
-            os.kill(self._process.pid or 0, signal.SIGUSR1)
-            if self._stacks.poll(1.0):
-                stack = os.read(self._stacks.fileno(), 65536).decode(errors="replace")
-        self._process.kill()
+        stack = self._ask_where(self._process.pid) if hasattr(signal, "SIGUSR1") else ""
+        _kill(self._process)
         return hung(self._plan.source.value.id, seconds, stack.splitlines()[1:])
+
+    def _ask_where(self, pid: int | None) -> str:
+        """The process's stack, which the interpreter there writes piece by piece without needing its lock."""
+        with suppress(ProcessLookupError):
+            os.kill(pid or 0, signal.SIGUSR1)
+        stack, end = b"", time.monotonic() + _STACK_SECONDS
+        while not self._gate.stopped and time.monotonic() < end:
+            if self._stacks.poll(_LOOK_SECONDS):
+                piece = os.read(self._stacks.fileno(), 65536)
+                if not piece:
+                    break
+                stack += piece
+            elif stack:
+                break
+        return stack.decode(errors="replace")
 
 
 def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:
-    """What to say of an environment that does not answer: its own part of the stack, innermost call first."""
-    own = [line.strip() for line in stack]
-    ours = next((i for i, line in enumerate(own) if "troupe" in line and "vector.py" in line), len(own))
-    return "\n    ".join([f"environment {environment} has not answered for {seconds:g} s; it stands in", *own[:ours]])
+    """What to say of an environment that does not answer, and its own part of the stack, innermost call first."""
+    lines = [line.strip() for line in stack]
+    ours = next((i for i, line in enumerate(lines) if str(Path(config.__file__).parent) in line), len(lines))
+    return "\n    ".join([f"environment {environment} has not answered for {seconds:g} s", *lines[:ours]])
+
+
+def _kill(process: multiprocessing.process.BaseProcess) -> None:
+    """Kills the process and those that its environments have started."""
+    process.kill()
+    if hasattr(os, "killpg") and process.pid:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def check_sendable(plan: ActorPlan) -> None:
     """Raises UsageError where the environment or the network cannot be sent to a process."""
-    parts = {f"environment {plan.source.value.id}": plan.source}
-    if isinstance(plan.brain, tuple):
-        parts["network"] = plan.brain[0]
-    for name, part in parts.items():
+    source = plan.source.value
+    wrong = (
+        f"environment {source.id} cannot be sent to actor processes: {source.unsendable}" if source.unsendable else ""
+    )
+    if isinstance(plan.brain, tuple) and not wrong:
         try:
-            part.__getstate__()
+            plan.brain[0].__getstate__()
         except Exception as error:
-            message = " ".join(str(error).split())
-            raise UsageError(
-                f"{name} cannot be sent to actor processes: {type(error).__name__}: {message}; make inside the "
-                "factory what it holds from outside (files, locks, connections), or set actor.place to thread"
-            ) from error
+            wrong = f"the network cannot be sent to actor processes: {type(error).__name__}: {error}"
+    if wrong:
+        raise UsageError(
+            f"{' '.join(wrong.split())}; make inside the factory what it holds from outside (files, locks, "
+            "connections), or set actor.place to thread"
+        )
 
 
 def warm_up() -> None:
     """Gets ready to start processes, in the background: what they have in common is imported once."""
     if _method() == "forkserver":
-        from multiprocessing import forkserver
+        from multiprocessing import forkserver, resource_tracker
 
+        resource_tracker.ensure_running()  # on its own: it would let in the signals that are held back here
         forkserver.set_forkserver_preload([__name__])
-        forkserver.ensure_running()
+        with _signals_held_back():
+            forkserver.ensure_running()
 
 
 def _method() -> str:
@@ -217,6 +301,16 @@ def _method() -> str:
 def _context() -> Any:
     warm_up()
     return multiprocessing.get_context(_method())
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """What is started inside does not get the terminal's Ctrl-C: this process does, and says what to do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _starting = threading.Lock()
@@ -246,8 +340,8 @@ def play(
     generation: int,
 ) -> None:
     """The whole life of an actor's process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches us too; the parent says what to do
-    threading.Thread(target=_follow_the_parent, daemon=True).start()
+    _leave_the_terminal()
+    _die_with_the_parent()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=stacks.fileno(), all_threads=False)
     # The library forbids its daemons to have processes of their own; an environment may need some.
@@ -256,7 +350,10 @@ def play(
     rollouts, progress, gate = slots(block, number_of_slots), Progress(), RemoteGate(switches)
     actor = None
     try:
-        actor = plan.build(generation, progress, gate, pulses["pulse"][plan.number : plan.number + 1])
+        pulse = pulses["pulse"][plan.number : plan.number + 1]
+        plan.source.value  # noqa: B018  # what it imports may take its time; what it makes may not
+        pulse[0] = time.monotonic()  # until the actor takes it over
+        actor = plan.build(generation, progress, gate, pulse)
         connection.send_bytes(_encode(Report(-1, _NOTHING)))
         while True:
             request = _decode_request(connection.recv_bytes())
@@ -269,19 +366,56 @@ def play(
             connection.send_bytes(_encode(Report(request.slot, share, pulls, laps, metrics)))
     except (EOFError, ConnectionError, Closed):
         pass
+    except SystemExit:
+        raise  # the environment ends its process: another takes its place
     except BaseException as error:
         message = " ".join(str(error).split())
         text = message if isinstance(error, TroupeError) else f"{type(error).__name__}: {message}"
         with suppress(OSError):
-            connection.send_bytes(_encode(Report(-1, _NOTHING, error=text, trace=traceback.format_exc())))
+            connection.send_bytes(
+                _encode(Report(-1, _NOTHING, error=_writable(text), trace=_writable(traceback.format_exc())))
+            )
     finally:
         if actor is not None:
-            actor.close()
+            with suppress(Exception):  # nobody listens any more
+                actor.close()
 
 
-def _follow_the_parent() -> None:
-    """However the parent ends, this process does too, even from within an environment's step."""
+def _writable(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _leave_the_terminal() -> None:
+    """Ctrl-C goes to the terminal's group of processes; this one, with those its environments start, has its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
+def _die_with_the_parent() -> None:
+    """However the parent ends, this process does too, and those that its environments have started."""
     parent = multiprocessing.parent_process()
     assert parent is not None
-    wait([parent.sentinel])
+    if sys.platform == "linux":
+        # By the kernel, when nobody holds the other end of this pipe any more: an environment may be in a
+        # call that keeps the interpreter's lock, and no thread here would come to see it.
+        import fcntl
+
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid())  # the whole group
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    threading.Thread(target=_follow, args=(parent.sentinel, parent.pid), daemon=True).start()
+
+
+def _follow(sentinel: int, pid: int | None) -> None:
+    ends = [sentinel]
+    if hasattr(os, "pidfd_open"):
+        # The pipe alone is not enough: what the parent forks, its own environments perhaps, holds it too.
+        with suppress(OSError):
+            ends.append(os.pidfd_open(pid or 0))
+    wait(ends)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)

@@ -264,8 +264,7 @@ def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
         return "thread"
     if config.actor.place != "auto":
         return config.actor.place
-    native = source.native_vector is not None and config.env.backend != "sync"
-    return "thread" if native else "process"
+    return "thread" if source.is_native(config.env) or source.unsendable else "process"
 
 
 @dataclass(frozen=True)

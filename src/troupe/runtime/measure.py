@@ -1,0 +1,80 @@
+"""What a step costs on this machine, and how many actors that calls for."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from troupe.config import Environment
+from troupe.environments import EnvironmentSource
+from troupe.networks.actor_critic import ActorCritic
+
+_SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
+_CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds. An environment that waits (a simulator, a device) takes more time than processor time."""
+
+    step: float  # of one environment
+    step_computing: float  # the processor's part of that
+    act: dict[int, float]  # by number of observations
+
+    @property
+    def computing(self) -> float:
+        """The share of a step in which the processor works."""
+        return min(1.0, self.step_computing / self.step)
+
+    def speed(self, actors: int, environments: int, cores: int, *, apart: bool) -> float:
+        """Steps/s of `actors` that play `environments` each, one environment after the other.
+
+        What waits overlaps; what computes shares the cores, of which threads of one interpreter have one.
+        """
+        act = self.act[environments]
+        waiting = actors * environments / (act + environments * self.step)
+        computing = (cores if apart else 1) / (act / environments + self.step_computing)
+        return min(waiting, computing)
+
+    def best(self, total: int, batch: int, cores: int, *, apart: bool) -> tuple[int, int]:
+        """(actors, environments of each): the fewest actors among the fastest ways to deal out `total`
+        environments, such that `batch` environments are still a whole number of rollouts."""
+        ways = [(n, total // n) for n in range(1, total + 1) if total % n == 0 and batch % (total // n) == 0]
+        fastest = max(self.speed(*way, cores, apart=apart) for way in ways)
+        return next(way for way in ways if self.speed(*way, cores, apart=apart) * _CLEARLY >= fastest)
+
+
+def measure(source: EnvironmentSource, config: Environment, network: ActorCritic, sizes: list[int]) -> Costs:
+    """Plays one batch of environments at random for a moment, and acts on observations of each size."""
+    count = max(sizes) if source.is_native(config) else 1
+    environment = source.make_vector(count, config)
+    try:
+        obs = environment.reset(np.random.SeedSequence(0)).copy()
+        rng = np.random.default_rng(0)
+        actions = int(getattr(source.action_space, "n", 1))
+        step, computing = _cost(lambda: environment.step(rng.integers(actions, size=count)), _SECONDS)
+    finally:
+        environment.close()
+    act = {}
+    with torch.inference_mode():
+        for size in sizes:
+            batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0))
+            act[size], _ = _cost(lambda batch=batch: network.step(batch), _SECONDS / 10)  # type: ignore[misc]
+    return Costs(step / count, computing / count, act)
+
+
+def _cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+    """Seconds that `work` takes, and seconds of this thread's processor time; the first call is not counted."""
+    work()
+    times, began, used = 0, time.perf_counter(), time.thread_time()
+    while time.perf_counter() - began < seconds:
+        work()
+        times += 1
+    return (time.perf_counter() - began) / times, (time.thread_time() - used) / times
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
