@@ -1,6 +1,5 @@
 """`troupe bench`: what a step costs in each stage, the limit that implies, and what training reaches."""
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -14,35 +13,50 @@ import numpy as np
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
+from troupe.runs.plots import read_metrics
+from troupe.runtime.measure import cores, measure
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
-from troupe.runtime.topologies import Parts, assemble
-from troupe.trainer import one_torch_thread, train
+from troupe.runtime.topologies import Parts, assemble, place_of
+from troupe.trainer import fit, one_torch_thread, train
 
 STAGE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """Core-seconds per step of each stage, and steps per second of a whole training run."""
+    """Core-seconds per step of each stage alone, and what a whole training run does with them.
+
+    `env_waits` is the share of a step in which the environment waits rather than computes; `bottleneck`
+    and `waits` are what the run itself reported, `waits` the share of their time that actors and learner wait.
+    """
 
     config: TrainConfig
+    place: str
     stages: Mapping[str, float]
+    env_waits: float
     cores: int
     steps_per_s: float
     updates_per_s: float
+    bottleneck: str
+    waits: Mapping[str, float]
 
     @property
     def limit(self) -> float:
         """C / (e + a + l): no schedule on C cores does more."""
         return self.cores / sum(self.stages.values())
 
+    @property
+    def fraction(self) -> float:
+        return self.steps_per_s / self.limit
+
     def summary(self) -> dict[str, Any]:
         return {
             "environment": self.config.env.id,
             "preset": self.config.preset,
             "topology": self.config.topology,
+            "place": self.place,
             "actors": self.config.actor.count,
             "environments_per_actor": self.config.actor.environments,
             "cores": self.cores,
@@ -50,31 +64,57 @@ class Result:
             "limit_steps_per_s": self.limit,
             "steps_per_s": self.steps_per_s,
             "updates_per_s": self.updates_per_s,
-            "fraction": self.steps_per_s / self.limit,
+            "fraction": self.fraction,
+            "bottleneck": self.bottleneck,
+            "advice": self.advice(),
         }
 
     def table(self) -> str:
         config, whole = self.config, sum(self.stages.values())
         lines = [
             f"{config.env.id}, preset {config.preset}: {config.topology}, {config.actor.count} x "
-            f"{config.actor.environments} environments, rollouts of {config.actor.rollout_steps} steps, "
+            f"{config.actor.environments} environments in {self.place}{'es' if self.place == 'process' else 's'}, "
+            f"rollouts of {config.actor.rollout_steps} steps, "
             f"{config.learner.epochs} pass{'es' if config.learner.epochs > 1 else ''}",
             "",
             f"{'stage':8}{'core-us per step':>18}{'share':>8}{'alone, steps/s':>18}",
         ]
         for name, cost in self.stages.items():
             lines.append(f"{name:8}{cost * 1e6:>18.2f}{cost / whole:>8.0%}{1 / cost:>18,.0f}")
-        slowest = max(self.stages, key=lambda name: self.stages[name])
+        waits = ", ".join(f"{part} waits {share:.0%} of its time" for part, share in self.waits.items())
         return "\n".join(
             [
                 *lines,
                 "",
                 f"limit    {self.limit:>12,.0f} steps/s on {self.cores} cores",
                 f"training {self.steps_per_s:>12,.0f} steps/s, {self.updates_per_s:,.0f} updates/s: "
-                f"{self.steps_per_s / self.limit:.0%} of the limit; every step in at least one gradient",
-                f"{slowest} costs most",
+                f"{self.fraction:.0%} of the limit; every step in at least one gradient",
+                f"together: bottleneck {self.bottleneck}; {waits}",
+                *(f"to change: {advice}" for advice in self.advice()),
             ]
         )
+
+    def advice(self) -> list[str]:
+        """What would make it faster, as far as the measurements tell."""
+        config, holding_up = self.config, self.bottleneck.rpartition(" ")[2]
+        slowest = holding_up if holding_up in self.stages else max(self.stages, key=lambda name: self.stages[name])
+        advice = []
+        if self.env_waits > 0.5 and self.bottleneck.startswith("actor"):
+            advice.append(
+                f"the environment waits {self.env_waits:.0%} of a step: more actors overlap that "
+                f"(--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)})"
+            )
+        if self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
+            advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
+        if slowest == "act":
+            advice.append("acting holds it up: more environments for each actor share a pass (--actor.environments)")
+        elif slowest == "learn" and config.learner.epochs > 1:
+            advice.append(f"learning holds it up: {config.learner.epochs} passes over each batch (--learner.epochs)")
+        elif slowest == "learn":
+            advice.append("learning holds it up: larger batches or a smaller network (--network.hidden)")
+        elif self.env_waits <= 0.5:
+            advice.append("the environment holds it up: a faster one, or more cores")
+        return advice
 
 
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
@@ -82,53 +122,64 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     if seconds <= 0:
         raise UsageError("--time 0: there must be some time to train in")
     source = find(env)
-    config = resolve(source.id, preset, settings)
+    config, _ = fit(resolve(source.id, preset, settings), source, None)
     network = build(source.observation_space, source.action_space, config.network)
-    here = replace(config, {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"})
-    parts = assemble(here, source, network, np.random.SeedSequence(config.seed), Progress())
+    alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
+    alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False}
+    parts = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())
     with closing(parts), one_torch_thread():
-        stages = _stages(parts)
-    quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none"}
+        costs = measure(source, config.env, network, [config.actor.environments])
+        stages = {
+            "env": costs.step_computing,
+            "act": costs.act[config.actor.environments] / config.actor.environments,
+            **_stages(parts),
+        }
+    quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none", "record": False}
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
+    numbers = {"actor.count": config.actor.count, "actor.environments": config.actor.environments}
+    numbers["learner.rollouts"] = config.learner.rollouts
     with tempfile.TemporaryDirectory() as folder:
-        run = train(env, preset=preset, settings=dict(settings) | quiet, run_dir=Path(folder) / "run")
+        place = Path(folder) / "run"
+        run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)
         if run.signal:
             raise KeyboardInterrupt(run.signal)
-        return Result(config, stages, _cores(), run.steps / run.seconds, run.updates / run.seconds)
+        reports = [row for row in read_metrics(place) if row["kind"] == "report" and row["steps"]]
+    shares = {
+        part: float(np.mean([row["shares"].get(part, {}).get("wait", 0.0) for row in reports]))
+        for part in ("actor", "learner")
+        if any(row["shares"].get(part) for row in reports)
+    }
+    named = [row["bottleneck"] for row in reports]
+    bottleneck = max(set(named), key=named.count) if named else "unknown"
+    return Result(
+        config, place_of(config, source), stages, 1 - costs.computing, cores(),
+        run.steps / run.seconds, run.updates / run.seconds, bottleneck, shares,
+    )  # fmt: skip
 
 
 def _stages(parts: Parts) -> dict[str, float]:
-    """Core-seconds per step of acting, stepping environments, and learning, each from the parts themselves."""
+    """Core-seconds per step of moving rollouts into a batch, and of learning from it."""
     (seat,), (learner,), queue = parts.actors, parts.learners, parts.queue
     assert isinstance(seat, ThreadSeat)
-    actor = seat.actor
     rollouts = [queue.acquire() for _ in range(parts.config.learner.rollouts)]
+    for rollout in rollouts:
+        seat.actor.collect(rollout)
+    steps = sum(rollout.steps for rollout in rollouts)
+    batch = stack(rollouts)
+    return {
+        "move": _seconds(lambda: stack(rollouts), STAGE_SECONDS / 5) / steps,
+        "learn": _seconds(lambda: learner.learn(batch), STAGE_SECONDS) / steps,
+    }
 
-    def collect() -> None:
-        for rollout in rollouts:
-            actor.collect(rollout)
 
-    def learn() -> None:
-        learner.learn(stack(rollouts))
-
-    _for_a_while(collect, 0.2)
-    actor.watch.seconds.clear()
-    steps = _for_a_while(collect, STAGE_SECONDS) * sum(rollout.steps for rollout in rollouts)
-    env, act = (actor.watch.seconds[stage] / steps for stage in ("env", "act"))
-    _for_a_while(learn, 0.2)
+def _seconds(work: Callable[[], object], for_seconds: float) -> float:
+    """What `work` takes, after a few times that do not count."""
+    times = 0
+    warm = time.perf_counter() + for_seconds / 5
+    while time.perf_counter() < warm:
+        work()
     began = time.perf_counter()
-    learned = _for_a_while(learn, STAGE_SECONDS) * sum(rollout.steps for rollout in rollouts)
-    return {"env": env, "act": act, "learn": (time.perf_counter() - began) / learned}
-
-
-def _for_a_while(work: Callable[[], None], seconds: float) -> int:
-    """Repeats `work` for that long; returns how often."""
-    times, end = 0, time.perf_counter() + seconds
-    while time.perf_counter() < end:
+    while time.perf_counter() - began < for_seconds:
         work()
         times += 1
-    return times
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (time.perf_counter() - began) / times

@@ -79,7 +79,7 @@ def train(
     source = find(env)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
-    config, fitting = _fit(configuration.resolve(source.id, preset, said, tuned=tuned), source, network)
+    config, fitting = fit(configuration.resolve(source.id, preset, said, tuned=tuned), source, network)
     if run_dir is not None:
         check_free(Path(run_dir))
     session = _Session(config, source, network, display, fitting=fitting)
@@ -467,7 +467,7 @@ def _make_network(
         return own_network(network, observation_space, action_space)
 
 
-def _fit(
+def fit(
     config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None
 ) -> tuple[TrainConfig, str]:
     """`actor.auto`: the same environments and batch, with as many actors as suits what steps cost here."""

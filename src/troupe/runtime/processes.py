@@ -112,6 +112,7 @@ class RemoteActor:
         self._plan, self._block, self._number_of_slots = plan, block, number_of_slots
         self._gate, self._pulses = gate, pulses
         self._process: multiprocessing.process.BaseProcess | None = None
+        self._ends: list[Connection] = []
         self.generation = 0
         self.waiting: dict[int, Rollout] = {}  # slots the process has
         self.watch = Stopwatch()
@@ -122,6 +123,7 @@ class RemoteActor:
         context = _context()
         self._connection, theirs = context.Pipe()
         self._stacks, stack_writer = context.Pipe(duplex=False)
+        self._ends = [self._connection, self._stacks]
         arguments = (
             theirs, stack_writer, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
             self.generation,
@@ -137,7 +139,7 @@ class RemoteActor:
 
         def launch() -> None:
             try:
-                with _no_main():
+                with _no_main(), _signals_held_back():
                     process.start()
                 done.set_result(None)
             except BaseException as error:
@@ -202,10 +204,9 @@ class RemoteActor:
             _kill(self._process)
             self._process.join(_CLOSE_SECONDS)
             self._process = None
-        for end in (self._connection, self._stacks):
-            if end is not None:
-                end.close()
-        self._connection = self._stacks = None
+        for end in self._ends:
+            end.close()
+        self._ends.clear()
         self._pulses["pulse"][self.number] = 0.0
 
     def close(self) -> None:
@@ -284,10 +285,13 @@ def check_sendable(plan: ActorPlan) -> None:
 
 def warm_up() -> None:
     """Gets ready to start processes, in the background: what they have in common is imported once."""
-    if _method() == "forkserver":
-        from multiprocessing import forkserver, resource_tracker
+    if os.name == "posix":
+        from multiprocessing import resource_tracker
 
-        resource_tracker.ensure_running()  # on its own: it would let in the signals that are held back here
+        resource_tracker.ensure_running()  # first: as it starts, it lets in the signals that are held back below
+    if _method() == "forkserver":
+        from multiprocessing import forkserver
+
         forkserver.set_forkserver_preload([__name__])
         with _signals_held_back():
             forkserver.ensure_running()
@@ -306,6 +310,9 @@ def _context() -> Any:
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
     """What is started inside does not get the terminal's Ctrl-C: this process does, and says what to do."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield

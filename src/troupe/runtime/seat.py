@@ -2,20 +2,19 @@
 
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from troupe.config import TroupeError
-from troupe.runtime.gate import Gate
+from troupe.runtime.gate import Gate, Retired
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Player
-from troupe.runtime.processes import Lost, RemoteActor, hung
+from troupe.runtime.processes import Lost, Patience, RemoteActor, hung
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import Rollout
@@ -35,11 +34,20 @@ class Table:
     hang_seconds: float
     journal: NoJournal
 
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
     def replace(self, number: int, why: str) -> None:
-        """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been."""
-        if self.progress.counts.restarts >= self.most_restarts:
-            raise TroupeError(f"{why}; no more actors are replaced: {self.most_restarts} is this run's actor.restarts")
-        self.progress.restart(f"actor-{number}: {why}; another takes its place")
+        """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been.
+
+        The first line of `why` is the reason; a stack may follow.
+        """
+        reason, _, stack = why.partition("\n")
+        where = f"; it stood in\n{stack}" if stack else ""
+        with self.lock:
+            if self.progress.counts.restarts >= self.most_restarts:
+                limit = f"{self.most_restarts} is this run's actor.restarts"
+                raise TroupeError(f"{reason}; no more actors are replaced: {limit}{where}")
+            self.progress.restart(f"actor-{number}: {reason}; another takes its place{where}")
 
 
 class ThreadSeat:
@@ -48,17 +56,21 @@ class ThreadSeat:
     def __init__(self, plan: ActorPlan, table: Table, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
         self.number = plan.number
         self._plan, self._table, self.queue, self._new_rollout = plan, table, queue, new_rollout
-        self._pulse = np.zeros(1)
+        self._look_anew()
         self._generation, self._index = 0, 0
         self._thread: threading.Thread | None = None
         self.actor = self._build()
 
     def run(self, deliver: Deliver) -> None:
         """The thread's whole work, until the run is over or another takes its place."""
-        self._thread = threading.current_thread()
+        generation, self._thread = self._generation, threading.current_thread()
         while True:
             self._table.numbers.wait("actors", self.number)
-            self.collect(deliver)
+            try:
+                self.collect(deliver)
+            finally:
+                if self._generation != generation:
+                    raise Retired  # whatever it has raised: another has its place
 
     def collect(self, deliver: Deliver) -> None:
         """One rollout from an empty one to where it is wanted."""
@@ -73,8 +85,7 @@ class ThreadSeat:
 
     @property
     def hangs(self) -> bool:
-        asked, limit = float(self._pulse[0]), self._table.hang_seconds
-        return bool(limit and asked and time.monotonic() - asked > limit)
+        return self._patience.look()
 
     def abandon(self) -> str:
         """Leaves a thread behind whose environment hangs; returns where it stands.
@@ -85,16 +96,22 @@ class ThreadSeat:
         assert self._thread is not None
         frame = sys._current_frames().get(self._thread.ident or 0)
         stack = [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))]
+        self._generation += 1
         self.actor.retire()
-        self._pulse = np.zeros(1)
+        self._look_anew()
         return hung(self._plan.source.value.id, self._table.hang_seconds, stack)
 
     def take_over(self, why: str, deliver: Deliver) -> None:
         """The whole work of the thread that comes after an abandoned one."""
+        generation, self._thread = self._generation, threading.current_thread()
         self._table.replace(self.number, why)
         self.queue.release([self._new_rollout()])
-        self._generation += 1
-        self.actor = self._build()
+        try:
+            actor = self._build()
+        finally:
+            if self._generation != generation:
+                raise Retired  # it has taken too long, too
+        self.actor = actor
         self.run(deliver)
 
     @property
@@ -107,6 +124,10 @@ class ThreadSeat:
 
     def close(self) -> None:
         self.actor.close()
+
+    def _look_anew(self) -> None:
+        self._pulse = np.zeros(1)
+        self._patience = Patience(self._pulse, self._table.hang_seconds)
 
     def _build(self) -> Player:
         return self._plan.build(self._generation, self._table.progress, self._table.gate, self._pulse)
@@ -137,7 +158,7 @@ class RemoteSeat:
 
     def _play(self, deliver: Deliver) -> None:
         actor, table = self.actor, self._table
-        actor.start()
+        actor.start(table.hang_seconds)
         if self._expected:
             self._expected = False
             table.ready.count_down()
