@@ -130,9 +130,13 @@ def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) ->
     if wanted:
         parts.journal.batch(wanted)
         parts.progress.consume(wanted, parts.master.version)
-        batch = stack(wanted)
-        parts.queue.release(rollouts)
-        learner.learn(batch)
+        if len(wanted) > 1:
+            batch = stack(wanted)
+            parts.queue.release(rollouts)
+            learner.learn(batch)
+        else:  # learned from where it lies: a rollout of images is worth not copying
+            learner.learn(wanted[0])
+            parts.queue.release(rollouts)
     else:
         parts.queue.release(rollouts)
     with parts.master.lock:
@@ -310,14 +314,14 @@ def _seats(
 ) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
     """The queue between actors and learners, and a seat for each actor.
 
-    There is a rollout for every actor to fill, two where it is in a process, beside those that wait; and
-    those that wait are at least a batch. A hogwild worker keeps its own to itself.
+    There is a rollout for every actor to fill, two where it is in a process, and one for every learner to
+    learn from, beside those that wait; and those are at least a batch. A hogwild worker keeps its own.
     """
     hogwild, each = config.topology == "hogwild", _AHEAD if apart else 1
     steps, environments = (
         (1, 1) if config.actor.window_steps else (config.actor.rollout_steps, config.actor.environments)
     )
-    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
+    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts) + config.learner.count
     number = waiting + each * len(plans)
     space = source.observation_space
     if not apart:
