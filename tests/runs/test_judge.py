@@ -189,7 +189,7 @@ def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
 
 def test_a_resumed_judge_knows_the_best_of_before():
     court = Court([8.0], [12.0])
-    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, 10.0, 70)
+    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, {"best_score": 10.0, "best_steps": 70})
     court.after(100, weight=1.0)
     assert (court.best, court.judge.best_steps) == (5.0, 70)
     court.after(200, weight=2.0)
@@ -230,7 +230,7 @@ def test_a_bad_look_is_not_confirmed():
 
 def test_confirmed_weights_are_the_best_even_if_a_short_look_once_promised_more():
     court = Court([9.0], [1.0, 9.0], [6.0], [5.5], target=5.0)
-    court.judge.restore({"body.weight": torch.zeros(1, 1)}, 8.0, 10)
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, {"best_score": 8.0, "best_steps": 10})
     assert not court.after(100, weight=1.0)
     assert court.after(200, weight=2.0)
     assert (court.best, court.judge.best_score) == (2.0, 5.5)
