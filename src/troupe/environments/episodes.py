@@ -95,7 +95,7 @@ class RestorableEnvironment(VectorEnvironment):
         return [each.state() for each in self._episodes]
 
     def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
-        """Puts each environment back where it showed `obs`.
+        """Puts environments that have just been reset back where they showed `obs`.
 
         Those that come out elsewhere are returned. They have begun their next episode, and it is in `obs`.
         """
