@@ -185,6 +185,7 @@ def test_stopped_at_any_moment_and_gone_on_with_it_ends_as_if_it_had_not_been(
         at_turn(turns, press_ctrl_c)
         run = go_on(place, env) if number else play(place, env, settings)
         assert run.outcome == "interrupted"
+        assert run.steps == checkpoint.load(place, pytest.fail).state["counts"]["steps"]
     assert go_on(place, env).steps >= STEPS
     assert differences(uninterrupted(world), place) == []
 
