@@ -10,7 +10,7 @@ from troupe.config import TroupeError, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import FIELDS, Rollout, allocate, check
+from troupe.runtime.rollout import FIELDS, Rollout, check
 from troupe.runtime.topologies import Parts, assemble
 
 SETTINGS = {
@@ -29,10 +29,10 @@ def assembled(env: Any, settings: dict[str, Any], seed: int) -> Parts:
 
 
 def collected(parts: Parts) -> Rollout:
-    rollout = parts.queue.acquire()
-    parts.actors[0].collect(rollout)
-    parts.queue.release([rollout])
-    return rollout
+    full: list[Rollout] = []
+    parts.actors[0].collect(full.append)
+    parts.queue.release(full)
+    return full[0]
 
 
 def kept(parts: Parts) -> Any:
@@ -57,6 +57,7 @@ def test_at_every_step_of_an_episode_its_end_and_its_reset_a_restored_actor_goes
         assert again.restore(streams) == []
         for _ in range(2):
             ours, theirs = collected(parts), collected(again)
+            assert ours.index == theirs.index
             for name in FIELDS:
                 np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
 
@@ -73,14 +74,13 @@ def test_an_environment_that_came_out_elsewhere_begins_an_episode_of_its_own_and
     first["ended"][1] = True
     (line,) = again.restore(streams)
     assert line.startswith("1 of 3 environments came out elsewhere")
-    rollout = allocate(find(counting).observation_space, 1, 3)
-    again.actors[0].collect(rollout)
+    rollout = collected(again)
     check(rollout)
     assert rollout.first[0].tolist() == [False, True, False]
     assert rollout.valid[0].tolist() == [True, True, True]
     assert rollout.obs[:, :, 1].tolist() == [[4, 0, 4], [5, 1, 5]]
     for _ in range(8):
-        again.actors[0].collect(rollout)
+        collected(again)
     assert [episode.length for episode in again.progress.recent] == [9, 9, 9]
     totals = sorted(episode.total for episode in again.progress.recent)
     assert all(10 * sum(range(9)) <= total <= 10 * sum(range(9)) + 18 for total in totals)
@@ -120,6 +120,6 @@ def test_how_many_gradients_were_refused_in_a_row_is_not_forgotten(counting):
         if number:
             learner.restore(learners[0].state())
         for _ in range(60 if not number else 39):
-            learner.apply_gradient(torch.full_like(learner._weights.vector, float("nan")))
+            learner.apply_gradient(torch.full_like(learner.weights.vector, float("nan")))
     with pytest.raises(TroupeError, match="100 gradients in a row were not finite"):
-        learners[1].apply_gradient(torch.full_like(learners[1]._weights.vector, float("nan")))
+        learners[1].apply_gradient(torch.full_like(learners[1].weights.vector, float("nan")))

