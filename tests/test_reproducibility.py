@@ -400,7 +400,7 @@ def test_a_run_whose_environments_are_other_in_number_is_named(tmp_path, caplog)
 
 
 def test_other_topologies_draw_new_streams_and_say_nothing(tmp_path, caplog):
-    settings = SMALL | {"topology": "async"}
+    settings = SMALL | {"topology": "async", "actor.place": "thread"}
     place = play(tmp_path / "run", Drift, settings, steps=100).path
     go_on(place, Drift, steps=200)
     assert caplog.records == []
