@@ -20,6 +20,7 @@ from troupe.agent import Agent, NetworkMaker, needs_network, own_network, put_we
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.actor_critic import ActorCritic, build
+from troupe.networks.flat import named
 from troupe.runs import checkpoint
 from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Limits, Mode
@@ -29,7 +30,7 @@ from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
 from troupe.runtime.measure import cores, measure
-from troupe.runtime.progress import Clock, Counts, Progress
+from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import assemble, place_of
 
@@ -133,16 +134,23 @@ class _Session:
         self._display = Display(display)
         place, saved = resumed or (Path(), None)
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
-        self._resumes = state["resumes"] + 1
-        # A resumed run draws new streams: it must not play the same episodes again.
+        self._resumed = saved is not None
+        lost = _lost(config, saved) if saved else None
+        # A run whose streams are not put back draws new ones: it must not play the same episodes again.
+        self._resumes = state["resumes"] + (not saved or lost is not None)
         self._network, parts_seed, judge_seed = first_network(network, source, config, self._resumes)
         if saved:
             put_weights(place, saved.model, self._network)
         progress = Progress(Counts(**state["counts"]))
         self._journal = Journal() if config.record and not saved else None
         self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"], self._journal)
+        if lost:
+            progress.notices.append(lost)
         if saved:
             self._parts.master.optimizer.load(saved.optimizer)
+            if saved.streams and lost is None:
+                progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
+                progress.notices += self._parts.restore(saved.streams)
         self._supervisor = Supervisor(self._parts.gate, self._parts.wake)
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
@@ -156,7 +164,7 @@ class _Session:
             self._parts.gate, self._clock, self._rows.append, self._interrupted,
         )  # fmt: skip
         if saved:
-            self._judge.restore(saved.best, state["best_score"], state["best_steps"])
+            self._judge.restore(saved.best, state)
 
     def run(self, place: Path) -> Run:
         """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
@@ -203,6 +211,7 @@ class _Session:
             self._journal.end(parts.master.vector)
         self._write_journal()
         self._show(reporter.report(self._clock.seconds))
+        self._parts.rewind()
         stuck = self._supervisor.stop(patience_seconds=0.0)  # leaving `with` has waited for them
         if stuck:
             self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
@@ -278,23 +287,25 @@ class _Session:
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         """A copy of this moment."""
-        master, judge, counts = self._parts.master, self._judge, self._parts.progress.counts
+        moment = self._parts.moment()
         model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+        model |= named(self._network, moment.weights)
+        recent = [[episode.total, episode.length] for episode in moment.recent]
         return checkpoint.Checkpoint(
             model=model,
-            best=model | judge.best(master.vector),
-            optimizer={name: tensor.clone() for name, tensor in master.optimizer.state().items()},
+            best=model | self._judge.best(moment.weights),
+            optimizer=moment.optimizer,
             state={
-                "counts": asdict(counts),
+                "counts": asdict(moment.counts),
                 "seconds": self._clock.seconds,
-                "version": master.version,
-                "resumes": self._resumes,
-                "best_score": judge.best_score,
-                "best_steps": judge.best_steps,
+                "version": moment.version,
+                "resumes": self._resumes,  # those that drew new streams
+                **self._judge.state(),
                 "custom_network": self._custom_network,
                 "observation_space": spaces.describe(self._source.observation_space),
                 "action_space": spaces.describe(self._source.action_space),
             },
+            streams=moment.streams and moment.streams | {"recent": recent},
         )
 
     def _finish(self, stuck: list[str]) -> Run:
@@ -407,7 +418,7 @@ class _Session:
         learning = "each learns" if config.topology == "hogwild" else f"{learners} learner{'s' if learners > 1 else ''}"
         if self._parts.predictions:
             learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
-        resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumes else ""
+        resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""
         fitting = [f"  {self._fitting}"] if self._fitting else []
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
@@ -496,6 +507,21 @@ def fit(
                 f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
             )
     return configuration.replace(config, {"actor.auto": False}), ""
+
+
+def _lost(config: TrainConfig, saved: checkpoint.Checkpoint) -> str | None:
+    """Why a run cannot go on with the streams it had; None where it can, and "" where nobody expects it to."""
+    if config.topology != "serial":
+        return ""
+    if config.env.backend == "native":
+        why = "env.backend native has no way to put environments back where they were"
+    elif saved.streams is None:
+        why = "its checkpoint is not of a serial run that could be put back where it was"
+    elif saved.streams["shape"] != [config.actor.environments, config.actor.window_steps]:
+        why = "actor.environments or actor.window_steps has been changed"
+    else:
+        return None
+    return f"it goes on with new episodes and random streams, so not as it would have without a stop: {why}"
 
 
 def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:

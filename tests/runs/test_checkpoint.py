@@ -5,8 +5,10 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +49,27 @@ def test_what_is_loaded_is_what_was_saved(run):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype for name in ours)
     assert loaded.state == saved.state
+
+
+def test_streams_come_back_with_their_arrays_and_are_whole_or_damaged(run):
+    streams = {
+        "deep": [{"a": np.arange(3, dtype=np.int64)}, {"b": np.zeros((2, 0), np.float32)}, None, 0.1],
+        "big": {"state": 2**127 + 1, "over": True, "name": "PCG64"},
+        "bytes": np.arange(5, dtype=np.uint8), "first": np.array([True, False]),
+    }  # fmt: skip
+    place = checkpoint.save(run, 1, replace(make(1), streams=streams))
+    loaded = checkpoint.load(run, pytest.fail).streams
+    arrays = [
+        (each["deep"][0].pop("a"), each["deep"][1].pop("b"), each.pop("bytes"), each.pop("first"))
+        for each in (loaded, streams)
+    ]
+    for ours, theirs in zip(*arrays, strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+    assert loaded == streams
+    damage("one byte flipped", place / "streams.safetensors")
+    with pytest.raises(UsageError, match="holds no whole checkpoint"):
+        checkpoint.load(run, lambda text: None)
 
 
 def test_only_the_newest_few_are_kept(run):

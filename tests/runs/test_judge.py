@@ -189,11 +189,22 @@ def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
 
 def test_a_resumed_judge_knows_the_best_of_before():
     court = Court([8.0], [12.0])
-    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, 10.0, 70)
+    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, {"best_score": 10.0, "best_steps": 70})
     court.after(100, weight=1.0)
     assert (court.best, court.judge.best_steps) == (5.0, 70)
     court.after(200, weight=2.0)
     assert (court.best, court.judge.best_steps) == (2.0, 200)
+
+
+def test_a_resumed_judge_keeps_its_schedule():
+    before = Court([8.0])
+    before.after(130)
+    court = Court([8.0])
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, before.judge.state())
+    for steps in (170, 229, 230):
+        assert court.evaluator.asked == []
+        court.after(steps)
+    assert len(court.evaluator.asked) == 1
 
 
 # The target
@@ -230,7 +241,7 @@ def test_a_bad_look_is_not_confirmed():
 
 def test_confirmed_weights_are_the_best_even_if_a_short_look_once_promised_more():
     court = Court([9.0], [1.0, 9.0], [6.0], [5.5], target=5.0)
-    court.judge.restore({"body.weight": torch.zeros(1, 1)}, 8.0, 10)
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, {"best_score": 8.0, "best_steps": 10})
     assert not court.after(100, weight=1.0)
     assert court.after(200, weight=2.0)
     assert (court.best, court.judge.best_score) == (2.0, 5.5)
@@ -249,6 +260,17 @@ def test_a_stop_ends_the_evaluation_and_decides_nothing(returns):
     assert not court.after(100, weight=1.0)
     assert court.judge.best_score is None
     assert (court.gate._open.is_set(), court.clock.running) == (True, True)
+
+
+@pytest.mark.parametrize("returns", [([None]), ([[9.0], None])], ids=["while judging", "while confirming"])
+def test_a_stopped_evaluation_is_still_due_and_plays_the_same_episodes(returns):
+    court = Court(*returns, [9.0], [9.0], target=5.0)
+    state = court.judge.state()
+    court.after(100)
+    assert court.judge.state() == state
+    assert court.after(100)
+    stopped, again = court.evaluator.asked[: len(returns)], court.evaluator.asked[len(returns) :]
+    assert [each["seeds"] for each in stopped] == [each["seeds"] for each in again][: len(returns)]
 
 
 def test_an_evaluation_hears_of_a_stop_of_the_run():

@@ -18,6 +18,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from troupe.config import Environment, UsageError, did_you_mean
+from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.vector import VectorEnvironment
 
 _FILE = re.compile(r"(.+\.py):(\w+)")
@@ -58,12 +59,20 @@ class EnvironmentSource:
                 vector: VectorEnv[Any, Any, Any] = self.native_vector(count)
             else:
                 # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-                vector = self._sync_vector(count)
+                vector = self._sync_vector(count, self.make)
         return VectorEnvironment(vector, self.id, config.delay_seconds)
 
-    def _sync_vector(self, count: int) -> VectorEnv[Any, Any, Any]:
+    def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
+        """The same, of environments that a checkpoint can put back where they were; not so if native is asked for."""
+        if config.backend == "native":
+            return self.make_vector(count, config)
+        with quiet_gymnasium():
+            vector = self._sync_vector(count, lambda: Episodes(self.make()))
+        return RestorableEnvironment(vector, self.id, config.delay_seconds)
+
+    def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
         try:
-            return SyncVectorEnv([self.make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+            return SyncVectorEnv([make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {_one_line(error)}") from error
 

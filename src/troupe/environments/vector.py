@@ -1,6 +1,7 @@
 """A batch of environments stepped together, with what goes wrong in them named in one line."""
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,13 @@ class VectorEnvironment:
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise EnvironmentFailed(f"environment {self._name}[{bad}], step {self._steps}: reward is {reward[bad]}")
         return Transition(self._checked(obs), reward, terminated, truncated)
+
+    def state(self) -> Sequence[Mapping[str, Any]] | None:
+        """What `restore` needs; None where environments cannot be put back where they were (episodes.py)."""
+        return None
+
+    def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
+        raise NotImplementedError
 
     def close(self) -> None:
         self._vector.close()

@@ -50,11 +50,16 @@ class FlatWeights(Generic[M]):
         return torch.cat([part.reshape(-1) for part in parts])
 
     def named(self, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
-        """A vector of this layout cut into named tensors, as the module's state_dict names them: a
-        parameter that is used in two places has two names."""
-        parts = torch.split(vector, [parameter.numel() for parameter in self.parameters])
-        part_of = {id(parameter): part for parameter, part in zip(self.parameters, parts, strict=True)}
-        return {
-            name: part_of[id(parameter)].view(parameter.shape)
-            for name, parameter in self.module.named_parameters(remove_duplicate=False)
-        }
+        return named(self.module, vector)
+
+
+def named(module: nn.Module, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
+    """A vector of the module's layout cut into named tensors, as its state_dict names them: a parameter
+    that is used in two places has two names."""
+    parameters = list(module.parameters())
+    parts = torch.split(vector, [parameter.numel() for parameter in parameters])
+    part_of = {id(parameter): part for parameter, part in zip(parameters, parts, strict=True)}
+    return {
+        name: part_of[id(parameter)].view(parameter.shape)
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }

@@ -4,7 +4,8 @@ checkpoints/<step>/
   model.safetensors      the weights as they were
   best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
   optimizer.safetensors  the optimizer's statistics
-  state.json             counters, clock, streams, spaces
+  state.json             counters, clock, spaces
+  streams.safetensors    of a serial run: generators, and the episodes under way (docs/reproducibility.md)
   manifest.json          SHA-256 of each of these
 """
 
@@ -18,13 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
+import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 
 from troupe.config import TrainConfig, UsageError, from_toml
 
 KEEP = 3
+_STREAMS = "streams.safetensors"
 _CONTENTS = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -34,6 +38,7 @@ class Checkpoint:
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
+    streams: Mapping[str, Any] | None = None  # nested: plain values, and arrays
 
 
 def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -54,6 +59,8 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
             "optimizer.safetensors": safetensors.torch.save(_plain(checkpoint.optimizer)),
             "state.json": json.dumps(checkpoint.state, indent=2).encode(),
         }
+        if checkpoint.streams is not None:
+            contents[_STREAMS] = _packed(checkpoint.streams)
         manifest = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         contents["manifest.json"] = json.dumps(manifest, indent=2).encode()
         for name, data in contents.items():
@@ -103,10 +110,10 @@ def read_config(run: Path) -> TrainConfig:
 
 def _read(place: Path) -> Checkpoint:
     manifest = json.loads((place / "manifest.json").read_bytes())
-    if not isinstance(manifest, dict) or set(manifest) != set(_CONTENTS):
+    if not isinstance(manifest, dict) or set(manifest) - {_STREAMS} != set(_CONTENTS):
         raise ValueError("manifest.json is not what was written")
-    data = {name: (place / name).read_bytes() for name in _CONTENTS}
-    for name in _CONTENTS:
+    data = {name: (place / name).read_bytes() for name in manifest}
+    for name in manifest:
         if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
             raise ValueError(f"{name} is not what was written")
     return Checkpoint(
@@ -114,6 +121,7 @@ def _read(place: Path) -> Checkpoint:
         best=safetensors.torch.load(data["best.safetensors"]),
         optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
         state=json.loads(data["state.json"]),
+        streams=_unpacked(data[_STREAMS]) if _STREAMS in data else None,
     )
 
 
@@ -131,6 +139,38 @@ def _step(place: Path) -> int:
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _packed(nested: Mapping[str, Any]) -> bytes:
+    """One file: the arrays by number, and everything else as JSON with a number in the place of each."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def without_arrays(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without_arrays(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [without_arrays(item) for item in value]
+        if hasattr(value, "__array__"):
+            number = str(len(arrays))
+            arrays[number] = np.ascontiguousarray(value)
+            return {"array": number}
+        return value
+
+    return safetensors.numpy.save(arrays, {"nested": json.dumps(without_arrays(nested))})
+
+
+def _unpacked(data: bytes) -> Any:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = safetensors.numpy.load(data)
+
+    def with_arrays(value: Any) -> Any:
+        if isinstance(value, dict):
+            return (
+                arrays[value["array"]] if value.keys() == {"array"} else {k: with_arrays(v) for k, v in value.items()}
+            )
+        return [with_arrays(item) for item in value] if isinstance(value, list) else value
+
+    return with_arrays(json.loads(header["__metadata__"]["nested"]))
 
 
 def write_durably(path: Path, data: bytes) -> None:

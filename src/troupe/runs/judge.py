@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -16,6 +17,7 @@ from troupe.runtime.gate import Gate
 from troupe.runtime.progress import Clock
 from troupe.runtime.weights import HogwildMaster, Master
 
+_PURPOSES = ("progress", "confirm", "final")
 _SHARE = 9  # evaluations by the clock are followed by at least this many times their own duration of training
 
 
@@ -57,12 +59,16 @@ class Judge:
         self._clock.stop()
         try:
             with self._gate.paused():
-                return self._judge(master, steps)
+                confirmed = self._judge(master, steps)
         finally:
             if not self._gate.stopped:
                 self._clock.start()
-            spent = time.perf_counter() - began
-            self._next_seconds = self._clock.seconds + max(self._config.every_seconds, _SHARE * spent)
+        if confirmed is None:
+            return False
+        self._next_steps = steps + self._config.every_steps
+        spent = time.perf_counter() - began
+        self._next_seconds = self._clock.seconds + max(self._config.every_seconds, _SHARE * spent)
+        return confirmed
 
     def best(self, newest: Tensor) -> dict[str, Tensor]:
         """The best weights by name; `newest` where nothing has been judged."""
@@ -74,32 +80,42 @@ class Judge:
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
         return self._evaluate("final", self._config.final_episodes, steps, self._interrupted)
 
-    def restore(self, best: Mapping[str, Tensor], score: float | None, steps: int) -> None:
+    def state(self) -> dict[str, Any]:
+        """All but the best weights. An evaluation that was stopped has left no trace here: it is still due."""
+        return {
+            "best_score": self.best_score,
+            "best_steps": self.best_steps,
+            "next_steps": self._next_steps,
+            "next_seconds": self._next_seconds,
+        }
+
+    def restore(self, best: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
         """Takes up where a checkpoint left off."""
         self._network.load_state_dict(dict(best))
         self._best.copy_(self._weights.vector)
-        self.best_score, self.best_steps = score, steps
+        self.best_score, self.best_steps = state["best_score"], state["best_steps"]
+        self._next_steps = state.get("next_steps", self._next_steps)
+        self._next_seconds = state.get("next_seconds", self._next_seconds)
 
     def _due(self, steps: int) -> bool:
         due = bool(self._config.every_steps and steps >= self._next_steps)
-        due |= bool(self._config.every_seconds and self._clock.seconds >= self._next_seconds)
-        if due:
-            self._next_steps = steps + self._config.every_steps
-        return due
+        return due or bool(self._config.every_seconds and self._clock.seconds >= self._next_seconds)
 
-    def _judge(self, master: Master | HogwildMaster, steps: int) -> bool:
+    def _judge(self, master: Master | HogwildMaster, steps: int) -> bool | None:
+        """Whether the target has been confirmed; None where a stop came first, and then nothing is decided."""
+
         def stopped() -> bool:
             return self._gate.stopped
 
         self._weights.vector.copy_(master.vector)
         scores = self._evaluate("progress", self._config.episodes, steps, stopped)
         if scores is None:
-            return False
+            return None
         confirmed = False
         if self._target is not None and scores.mean >= self._target:
             verdict = self._evaluate("confirm", self._config.final_episodes, steps, stopped)
             if verdict is None:
-                return False
+                return None
             scores, confirmed = verdict, verdict.lower >= self._target
         if confirmed or self.best_score is None or scores.lower >= self.best_score:
             self._best.copy_(self._weights.vector)
@@ -107,7 +123,9 @@ class Judge:
         return confirmed
 
     def _evaluate(self, purpose: str, episodes: int, steps: int, stopped: Callable[[], bool]) -> Scores | None:
-        (seeds,) = self._seeds.spawn(1)
+        # Of purpose and step, not of how often it has been judged: the same again after a stop.
+        key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
+        seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
         scores = self._evaluator.run(self._network, episodes, seeds, stopped=stopped)
         if scores is not None:
             row: Row = {

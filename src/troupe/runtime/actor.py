@@ -1,15 +1,16 @@
 """The actor: environments and inference on one side, rollouts on the other."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
 from troupe.algorithm.losses import Metrics
 from troupe.environments.vector import VectorEnvironment
 from troupe.runtime.gate import Retired
-from troupe.runtime.inference import Inference
+from troupe.runtime.inference import Inference, LocalInference
 from troupe.runtime.progress import Episode, Progress, Stopwatch
 from troupe.runtime.rollout import Rollout
 
@@ -79,6 +80,37 @@ class Actor:
         """Another plays in its place: it is to end as soon as its environment lets it."""
         self._retired = True
 
+    def state(self) -> dict[str, Any] | None:
+        """All that decides what it does next, but for the weights; None where its environments cannot be saved."""
+        environment = self._environment.state()
+        if environment is None or not isinstance(self._inference, LocalInference):
+            return None
+        return {
+            "obs": self._obs,
+            "first": self._first,
+            "ended": self._ended,
+            "episodes": self._episodes.state(),
+            "inference": self._inference.state(),
+            "environment": environment,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        """Goes back to a state of before; says which environments would not."""
+        assert isinstance(self._inference, LocalInference)
+        self._inference.restore(state["inference"])
+        self._episodes.restore(state["episodes"])
+        self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
+        strayed = self._environment.restore(state["environment"], self._obs)
+        if not strayed:
+            return []
+        self._first[strayed], self._ended[strayed] = True, False
+        self._episodes.forget(strayed)
+        return [
+            f"{len(strayed)} of {self._environment.count} environments came out elsewhere when their episodes were "
+            "played again with the same seeds and actions; these begin new ones, and the run is not what it would "
+            "have been without a stop (docs/reproducibility.md)"
+        ]
+
     def close(self) -> None:
         self._environment.close()
 
@@ -114,3 +146,13 @@ class EpisodeCounter:
             lengths[t:, b] -= lengths[t, b]
         self._total, self._length = totals[-1], lengths[-1]
         return episodes
+
+    def forget(self, environments: list[int]) -> None:
+        """What these have gathered belongs to no episode any more."""
+        self._total[environments], self._length[environments] = 0.0, 0
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"total": self._total.copy(), "length": self._length.copy()}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        self._total, self._length = state["total"].copy(), state["length"].copy()

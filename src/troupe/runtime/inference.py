@@ -1,6 +1,7 @@
 """How actors get their actions: from a copy of the network, or from predictors (batched.py)."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -44,3 +45,9 @@ class LocalInference:
             behaviour = self._network.step(torch.from_numpy(obs)).distribution.with_epsilon(epsilon)
             action = behaviour.sample(self._generator)
             return Decision(action.numpy(), behaviour.log_prob(action).numpy(), self._version)
+
+    def state(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state().numpy()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(torch.from_numpy(state["generator"]))

@@ -1,8 +1,8 @@
 """The learner: rollouts -> returns -> loss -> gradient -> better weights."""
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -91,6 +91,12 @@ class Learner:
                 f"learning diverged: {_PATIENCE} gradients in a row were not finite; the weights are those before. "
                 "A smaller learner.learning_rate or loss.reward_scale may help"
             )
+
+    def state(self) -> dict[str, Any]:
+        return {"rng": self._rng.bit_generator.state, "refused": self._refused}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
 
     def _learning_rate(self) -> float:
         left = 1.0

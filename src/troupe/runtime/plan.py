@@ -45,6 +45,7 @@ class ActorPlan:
     source: ByValue
     environment: Environment
     environments: int
+    restorable: bool  # whether a checkpoint is to put its environments back where they were
     epsilon: EpsilonSchedule
     seeds: np.random.SeedSequence
     window: int
@@ -56,7 +57,8 @@ class ActorPlan:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
         generator = torch.Generator().manual_seed(int(action_seed.generate_state(1, np.uint64)[0]))
-        environment = self.source.value.make_vector(self.environments, self.environment)
+        make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
+        environment = make(self.environments, self.environment)
 
         def actor(inference: Inference) -> Actor:
             return Actor(environment, inference, self.epsilon, progress, environment_seed, pulse)

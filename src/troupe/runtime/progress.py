@@ -4,7 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from troupe.runtime.rollout import Rollout
 
@@ -111,6 +111,15 @@ class Progress:
         with self._lock:
             self.counts.updates += applied
             self.counts.skipped_updates += not applied
+
+    def state(self) -> tuple[Counts, tuple[Episode, ...]]:
+        with self._lock:
+            return replace(self.counts), tuple(self.recent)
+
+    def restore(self, counts: Counts, recent: Sequence[Episode]) -> None:
+        with self._lock:
+            self.counts = replace(counts)
+            self.recent = deque(recent, maxlen=self.recent.maxlen)
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that ended since the last call."""

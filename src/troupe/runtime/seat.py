@@ -18,6 +18,7 @@ from troupe.runtime.processes import Lost, Patience, RemoteActor, hung
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import Rollout
+from troupe.runtime.worker import Worker
 
 Deliver = Callable[[Rollout], None]
 
@@ -82,6 +83,17 @@ class ThreadSeat:
         self._index += 1
         self._table.journal.rollout(rollout)
         deliver(rollout)
+
+    def state(self) -> dict[str, Any] | None:
+        """Between two rollouts: what `restore` needs; None where the actor cannot be put back."""
+        assert not isinstance(self.actor, Worker)
+        state = self.actor.state()
+        return None if state is None else state | {"index": self._index}
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        assert not isinstance(self.actor, Worker)
+        self._index = state["index"]
+        return self.actor.restore(state)
 
     @property
     def hangs(self) -> bool:

@@ -10,8 +10,8 @@ An actor sits in a thread, or in a process with a thread here that looks after i
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learner import Learner, LossFunction
+from troupe.runtime.moment import Moment
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
 from troupe.runtime.processes import RemoteActor, check_sendable, warm_up
@@ -45,7 +46,7 @@ from troupe.runtime.weights import HogwildMaster, Master, WeightStore
 _AHEAD = 2  # rollouts an actor in a process has at a time: one on its way to the learner, one being filled
 
 
-@dataclass(frozen=True)
+@dataclass
 class Parts:
     """Everything that moves in a run."""
 
@@ -61,12 +62,15 @@ class Parts:
     ready: Latch
     journal: NoJournal
     config: TrainConfig
+    _settled: Moment | None = field(default=None, init=False)
+    _restored: bool = field(default=False, init=False)
 
     def start(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
         """Starts the run's threads. `after_batch` is called, by one of them at a time, after each batch."""
         config = self.config
         if config.topology == "serial":
-            supervisor.start("serial", partial(_take_turns, self, after_batch))
+            self.settle()
+            supervisor.start("serial", partial(_take_turns, self, after_batch, self._restored))
             return
         core = idlest_core() if config.threads == "one-core" else None
         for seat in self.actors:
@@ -91,6 +95,36 @@ class Parts:
             return partial(_learned, self, seat.queue, after_batch)
         return self.queue.put
 
+    def moment(self) -> Moment:
+        """What a checkpoint keeps: of a serial run the end of its last batch, however far the next one is;
+        else now. For whoever holds the master's lock."""
+        return self._settled or Moment.of(self.master, self.progress)
+
+    def settle(self) -> None:
+        """A serial run has come to the end of a batch."""
+        actors, learners = [each.state() for each in self._seats], [each.state() for each in self.learners]
+        shape = [self.config.actor.environments, self.config.actor.window_steps]
+        streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
+        self._settled = Moment.of(self.master, self.progress, streams)
+
+    def rewind(self) -> None:
+        """Leaves a serial run that was stopped where it would be had it not begun its last batch."""
+        if self._settled:
+            self._settled.put_back(self.master, self.progress)
+
+    def restore(self, streams: Mapping[str, Any]) -> list[str]:
+        """Goes back to the `streams` of a moment; says what would not."""
+        self._restored = True
+        for learner, state in zip(self.learners, streams["learners"], strict=True):
+            learner.restore(state)
+        return [
+            line for seat, state in zip(self._seats, streams["actors"], strict=True) for line in seat.restore(state)
+        ]
+
+    @property
+    def _seats(self) -> list[ThreadSeat]:
+        return [seat for seat in self.actors if isinstance(seat, ThreadSeat)]
+
     def close(self) -> None:
         for seat in self.actors:
             seat.close()
@@ -102,13 +136,21 @@ class Parts:
             self.predictions.close()
 
 
-def _take_turns(parts: Parts, after_batch: Callable[[], None]) -> None:
+def _take_turns(parts: Parts, after_batch: Callable[[], None], restored: bool) -> None:
     (seat,), (learner,) = parts.actors, parts.learners
     assert isinstance(seat, ThreadSeat)
+
+    def settle() -> None:
+        parts.settle()
+        after_batch()
+
+    if restored:  # the stop may have come in the middle of what followed the last batch
+        with parts.master.lock:
+            after_batch()
     while True:
         for _ in range(parts.config.learner.rollouts):
             seat.collect(parts.queue.put)
-        _consume(parts, learner, after_batch)
+        _consume(parts, learner, settle)
 
 
 def _learn(parts: Parts, number: int, learner: Learner, after_batch: Callable[[], None]) -> None:
@@ -229,6 +271,7 @@ def make_plans(
             source=ByValue(source),
             environment=config.env,
             environments=config.actor.environments,
+            restorable=config.topology == "serial",
             epsilon=epsilon,
             seeds=seed,
             window=config.actor.window_steps,

@@ -5,13 +5,13 @@ of steps it spans, so that its discount is gamma^horizon and no learner of its o
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from troupe.algorithm.losses import Metrics
 from troupe.runtime.actor import Actor
 from troupe.runtime.progress import Stopwatch
-from troupe.runtime.rollout import Rollout
+from troupe.runtime.rollout import FIELDS, Rollout, stack
 
 
 class Sample(NamedTuple):
@@ -53,6 +53,20 @@ class Window:
                 yield self._pop(row)
         elif len(self._rows) == self._steps:
             yield self._pop(row)
+
+    def state(self, number: Mapping[int, int]) -> dict[str, Any]:
+        """`number` gives a row's number by its id."""
+        rows = [number[id(row)] for row in self._rows]
+        return {"rows": rows, "heads": list(self._heads), "tail": self._tail}
+
+    def restore(self, state: Mapping[str, Any], rows: Sequence[Rollout]) -> None:
+        self._rows = deque(rows[number] for number in state["rows"])
+        self._heads, self._tail = list(state["heads"]), state["tail"]
+
+    def clear(self) -> None:
+        """The episode is not gone on with."""
+        self._rows.clear()
+        self._heads, self._tail = [], 0.0
 
     def _pop(self, last: Rollout) -> Sample:
         if not self._heads:  # the tail becomes the heads
@@ -99,6 +113,37 @@ class WindowActor:
             self._ready.extend(self._window.push(row))
         write(self._ready.popleft(), rollout)
         rollout.pulls, self._pulls = self._pulls, []
+
+    def state(self) -> dict[str, Any] | None:
+        """The actor's, with all rows, and which of them are in the window and in samples not given yet."""
+        state = self._actor.state()
+        if state is None:
+            return None
+        number = {id(row): i for i, row in enumerate(self._rows)}
+        rows = stack(self._rows)
+        return state | {
+            "rows": {name: getattr(rows, name) for name in FIELDS},
+            "next": self._next,
+            "window": self._window.state(number),
+            "ready": [
+                [number[id(each.start)], number[id(each.last)], each.total, each.horizon] for each in self._ready
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        for i, row in enumerate(self._rows):
+            for name in FIELDS:
+                getattr(row, name)[...] = state["rows"][name][:, [i]]
+        self._next = state["next"]
+        self._window.restore(state["window"], self._rows)
+        self._ready = deque(
+            Sample(self._rows[start], self._rows[last], total, horizon)
+            for start, last, total, horizon in state["ready"]
+        )
+        said = self._actor.restore(state)
+        if said:
+            self._window.clear()
+        return said
 
     def close(self) -> None:
         self._actor.close()

@@ -1,0 +1,121 @@
+"""Environments that can be put back where they were, which Gymnasium has no word for.
+
+Every episode begins with a seed of its own, so that what an environment is follows from that seed and
+from the actions since: keeping these keeps the environment, and playing them again restores it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv
+
+from troupe.environments.vector import VectorEnvironment
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first `length` items of a list that only grows: a copy that costs nothing until an array is made of it."""
+
+    items: list[Any]
+    length: int
+    dtype: Any
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.items[: self.length], self.dtype if dtype is None else dtype)
+
+
+class Episodes(gym.Wrapper[Any, Any, Any, Any]):
+    """Seeds each episode by the environment's own seed and the episode's number, and keeps its actions."""
+
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        self._seed, self._episode = 0, -1
+        self._actions: list[Any] = []
+        self._total, self._over = 0.0, False
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """With a seed the first episode of that seed begins, without one the next."""
+        if seed is None:
+            self._episode += 1
+        else:
+            self._seed, self._episode = seed, 0
+        self._actions, self._total, self._over = [], 0.0, False
+        return self.env.reset(seed=episode_seed(self._seed, self._episode), options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        if self._over:  # it was put back here: the vector does not know that its next step is the reset row
+            obs, info = self.reset()
+            return obs, 0.0, False, False, info
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._actions.append(action.tolist())
+        self._total += float(reward)
+        self._over = bool(terminated or truncated)
+        return obs, reward, terminated, truncated, info
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "episode": self._episode,
+            "actions": Prefix(self._actions, len(self._actions), self.action_space.dtype),
+            "total": self._total,
+            "over": self._over,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> Any:
+        """Plays the episode again up to where it was; returns the observation there.
+
+        Raises StrayedError where that is seen to be elsewhere.
+        """
+        self._seed, self._episode = state["seed"], state["episode"] - 1
+        obs, _ = self.reset()
+        for action in state["actions"]:
+            if self._over:
+                raise StrayedError
+            obs, *_ = self.step(action)
+        if (self._over, self._total) != (state["over"], state["total"]):
+            raise StrayedError
+        return obs
+
+
+class StrayedError(Exception):
+    """The same seed and actions have led elsewhere."""
+
+
+class RestorableEnvironment(VectorEnvironment):
+    """A vector of `Episodes`."""
+
+    def __init__(self, vector: SyncVectorEnv, name: str, delay_seconds: float = 0.0):
+        super().__init__(vector, name, delay_seconds)
+        self._episodes: Sequence[Any] = vector.envs
+
+    def state(self) -> list[dict[str, Any]]:
+        return [each.state() for each in self._episodes]
+
+    def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
+        """Puts environments that have just been reset back where they showed `obs`.
+
+        Those that come out elsewhere are returned. They have begun their next episode, and it is in `obs`.
+        """
+        strayed = []
+        for number, (each, kept) in enumerate(zip(self._episodes, state, strict=True)):
+            try:
+                if not np.array_equal(np.asarray(each.restore(kept), obs.dtype), obs[number]):
+                    raise StrayedError
+            except Exception:  # whatever it is, the environment is not what it was
+                strayed.append(number)
+                obs[number] = self._begun(each)
+        return strayed
+
+    def _begun(self, each: gym.Env[Any, Any]) -> Any:
+        try:
+            return each.reset()[0]
+        except Exception as error:
+            raise self._failed("reset", error) from error
+
+
+def episode_seed(seed: int, episode: int) -> int:
+    """32 bits, which is what environments take."""
+    return int(np.random.SeedSequence(seed, spawn_key=(episode,)).generate_state(1)[0])

@@ -1,0 +1,33 @@
+"""A run between two batches: all that a checkpoint keeps of its parts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from troupe.runtime.progress import Counts, Episode, Progress
+from troupe.runtime.weights import HogwildMaster, Master
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A copy. `streams` is what else decides how the run goes on: generators, environments, episodes under
+    way. None where they cannot be had, because threads are in the middle of something."""
+
+    weights: Tensor
+    optimizer: dict[str, Tensor]
+    version: int
+    counts: Counts
+    recent: tuple[Episode, ...]
+    streams: dict[str, Any] | None
+
+    @classmethod
+    def of(cls, master: Master | HogwildMaster, progress: Progress, streams: dict[str, Any] | None = None) -> "Moment":
+        optimizer = {name: tensor.clone() for name, tensor in master.optimizer.state().items()}
+        return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams)
+
+    def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
+        """Undoes what has been learned and counted since."""
+        master.vector.copy_(self.weights)
+        master.optimizer.load(self.optimizer)
+        progress.restore(self.counts, self.recent)

@@ -1,0 +1,407 @@
+"""A serial run is the same, bit for bit, however often and at whatever moment it was stopped and gone on with."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import troupe
+from troupe.runs import checkpoint
+from troupe.runs.evaluation import Evaluator
+from troupe.runs.plots import read_metrics
+from troupe.runtime.gate import Gate
+
+STEPS = 400
+BATCH_TURNS = 20  # 2 rollouts of 8 steps, then 2 passes over 2 minibatches
+SMALL = {
+    "topology": "serial", "actor.count": 1, "actor.environments": 4, "actor.rollout_steps": 8, "network.hidden": (8,),
+    "learner.rollouts": 2, "learner.epochs": 2, "learner.minibatches": 2, "learner.anneal_steps": 1000,
+    "exploration.epsilon": 0.5, "exploration.epsilon_end": 0.05, "exploration.decay_steps": 300,
+    "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2, "stop.target": "none",
+}  # fmt: skip
+WINDOW = SMALL | {
+    "actor.environments": 1, "actor.window_steps": 3, "loss.kind": "a3c", "learner.rollouts": 8,
+    "learner.optimizer": "rmsprop",
+}  # fmt: skip
+
+
+class Drift(gym.Env):
+    """A place that a throw of its own dice, and the action, move; episodes of `length` steps."""
+
+    observation_space = gym.spaces.Box(-1e3, 1e3, (2,), np.float32)
+    action_space = gym.spaces.Discrete(3, start=-1)
+    spec = None
+
+    def __init__(self, length: int = 9):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.played = self.np_random.normal(), 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.place += 0.3 * action + self.np_random.normal()
+        self.played += 1
+        return self._obs(), -abs(self.place), self.place > 4, self.played == self.length, {}
+
+    def _obs(self):
+        return np.array([self.place, self.played / self.length], np.float32)
+
+
+class EndlessDrift(Drift):
+    """One episode is longer than the whole run."""
+
+    def __init__(self):
+        super().__init__(10_000)
+
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, False, truncated or self.training_is_over(), info
+
+    def training_is_over(self):
+        return self.played > STEPS
+
+
+WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "CartPole": ("CartPole-v1", SMALL),
+    "dice of its own": (Drift, SMALL),
+    "one long episode": (EndlessDrift, SMALL),
+    "the article's window": (Drift, WINDOW),
+}
+
+
+def play(place: Path, env: Any, settings: dict[str, Any], **limits: Any) -> troupe.Run:
+    return troupe.train(env, seed=5, run_dir=place, settings=settings, tuned=False, **({"steps": STEPS} | limits))
+
+
+def go_on(place: Path, env: Any, **limits: Any) -> troupe.Run:
+    return troupe.resume(place, env=None if isinstance(env, str) else env, **limits)
+
+
+def left(place: Path) -> dict[str, Any]:
+    """All that a run leaves to go on with, by dotted name, but the clock's time."""
+    found: dict[str, Any] = {}
+
+    def walk(name: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(f"{name}.{key}", item)
+        elif isinstance(value, list):
+            for number, item in enumerate(value):
+                walk(f"{name}.{number}", item)
+        else:
+            found[name] = value
+
+    saved = checkpoint.load(place, pytest.fail)
+    for part in ("model", "best", "optimizer", "state", "streams"):
+        walk(part, getattr(saved, part))
+    return {name: value for name, value in found.items() if "seconds" not in name}
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    def same(ours: Any, theirs: Any) -> bool:
+        return torch.equal(ours, theirs) if torch.is_tensor(ours) else np.array_equal(ours, theirs)
+
+    ours, theirs = left(one), left(other)
+    assert any(name.startswith("model.") for name in ours)
+    alike = {name for name in ours.keys() & theirs.keys() if same(ours[name], theirs[name])}
+    return sorted((ours.keys() | theirs.keys()) - alike)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The run that was never stopped; each is made once."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            env, settings = WORLDS[name]
+            made[name] = play(tmp_path_factory.mktemp("whole") / "run", env, settings).path
+        return made[name]
+
+    return run
+
+
+@pytest.fixture
+def at_turn(monkeypatch):
+    """Does something in the turn of that number, counted from now: acting, or computing a gradient."""
+    turn = Gate.turn
+
+    def plan(number: int, act) -> None:
+        turns = iter(range(1, 10**9))
+
+        def counted(gate: Gate):
+            if next(turns) == number:
+                act(gate)
+            return turn(gate)
+
+        monkeypatch.setattr(Gate, "turn", counted)
+
+    return plan
+
+
+def press_ctrl_c(gate: Gate) -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    while not gate.stopped:
+        time.sleep(1e-3)
+
+
+# At any moment
+
+
+FIRST, SECOND = BATCH_TURNS, 2 * BATCH_TURNS
+MOMENTS = {
+    "before the first step": [1],
+    "in a rollout": [SECOND + 5],
+    "between two rollouts": [SECOND + 9],
+    "between acting and learning": [SECOND + 17],
+    "between two minibatches": [SECOND + 18],
+    "before the last minibatch": [SECOND + 20],
+    "at the end of a batch": [SECOND + 1],
+    "four times": [FIRST + 13, 3, FIRST + 19, SECOND],
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("world", WORLDS)
+def test_stopped_at_any_moment_and_gone_on_with_it_ends_as_if_it_had_not_been(
+    tmp_path, uninterrupted, at_turn, world, moment
+):
+    env, settings = WORLDS[world]
+    place = tmp_path / "run"
+    for number, turns in enumerate(MOMENTS[moment]):
+        at_turn(turns, press_ctrl_c)
+        run = go_on(place, env) if number else play(place, env, settings)
+        assert run.outcome == "interrupted"
+        assert run.steps == checkpoint.load(place, pytest.fail).state["counts"]["steps"]
+    assert go_on(place, env).steps >= STEPS
+    assert differences(uninterrupted(world), place) == []
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monkeypatch, uninterrupted, at_turn, world):
+    """Copied in the middle of a batch that follows the checkpoint: kill -9 leaves no more."""
+    env, settings = WORLDS[world]
+    place, killed = tmp_path / "run", tmp_path / "killed"
+    save, saving, saved = checkpoint.save, threading.Lock(), threading.Event()
+
+    def watched(run: Path, step: int, taken: checkpoint.Checkpoint) -> Path:
+        with saving:
+            written = save(run, step, taken)
+        if step:
+            saved.set()
+        return written
+
+    def kill(_: Gate) -> None:
+        assert saved.wait(20)
+        with saving:
+            shutil.copytree(place, killed)
+
+    monkeypatch.setattr(checkpoint, "save", watched)
+    at_turn(SECOND + 18, kill)
+    play(place, env, settings | {"checkpoint.every_seconds": 1e-9})
+    assert 0 < checkpoint.load(killed, pytest.fail).state["counts"]["steps"] < STEPS
+    assert go_on(killed, env).steps >= STEPS
+    assert differences(uninterrupted(world), killed) == []
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_in_three_pieces_by_steps_is_the_run_in_one(tmp_path, uninterrupted, world):
+    env, settings = WORLDS[world]
+    place = play(tmp_path / "run", env, settings, steps=90).path
+    go_on(place, env, steps=250)
+    go_on(place, env, steps=STEPS)
+    assert differences(uninterrupted(world), place) == []
+
+
+def test_a_run_that_its_time_ended_is_gone_on_with_exactly(tmp_path, uninterrupted):
+    env, settings = WORLDS["CartPole"]
+    place = tmp_path / "run"
+    assert play(place, env, settings, seconds=0.03).outcome == "time"
+    assert go_on(place, env, seconds=1e6).outcome == "steps"
+    assert differences(uninterrupted("CartPole"), place) == []
+
+
+def test_a_run_that_failed_goes_on_from_its_last_batch(tmp_path, uninterrupted):
+    class Fragile(Drift):
+        broken = True
+
+        def step(self, action):
+            if self.played == 5 and Fragile.broken and gate_turns[0] > SECOND:
+                raise ValueError("a wheel came off")
+            gate_turns[0] += 1
+            return super().step(action)
+
+    gate_turns = [0]
+    place = tmp_path / "run"
+    with pytest.raises(troupe.TroupeError, match="a wheel came off"):
+        play(place, Fragile, SMALL)
+    Fragile.broken = False
+    go_on(place, Fragile)
+    assert differences(uninterrupted("dice of its own"), place) == []
+
+
+@pytest.mark.timeout(240)
+def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_path):
+    flags = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in SMALL.items()]
+    flags += ["--checkpoint.every_seconds=0.01", "--quiet", "--stop.target=none", "--env.delay_seconds=0.001"]
+
+    def start(*words: str) -> subprocess.Popen:
+        code = "from troupe.cli import main; main()"
+        out = subprocess.DEVNULL
+        return subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stdout=out, stderr=out)
+
+    def train(place: str) -> list[str]:
+        return ["train", "CartPole-v1", "--seed", "5", "--steps", "2500", "--run-dir", place, *flags]
+
+    whole = start(*train("whole"))
+    words, sent = train("pieces"), []
+    for number in (signal.SIGINT, signal.SIGKILL, signal.SIGTERM):
+        process = start(*words)
+        newest = max((int(each.name) for each in tmp_path.glob("pieces/checkpoints/[0-9]*")), default=-1)
+        while process.poll() is None:  # until it has saved something new
+            steps = [int(each.name) for each in tmp_path.glob("pieces/checkpoints/*") if each.name.isdigit()]
+            if max(steps, default=-1) > max(newest, 0):
+                break
+            time.sleep(0.01)
+        time.sleep(random.uniform(0.0, 0.1))
+        if process.poll() is None:
+            sent.append(number)
+            process.send_signal(number)
+        process.wait()
+        words = ["resume", "pieces", "--quiet"]
+    assert signal.SIGINT in sent
+    last = start(*words)
+    assert (whole.wait(), last.wait() in (0, 2)) == (0, True)  # 2: it had reached the end before
+    assert differences(tmp_path / "whole", tmp_path / "pieces") == []
+
+
+# The verdict
+
+
+JUDGED = SMALL | {
+    "evaluation.every_steps": 100, "evaluation.episodes": 3, "stop.target": 16.0,
+    "exploration.epsilon": 0.0, "exploration.epsilon_end": (), "learner.anneal_steps": 0,
+}  # fmt: skip
+
+
+def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_verdict(tmp_path, monkeypatch):
+    whole = play(tmp_path / "whole", "CartPole-v1", JUDGED, steps=3000)
+    assert whole.outcome == "solved"
+    judge, place = Evaluator.run, tmp_path / "pieces"
+
+    def stopped_while(episodes: int):
+        """3 while judging, 2 while confirming."""
+
+        def run(evaluator, network, asked, seeds, **more):
+            if asked == episodes:
+                os.kill(os.getpid(), signal.SIGINT)
+                while not more["stopped"]():
+                    time.sleep(1e-3)
+            return judge(evaluator, network, asked, seeds, **more)
+
+        return run
+
+    monkeypatch.setattr(Evaluator, "run", stopped_while(3))
+    assert play(place, "CartPole-v1", JUDGED, steps=3000).outcome == "interrupted"
+    monkeypatch.setattr(Evaluator, "run", stopped_while(2))
+    assert go_on(place, "CartPole-v1").outcome == "interrupted"
+    monkeypatch.setattr(Evaluator, "run", judge)
+    run = go_on(place, "CartPole-v1")
+    assert (run.outcome, run.steps) == ("solved", whole.steps)
+    assert run.scores.returns.tolist() == whole.scores.returns.tolist()
+    assert differences(whole.path, place) == []
+    verdicts = [
+        {(row["purpose"], row["steps"], row["mean"]) for row in read_metrics(path) if row["kind"] == "evaluation"}
+        for path in (whole.path, place)
+    ]
+    assert verdicts[0] == verdicts[1]
+    assert {purpose for purpose, _, _ in verdicts[0]} == {"progress", "confirm", "final"}
+
+
+# What cannot be gone on with exactly is named, and goes on all the same
+
+
+class Unseeded(Drift):
+    def reset(self, *, seed=None, options=None):
+        self.np_random = np.random.default_rng()
+        return super().reset()
+
+
+class Remembers(Drift):
+    """Begins where the last episode ended."""
+
+    place = 0.0
+
+    def reset(self, *, seed=None, options=None):
+        kept = self.place
+        super().reset(seed=seed)
+        self.place = kept
+        return self._obs(), {}
+
+
+class Breaks(Drift):
+    """Cannot be played again: that is done in the main thread."""
+
+    def step(self, action):
+        if threading.current_thread() is threading.main_thread():
+            raise KeyError("no such thing now")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("env", [Unseeded, Remembers, Breaks])
+@pytest.mark.parametrize("settings", [SMALL, WINDOW], ids=["rollouts", "window"])
+def test_an_environment_that_comes_out_elsewhere_is_named_and_begins_a_new_episode(
+    tmp_path, caplog, at_turn, env, settings
+):
+    at_turn(SECOND + 5, press_ctrl_c)
+    place = play(tmp_path / "run", env, settings).path
+    assert go_on(place, env).steps >= STEPS
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "environments came out elsewhere when their episodes were played again" in line
+
+
+def streams(place: Path) -> Any:
+    return checkpoint.load(place, pytest.fail).streams
+
+
+def test_native_environments_are_named_and_draw_new_streams(tmp_path, caplog):
+    settings = SMALL | {"env.backend": "native"}
+    place = play(tmp_path / "run", "CartPole-v1", settings, steps=100).path
+    assert streams(place) is None
+    go_on(place, "CartPole-v1", steps=200)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == (
+        "it goes on with new episodes and random streams, so not as it would have without a stop: "
+        "env.backend native has no way to put environments back where they were"
+    )
+    assert checkpoint.load(place, pytest.fail).state["resumes"] == 1
+
+
+def test_a_run_whose_environments_are_other_in_number_is_named(tmp_path, caplog):
+    place = play(tmp_path / "run", "CartPole-v1", SMALL, steps=100).path
+    file = place / "config.toml"
+    file.write_text(file.read_text().replace("environments = 4", "environments = 3"))
+    go_on(place, "CartPole-v1", steps=200)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith(": actor.environments or actor.window_steps has been changed")
+
+
+def test_other_topologies_draw_new_streams_and_say_nothing(tmp_path, caplog):
+    settings = SMALL | {"topology": "async", "actor.place": "thread"}
+    place = play(tmp_path / "run", Drift, settings, steps=100).path
+    go_on(place, Drift, steps=200)
+    assert caplog.records == []
+    assert checkpoint.load(place, pytest.fail).state["resumes"] == 1
