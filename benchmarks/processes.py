@@ -21,10 +21,11 @@ import troupe
 from troupe.config import resolve
 from troupe.environments import EnvironmentSource, find
 from troupe.networks.actor_critic import build
+from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import Rollout
 from troupe.runtime.supervisor import Supervisor
-from troupe.runtime.topologies import Parts, assemble
+from troupe.runtime.topologies import Parts
 
 QUIET = {
     "stop.steps": 0, "stop.target": "none", "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1,

@@ -14,11 +14,12 @@ from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runs.plots import read_metrics
+from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, measure
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
-from troupe.runtime.topologies import Parts, assemble, place_of
+from troupe.runtime.topologies import Parts
 from troupe.trainer import fit, one_torch_thread, train
 
 STAGE_SECONDS = 1.0

@@ -27,12 +27,12 @@ from troupe.runs.display import Display, Limits, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
+from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
 from troupe.runtime.measure import cores, measure
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
-from troupe.runtime.topologies import assemble, place_of
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]

@@ -9,9 +9,10 @@ import torch
 from troupe.config import TroupeError, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
+from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import FIELDS, Rollout, check
-from troupe.runtime.topologies import Parts, assemble
+from troupe.runtime.topologies import Parts
 
 SETTINGS = {
     "topology": "serial", "actor.count": 1, "actor.environments": 3, "actor.rollout_steps": 1, "network.hidden": (8,),

@@ -135,6 +135,7 @@ class Reporter:
             "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
+            "numbers": dict(parts.numbers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
             **{name: float(value) for name, value in (parts.learners or parts.actors)[0].metrics.items()},

@@ -23,13 +23,13 @@ from troupe.config import TrainConfig, UsageError
 from troupe.environments import of_run
 from troupe.networks.flat import FlatWeights
 from troupe.runs import checkpoint
+from troupe.runtime.assembly import build_optimizer, make_learners, make_plans
 from troupe.runtime.gate import Gate
 from troupe.runtime.journal import FILE, checksum
 from troupe.runtime.plan import ActorPlan, Player
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import Rollout, allocate, stack
 from troupe.runtime.shared import ByValue
-from troupe.runtime.topologies import build_optimizer, make_learners, make_plans
 from troupe.runtime.weights import Master, WeightStore
 from troupe.trainer import first_network, one_torch_thread
 

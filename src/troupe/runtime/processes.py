@@ -5,6 +5,7 @@ memory both share, and sends the number back with what it has counted. Nothing i
 and no lock is shared: a process can be killed at any moment, and nothing else notices but its stand-in.
 """
 
+import errno
 import faulthandler
 import multiprocessing
 import os
@@ -40,7 +41,7 @@ _GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor b
 _STACK_SECONDS = 2.0  # for a process to say where it stands
 _LONGEST_LOOK_SECONDS = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
+AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
 
 
 @dataclass(slots=True)
@@ -120,21 +121,28 @@ class RemoteActor:
 
     def start(self, hang_seconds: float) -> None:
         """Starts the process and waits until it is ready to play; raises what `receive` raises."""
+        try:
+            self._process = self._launch()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            raise TroupeError(
+                f"{error}: a process takes some; raise the limit (ulimit -n), or lower actor.count"
+            ) from error
+        self.receive(hang_seconds)
+
+    def _launch(self) -> multiprocessing.process.BaseProcess:
+        """The server answers when it has imported torch: the end of the run is not kept waiting for that."""
         context = _context()
-        self._connection, theirs = context.Pipe()
-        self._stacks, stack_writer = context.Pipe(duplex=False)
-        self._ends = [self._connection, self._stacks]
+        self._connection, connection = context.Pipe()
+        self._ends = [self._connection]
+        self._stacks, stacks = context.Pipe(duplex=False)
+        self._ends.append(self._stacks)
         arguments = (
-            theirs, stack_writer, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
+            connection, stacks, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
             self.generation,
         )  # fmt: skip
         process = context.Process(target=play, args=arguments, name=f"actor-{self.number}", daemon=True)
-        self._launch(process, [theirs, stack_writer])
-        self._process = process
-        self.receive(hang_seconds)
-
-    def _launch(self, process: multiprocessing.process.BaseProcess, theirs: Sequence[Connection]) -> None:
-        """The server answers when it has imported torch: the end of the run is not kept waiting for that."""
         done: Future[None] = Future()
 
         def launch() -> None:
@@ -145,8 +153,8 @@ class RemoteActor:
             except BaseException as error:
                 done.set_exception(error)
             finally:
-                for end in theirs:
-                    end.close()
+                connection.close()
+                stacks.close()
 
         threading.Thread(target=launch, name=f"launch-{self.number}", daemon=True).start()
         while not done.done():
@@ -157,10 +165,12 @@ class RemoteActor:
         if isinstance(done.exception(), EOFError | ConnectionError):
             raise self._lost("the server that starts its process is gone")
         done.result()
+        started: multiprocessing.process.BaseProcess = process
+        return started
 
     @property
     def wants_more(self) -> bool:
-        return len(self.waiting) < _AHEAD
+        return len(self.waiting) < AHEAD
 
     def ask(self, rollout: Rollout, counts: Counts) -> None:
         """Hands an empty rollout to the process."""

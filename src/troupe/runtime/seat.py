@@ -46,8 +46,8 @@ class Table:
         where = f"; it stood in\n{stack}" if stack else ""
         with self.lock:
             if self.progress.counts.restarts >= self.most_restarts:
-                limit = f"{self.most_restarts} is this run's actor.restarts"
-                raise TroupeError(f"{reason}; no more actors are replaced: {limit}{where}")
+                limit = f"; no more actors are replaced: {self.most_restarts} is this run's actor.restarts"
+                raise TroupeError(f"{reason}{limit if self.most_restarts else ''}{where}")
             self.progress.restart(f"actor-{number}: {reason}; another takes its place{where}")
 
 

@@ -1,0 +1,234 @@
+"""Builds the parts of a run from its configuration: who plays where, with which weights, through which queue."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from troupe.algorithm import losses
+from troupe.algorithm.optimizers import Adam, Optimizer, RMSProp
+from troupe.config import Learner as LearnerConfig
+from troupe.config import Loss, TrainConfig, UsageError
+from troupe.environments import EnvironmentSource
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.runtime.batched import PredictionQueue, Predictor
+from troupe.runtime.exploration import schedules
+from troupe.runtime.gate import Gate
+from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
+from troupe.runtime.learner import Learner, LossFunction
+from troupe.runtime.numbers import Latch, Numbers
+from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
+from troupe.runtime.processes import AHEAD, RemoteActor, check_sendable, warm_up
+from troupe.runtime.progress import Progress
+from troupe.runtime.queue import RolloutQueue
+from troupe.runtime.rollout import allocate, allocate_shared
+from troupe.runtime.seat import RemoteSeat, Table, ThreadSeat
+from troupe.runtime.shared import Block, ByValue
+from troupe.runtime.topologies import Parts
+from troupe.runtime.weights import HogwildMaster, Master, WeightStore
+
+
+def assemble(
+    config: TrainConfig,
+    source: EnvironmentSource,
+    network: ActorCritic,
+    seeds: np.random.SeedSequence,
+    progress: Progress,
+    version: int = 0,
+    journal: NoJournal | None = None,
+) -> Parts:
+    """Builds the parts of a run around `network`, which becomes the master's."""
+    journal = journal or NoJournal()
+    apart = place_of(config, source) == "process"
+    if apart:
+        warm_up()
+    actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
+    most = Most.of(config)
+    gate = Gate(one_at_a_time=config.threads != "free", shared=apart)
+    numbers = Numbers(gate, config.actor.count, config.inference.predictors, config.learner.count)
+    ready = Latch(gate, config.actor.count if apart else 0)
+    restarts = 0 if config.topology == "serial" else config.actor.restarts  # nobody plays on meanwhile
+    table = Table(progress, gate, numbers, ready, restarts, config.actor.hang_seconds, journal)
+    master = _master(config, network, version, journal, shared=apart)
+    weights = master if isinstance(master, HogwildMaster) else master.store
+    predictions = None
+    if config.inference.kind == "batched":
+        space = source.observation_space
+        predictions = PredictionQueue(space, most.actors, config.actor.environments, shared=apart)
+    local = ByValue(copy.deepcopy(network).cpu())
+    plans = make_plans(
+        config, source, actor_seeds, exploration_seed, most.actors,
+        lambda number: predictions.client(number) if predictions else (local, weights),
+    )  # fmt: skip
+    queue, actors = _seats(config, source, plans, table, apart=apart)
+    learners = []
+    if isinstance(master, Master):
+        learners = make_learners(config, network, master, learner_seeds.spawn(most.learners), progress, gate)
+    predictors = [
+        Predictor(predictions, copy.deepcopy(network), weights, _generator(seed, network), gate, most.actors)
+        for seed in learner_seeds.spawn(most.predictors)
+        if predictions
+    ]
+    return Parts(
+        actors, learners, predictors, queue, predictions, master, progress, gate, numbers, ready, journal, config
+    )
+
+
+def make_plans(
+    config: TrainConfig,
+    source: EnvironmentSource,
+    seeds: np.random.SeedSequence,
+    exploration_seed: np.random.SeedSequence,
+    number: int,
+    brain: Callable[[int], Brain],
+) -> list[ActorPlan]:
+    """The plans of `number` actors, each with a seed and an epsilon of its own."""
+    epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
+    loss = build_loss(config.loss)
+    return [
+        ActorPlan(
+            number=each,
+            source=ByValue(source),
+            environment=config.env,
+            environments=config.actor.environments,
+            restorable=config.topology == "serial",
+            epsilon=epsilon,
+            seeds=seed,
+            window=config.actor.window_steps,
+            gamma=config.loss.gamma,
+            brain=brain(each),
+            learner=LearnerPlan(config.learner, loss, config.loss.reward_scale),
+        )
+        for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
+    ]
+
+
+def make_learners(
+    config: TrainConfig,
+    network: ActorCritic,
+    master: Master,
+    seeds: Sequence[np.random.SeedSequence],
+    progress: Progress,
+    gate: Gate,
+) -> list[Learner]:
+    return [
+        Learner(
+            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
+            np.random.default_rng(seed), gamma=config.loss.gamma, reward_scale=config.loss.reward_scale,
+        )
+        for seed in seeds
+    ]  # fmt: skip
+
+
+def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
+    """Where actors run: an environment that steps without Python shares a process, others get their own.
+
+    Raises UsageError where a process was asked for and cannot be.
+    """
+    if config.topology == "serial":
+        if config.actor.place == "process":
+            raise UsageError("actor.place = 'process': topology serial has one thread for everything")
+        return "thread"
+    if config.actor.place != "auto":
+        return config.actor.place
+    return "thread" if source.is_native(config.env) or source.unsendable else "process"
+
+
+@dataclass(frozen=True)
+class Most:
+    """The most parts of each kind there can be; numbers are adjusted within these."""
+
+    actors: int
+    predictors: int
+    learners: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "Most":
+        actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
+        if not config.adjust.every_seconds:
+            return cls(actors, predictors, learners)
+        bounds = config.adjust
+        return cls(
+            max(actors, bounds.most_actors),
+            max(predictors, bounds.most_predictors),
+            max(learners, bounds.most_learners),
+        )
+
+
+def _master(
+    config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, *, shared: bool
+) -> Master | HogwildMaster:
+    """The weights being learned become those of `network`: what the master has, the network shows."""
+    flat = FlatWeights(network)
+    if config.topology != "hogwild":
+        store = WeightStore(flat.vector.cpu(), version, shared=shared)
+        optimizer = build_optimizer(config.learner, flat.vector)
+        if isinstance(journal, Journal):
+            return RecordedMaster(flat.vector, optimizer, store, journal)
+        return Master(flat.vector, optimizer, store)
+    make_optimizer = partial(build_optimizer, config.learner)
+    master = HogwildMaster(flat.vector.cpu(), make_optimizer, config.actor.count, version, shared=shared)
+    flat.move_to(master.vector)
+    return master
+
+
+def _seats(
+    config: TrainConfig, source: EnvironmentSource, plans: list[ActorPlan], table: Table, *, apart: bool
+) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
+    """The queue between actors and learners, and a seat for each actor.
+
+    There is a rollout for every actor to fill, two where it is in a process, and one for every learner to
+    learn from, beside those that wait; and those are at least a batch. A hogwild worker keeps its own.
+    """
+    hogwild, each = config.topology == "hogwild", AHEAD if apart else 1
+    steps, environments = (
+        (1, 1) if config.actor.window_steps else (config.actor.rollout_steps, config.actor.environments)
+    )
+    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts) + config.learner.count
+    number = waiting + each * len(plans)
+    space = source.observation_space
+    if not apart:
+        new_rollout = partial(allocate, space, steps, environments)
+        shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
+        seats = [
+            ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
+        ]
+        return shared, seats
+    check_sendable(plans[0])
+    block, rollouts = allocate_shared(space, steps, environments, number)
+    shared = RolloutQueue([] if hogwild else rollouts)
+    pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
+    remote = []
+    for plan in plans:
+        own = RolloutQueue(rollouts[plan.number * each : (plan.number + 1) * each]) if hogwild else shared
+        remote.append(RemoteSeat(RemoteActor(plan, block, number, table.gate, pulses), table, own))
+    return shared, remote
+
+
+def _generator(seed: np.random.SeedSequence, network: ActorCritic) -> torch.Generator:
+    device = next(network.parameters()).device
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+
+
+def build_loss(config: Loss) -> LossFunction:
+    shared: dict[str, Any] = {
+        "value_coefficient": config.value_coefficient,
+        "entropy_coefficient": config.entropy_coefficient,
+    }
+    if config.kind == "a3c":
+        return partial(losses.a3c, lam=config.lam, probability_floor=config.probability_floor, **shared)
+    corrected = {"lam": config.lam, "rho_clip": config.rho_clip, "c_clip": config.c_clip, **shared}
+    if config.kind == "impala":
+        return partial(losses.impala, **corrected)
+    return partial(losses.appo, clip=config.clip, normalize_advantage=config.normalize_advantage, **corrected)
+
+
+def build_optimizer(config: LearnerConfig, vector: torch.Tensor) -> Optimizer:
+    if config.optimizer == "adam":
+        return Adam(vector, epsilon=config.epsilon)
+    return RMSProp(vector, decay=config.decay, epsilon=config.epsilon, initial=config.initial_accumulator)
