@@ -100,14 +100,16 @@ class Result:
         config, holding_up = self.config, self.bottleneck.rpartition(" ")[2]
         slowest = holding_up if holding_up in self.stages else max(self.stages, key=lambda name: self.stages[name])
         advice = []
-        if self.env_waits > 0.5 and self.bottleneck.startswith("actor"):
+        if self.env_waits > 0.5 and self.bottleneck == "actor: env":
             advice.append(
                 f"the environment waits {self.env_waits:.0%} of a step: more actors overlap that "
                 f"(--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)})"
             )
         if self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
             advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
-        if slowest == "act":
+        if slowest == "act" and config.actor.window_steps:
+            advice.append("acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)")
+        elif slowest == "act":
             advice.append("acting holds it up: more environments for each actor share a pass (--actor.environments)")
         elif slowest == "learn" and config.learner.epochs > 1:
             advice.append(f"learning holds it up: {config.learner.epochs} passes over each batch (--learner.epochs)")
@@ -138,7 +140,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none", "record": False}
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
     numbers = {"actor.count": config.actor.count, "actor.environments": config.actor.environments}
-    numbers["learner.rollouts"] = config.learner.rollouts
+    numbers |= {"learner.rollouts": config.learner.rollouts, "actor.auto": False}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
         run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)

@@ -146,6 +146,8 @@ class _Session:
         self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"], self._journal)
         if lost:
             progress.notices.append(lost)
+        if saved and config.record:
+            progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:
             self._parts.master.optimizer.load(saved.optimizer)
             if saved.streams and lost is None:
@@ -238,6 +240,8 @@ class _Session:
     def _show(self, report: Row) -> None:
         while self._parts.progress.notices:
             self._display.event(self._parts.progress.notices.popleft())
+        while self._parts.progress.news:
+            self._display.news(self._parts.progress.news.popleft())
         limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
         while self._rows:
             row = self._rows.popleft()

@@ -78,6 +78,11 @@ class Display:
         else:
             self._write([text])
 
+    def news(self, text: str) -> None:
+        """Says what is going on, to those who follow the run."""
+        if not self._quiet:
+            self._write([text])
+
     def result(self, lines: Iterable[str]) -> None:
         """Closes the panel and says how the run ended, in every mode but `silent`."""
         self.close()

@@ -170,7 +170,9 @@ class Reporter:
 
 def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
     """The stage that the others wait for: the busiest one of the part that waits least."""
-    part = min(shares, key=lambda name: shares[name].get("wait", 0.0))
+    part = min(
+        (name for name in shares if shares[name]), key=lambda name: shares[name].get("wait", 0.0), default="actor"
+    )
     busy = {stage: share for stage, share in shares[part].items() if stage not in ("wait", "other")}
     return f"{part}: {max(busy, key=lambda stage: busy[stage])}" if busy else part
 

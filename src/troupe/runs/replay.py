@@ -6,20 +6,22 @@ interleaving of threads and processes, happens again, where a debugger can look 
 """
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from troupe.agent import NetworkMaker
-from troupe.config import TrainConfig, UsageError
+from troupe.agent import NetworkMaker, needs_network
+from troupe.config import TrainConfig, TroupeError, UsageError
+from troupe.config import replace as replace_settings
 from troupe.environments import of_run
 from troupe.networks.flat import FlatWeights
 from troupe.runs import checkpoint
@@ -36,13 +38,20 @@ from troupe.trainer import first_network, one_torch_thread
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay; `diverged` is the first version whose weights were others than recorded."""
+    """What came of a replay; `diverged` is the first version whose weights were others than recorded.
+
+    The replay goes on from there, as far as the journal still fits.
+    """
 
     rollouts: int  # that were learned from
     updates: int
     version: int  # the last one
     diverged: int | None
     vector: Float[Tensor, " P"]  # the weights it ended with
+
+
+class _Strayed(TroupeError):
+    """The replay does what the run did not: it has diverged before the next version is there to compare."""
 
 
 class _ReplayedMaster(Master):
@@ -52,7 +61,7 @@ class _ReplayedMaster(Master):
 
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:  # noqa: ARG002
         if self.learning_rate is None:
-            raise UsageError("the journal does not fit: an update that was refused in the run is finite in the replay")
+            raise _Strayed("an update that was refused in the run is finite in the replay")
         super().apply(gradient, self.learning_rate)
         self.learning_rate = None
 
@@ -71,21 +80,77 @@ def replay(
     place = Path(run)
     config = checkpoint.read_config(place)
     notes = _read(place)
+    if network is None and _had_own_network(place):
+        raise needs_network(place)
     with one_torch_thread():
         return _Replay(config, place, notes, env, network).run(on_version)
 
 
-def _read(place: Path) -> list[list[Any]]:
+def _had_own_network(place: Path) -> bool:
+    with suppress(UsageError):  # a run may have been killed before its first checkpoint
+        return bool(checkpoint.load(place, warn=lambda _: None).state["custom_network"])
+    return False
+
+
+Note = tuple[Any, ...]
+_FORMS: dict[str, Any] = {  # runtime/journal.py says what they mean
+    "rollout": tuple[int, int, int, list[tuple[int, int]]],
+    "batch": tuple[str, list[tuple[int, int]]],
+    "copy": tuple[str],
+    "apply": tuple[str, float],
+    "publish": tuple[str, int, int],
+    "end": tuple[int],
+}
+
+
+def _read(place: Path) -> list[Note]:
     file = place / FILE
     if not file.is_file():
         raise UsageError(f"'{place}' was not recorded: it has no {FILE} (troupe train ... --record keeps one)")
-    notes = []
-    for line in file.read_text().splitlines():
+    notes: list[Note] = []
+    lines = file.read_text(errors="replace").splitlines()
+    for number, line in enumerate(lines, 1):
         try:
-            notes.append(json.loads(line))
-        except json.JSONDecodeError:  # what a killed run left of its last line
-            break
+            kind, *facts = msgspec.json.decode(line)
+            notes.append((kind, *msgspec.convert(facts, _FORMS[kind])))
+        except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise UsageError(f"{file}, line {number}: not what a run writes there: {line[:60]}") from None
+            # else: what a killed run left of its last line
+    _check(notes)
     return notes
+
+
+def _check(notes: list[Note]) -> None:
+    """Raises UsageError where a line is missing that others need."""
+    made: dict[int, int] = {}
+    had: dict[int, int] = {}
+    free: set[tuple[int, int]] = set()
+    version = 0
+    for kind, *facts in notes:
+        if kind == "rollout":
+            actor, _, index, pulls = facts
+            if index != made.get(actor, 0):
+                raise _unfit(f"rollout {index} of actor {actor} stands where {made.get(actor, 0)} comes next")
+            for pulled, _ in pulls:
+                if not had.get(actor, 0) <= pulled <= version:
+                    raise _unfit(f"rollout {index} of actor {actor} was made with version {pulled}, which it cannot have")
+                had[actor] = pulled
+            made[actor] = index + 1
+            free.add((actor, index))
+        elif kind == "batch":
+            for actor, index in facts[1]:
+                if (actor, index) not in free:
+                    raise _unfit(f"rollout {index} of actor {actor} is learned from before it is made, or twice")
+                free.remove((actor, index))
+        elif kind == "publish":
+            version += 1
+            if facts[1] != version:
+                raise _unfit(f"version {facts[1]} is published where {version} comes next")
+
+
+def _unfit(why: str) -> UsageError:
+    return UsageError(f"the journal does not fit: {why}")
 
 
 class _Replay:
@@ -93,10 +158,11 @@ class _Replay:
         self,
         config: TrainConfig,
         place: Path,
-        notes: list[list[Any]],
+        notes: list[Note],
         env: Callable[..., gym.Env[Any, Any]] | None,
         network: nn.Module | NetworkMaker | None,
     ):
+        config = replace_settings(config, {"env.delay_seconds": 0.0})  # it changes nothing but the time
         self._config, self._notes = config, notes
         self._source = of_run(place, config.env.id, env)
         built, seeds, _ = first_network(network, self._source, config)
@@ -109,9 +175,10 @@ class _Replay:
         self._plans = make_plans(
             config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number])
         )
-        self._learners = make_learners(
+        learners = make_learners(
             config, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
         )
+        self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
         self._touches: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it is about to do
         self._actors = actors
         self._wanted = {(actor, index) for kind, *facts in notes if kind == "batch" for actor, index in facts[1]}
@@ -120,49 +187,65 @@ class _Replay:
     def run(self, on_version: Callable[[int], object]) -> Replayed:
         for kind, *facts in self._notes:
             if kind == "rollout":
-                actor, *rest = facts
-                self._actors[actor].script.append(rest)
+                actor, generation, index, pulls = facts
+                self._actor(actor).script.append((generation, index, pulls))
         rollouts, updates, diverged = 0, 0, None
-        for kind, *facts in self._notes:
-            if kind == "batch":
-                learner, wanted = facts
-                rollouts += len(wanted)
-                batch = stack([self._rollout(*each) for each in wanted])
-                touches = self._learners[int(learner.rpartition("-")[2])].touches(batch)
-                self._touches[learner] = next(touches), touches
-            elif kind in ("copy", "apply", "publish"):
-                if kind == "apply":
-                    updates, self._master.learning_rate = updates + 1, facts[1]
-                self._touch(facts[0], kind)
+        try:
+            for kind, *facts in self._notes:
+                try:
+                    self._follow(kind, facts)
+                except TroupeError as error:
+                    if diverged is None and not isinstance(error, _Strayed):
+                        raise
+                    diverged = diverged or self._master.version + 1
+                    break
+                rollouts += len(facts[1]) if kind == "batch" else 0
+                updates += kind == "apply"
+                if kind in ("publish", "end") and diverged is None and checksum(self._master.vector) != facts[-1]:
+                    diverged = self._master.version + (kind == "end")
                 if kind == "publish":
-                    _, version, recorded = facts
-                    self._keep(version)
-                    if diverged is None and checksum(self._master.vector) != recorded:
-                        diverged = version
-                    on_version(version)
-            elif kind == "end" and diverged is None and checksum(self._master.vector) != facts[0]:
-                diverged = self._master.version + 1
-        for actor in self._actors:
-            actor.close()
+                    on_version(self._master.version)
+        finally:
+            for each in self._actors:
+                each.close()
         return Replayed(rollouts, updates, self._master.version, diverged, self._master.vector.cpu().clone())
+
+    def _follow(self, kind: str, facts: list[Any]) -> None:
+        """Does again what the journal says was done."""
+        if kind == "batch":
+            learner, wanted = facts
+            if learner not in self._learners:
+                raise _unfit(f"this run has no {learner}")
+            touches = self._learners[learner].touches(stack([self._rollout(*each) for each in wanted]))
+            self._touches[learner] = next(touches), touches
+        elif kind in ("copy", "apply", "publish"):
+            self._master.learning_rate = facts[1] if kind == "apply" else None
+            self._touch(facts[0], kind)
+            if kind == "publish":
+                self._keep(self._master.version)
 
     def _touch(self, learner: str, what: str) -> None:
         """Lets a learner go on until it has touched the master in this way."""
         while True:
-            about_to, touches = self._touches[learner]
+            about_to, touches = self._touches.get(learner, ("nothing", iter(())))
             self._touches[learner] = next(touches, "nothing"), touches
             if about_to == what:
                 return
             if about_to != "apply":  # an update that was refused, then as now, touches nothing
-                raise UsageError(f"the journal does not fit: {learner} does '{what}' where '{about_to}' comes next")
+                raise _unfit(f"{learner} does '{what}' where '{about_to}' comes next (version {self._master.version})")
 
     def _rollout(self, actor: int, index: int) -> Rollout:
         """Rollout `index` of `actor`, after all those before it, which somebody may want later or nobody."""
         while (actor, index) not in self._made:
-            made, rollout = self._actors[actor].play(self._plans[actor], self._gate, self._new_rollout())
+            made, rollout = self._actor(actor).play(self._plans[actor], self._gate, self._new_rollout())
             if (actor, made) in self._wanted:
                 self._made[actor, made] = rollout
         return self._made.pop((actor, index))
+
+    def _actor(self, number: int) -> "_Actor":
+        if number >= len(self._actors):
+            raise _unfit(f"this run has no actor {number}")
+        return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
         actor = self._config.actor
@@ -190,8 +273,8 @@ class _Actor:
 
     @property
     def next_version(self) -> float:
-        left = (version for _, _, pulls in self.script[self._made :] for version, _ in pulls)
-        return next(left, math.inf)
+        left = (self.script[number][2] for number in range(self._made, len(self.script)))
+        return next((version for pulls in left for version, _ in pulls), math.inf)
 
     def play(self, plan: ActorPlan, gate: Gate, rollout: Rollout) -> tuple[int, Rollout]:
         """The next rollout of the script, and its index."""
@@ -202,11 +285,16 @@ class _Actor:
             self._generation = generation
             self._player = plan.build(generation, self._progress, gate, np.zeros(1))
         self._player.collect(rollout)
+        if next(self._pulls, None):
+            raise _Strayed("a rollout takes fewer steps than it did")
         return index, rollout
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
         """The weights that were pulled then; and as many steps had been played as then."""
-        self.version, self._progress.counts.played = next(self._pulls)
+        pulled = next(self._pulls, None)
+        if pulled is None:
+            raise _Strayed("a rollout takes more steps than it did")
+        self.version, self._progress.counts.played = pulled
         into.copy_(self._versions[self.version])
         return self.version
 

@@ -35,7 +35,7 @@ class Controller:
             while self._round():
                 pass
             numbers = ", ".join(f"{number} {kind}" for kind, number in self._numbers.current.items())
-            self._progress.notices.append(f"controller: settled at {numbers}")
+            self._progress.news.append(f"controller: settled at {numbers}")
             self._pass(_REST * self._seconds)
 
     def _round(self) -> bool:
@@ -58,7 +58,7 @@ class Controller:
         better = new > _BETTER * old
         self._numbers.set(**{kind: asked if better else now})
         word = "kept" if better else "back"
-        self._progress.notices.append(f"controller: {now} -> {asked} {kind}: {old:,.0f} -> {new:,.0f} steps/s, {word}")
+        self._progress.news.append(f"controller: {now} -> {asked} {kind}: {old:,.0f} -> {new:,.0f} steps/s, {word}")
         return better
 
     def _measure(self, kind: str, number: int) -> float:

@@ -60,11 +60,15 @@ class Journal(NoJournal):
         self._notes.append(["end", checksum(vector)])
 
     def append_to(self, run: Path) -> None:
-        """Writes down what has been noted since the last call."""
+        """Writes down what has been noted since the last call. Where it cannot be, nothing is noted any more."""
         lines = [json.dumps(self._notes.popleft(), separators=(",", ":")) for _ in range(len(self._notes))]
         if lines:
-            with (run / FILE).open("a") as file:
-                file.write("\n".join(lines) + "\n")
+            try:
+                with (run / FILE).open("a") as file:
+                    file.write("\n".join(lines) + "\n")
+            except OSError:
+                self._notes = deque(maxlen=0)
+                raise
 
 
 class RecordedMaster(Master):

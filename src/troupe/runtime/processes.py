@@ -190,6 +190,9 @@ class RemoteActor:
         while not self._connection.poll(_LOOK_SECONDS):
             if self._gate.stopped:
                 raise Closed
+            # Its end of the pipe may outlive it, in processes that its environments have forked.
+            if self._is_dead() and not self._connection.poll():
+                raise self._lost(self._farewell())
             if patience.look():
                 raise Lost(self._hung(hang_seconds))
         try:
@@ -221,6 +224,17 @@ class RemoteActor:
 
     def close(self) -> None:
         self.stop()
+
+    def _is_dead(self) -> bool:
+        if self._process is None or self._process.is_alive():
+            return False
+        try:
+            if os.name == "posix":
+                os.kill(self._process.pid or 0, 0)  # the library takes all for dead when their server is
+                return False
+        except ProcessLookupError:
+            pass
+        return True
 
     def _lost(self, why: str) -> Exception:
         """Lost; or Closed, where the same hand that ended the process is just ending the run."""

@@ -58,7 +58,8 @@ class Progress:
     def __init__(self, counts: Counts | None = None):
         self.counts = counts or Counts()
         self.recent: deque[Episode] = deque(maxlen=100)
-        self.notices: deque[str] = deque()  # for the display: what a user should hear of
+        self.notices: deque[str] = deque()  # what a user should hear of in any case
+        self.news: deque[str] = deque()  # and what only those who follow the run
         self._ended: list[Episode] = []
         self._lag = Lag()
         self._lock = threading.Lock()
