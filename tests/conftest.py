@@ -3,15 +3,25 @@
 Fixtures that hand out classes and functions, because test files cannot import one another.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What a test defines travels to processes with its code: they could not import it, or only slowly."""
+    names = {__name__} | {item.module.__name__ for item in session.items if isinstance(item, pytest.Function)}
+    for name in names & set(sys.modules):
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+
 
 Ending = tuple[int, Literal["terminated", "truncated", "both"]]
 SCRIPT: Sequence[Ending] = ((3, "terminated"), (2, "truncated"), (1, "terminated"), (4, "truncated"), (1, "both"))

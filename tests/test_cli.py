@@ -78,7 +78,7 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo? (troupe presets lists them)"),
         (
             "train CartPole-v1 --topology asinc",
-            "topology = 'asinc': expected serial | queue | async; did you mean async?",
+            "topology = 'asinc': expected serial | queue | hogwild | ga3c | async; did you mean async?",
         ),
         ("train CartPole-v1 --device gpu", "device = 'gpu': expected auto | cpu | cuda"),
         ("train CartPole-v1 --learner.epochs 0", "learner.epochs = '0': expected"),
@@ -236,7 +236,7 @@ def test_bench_json_is_one_object_with_its_keys(troupe, monkeypatch):
     assert (status, err) == (0, "")
     result = json.loads(out)
     assert {"stages", "limit_steps_per_s", "steps_per_s", "fraction"} <= result.keys()
-    assert result["stages"].keys() == {"env", "act", "learn"}
+    assert result["stages"].keys() == {"env", "act", "move", "learn"}
     assert result["limit_steps_per_s"] == pytest.approx(result["cores"] / sum(result["stages"].values()))
     assert result["fraction"] == pytest.approx(result["steps_per_s"] / result["limit_steps_per_s"])
     assert result["environments_per_actor"] == 2

@@ -19,12 +19,15 @@ def refusal(settings: dict[str, Any], env: str = "X-v0", **how: Any) -> str:
     return line
 
 
+A3C = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1}
+
+
 # Presets and layers
 
 
 def test_the_default_preset_comes_first_and_each_has_a_summary_and_a_source():
     assert config.presets()[0] == "appo"
-    assert {"appo", "article", "impala"} <= set(config.presets())
+    assert {"appo", "a3c", "article", "ga3c", "impala"} <= set(config.presets())
     for name in config.presets():
         preset = config.load_preset(name)
         assert preset.name == name
@@ -124,7 +127,11 @@ def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest
         ("exploration.epsilon", "", "exploration.epsilon = '': expected array of length >= 1"),
         ("exploration.epsilon", "0.1,1.2", "exploration.epsilon = '0.1,1.2': expected float <= 1.0"),
         ("loss.kind", "impal", "loss.kind = 'impal': expected a3c | impala | appo; did you mean impala?"),
-        ("topology", "hogwild!", "topology = 'hogwild!': expected serial | queue | async"),
+        (
+            "topology",
+            "hogwild!",
+            "topology = 'hogwild!': expected serial | queue | hogwild | ga3c | async; did you mean hogwild?",
+        ),
         ("stop.target", "aut", "stop.target = 'aut': expected auto | none; did you mean auto?"),
         ("stop.steps", None, "stop.steps = None: expected int, got null"),
     ],
@@ -177,10 +184,66 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
             {"topology": "serial", "actor.count": 3, "actor.environments": 4},
             "actor.count = 3: topology serial has one actor; use --actor.count 1 --actor.environments 12",
         ),
+        (
+            {"actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 4},
+            r"actor.environments = 4: an actor with a window \(actor.window_steps\) plays one; set it to 1, and",
+        ),
+        (
+            {"topology": "hogwild", "learner.count": 2},
+            "learner.count = 2: topology hogwild learns in every actor; use --topology queue",
+        ),
+        (
+            {"topology": "serial", "actor.count": 1, "inference.kind": "batched"},
+            "inference.kind = 'batched': in topology serial whoever acts has the network; use async, queue or ga3c",
+        ),
+        (
+            A3C | {"inference.kind": "batched"},
+            "inference.kind = 'batched': in topology hogwild whoever acts has the network; use async, queue or ga3c",
+        ),
+        ({"topology": "ga3c"}, "topology = 'ga3c': its actors have no network; set inference.kind to batched"),
+        (
+            {"adjust.every_seconds": 2.0},
+            "adjust.every_seconds: topology async does not adjust its numbers; ga3c does",
+        ),
+        (
+            A3C | {"actor.window_steps": 8, "actor.environments": 1, "loss.kind": "a3c"},
+            "actor.window_steps: topology hogwild learns from whole rollouts; set it to 0",
+        ),
+        (
+            A3C | {"record": True},
+            "record: a run of topology hogwild with local inference cannot be replayed",
+        ),
+        (A3C | {"learner.epochs": 4}, "learner.epochs = 4: topology hogwild makes one gradient of each rollout; set 1"),
+        (
+            A3C | {"learner.minibatches": 3},
+            "learner.minibatches = 3: topology hogwild makes one gradient of each rollout; set 1",
+        ),
+        (
+            {"loss.kind": "a3c", "learner.max_lag": 3},
+            "learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo",
+        ),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, said):
     assert re.match(said, refusal(settings))
+    with pytest.raises(UsageError, match=said):  # and so is a file that says so
+        from_toml(to_toml(config.build({"actor.auto": False} | settings)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        A3C,
+        {"topology": "ga3c", "inference.kind": "batched", "adjust.every_seconds": 2.0, "learner.count": 3},
+        {"inference.kind": "batched"},
+        {"topology": "queue", "inference.kind": "batched", "actor.window_steps": 8, "actor.environments": 1}
+        | {"loss.kind": "a3c"},
+        {"loss.kind": "a3c", "learner.max_lag": 3, "learner.stale": "drop"},
+        {"learner.max_lag": 3},
+    ],
+)
+def test_what_goes_together_is_taken(settings):
+    resolve("X-v0", settings=settings)
 
 
 # Files

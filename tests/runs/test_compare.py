@@ -12,7 +12,7 @@ from troupe.runs.compare import compare, policy_lag
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
-    "stop.steps": 200, "stop.target": "none",
+    "stop.steps": 200, "stop.target": "none", "actor.place": "thread",
 }  # fmt: skip
 
 

@@ -1,28 +1,37 @@
 """Actors and learners on a bench: each made alone, with everything it needs in reach of the test."""
 
 import copy
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
+import cloudpickle
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from troupe.config import Environment, Network
+from troupe.config import Environment, Network, resolve
 from troupe.config import Learner as LearnerConfig
 from troupe.environments import EnvironmentSource, find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.actor import Actor
+from troupe.runtime.assembly import assemble
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import LocalInference
 from troupe.runtime.learner import Learner
+from troupe.runtime.processes import warm_up
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout, allocate, check
+from troupe.runtime.rollout import FIELDS, Rollout, allocate, check
+from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.topologies import Parts
 from troupe.runtime.weights import Master, WeightStore
+
+PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 
 
 @dataclass
@@ -154,3 +163,195 @@ def blank() -> Callable[..., Rollout]:
         return rollout
 
     return make
+
+
+class Watched(Progress):
+    """Remembers what was consumed, in order: actor, its rollout's index, its version, the newest version."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.consumed: list[tuple[int, int, int, int]] = []
+
+    def consume(self, rollouts: Sequence[Rollout], version: int) -> None:
+        self.consumed += [(each.actor, each.index, int(each.policy_version[0, 0]), version) for each in rollouts]
+        super().consume(rollouts, version)
+
+
+@pytest.fixture(scope="session")
+def assembled() -> Callable[..., Parts]:
+    """The parts of a run, nobody at work yet."""
+
+    def make(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo", version: int = 0) -> Parts:
+        source = find(env)
+        config = resolve(source.id, preset, settings, tuned=False)
+        torch.manual_seed(seed)
+        network = build(source.observation_space, source.action_space, config.network)
+        return assemble(config, source, network, np.random.SeedSequence(seed), Watched(), version)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., Parts]:
+    """Lets the parts work until so many batches have been learned from."""
+
+    def work(parts: Parts, batches: int, during: Callable[[], object] = lambda: None) -> Parts:
+        learned = []
+
+        def after_batch() -> None:
+            learned.append(1)
+            during()
+            if len(learned) == batches:
+                supervisor.end()
+
+        with Supervisor(parts.gate, parts.wake) as supervisor:
+            parts.start(supervisor, after_batch)
+            assert supervisor.wait(PATIENCE_SECONDS), "it waits for ever"
+            assert supervisor.stop(PATIENCE_SECONDS) == []
+        assert supervisor.failure is None
+        parts.close()
+        return parts
+
+    return work
+
+
+class _Carried:
+    """A function that a process can be started with, wherever it was defined."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function = function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+
+
+@dataclass
+class Elsewhere:
+    """A call under way in another process."""
+
+    process: Any
+    _connection: Any
+
+    def result(self) -> Any:
+        """What the call returned; EOFError where it did not."""
+        assert self._connection.poll(PATIENCE_SECONDS), "it never returned"
+        return self._connection.recv()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
+    """Calls a function in a process of its own, started as those of actors are."""
+    started = []
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Elsewhere:
+        def answer(connection: Any, *arguments: Any) -> None:
+            connection.send(function(*arguments))
+
+        warm_up()
+        context = multiprocessing.get_context("forkserver")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_Carried(answer), args=(theirs, *arguments), daemon=True)
+        process.start()
+        theirs.close()
+        started.append(Elsewhere(process, ours))
+        return started[-1]
+
+    yield call
+    for each in started:
+        each.kill()
+
+
+def copied(rollout: Rollout) -> Rollout:
+    arrays: dict[str, Any] = {name: getattr(rollout, name).copy() for name in FIELDS}
+    return Rollout(**arrays, actor=rollout.actor, index=rollout.index)
+
+
+@pytest.fixture(scope="session")
+def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
+    """Copies of all that actors deliver, by actor, in order: filled while the parts work."""
+
+    def watch(parts: Parts) -> dict[int, list[Rollout]]:
+        delivered: dict[int, list[Rollout]] = {seat.number: [] for seat in parts.actors}
+        put = parts.queue.put
+
+        def keep(rollout: Rollout) -> None:
+            delivered[rollout.actor].append(copied(rollout))
+
+        def keep_and_put(rollout: Rollout) -> None:
+            keep(rollout)
+            put(rollout)
+
+        parts.queue.put = keep_and_put  # type: ignore[method-assign]
+        if parts.config.topology == "hogwild":  # its rollouts go from the worker back to the worker
+            for seat in parts.actors:
+                release = seat.queue.release
+
+                def keep_and_release(rollouts: Sequence[Rollout], release: Any = release) -> None:
+                    for rollout in rollouts:
+                        if rollout.actor >= 0:
+                            keep(rollout)
+                    release(rollouts)
+
+                seat.queue.release = keep_and_release  # type: ignore[method-assign]
+        return delivered
+
+    return watch
+
+
+def join(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
+    """All rows of consecutive rollouts in line, each observation once."""
+    rows: dict[str, np.ndarray] = {
+        name: np.concatenate([getattr(each, name) for each in rollouts])
+        for name in ("action", "reward", "terminated", "truncated", "valid", "behaviour_log_prob")
+    }
+    for name in ("obs", "first"):
+        parts = [getattr(each, name) for each in rollouts]
+        rows[name] = np.concatenate([part[:-1] for part in parts] + [parts[-1][-1:]])
+    return rows
+
+
+def retold(script: Sequence[Any], rows: int) -> dict[str, list[Any]]:
+    """What the script says an environment shows, row by row, with a reset row after every episode."""
+    told: dict[str, list[Any]] = {"obs": [], "first": [], "valid": [], "terminated": [], "truncated": []}
+    episode = 0
+    while len(told["obs"]) < rows:
+        length, ending = script[episode % len(script)]
+        for step in range(length + 1):
+            ends, final = step == length - 1, step == length
+            told["obs"].append([episode, step])
+            told["first"].append(step == 0)
+            told["valid"].append(not final)
+            told["terminated"].append(ends and ending != "truncated")
+            told["truncated"].append(ends and ending != "terminated")
+        episode += 1
+    return {name: values[:rows] for name, values in told.items()}
+
+
+def tells(rollouts: Sequence[Rollout], script: Sequence[Any]) -> None:
+    """Asserts that consecutive rollouts of Counting environments tell all that happened, once, and nothing else:
+    final observations stand in line, reset rows are invalid, first flags are right, across every seam."""
+    rows = join(rollouts)
+    told = retold(script, len(rows["obs"]))
+    for b in range(rows["obs"].shape[1]):
+        assert rows["obs"][:, b].tolist() == told["obs"]
+        assert rows["first"][:, b].tolist() == told["first"]
+        for name in ("valid", "terminated", "truncated"):
+            assert rows[name][:, b].tolist() == told[name][:-1]
+    assert (rows["reward"] == np.where(rows["valid"], 10 * rows["obs"][:-1, :, 1] + rows["action"], 0.0)).all()
+    for before, after in pairwise(rollouts):
+        assert (before.obs[-1] == after.obs[0]).all()
+        assert (before.first[-1] == after.first[0]).all()
+
+
+@pytest.fixture(scope="session", name="join")
+def _join() -> Callable[..., dict[str, np.ndarray]]:
+    return join
+
+
+@pytest.fixture(scope="session", name="tells")
+def _tells() -> Callable[..., None]:
+    return tells

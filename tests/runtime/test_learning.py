@@ -10,9 +10,9 @@ import torch
 from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
+from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.supervisor import Supervisor
-from troupe.runtime.topologies import assemble
 
 SMALL = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 16,

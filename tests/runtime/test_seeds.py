@@ -10,8 +10,9 @@ from troupe.config import Environment, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runs.evaluation import Evaluator
+from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts, assemble
+from troupe.runtime.topologies import Parts
 
 
 def built(make: Any, seed: int, **settings: Any) -> Parts:
@@ -22,6 +23,7 @@ def built(make: Any, seed: int, **settings: Any) -> Parts:
         "actor.count": 3,
         "actor.environments": 2,
         "actor.rollout_steps": 4,
+        "actor.place": "thread",
     }
     config = resolve(source.id, settings=asked | settings)
     network = build(source.observation_space, source.action_space, config.network)
@@ -29,12 +31,12 @@ def built(make: Any, seed: int, **settings: Any) -> Parts:
 
 
 def first_seeds(parts: Parts) -> list[int]:
-    return [env.unwrapped.seeds[0] for actor in parts.actors for env in actor._environment._vector.envs]
+    return [env.unwrapped.seeds[0] for seat in parts.actors for env in seat.actor._environment._vector.envs]
 
 
 def streams(parts: Parts) -> list[tuple[float, ...]]:
     """The first numbers of every generator that actors and learners own."""
-    drawn = [tuple(torch.rand(3, generator=actor._inference._generator).tolist()) for actor in parts.actors]
+    drawn = [tuple(torch.rand(3, generator=seat.actor._inference._generator).tolist()) for seat in parts.actors]
     return drawn + [tuple(learner._rng.random(3).tolist()) for learner in parts.learners]
 
 
@@ -49,6 +51,18 @@ def test_no_two_actors_or_learners_share_a_stream(counting):
     assert len(set(drawn)) == 5
 
 
+def test_an_actor_that_takes_anothers_place_repeats_no_stream(counting):
+    """Neither its predecessors' nor another actor's, in environments or actions."""
+    plans = [seat._plan for seat in built(counting, 1).actors]
+    states = [
+        tuple(seeds.generate_state(4).tolist())
+        for plan in plans
+        for generation in range(5)
+        for seeds in plan._seeds(generation)
+    ]
+    assert len(set(states)) == len(states) == 3 * 5 * 2
+
+
 def test_another_seed_changes_every_stream_and_the_same_seed_none(counting):
     one, again, other = built(counting, 1), built(counting, 1), built(counting, 2)
     assert first_seeds(one) == first_seeds(again)
@@ -60,7 +74,7 @@ def test_another_seed_changes_every_stream_and_the_same_seed_none(counting):
 
 def test_actors_explore_in_another_way_with_another_seed(counting):
     asked = {"exploration.distribution": "uniform", "exploration.epsilon": "0.1,0.9"}
-    epsilons = [[actor._epsilon(0) for actor in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
+    epsilons = [[seat.actor._epsilon(0) for seat in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
     assert epsilons[0] == epsilons[1] != epsilons[2]
     assert len(set(epsilons[0])) == 3
 

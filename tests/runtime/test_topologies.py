@@ -1,67 +1,24 @@
 """Whole companies: serial is deterministic, threads start and stop, and who consumed what is known."""
 
+import multiprocessing
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from troupe.config import TrainConfig, resolve
+from troupe.config import UsageError, resolve
 from troupe.environments import find
-from troupe.networks.actor_critic import build
-from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout
+from troupe.runtime.assembly import place_of
 from troupe.runtime.supervisor import Supervisor
-from troupe.runtime.topologies import Parts, assemble
 
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 SMALL = {
     "network.hidden": (8,), "actor.count": 2, "actor.rollout_steps": 8, "actor.environments": 4, "queue.capacity": 4,
     "learner.rollouts": 1, "learner.minibatches": 2, "learner.epochs": 2, "threads": "free",
+    "actor.place": "thread",
 }  # fmt: skip
-
-
-class Watched(Progress):
-    """Remembers what was consumed, in order: actor, its rollout's index, its version, the newest version."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.consumed: list[tuple[int, int, int, int]] = []
-
-    def consume(self, rollouts: Sequence[Rollout], version: int) -> None:
-        self.consumed += [(each.actor, each.index, int(each.policy_version[0]), version) for each in rollouts]
-        super().consume(rollouts, version)
-
-
-def assembled(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo") -> Parts:
-    source = find(env)
-    config: TrainConfig = resolve(source.id, preset, settings, tuned=False)
-    torch.manual_seed(seed)
-    network = build(source.observation_space, source.action_space, config.network)
-    return assemble(config, source, network, np.random.SeedSequence(seed), Watched())
-
-
-def run(parts: Parts, batches: int, during: Callable[[], object] = lambda: None) -> Parts:
-    """Until so many batches have been learned from."""
-    learned = []
-
-    def after_batch() -> None:
-        learned.append(1)
-        during()
-        if len(learned) == batches:
-            supervisor.end()
-
-    with Supervisor(parts.gate, parts.queue.close) as supervisor:
-        parts.start(supervisor, after_batch)
-        assert supervisor.wait(PATIENCE_SECONDS), "it waits for ever"
-        assert supervisor.stop(PATIENCE_SECONDS) == []
-    assert supervisor.failure is None
-    parts.close()
-    return parts
 
 
 SERIAL = SMALL | {"topology": "serial", "actor.count": 1}
@@ -71,13 +28,74 @@ THREADED = {
     "async, in turns": SMALL | {"topology": "async", "threads": "turns"},
     "queue": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2},
     "queue, on one core": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2, "threads": "one-core"},
-    "article": {"env.delay_seconds": 0.0, "learner.rollouts": 8},
+    "article": {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.place": "thread"},
 }
+GA3C = {
+    "topology": "ga3c",
+    "inference.kind": "batched",
+    "actor.count": 4,
+    "inference.predictors": 2,
+    "learner.count": 2,
+}
+APART = {
+    "async, in processes": THREADED["async"] | {"actor.place": "process"},
+    "queue, in processes": THREADED["queue"] | {"actor.place": "process"},
+    "article, in processes": THREADED["article"] | {"actor.place": "process", "actor.count": 3},
+    "ga3c": SMALL | GA3C | {"threads": "turns"},
+    "ga3c, in processes": SMALL | GA3C | {"actor.place": "process"},
+    "async, batched": SMALL | {"inference.kind": "batched"},
+    "queue, batched, in processes": THREADED["queue"] | {"inference.kind": "batched", "actor.place": "process"},
+}
+HOGWILD = SMALL | {"topology": "hogwild", "actor.count": 3, "learner.epochs": 1, "learner.minibatches": 1}
+EVERY = (
+    THREADED
+    | APART
+    | {"serial": SERIAL, "hogwild": HOGWILD, "hogwild, in processes": HOGWILD | {"actor.place": "process"}}
+)
+
+
+def preset_of(name: str) -> str:
+    return "article" if name.startswith("article") else "appo"
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("article")])
+def test_no_step_is_lost_or_told_twice(assembled, run, watched, counting, script, tells, name):
+    """In every topology, what an actor delivers is all that its environments did, in order."""
+    parts = assembled(counting, EVERY[name] | {"env.backend": "sync", "exploration.epsilon": 0.5})
+    delivered = watched(parts)
+    run(parts, 25)
+    assert sum(map(len, delivered.values())) >= 25
+    for rollouts in delivered.values():
+        assert [each.index for each in rollouts] == list(range(len(rollouts)))
+        if rollouts:
+            tells(rollouts, script)
+    counts, sums = parts.progress.counts, [each.steps for rollouts in delivered.values() for each in rollouts]
+    # A rollout may have been reported and not delivered, when the run ends.
+    assert sum(sums) <= counts.played <= sum(sums) + len(parts.actors) * max(sums)
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_the_window_tells_every_step_once_wherever_it_is(assembled, run, watched, counting, script, place):
+    """One sample for each step of the script, in order, whose rewards are those of its horizon."""
+    settings = {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.place": place, "actor.count": 2}
+    parts = assembled(counting, settings | {"actor.window_steps": 3}, preset="article")
+    delivered = watched(parts)
+    run(parts, 25)
+    for rollouts in delivered.values():
+        steps = [(e, s) for e in range(200) for s in range(script[e % len(script)][0])]
+        seen = [tuple(map(int, each.obs[0, 0])) for each in rollouts]
+        assert seen == steps[: len(seen)]
+        assert len(seen) > 10
+        for each, (episode, step) in zip(rollouts, seen, strict=True):
+            horizon = int(each.horizon[0, 0])
+            assert horizon == min(3, script[episode % len(script)][0] - step)
+            lowest = sum(0.99**k * 10 * (step + k) for k in range(horizon))
+            assert lowest - 1e-4 <= each.reward[0, 0] <= lowest + 2 * 3
 
 
 @pytest.mark.parametrize("backend", ["native", "sync"])
 @pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
-def test_serial_with_one_seed_gives_the_same_weights_bit_for_bit(backend, loss):
+def test_serial_with_one_seed_gives_the_same_weights_bit_for_bit(assembled, run, backend, loss):
     settings = SERIAL | {"env.backend": backend, "loss.kind": loss, "exploration.epsilon": 0.1}
     first, again, other = (run(assembled("CartPole-v1", settings, seed), 12) for seed in (3, 3, 4))
     assert torch.equal(first.master.vector, again.master.vector)
@@ -86,31 +104,27 @@ def test_serial_with_one_seed_gives_the_same_weights_bit_for_bit(backend, loss):
     assert list(first.progress.recent) == list(again.progress.recent)
 
 
-def test_serial_is_always_up_to_date(counting):
+def test_serial_is_always_up_to_date(assembled, run, counting):
     progress = run(assembled(counting, SERIAL), 10).progress
     assert progress.consumed == [(0, index, index, index) for index in range(10)]
     assert progress.take_lag() == (0.0, 0)
 
 
-def test_serial_collects_a_batch_larger_than_the_queue(counting):
+def test_serial_collects_a_batch_larger_than_the_queue(assembled, run, counting):
     """Nobody else could empty the queue meanwhile: it must hold a whole batch."""
     parts = run(assembled(counting, SERIAL | {"learner.rollouts": 9, "queue.capacity": 2}), 3)
     assert [version for _, _, version, _ in parts.progress.consumed] == [0] * 9 + [1] * 9 + [2] * 9
 
 
-def test_a_resumed_run_counts_versions_from_where_it_was(counting):
-    source = find(counting)
-    config = resolve(source.id, settings=SERIAL)
-    network = build(source.observation_space, source.action_space, config.network)
-    parts = assemble(config, source, network, np.random.SeedSequence(0), Watched(), version=70)
-    assert [each[2:] for each in run(parts, 2).progress.consumed] == [(70, 70), (71, 71)]
+def test_a_resumed_run_counts_versions_from_where_it_was(assembled, run, counting):
+    parts = run(assembled(counting, SERIAL, version=70), 2)
+    assert [each[2:] for each in parts.progress.consumed] == [(70, 70), (71, 71)]
 
 
-@pytest.mark.parametrize("name", THREADED)
-def test_the_order_of_consumption_is_known_and_complete(counting, name):
+@pytest.mark.parametrize("name", THREADED | APART)
+def test_the_order_of_consumption_is_known_and_complete(assembled, run, counting, name):
     """For every actor 0, 1, 2, ...; with one learner in just that order; no rollout is from the future."""
-    preset = "article" if name == "article" else "appo"
-    parts = run(assembled(counting, THREADED[name], preset=preset), 30)
+    parts = run(assembled(counting, EVERY[name], preset=preset_of(name)), 30)
     by_actor = defaultdict(list)
     for actor, index, version, newest in parts.progress.consumed:
         by_actor[actor].append((index, version))
@@ -124,21 +138,52 @@ def test_the_order_of_consumption_is_known_and_complete(counting, name):
     assert 0 < steps <= parts.progress.counts.played
 
 
-def test_reported_lag_is_that_of_what_was_consumed(counting):
+def test_reported_lag_is_that_of_what_was_consumed(assembled, run, counting):
     progress = run(assembled(counting, SMALL | {"actor.count": 2, "actor.rollout_steps": 1}), 40).progress
     lags = [newest - version for _, _, version, newest in progress.consumed]
     assert progress.take_lag()[1] == max(lags)
 
 
 @pytest.mark.parametrize("name", THREADED)
-def test_threads_start_and_stop_twenty_times_without_hanging(name):
-    preset = "article" if name == "article" else "appo"
+def test_threads_start_and_stop_twenty_times_without_hanging(assembled, run, name):
     for seed in range(20):
-        run(assembled("CartPole-v1", THREADED[name], seed, preset), batches=1 + seed % 3)
+        run(assembled("CartPole-v1", THREADED[name], seed, preset_of(name)), batches=1 + seed % 3)
+
+
+@pytest.mark.parametrize("name", ["async, in processes", "ga3c, in processes", "hogwild, in processes", "hogwild"])
+def test_processes_start_and_stop_five_times_and_none_is_left(assembled, run, name):
+    children = set(multiprocessing.active_children())
+    for seed in range(5):
+        run(assembled("CartPole-v1", EVERY[name] | {"env.backend": "sync"}, seed), batches=1 + seed % 3)
+        assert set(multiprocessing.active_children()) == children
+
+
+@pytest.mark.parametrize(
+    ("env", "settings", "place"),
+    [
+        ("CartPole-v1", {}, "thread"),
+        ("CartPole-v1", {"env.backend": "native"}, "thread"),
+        ("CartPole-v1", {"env.backend": "sync"}, "process"),
+        ("CartPole-v1", {"actor.place": "process"}, "process"),
+        ("MountainCar-v0", {}, "process"),
+        ("MountainCar-v0", {"actor.place": "thread"}, "thread"),
+        ("MountainCar-v0", {"topology": "serial", "actor.count": 1}, "thread"),
+    ],
+)
+def test_actors_share_this_process_where_the_environment_steps_without_python(env, settings, place):
+    """CartPole has a vector version of its own; MountainCar has none."""
+    source = find(env)
+    assert place_of(resolve(env, settings=settings, tuned=False), source) == place
+
+
+def test_a_process_for_serials_one_thread_is_refused(counting):
+    config = resolve("x", settings={"topology": "serial", "actor.count": 1, "actor.place": "process"})
+    with pytest.raises(UsageError, match=r"^actor\.place = 'process': topology serial has one thread for everything$"):
+        place_of(config, find(counting))
 
 
 @pytest.mark.parametrize(("threads", "together"), [("free", True), ("turns", False), ("one-core", False)])
-def test_parts_are_inside_a_turn_together_only_where_threads_are_free(counting, threads, together):
+def test_parts_are_inside_a_turn_together_only_where_threads_are_free(assembled, counting, threads, together):
     gate = assembled(counting, SMALL | {"threads": threads}).gate
     entered = threading.Event()
 
@@ -154,10 +199,10 @@ def test_parts_are_inside_a_turn_together_only_where_threads_are_free(counting, 
     assert entered.is_set()
 
 
-def test_a_run_can_be_stopped_while_all_actors_wait_for_a_learner(counting):
+def test_a_run_can_be_stopped_while_all_actors_wait_for_a_learner(assembled, counting):
     """The queue is full, nobody learns: closing it is what wakes the actors."""
     parts = replace(assembled(counting, SMALL | {"actor.count": 3, "queue.capacity": 1}), learners=[])
-    supervisor = Supervisor(parts.gate, parts.queue.close)
+    supervisor = Supervisor(parts.gate, parts.wake)
     parts.start(supervisor, lambda: None)
     while parts.queue.depth < 4:
         assert not supervisor.wait(1e-3)
@@ -165,14 +210,14 @@ def test_a_run_can_be_stopped_while_all_actors_wait_for_a_learner(counting):
 
 
 @pytest.mark.parametrize("topology", ["serial", "async", "queue"])
-def test_an_environment_that_fails_ends_the_run_and_the_failure_says_where(counting, topology):
+def test_an_environment_that_fails_ends_the_run_and_the_failure_says_where(assembled, counting, topology):
     def fail(episode: int, step: int) -> None:
         if episode == 2:
             raise ZeroDivisionError("on its third episode")
 
     settings = SMALL | {"topology": topology, "actor.count": 1, "env.backend": "sync"}
     parts = assembled(lambda: counting(before_step=fail), settings)
-    with Supervisor(parts.gate, parts.queue.close) as supervisor:
+    with Supervisor(parts.gate, parts.wake) as supervisor:
         parts.start(supervisor, lambda: None)
         assert supervisor.wait(PATIENCE_SECONDS)
         assert supervisor.stop(PATIENCE_SECONDS) == []
@@ -180,13 +225,13 @@ def test_an_environment_that_fails_ends_the_run_and_the_failure_says_where(count
     assert "step raised ZeroDivisionError: on its third episode" in str(supervisor.failure.error)
 
 
-def test_a_learner_that_fails_ends_the_run(counting):
+def test_a_learner_that_fails_ends_the_run(assembled, counting):
     parts = assembled(counting, SMALL)
 
     def fail() -> None:
         raise OSError("no space left")
 
-    with Supervisor(parts.gate, parts.queue.close) as supervisor:
+    with Supervisor(parts.gate, parts.wake) as supervisor:
         parts.start(supervisor, fail)
         assert supervisor.wait(PATIENCE_SECONDS)
         assert supervisor.stop(PATIENCE_SECONDS) == []
@@ -194,7 +239,7 @@ def test_a_learner_that_fails_ends_the_run(counting):
     assert isinstance(supervisor.failure.error, OSError)
 
 
-def test_rewards_are_scaled_for_learning_and_reported_raw(counting):
+def test_rewards_are_scaled_for_learning_and_reported_raw(assembled, run, counting):
     """Episodes of three, two, one, four and one steps at 10 * step + action: the first is 30 to 36."""
     parts = run(assembled(counting, SERIAL | {"loss.reward_scale": 1e-3}), 3)
     assert 30.0 <= parts.progress.take_episodes()[0].total <= 36.0
