@@ -120,9 +120,10 @@ def test_what_does_not_help_is_put_back(monkeypatch):
     machine.numbers.set(predictors=2, learners=2)
     assert machine.control() == {"actors": 8, "predictors": 2, "learners": 2}
     tried = {tuple(numbers.values()) for numbers in machine.seen}
-    assert tried == {(8, 2, 2), (10, 2, 2), (6, 2, 2), (8, 3, 2), (8, 1, 2), (8, 2, 3), (8, 2, 1)}
+    alone = {(10, 2, 2), (6, 2, 2), (8, 3, 2), (8, 1, 2), (8, 2, 3), (8, 2, 1)}
+    assert tried == {(8, 2, 2)} | alone | {(10, 3, 2), (10, 2, 3), (8, 3, 3), (10, 3, 3)}
     *trials, settled = machine.progress.news
-    assert len(trials) == 6
+    assert len(trials) == 10
     assert all(trial.endswith("back") for trial in trials)
     assert settled == "controller: settled at 8 actors, 2 predictors, 2 learners"
 
@@ -160,7 +161,16 @@ def test_it_tries_again_after_a_while(monkeypatch):
     machine = Machine(monkeypatch, lambda numbers, now: (first if now < 60 else second)(numbers), end_seconds=400.0)
     with pytest.raises(Closed):
         Controller(Adjust(every_seconds=2.0), machine.numbers, machine.progress, machine.gate).run()
-    assert machine.numbers.current == {"actors": 8, "predictors": 4, "learners": 1}
+    assert second(machine.numbers.current) >= 0.9 * best(second)
+
+
+def test_two_numbers_that_help_only_together_are_found(monkeypatch):
+    """Predictors and learners hold it up equally: neither alone brings anything."""
+
+    def speed(numbers, second=0.0):
+        return min(500 * numbers["actors"], 2000 * numbers["predictors"], 2000 * numbers["learners"])
+
+    assert speed(Machine(monkeypatch, speed).control()) >= 0.9 * best(speed)
 
 
 def test_it_hears_the_end_of_the_run_within_one_look(monkeypatch):

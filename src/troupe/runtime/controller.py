@@ -1,7 +1,8 @@
 """GA3C's controller: tries other numbers of actors, predictors and learners, and keeps what is faster."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 from troupe.config import Adjust
 from troupe.runtime.gate import Closed, Gate
@@ -14,7 +15,7 @@ _REST = 30  # trials' time between two rounds, once a round has brought nothing
 
 
 class Controller:
-    """Climbs the hill of measured throughput (Babaeizadeh et al. 2017, section 4.3), one number at a time.
+    """Climbs the hill of measured throughput (Babaeizadeh et al. 2017, section 4.3), a number or a few at a time.
 
     The speed of a machine wanders, so a trial takes the two settings in turn (old, new, new, old) and
     compares the sums. Time in which the run stands still (an evaluation) is not counted.
@@ -39,30 +40,44 @@ class Controller:
             self._pass(_REST * self._seconds)
 
     def _round(self) -> bool:
-        """Tries every number in both directions; whether any change was kept."""
+        """Tries every number in both directions, then several larger ones together; whether any change was kept."""
         kept = False
         for kind in self._most:
             for larger in (True, False):
-                while self._try(kind, larger=larger):
+                while self._try(self._moved([kind], larger=larger)):
                     kept = True
+        if not kept:  # where several stages are equally slow, none helps without the others
+            together = [kinds for number in (2, 3) for kinds in combinations(self._most, number)]
+            kept = any(self._try(self._moved(kinds, larger=True)) for kinds in together)
         return kept
 
-    def _try(self, kind: str, *, larger: bool) -> bool:
-        now = self._numbers.current[kind]
-        step = max(1, now // 4)
-        asked = min(now + step, self._most[kind]) if larger else max(now - step, 1)
-        if asked == now:
+    def _moved(self, kinds: Sequence[str], *, larger: bool) -> dict[str, int]:
+        """The present numbers with those of `kinds` a quarter larger or smaller; at a bound, as they are."""
+        numbers = dict(self._numbers.current)
+        for kind in kinds:
+            step = max(1, numbers[kind] // 4)
+            moved = min(numbers[kind] + step, self._most[kind]) if larger else max(numbers[kind] - step, 1)
+            if moved == numbers[kind]:
+                return dict(self._numbers.current)
+            numbers[kind] = moved
+        return numbers
+
+    def _try(self, asked: Mapping[str, int]) -> bool:
+        now = dict(self._numbers.current)
+        changed = [kind for kind in now if asked[kind] != now[kind]]
+        if not changed:
             return False
-        speeds = [self._measure(kind, number) for number in (now, asked, asked, now)]
+        speeds = [self._measure(numbers) for numbers in (now, asked, asked, now)]
         old, new = (speeds[0] + speeds[3]) / 2, (speeds[1] + speeds[2]) / 2
         better = new > _BETTER * old
-        self._numbers.set(**{kind: asked if better else now})
+        self._numbers.set(**(asked if better else now))
+        moves = ", ".join(f"{now[kind]} -> {asked[kind]} {kind}" for kind in changed)
         word = "kept" if better else "back"
-        self._progress.news.append(f"controller: {now} -> {asked} {kind}: {old:,.0f} -> {new:,.0f} steps/s, {word}")
+        self._progress.news.append(f"controller: {moves}: {old:,.0f} -> {new:,.0f} steps/s, {word}")
         return better
 
-    def _measure(self, kind: str, number: int) -> float:
-        self._numbers.set(**{kind: number})
+    def _measure(self, numbers: Mapping[str, int]) -> float:
+        self._numbers.set(**numbers)
         self._pass(self._seconds / 16)  # until it has taken effect
         steps = seconds = 0.0
         for made, passed in self._ticks(self._seconds / 4):

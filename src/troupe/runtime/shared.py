@@ -8,6 +8,8 @@ from typing import Any
 import cloudpickle
 import numpy as np
 
+from troupe.config import TroupeError
+
 Fields = Mapping[str, tuple[tuple[int, ...], Any]]  # name: (shape, dtype)
 _ALIGNMENT_BYTES = 64
 
@@ -23,7 +25,7 @@ class Block:
     def __init__(self, fields: Fields, *, shared: bool):
         self._fields = dict(fields)
         size = sum(_aligned(shape, dtype) for shape, dtype in self._fields.values())
-        self._memory: Any = multiprocessing.sharedctypes.RawArray("B", size) if shared else bytearray(size)
+        self._memory: Any = _share(size) if shared else bytearray(size)
         self._arrays = self._cut()
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -43,6 +45,16 @@ class Block:
     def __setstate__(self, state: tuple[Any, Any]) -> None:
         self._fields, self._memory = state
         self._arrays = self._cut()
+
+
+def _share(size: int) -> Any:
+    try:
+        return multiprocessing.sharedctypes.RawArray("B", size)
+    except OSError as error:
+        raise TroupeError(
+            f"no {size / 1e6:,.1f} MB of memory to share with actor processes: {error.strerror or error}; "
+            "fewer actors or shorter rollouts need less, and --actor.place thread none"
+        ) from error
 
 
 def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
