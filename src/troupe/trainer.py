@@ -1,6 +1,7 @@
 """One run from start to end: build the parts, watch them, stop in order, judge, save."""
 
 import copy
+import math
 import time
 import traceback
 from collections import deque
@@ -490,9 +491,9 @@ def fit(
     if not actor.auto or config.actor.window_steps:
         return config, ""
     if config.topology == "serial":
-        one = {"actor.count": 1, "actor.environments": actor.count * actor.environments, "actor.auto": False}
-        rollouts = max(1, config.learner.rollouts // actor.count)
-        return configuration.replace(config, one | {"learner.rollouts": rollouts}), ""
+        together = math.gcd(actor.count, config.learner.rollouts)  # of one actor, and the batch stays what it is
+        one = {"actor.count": 1, "actor.environments": together * actor.environments, "actor.auto": False}
+        return configuration.replace(config, one | {"learner.rollouts": config.learner.rollouts // together}), ""
     total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
     built, _, _ = first_network(network, source, config)
     sizes = [size for size in range(1, total + 1) if total % size == 0]

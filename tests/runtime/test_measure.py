@@ -1,0 +1,278 @@
+"""How many actors: by what steps cost, the same environments and batches, and only where nobody has said a number."""
+
+import threading
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import troupe
+from troupe import cli, trainer
+from troupe.config import TrainConfig, TroupeError, load_preset, resolve
+from troupe.environments import find
+from troupe.networks.actor_critic import build
+from troupe.runtime.measure import Costs, measure
+from troupe.trainer import fit
+
+US = 1e-6
+SIZES = (1, 2, 4, 8, 16)
+WAITING = Costs(step=10_000 * US, step_computing=100 * US, act=dict.fromkeys(SIZES, 200 * US))
+COMPUTING = Costs(step=100 * US, step_computing=100 * US, act=dict.fromkeys(SIZES, 100 * US))
+NATIVE = Costs(step=1 * US, step_computing=1 * US, act=dict.fromkeys(SIZES, 100 * US))
+SMALL = {
+    "actor.rollout_steps": 4, "network.hidden": (4,), "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1,
+    "stop.target": "none", "stop.steps": 200,
+}  # fmt: skip
+
+
+def test_the_share_that_computes() -> None:
+    assert WAITING.computing == pytest.approx(0.01)
+    assert NATIVE.computing == 1.0
+    assert Costs(1.0, 1.1, {}).computing == 1.0  # clocks are not that exact
+
+
+@pytest.mark.parametrize(
+    ("costs", "actors", "environments", "cores", "apart", "steps_per_s"),
+    [
+        (WAITING, 1, 16, 2, True, 16 / 0.1602),  # one environment waits after the other
+        (WAITING, 16, 1, 2, True, 16 / 0.0102),  # all wait together
+        (WAITING, 16, 1, 2, False, 16 / 0.0102),  # in threads, too
+        (COMPUTING, 1, 16, 2, True, 16 / 1700e-6),  # one process has one core
+        (COMPUTING, 2, 8, 2, True, 16 / 900e-6),  # two have two
+        (COMPUTING, 16, 1, 2, True, 2 / 200e-6),  # more have no more, and act for one at a time
+        (COMPUTING, 2, 8, 2, False, 1 / 112.5e-6),  # of threads one computes at a time
+        (COMPUTING, 4, 4, 1, True, 1 / 125e-6),
+    ],
+)
+def test_speeds_worked_out_by_hand(
+    costs: Costs, actors: int, environments: int, cores: int, apart: bool, steps_per_s: float
+) -> None:
+    assert costs.speed(actors, environments, cores, apart=apart) == pytest.approx(steps_per_s)
+
+
+@pytest.mark.parametrize(
+    ("costs", "cores", "apart", "best"),
+    [
+        (WAITING, 2, True, (16, 1)),
+        (WAITING, 2, False, (16, 1)),
+        (COMPUTING, 2, True, (2, 8)),
+        (COMPUTING, 4, True, (4, 4)),
+        (COMPUTING, 1, True, (1, 16)),
+        (COMPUTING, 2, False, (1, 16)),
+        (NATIVE, 2, False, (1, 16)),
+    ],
+)
+def test_the_best_way_to_deal_out_16_environments(costs: Costs, cores: int, apart: bool, best: tuple[int, int]) -> None:
+    assert costs.best(16, 16, cores, apart=apart) == best
+
+
+def test_a_batch_stays_a_whole_number_of_rollouts() -> None:
+    assert NATIVE.best(16, 8, 2, apart=False) == (2, 8)
+    assert NATIVE.best(16, 4, 2, apart=False) == (4, 4)
+
+
+def test_more_actors_must_be_clearly_faster() -> None:
+    def of_acting(microseconds: float) -> Costs:
+        """Steps that wait and cost nothing: two actors are as much faster as half a batch is sooner acted on."""
+        return Costs(1000 * US, 0.0, {1: 1000 * US, 2: microseconds * US})
+
+    # One actor with two: 2 / (a + 2000 us); two with one: 2 / 2000 us.
+    assert of_acting(90).best(2, 2, 2, apart=True) == (1, 2)  # 4.5 % slower
+    assert of_acting(110).best(2, 2, 2, apart=True) == (2, 1)  # 5.5 %
+
+
+class Waits(gym.Env[np.ndarray, int]):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, **seed: Any) -> Any:
+        super().reset(**seed)
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action: int) -> Any:
+        time.sleep(0.01)
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+class Computes(Waits):
+    def step(self, action: int) -> Any:
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            pass
+        return np.zeros(2, np.float32), 0.0, False, False, {}
+
+
+def measured(env: Any, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> Costs:
+    monkeypatch.setattr("troupe.runtime.measure._SECONDS", 0.1)
+    source, config = find(env), resolve("", "appo", SMALL)
+    network = build(source.observation_space, source.action_space, config.network)
+    return measure(source, config.env, network, sizes)
+
+
+def test_waiting_is_told_from_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, computing = measured(Waits, [1, 4], monkeypatch), measured(Computes, [1], monkeypatch)
+    assert waiting.step >= 0.01
+    assert waiting.computing < 0.5
+    assert computing.step_computing >= 0.01
+    assert waiting.act.keys() == {1, 4}
+    assert all(cost > 0 for cost in waiting.act.values())
+
+
+def test_a_native_batch_is_measured_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    source = find("CartPole-v1")
+    make = type(source).make_vector
+
+    def look(self: Any, count: int, config: Any) -> Any:
+        made.append(count)
+        return make(self, count, config)
+
+    monkeypatch.setattr(type(source), "make_vector", look)
+    measured("CartPole-v1", [1, 16], monkeypatch)
+    measured(Waits, [1, 16], monkeypatch)
+    assert made == [16, 1]
+
+
+@pytest.fixture
+def costs(monkeypatch: pytest.MonkeyPatch) -> list[Costs]:
+    """What measuring gives; every time it is asked, the list grows."""
+    given = [WAITING]
+
+    def give(source: Any, config: Any, network: Any, sizes: list[int]) -> Costs:
+        given.append(given[0])
+        return Costs(given[0].step, given[0].step_computing, dict.fromkeys(sizes, given[0].act[1]))
+
+    monkeypatch.setattr(trainer, "measure", give)
+    monkeypatch.setattr(trainer, "cores", lambda: 2)
+    return given
+
+
+def chosen(env: Any, settings: dict[str, Any], preset: str = "appo", tuned: bool = True) -> tuple[TrainConfig, str]:
+    source = find(env)
+    return fit(resolve(source.id, preset, settings, tuned=tuned), source, None)
+
+
+@pytest.mark.parametrize("kind", [WAITING, COMPUTING, NATIVE])
+@pytest.mark.parametrize(
+    ("count", "environments", "rollouts"), [(2, 8, 2), (3, 4, 1), (1, 6, 5), (6, 1, 4), (4, 3, 2), (1, 1, 1)]
+)
+def test_environments_and_batches_stay(
+    costs: list[Costs], kind: Costs, count: int, environments: int, rollouts: int
+) -> None:
+    costs[0] = kind
+    settings = {"actor.count": count, "actor.environments": environments, "learner.rollouts": rollouts}
+    config, _ = chosen(Waits, settings | {"actor.auto": True, "actor.place": "thread"})
+    assert len(costs) == 2
+    assert not config.actor.auto
+    assert config.actor.count * config.actor.environments == count * environments
+    assert config.learner.rollouts * config.actor.environments == rollouts * environments
+
+
+def test_what_is_measured_decides(costs: list[Costs]) -> None:
+    config, said = chosen(Waits, {"actor.place": "process"})
+    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (16, 1, 16)
+    assert said == ("actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments")
+    costs[0] = COMPUTING
+    assert chosen(Waits, {"actor.place": "process"})[0].actor.count == 2
+    assert chosen(Waits, {"actor.place": "thread"})[0].actor.count == 1
+
+
+@pytest.mark.parametrize(
+    ("env", "preset", "settings"),
+    [
+        (Waits, "appo", {"actor.count": 3}),
+        (Waits, "appo", {"actor.environments": 4}),
+        (Waits, "appo", {"actor": {"count": 3}}),
+        (Waits, "appo", {"actor.auto": False}),
+        (Waits, "impala", {}),
+        (Waits, "article", {}),
+        ("CartPole-v1", "appo", {}),  # its tuned settings
+    ],
+)
+def test_whoever_names_a_number_means_it(costs: list[Costs], env: Any, preset: str, settings: dict[str, Any]) -> None:
+    config, said = chosen(env, settings, preset)
+    assert len(costs) == 1
+    assert said == ""
+    asked = resolve(find(env).id, preset, settings)
+    assert (config.actor.count, config.actor.environments) == (asked.actor.count, asked.actor.environments)
+
+
+def test_an_untuned_environment_is_measured(costs: list[Costs]) -> None:
+    chosen("CartPole-v1", {}, tuned=False)
+    assert len(costs) == 2
+
+
+def test_a_preset_that_asks_for_numbers_is_measured_if_told_to(costs: list[Costs]) -> None:
+    actor = load_preset("impala").settings["actor"]
+    config, _ = chosen(Waits, {"actor.auto": True}, "impala")
+    assert len(costs) == 2
+    assert config.actor.count == actor["count"] * actor["environments"]
+
+
+def test_serial_has_one_actor_with_them_all(costs: list[Costs]) -> None:
+    config, _ = chosen(Waits, {"topology": "serial"})
+    assert len(costs) == 1
+    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (1, 16, 1)
+
+
+def words(place: Path, *more: str) -> list[str]:
+    settings = [word for name, value in SMALL.items() for word in (f"--{name}", str(value).strip("(),"))]
+    return ["train", "CartPole-v1", "--untuned", "--run-dir", str(place), *settings, *more]
+
+
+def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
+    costs: list[Costs], tmp_path: Path, capsys: Any
+) -> None:
+    assert cli.run(words(tmp_path / "run")) == 0
+    shown = capsys.readouterr()
+    text = " ".join((shown.out + shown.err).split())
+    assert "async: 16 x 1 environments in threads" in text
+    assert "actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments" in text
+    kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert (kept["actor"]["count"], kept["actor"]["environments"], kept["actor"]["auto"]) == (16, 1, False)
+    assert kept["learner"]["rollouts"] == 16
+    costs[0] = NATIVE
+    troupe.resume(tmp_path / "run", steps=400)
+    assert len(costs) == 2  # measured once
+    again = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert again["actor"] == kept["actor"]
+
+
+def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: Any) -> None:
+    def actor(place: str, *more: str) -> Any:
+        assert cli.run(words(tmp_path / place, *more, "--quiet")) == 0
+        return tomllib.loads((tmp_path / place / "config.toml").read_text())["actor"]
+
+    three = actor("three", "--actors", "3")
+    assert (three["count"], three["environments"], len(costs)) == (3, 8, 1)
+    auto = actor("auto", "--actors", "auto", "--preset", "impala")
+    assert (auto["count"], auto["environments"], len(costs)) == (64, 1, 2)
+    capsys.readouterr()
+    assert cli.run(words(tmp_path / "none", "--actors", "some")) == 2
+    assert "actor.count = 'some'" in capsys.readouterr().err
+
+
+class Hangs(Waits):
+    def step(self, action: int) -> Any:
+        threading.Event().wait()
+
+
+class Raises(Waits):
+    def step(self, action: int) -> Any:
+        raise OSError("no such device")
+
+
+@pytest.mark.parametrize(("env", "says"), [(Hangs, "has not answered for 0.3 s"), (Raises, "no such device")])
+def test_what_is_wrong_with_an_environment_shows_in_the_run(
+    tmp_path: Path, env: Any, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_FIT_SECONDS", 0.1)
+    settings = SMALL | {"actor.place": "thread", "actor.hang_seconds": 0.3, "actor.restarts": 0}
+    with pytest.raises(TroupeError, match=says):
+        troupe.train(env, run_dir=tmp_path / "run", settings=settings)
+    kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["actor"]
+    assert (kept["count"], kept["environments"], kept["auto"]) == (2, 8, False)
