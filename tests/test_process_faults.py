@@ -1,0 +1,787 @@
+"""What must not break a run whose actors are processes: each is really killed, hung or starved, again and again.
+
+Whole commands run in processes of their own, marked in their environment: whatever any of them starts
+carries the mark, so what is left behind is found in /proc, whoever its parent is by then. Moments are
+drawn from fixed seeds. No test measures speed; `PATIENCE_SECONDS` is far more than anything needs.
+"""
+
+import json
+import multiprocessing.forkserver
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from troupe import load, train
+from troupe.config import TroupeError
+from troupe.runtime import actor as actor_code
+from troupe.runtime.batched import Predictor
+from troupe.runtime.learner import Learner
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
+
+PATIENCE_SECONDS = 60.0
+MARK = "TROUPE_TEST_MARK"
+SCRIPT = "from troupe.cli import main; main()"
+WORLDS = '''
+import ctypes, multiprocessing, os, sys, threading, time
+from pathlib import Path
+import gymnasium as gym
+import numpy as np
+
+FOLDER = Path(__file__).parent
+
+def acts():
+    """Not in an evaluation, and not while the environment is only looked at."""
+    if (FOLDER / "in threads").exists():
+        return threading.current_thread().name.startswith(("actor-", "serial"))
+    return multiprocessing.current_process().name.startswith("actor-")
+
+def first(what):
+    """Whether nobody in this run has come here before: one of all the actors, however many there are."""
+    try:
+        os.close(os.open(FOLDER / what, os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+def sleep():
+    time.sleep(1e6)
+
+def spin():
+    while True:
+        pass
+
+def hold():
+    """In C, with the interpreter's lock."""
+    ctypes.PyDLL(None).sleep(1000)
+
+class Plain(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+    steps = 0
+
+    def reset(self, *, seed=None, options=None):
+        if acts():
+            self.resets()
+        self.left = 10
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        if acts():
+            self.steps += 1
+            self.happens()
+        else:
+            self.judged()
+        self.left -= 1
+        reward = float(action if acts() else (FOLDER / "enough").exists())
+        return np.zeros(2, np.float32), reward, self.left == 0, False, {}
+
+    def resets(self): pass
+    def happens(self): pass
+    def judged(self): pass
+
+class CloseRaises(Plain):
+    def close(self):
+        if acts():
+            raise RuntimeError("closed badly")
+
+class EndsItsProcess(Plain):
+    """Twice: once unasked, once by Python's own way."""
+    def happens(self):
+        if self.steps == 50:
+            if first("exit"):
+                os._exit(3)
+            if first("sys.exit"):
+                sys.exit(4)
+
+class AlwaysEndsItsProcess(Plain):
+    def happens(self):
+        if self.steps == 500:
+            os._exit(3)
+
+class Raises(Plain):
+    def happens(self):
+        if self.steps == 100:
+            raise ValueError("out of\\nfuel, \\udcff")
+
+class Hangs(Plain):
+    """In every place and way once, each time another actor."""
+    def __init__(self):
+        if acts() and first("make"):
+            sleep()  # while it is made
+
+    def resets(self):
+        if first("reset"):
+            sleep()  # in reset
+
+    def happens(self):
+        if self.steps == 50:
+            if first("sleep"):
+                sleep()  # in step
+            if first("spin"):
+                spin()  # in step
+            if first("hold"):
+                hold()  # in step
+
+class AlwaysHangs(Plain):
+    def happens(self):
+        sleep()
+
+class HangsForSomeTime(Plain):
+    """Until it is told to go on; by then another has its place."""
+    def happens(self):
+        if self.steps == 50 and first("hangs"):
+            while not (FOLDER / "go on").exists():
+                time.sleep(0.01)  # hangs here
+            raise ValueError("nobody wants to know any more")
+
+class Slow(Plain):
+    def happens(self):
+        time.sleep(0.03)
+
+class EachInItsWay(Plain):
+    """Actors that are in a step when their parent is killed."""
+    def happens(self):
+        if self.steps == 50:
+            number = int(multiprocessing.current_process().name[-1])
+            first(f"here-{number}")
+            (sleep, spin, hold)[number]()
+
+class HasAProcess(Plain):
+    def __init__(self):
+        if acts():
+            context = multiprocessing.get_context("fork")
+            self.mine, theirs = context.Pipe()
+            self.process = context.Process(target=echo, args=(theirs,))
+            self.process.start()
+
+    def happens(self):
+        self.mine.send(1)
+        self.mine.recv()
+
+    def close(self):
+        if acts():
+            self.mine.send(None)
+            self.process.join()
+
+def echo(theirs):
+    try:
+        while theirs.recv():
+            theirs.send(1)
+    except EOFError:
+        sleep()  # it does not mind that nobody asks any more
+
+class SlowInEvaluation(Plain):
+    def judged(self):
+        first("judged")
+        time.sleep(0.01)
+'''
+
+ENDLESS = {"steps": "0", "target": "none", "evaluation.every_seconds": "0", "evaluation.final_episodes": "2"}
+PROCESSES = {"actor.place": "process", "actor.environments": "1", "actor.rollout_steps": "8", "network.hidden": "8"}
+TOPOLOGIES: dict[str, dict[str, str]] = {
+    "async": {"topology": "async", "learner.minibatches": "1", "actor.environments": "2"},
+    "hogwild": {"preset": "a3c"},
+    "ga3c": {"preset": "ga3c", "adjust.every_seconds": "0", "learner.rollouts": "2"},
+}
+# Slots of a run with two actors: what they fill and what waits. Were one lost with each kill, as many kills end it.
+SLOTS = 6
+
+
+def last(folder: Path, name: str) -> int:
+    """What the run in `folder` has last reported."""
+    with suppress(OSError):
+        lines = (folder / "run" / "metrics.jsonl").read_text().split("\n")[:-1]
+        return next((row[name] for row in map(json.loads, reversed(lines)) if name in row), 0)
+    return 0
+
+
+class Command:
+    """A troupe command, or a script, that leads a session of its own as in a terminal; and all that it starts."""
+
+    def __init__(self, folder: Path, arguments: list[str], **more: Any):
+        self.folder, self.mark = folder, uuid.uuid4().hex
+        self._out, self._err = folder / "out.txt", folder / "err.txt"
+
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background, it is ignored
+            if files := more.get("most_files"):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self._process = subprocess.Popen(
+                arguments, cwd=folder, env=os.environ | {MARK: self.mark, "PYTHONUNBUFFERED": "1"},
+                stdin=more.get("stdin", subprocess.DEVNULL), stdout=out, stderr=err, start_new_session=True,
+                preexec_fn=prepare,
+            )  # fmt: skip
+        self.pid = self._process.pid
+
+    def processes(self) -> dict[int, int]:
+        """All that carry the mark and are not yet dead: pid and parent's pid."""
+        found = {}
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, ValueError):
+                if f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes():
+                    state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                    if state != "Z":
+                        found[int(entry.name)] = int(parent)
+        return found
+
+    def server(self) -> list[int]:
+        return [pid for pid, parent in self.processes().items() if parent == self.pid and self._is_server(pid)]
+
+    def actors(self) -> list[int]:
+        """Children of the server; orphans where that has been killed."""
+        processes = self.processes()
+        served = [pid for pid, parent in processes.items() if parent != self.pid and self._is_server(pid)]
+        return sorted(pid for pid in served if processes[pid] not in served)
+
+    def _is_server(self, pid: int) -> bool:
+        with suppress(OSError):
+            return b"multiprocessing.forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
+
+    def until(self, reached: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not reached():
+            assert self._process.poll() is None, (self._process.returncode, self.said)
+            assert time.monotonic() < end, ("it did not come that far", self.said)
+            time.sleep(0.03)
+
+    def until_more_steps(self, more: int = 100) -> None:
+        before = last(self.folder, "steps")
+        self.until(lambda: last(self.folder, "steps") > before + more)
+
+    def end(self, seconds: float = PATIENCE_SECONDS) -> int:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"still there after {seconds} s: {self.said}")
+
+    @property
+    def said(self) -> tuple[str, str]:
+        return self._out.read_text(), self._err.read_text()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.folder / "run" / "summary.json").read_text())
+
+    def is_gone_within(self, seconds: float) -> bool:
+        end = time.monotonic() + seconds
+        while self.processes() and time.monotonic() < end:
+            time.sleep(0.02)
+        return not self.processes()
+
+    def kill(self) -> None:
+        while left := self.processes():
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    place = tmp_path / "worlds.py"
+    place.write_text(WORLDS)
+    return place
+
+
+@pytest.fixture
+def start(world: Path) -> Iterator[Callable[..., Command]]:
+    """Starts `troupe train` with a class of `WORLDS`; settings by name."""
+    started: list[Command] = []
+
+    def start(name: str, *settings: dict[str, str], script: str = "", **more: Any) -> Command:
+        words = dict(PROCESSES | ENDLESS)
+        for each in settings:
+            words |= each
+        if words["actor.place"] == "thread":
+            (world.parent / "in threads").touch()
+        options = [word for key, value in words.items() for word in (f"--{key}", value)]
+        arguments = [sys.executable, "-c", SCRIPT, "train", f"worlds.py:{name}", "--run-dir", "run", *options]
+        started.append(Command(world.parent, [sys.executable, *script.split()] if script else arguments, **more))
+        return started[-1]
+
+    yield start
+    for command in started:
+        command.kill()
+
+
+@pytest.fixture
+def trained(world: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Trains in this very process; the run, what was displayed, and the error if it ended in one."""
+
+    def trained(name: str, *settings: dict[str, Any], during: Callable[[], None] | None = None) -> tuple[Any, str, str]:
+        words: dict[str, Any] = PROCESSES | {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+        words |= {"stop.steps": 0, "stop.target": "none"}
+        for each in settings:
+            words |= each
+        if words["actor.place"] == "thread":
+            (world.parent / "in threads").touch()
+        if during:
+            words |= {"stop.target": 5.0, "evaluation.every_steps": 200, "evaluation.episodes": 1}
+        wrong: list[BaseException] = []
+
+        def do() -> None:
+            try:
+                during()
+            except BaseException as error:
+                wrong.append(error)
+            (world.parent / "enough").touch()  # the next evaluation finds the environment solved
+
+        helper = threading.Thread(target=do, daemon=True)
+        if during:
+            helper.start()
+        run, error = None, ""
+        try:
+            preset = words.pop("preset", "appo")
+            run = train(
+                f"{world}:{name}", preset=preset, run_dir=world.parent / "run", settings=words, display="plain"
+            )  # fmt: skip
+        except TroupeError as failed:
+            error = str(failed)
+        if during:
+            helper.join()
+        assert not wrong, (wrong, error)
+        return run, capsys.readouterr().out, error
+
+    return trained
+
+
+def until(reached: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not reached():
+        assert time.monotonic() < end, "it did not come that far"
+        time.sleep(0.02)
+
+
+def own_actors() -> list[int]:
+    """Processes that the fork server of this very process has."""
+    server = multiprocessing.forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    with suppress(OSError):
+        return [int(pid) for pid in Path(f"/proc/{server}/task/{server}/children").read_text().split()]
+    return []
+
+
+def actors_end() -> bool:
+    until(lambda: not own_actors())
+    return True
+
+
+def line_of(text: str) -> int:
+    """The line of WORLDS that holds `text`."""
+    (number,) = (number for number, line in enumerate(WORLDS.splitlines(), 1) if text in line)
+    return number
+
+
+def shared_memory() -> set[str]:
+    return set(os.listdir("/dev/shm"))
+
+
+# Killed actors
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_killed_actors_are_replaced_and_counted_and_no_slot_is_lost(trained, tmp_path, topology):
+    sent: list[str] = []
+
+    def kill() -> None:
+        moments = random.Random(topology)
+        for _ in range(SLOTS + 2):
+            until(lambda: len(own_actors()) == 2)
+            victim, number = moments.choice(own_actors()), moments.choice([9, 9, 11, 15])
+            time.sleep(moments.random() * 0.1)
+            os.kill(victim, number)
+            sent.append(signal.Signals(number).name)
+            until(lambda victim=victim: victim not in own_actors())
+        until(lambda: len(own_actors()) == 2)
+        played = last(tmp_path, "steps")
+        until(lambda: last(tmp_path, "steps") > played + 100)
+
+    few = {"actor.count": 2, "actor.restarts": 1000, "queue.capacity": 2}
+    run, out, _ = trained("Plain", TOPOLOGIES[topology], few, during=kill)
+    assert run.outcome == "solved"
+    named = re.findall(r"actor-[01]: its process was killed by (\w+); another takes its place", out)
+    assert sorted(named) == sorted(sent)
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == len(sent)
+    assert actors_end()
+
+
+def test_environments_that_end_their_process_are_replaced(start):
+    command = start("EndsItsProcess", TOPOLOGIES["async"], {"steps": "3000"})
+    assert command.end() == 0
+    out, err = command.said
+    for status in (3, 4):
+        assert re.search(rf"actor-[01]: its process ended with status {status}; another takes its place", out)
+    assert command.summary["restarts"] == 2
+    assert err == ""
+    assert command.is_gone_within(PATIENCE_SECONDS)
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_the_limit_of_restarts_ends_the_run_in_order(trained, tmp_path, topology):
+    run, _, error = trained("AlwaysEndsItsProcess", TOPOLOGIES[topology], {"actor.restarts": 2})
+    assert run is None
+    assert re.match(
+        r"actor-\d failed: its process ended with status 3; no more actors are replaced: "
+        r"2 is this run's actor.restarts \(traceback in .*error.txt; weights saved in .*checkpoints/\d+\)$",
+        error,
+    )
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == 2
+    assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
+    assert actors_end()
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_an_environment_that_raises_in_a_process_ends_the_run(trained, tmp_path, topology):
+    """It is not replaced: a bug in one's environment is not papered over."""
+    _, _, error = trained("Raises", TOPOLOGIES[topology])
+    assert re.match(
+        r"actor-\d failed: environment .*worlds.py:Raises: step raised ValueError: out of fuel, \? "
+        r"\(step \d+\) \(traceback in .*error.txt; weights saved in .*checkpoints/\d+\)$",
+        error,
+    )
+    trace = (tmp_path / "run" / "error.txt").read_text()
+    assert "in the actor's process:" in trace
+    assert f'worlds.py", line {line_of("fuel")}, in happens' in trace
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == 0
+    assert load(tmp_path / "run")
+    assert actors_end()
+
+
+@pytest.mark.parametrize(
+    ("topology", "part", "does", "name"),
+    [
+        ("async", Learner, "learn", "learner-0"),
+        ("ga3c", Learner, "learn", "learner-0"),
+        ("ga3c", Predictor, "predict", "predictor-0"),
+    ],
+)
+def test_the_loss_of_a_learner_or_predictor_ends_the_run_in_order(
+    trained, tmp_path, monkeypatch, topology, part, does, name
+):
+    for times in (1, 5):
+        original, done = getattr(part, does), []
+
+        def fails(self: Any, *arguments: Any, original: Any = original, done: list = done, times: int = times) -> Any:
+            done.append(1)
+            if len(done) == times:
+                raise RuntimeError("the weights are gone")
+            return original(self, *arguments)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(part, does, fails)
+            _, _, error = trained("Plain", TOPOLOGIES[topology], {"actor.count": 3})
+        assert error.startswith(f"{name} failed: RuntimeError: the weights are gone (traceback in ")
+        assert load(tmp_path / "run")
+        assert actors_end()
+        shutil.rmtree(tmp_path / "run")
+
+
+# The parent is killed
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_kill_9_of_the_parent_leaves_nothing_behind(start, world, topology):
+    """While its actors sleep, spin, and sit in C with the interpreter's lock, where none of their threads can run."""
+    before = shared_memory()
+    command = start("EachInItsWay", TOPOLOGIES[topology], {"actor.count": "3"})
+    command.until(lambda: all((world.parent / f"here-{number}").exists() for number in range(3)))
+    assert len(command.actors()) == 3
+    os.kill(command.pid, signal.SIGKILL)
+    assert command.is_gone_within(10.0), command.processes()  # 0.6 s here; 5 s are promised
+    assert shared_memory() <= before
+
+
+def test_kill_9_of_the_parent_while_actors_start_leaves_nothing_behind(start):
+    before, moments = shared_memory(), random.Random(9)
+    for _ in range(2):
+        command = start("HasAProcess", TOPOLOGIES["async"], {"actor.count": "4"})
+        command.until(command.server)
+        time.sleep(moments.random() * 1.5)
+        os.kill(command.pid, signal.SIGKILL)
+        assert command.is_gone_within(20.0), command.processes()  # the server first imports torch to the end
+        shutil.rmtree(command.folder / "run", ignore_errors=True)
+    assert shared_memory() <= before
+
+
+def test_processes_of_an_environment_go_with_its_actor(start):
+    command = start("HasAProcess", TOPOLOGIES["async"], {"actor.count": "2"})
+    command.until_more_steps()
+    processes, moments = len(command.processes()), random.Random(3)
+    for _ in range(3):
+        os.kill(victim := moments.choice(command.actors()), signal.SIGKILL)
+        command.until(lambda victim=victim: victim not in command.processes())
+        command.until_more_steps()
+        command.until(lambda: len(command.processes()) == processes)
+    os.kill(command.pid, signal.SIGKILL)
+    assert command.is_gone_within(10.0), command.processes()
+
+
+# Environments that hang
+
+
+@pytest.mark.parametrize("topology", TOPOLOGIES)
+def test_an_environment_that_hangs_is_named_with_its_stack_and_replaced(trained, tmp_path, topology):
+    def wait() -> None:
+        until(lambda: last(tmp_path, "restarts") == 5)
+        played = last(tmp_path, "steps")
+        until(lambda: last(tmp_path, "steps") > played + 100)
+
+    slow = {"actor.hang_seconds": 1.0, "actor.count": 4}
+    run, out, _ = trained("Hangs", TOPOLOGIES[topology], slow, during=wait)
+    assert run.outcome == "solved"
+    ways = [
+        "sleep()  # while it is made",
+        "sleep()  # in reset",
+        "sleep()  # in step",
+        "spin()  # in step",
+        "hold()  #",
+    ]
+    for way in ways:
+        assert re.search(rf'worlds.py", line {line_of(way)} in \w+', out), (way, out)
+    named = r"actor-\d: environment .*worlds.py:Hangs has not answered for 1 s; another takes its place; it stood in"
+    assert len(re.findall(named, out)) == 5
+    assert str(Path(actor_code.__file__).parent) not in out  # the stack ends where the user's part does
+    assert actors_end()
+
+
+def test_one_that_hangs_again_and_again_meets_the_limit(trained):
+    _, out, error = trained("AlwaysHangs", TOPOLOGIES["async"], {"actor.hang_seconds": 0.3, "actor.restarts": 2})
+    assert (
+        "has not answered for 0.3 s; no more actors are replaced: 2 is this run's actor.restarts; it stood in" in error
+    )
+    assert f'worlds.py", line {line_of("time.sleep(1e6)")} in sleep' in error
+    assert out.count("another takes its place") == 2
+    assert actors_end()
+
+
+@pytest.mark.parametrize("place", ["process", "thread"])
+def test_one_that_is_merely_slow_is_not_replaced(trained, place):
+    slow = {"actor.place": place, "actor.hang_seconds": 0.8, "actor.rollout_steps": 25, "stop.steps": 100}
+    run, out, _ = trained("Slow", TOPOLOGIES["async"], slow)  # a rollout takes 1.5 s
+    assert run.steps >= 100
+    assert "another takes its place" not in out
+
+
+def test_an_actor_in_a_thread_is_replaced_and_does_not_come_back(start, world):
+    command = start(
+        "HangsForSomeTime", TOPOLOGIES["async"], {"actor.place": "thread", "actor.hang_seconds": "1"}
+    )  # fmt: skip
+    command.until(lambda: "another takes its place" in command.said[0])
+    command.until_more_steps()
+    (world.parent / "go on").touch()
+    command.until_more_steps()
+    os.kill(command.pid, signal.SIGINT)
+    assert command.end() == 130
+    out, err = command.said
+    assert re.search(r"actor-\d: environment worlds.py:HangsForSomeTime has not answered for 1 s", out)
+    assert f'worlds.py", line {line_of("# hangs here")}, in happens' in out
+    assert command.summary["restarts"] == 1
+    assert "left behind" not in out
+    assert err == ""
+
+
+def test_serial_says_where_it_hangs_and_ends(start):
+    command = start(
+        "AlwaysHangs", {"topology": "serial", "actor.place": "thread", "actor.count": "1", "actor.hang_seconds": "1"}
+    )
+    assert command.end() == 1
+    (line,) = command.said[1].splitlines()
+    assert line.startswith(
+        "troupe: actor-0 failed: environment worlds.py:AlwaysHangs has not answered for 1 s; it stood"
+    )
+    assert f'worlds.py", line {line_of("time.sleep(1e6)")}, in sleep' in line
+
+
+def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
+    command = start("Slow", TOPOLOGIES["async"], {"actor.hang_seconds": "1", "actor.count": "4"})
+    command.until_more_steps(0)
+    suspended = list(command.processes())
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in suspended:
+            os.kill(pid, number)
+        time.sleep(1.5)
+    command.until_more_steps()
+    os.kill(command.pid, signal.SIGINT)
+    assert command.end() == 130
+    assert command.summary["restarts"] == 0
+
+
+# The run is stopped
+
+
+@pytest.mark.parametrize(
+    ("topology", "number", "to_all", "moment"),
+    [
+        ("async", signal.SIGINT, True, "starting"),
+        ("hogwild", signal.SIGTERM, True, "starting"),
+        ("ga3c", signal.SIGTERM, False, "starting"),
+        ("async", signal.SIGTERM, True, "playing"),
+        ("hogwild", signal.SIGINT, True, "playing"),
+        ("ga3c", signal.SIGINT, False, "playing"),
+        ("async", signal.SIGINT, True, "judging"),
+    ],
+)
+def test_a_signal_stops_eight_busy_actors_at_once(start, world, topology, number, to_all, moment):
+    judged = {"evaluation.every_steps": "500", "evaluation.episodes": "10000"} if moment == "judging" else {}
+    command = start("SlowInEvaluation", TOPOLOGIES[topology], judged, {"actor.count": "8"})
+    if moment == "starting":
+        command.until(command.server)
+        time.sleep(random.Random(f"{topology}{number}").random())
+    elif moment == "playing":
+        command.until_more_steps()
+    else:
+        command.until((world.parent / "judged").exists)
+    (os.killpg if to_all else os.kill)(command.pid, number)
+    assert command.end(seconds=10.0) == 128 + number  # 0.6 s here, most of it Python's own end; 2 s are promised
+    out, err = command.said
+    assert err in ("", "troupe: interrupted\n")
+    if not err:
+        assert "checkpoint run/checkpoints/" in out
+        assert load(world.parent / "run")
+        assert command.summary["restarts"] == 0
+        assert moment == "judging" or "left behind" not in out
+    else:
+        assert moment == "starting"
+    assert command.is_gone_within(20.0), command.processes()
+
+
+def test_a_signal_to_every_single_process_is_a_stop_and_no_loss(start):
+    command = start("Plain", TOPOLOGIES["async"], {"actor.count": "4"})
+    command.until_more_steps()
+    for actor in command.actors():
+        os.kill(actor, signal.SIGTERM)
+    time.sleep(0.05)
+    for pid in command.processes():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    assert command.end() == 128 + signal.SIGTERM
+    assert command.summary["restarts"] == 0
+    assert command.said[1] == ""
+
+
+def test_children_say_nothing_at_an_ordinary_end(start):
+    """Solved here; a limit of steps and one of time are reached in other tests."""
+    command = start("CloseRaises", TOPOLOGIES["async"], {"target": "0", "evaluation.every_steps": "100"})
+    assert command.end() == 0
+    assert command.said[1] == ""
+    assert command.is_gone_within(PATIENCE_SECONDS)
+
+
+# Where the run itself lives
+
+
+def test_two_runs_at_the_same_time_and_then_another(world):
+    def go(number: int) -> None:
+        settings = PROCESSES | TOPOLOGIES["async"] | {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+        place = world.parent / f"run{number}"
+        runs.append(train(f"{world}:Plain", target="none", steps=1000, run_dir=place, settings=settings))
+
+    runs: list[Any] = []
+    together = [threading.Thread(target=go, args=(number,)) for number in range(2)]
+    for thread in together:
+        thread.start()
+    for thread in together:
+        thread.join()
+    go(2)
+    assert [run.outcome for run in runs] == ["steps"] * 3
+    assert actors_end()
+
+
+FED = '''
+import threading
+import gymnasium as gym, numpy as np
+from troupe import train
+
+print("read")
+CELL = """
+class World(gym.Env):
+    observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, True, {}
+
+settings = {"actor.place": "process", "actor.count": 2, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+def go(name):
+    print(train(World, steps=500, target="none", run_dir=name, settings=settings).outcome)
+go(name)
+"""
+name = "here"
+exec(CELL)
+exec(CELL, {"gym": gym, "np": np, "train": train, "name": "notebook", "__name__": "__main__"})
+thread = threading.Thread(target=go, args=("thread",))
+thread.start()
+thread.join()
+'''
+
+
+def test_a_script_from_a_pipe_trains_from_itself_from_a_cell_and_from_a_thread(start, world):
+    (world.parent / "fed.py").write_text(FED)
+    with (world.parent / "fed.py").open() as script:
+        command = start("", script="-", stdin=script)
+        assert command.end() == 0, command.said
+    assert command.said == ("read\nsteps\nsteps\nsteps\n", "")
+    assert command.is_gone_within(PATIENCE_SECONDS)
+
+
+def test_the_fork_server_is_killed_and_actors_are_replaced_still(start):
+    command = start("Plain", TOPOLOGIES["async"], {"actor.count": "2"})
+    command.until(command.server)
+    time.sleep(0.5)
+    os.kill(command.server()[0], signal.SIGKILL)  # while it starts
+    command.until_more_steps()
+    actors = command.actors()
+    os.kill(command.server()[0], signal.SIGKILL)
+    for actor in actors:
+        command.until_more_steps()
+        os.kill(actor, signal.SIGKILL)
+    command.until_more_steps()
+    command.until(lambda: len(command.actors()) == 2)
+    command.until_more_steps()
+    os.kill(command.pid, signal.SIGINT)
+    assert command.end() == 130
+    assert command.said[1] == ""
+    assert 2 <= command.summary["restarts"] <= 4
+    assert command.is_gone_within(PATIENCE_SECONDS)
+
+
+def test_too_few_files_end_the_run_in_order(start, world):
+    command = start("Plain", TOPOLOGIES["async"], {"actor.count": "20"}, most_files=64)
+    assert command.end() == 1
+    (line,) = (line for line in command.said[1].splitlines() if line.startswith("troupe: "))
+    assert "Too many open files: a process takes some; raise the limit (ulimit -n), or lower actor.count" in line
+    assert load(world.parent / "run")
+    assert command.is_gone_within(20.0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm of its own")
+def test_a_tiny_dev_shm_is_no_obstacle(start, world):
+    (world.parent / "tiny.py").write_text(
+        "import os, subprocess, sys\n"
+        "subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', '/dev/shm'], check=True)\n"
+        "from troupe.cli import main\n"
+        "main('train worlds.py:Plain --run-dir run --time 1s --target none --actor.place process --quiet'.split())\n"
+    )
+    inside = ["unshare", "--mount", sys.executable]
+    if subprocess.run([*inside, "-c", ""], check=False, capture_output=True).returncode:
+        pytest.skip("no mount of one's own here")
+    command = Command(world.parent, [*inside, "tiny.py"])
+    assert command.end() == 0, command.said
+    assert command.said[1] == ""
