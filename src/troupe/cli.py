@@ -26,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     status = _flush(run(sys.argv[1:] if arguments is None else arguments))
-    if threading.active_count() > 1:
-        os._exit(status)  # an environment that never returns, or has threads of its own, does not keep us
+    if status >= 128 or threading.active_count() > 1:
+        # Whoever pressed Ctrl-C waits for no tidying of libraries; an environment that never returns, or has
+        # threads of its own, does not keep us.
+        os._exit(status)
     sys.exit(status)
 
 

@@ -140,7 +140,7 @@ class RemoteActor:
         self._ends.append(self._stacks)
         arguments = (
             connection, stacks, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
-            self.generation,
+            self.generation, dict(os.environ),
         )  # fmt: skip
         process = context.Process(target=play, args=arguments, name=f"actor-{self.number}", daemon=True)
         done: Future[None] = Future()
@@ -369,8 +369,10 @@ def play(
     switches: Block,
     pulses: Block,
     generation: int,
+    variables: Mapping[str, str],
 ) -> None:
     """The whole life of an actor's process."""
+    os.environ.update(variables)  # the server we are forked from has those of its own start
     _leave_the_terminal()
     _die_with_the_parent()
     if hasattr(signal, "SIGUSR1"):
