@@ -1,7 +1,6 @@
 """`troupe bench`: what a step costs in each stage, the limit that implies, and what training reaches."""
 
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runs.plots import read_metrics
 from troupe.runtime.assembly import assemble, place_of
-from troupe.runtime.measure import cores, measure
+from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
@@ -80,8 +79,8 @@ class Result:
             "",
             f"{'stage':8}{'core-us per step':>18}{'share':>8}{'alone, steps/s':>18}",
         ]
-        for name, cost in self.stages.items():
-            lines.append(f"{name:8}{cost * 1e6:>18.2f}{cost / whole:>8.0%}{1 / cost:>18,.0f}")
+        for name, spent in self.stages.items():
+            lines.append(f"{name:8}{spent * 1e6:>18.2f}{spent / whole:>8.0%}{1 / spent:>18,.0f}")
         waits = ", ".join(f"{part} waits {share:.0%} of its time" for part, share in self.waits.items())
         return "\n".join(
             [
@@ -176,13 +175,6 @@ def _stages(parts: Parts) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], object], for_seconds: float) -> float:
-    """What `work` takes, after a few times that do not count."""
-    times = 0
-    warm = time.perf_counter() + for_seconds / 5
-    while time.perf_counter() < warm:
-        work()
-    began = time.perf_counter()
-    while time.perf_counter() - began < for_seconds:
-        work()
-        times += 1
-    return (time.perf_counter() - began) / times
+    """What `work` takes, after a while that does not count."""
+    cost(work, for_seconds / 5)
+    return cost(work, for_seconds)[0]

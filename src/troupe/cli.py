@@ -327,7 +327,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    stop = {
+    said = {
         "stop.steps": options.steps,
         "stop.seconds": config.seconds(options.time) if options.time else None,
         "stop.target": options.target,
@@ -336,7 +336,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "actor.count": None if options.actors == "auto" else options.actors,
     }
     return {
-        "settings": _settings(options) | {name: value for name, value in stop.items() if value is not None},
+        "settings": _settings(options) | {name: value for name, value in said.items() if value is not None},
         "tuned": not options.untuned,
         "display": "quiet" if options.quiet else "auto",
     }

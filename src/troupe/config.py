@@ -68,6 +68,11 @@ class Actor:
         int, _doc("n of the article's sliding window: samples (s, a, R, s_n) instead of rollouts; 0 is off", ge=0)
     ] = 0
 
+    @property
+    def rollout_shape(self) -> tuple[int, int]:
+        """T and B of what travels to a learner: a window's samples are rollouts of one row."""
+        return (1, 1) if self.window_steps else (self.rollout_steps, self.environments)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inference:

@@ -258,7 +258,6 @@ class _Session:
             self._journal.append_to(self._place)
         except OSError as error:
             self._display.event(f"the journal is no longer written: {error}; the run goes on and cannot be replayed")
-            self._journal = None
 
     def _save_while_running(self) -> bool:
         """False while an evaluation holds the weights: then it is tried again."""

@@ -26,27 +26,6 @@ def figures(tmp_path):
     return lambda: json.loads((tmp_path / "out" / "comparison.json").read_text())
 
 
-@pytest.fixture
-def world_where(tmp_path):
-    """Makes a CartPole that does `what` in the runs of these folders."""
-
-    def make(what, *folders):
-        (tmp_path / "world.py").write_text(
-            "import gymnasium as gym, os, pathlib, signal\n"
-            "class World(gym.Wrapper):\n"
-            "    def __init__(self):\n"
-            "        super().__init__(gym.make('CartPole-v1'))\n"
-            "    def step(self, action):\n"
-            f"        for run in map(pathlib.Path('out').joinpath, {folders!r}):\n"
-            "            if run.exists() and not (run / 'summary.json').exists():\n"
-            f"                {what}\n"
-            "        return super().step(action)\n"
-        )
-        return "world.py:World"
-
-    return make
-
-
 def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys, figures):
     assert compare("CartPole-v1", ["impala", "appo"], range(4, 6), "out", settings=SETTINGS) == 0
     out, err = capsys.readouterr()

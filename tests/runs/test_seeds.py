@@ -14,20 +14,14 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def failing_in(tmp_path, seeds, what="raise ValueError('no wheels')"):
-    """A world that fails, or does `what`, in the runs whose folders end in these seeds."""
-    (tmp_path / "world.py").write_text(
-        "import gymnasium as gym, os, pathlib, signal\n"
-        "class World(gym.Wrapper):\n"
-        "    def __init__(self):\n"
-        "        super().__init__(gym.make('CartPole-v1'))\n"
-        "    def step(self, action):\n"
-        f"        if any(pathlib.Path('out', f'seed{{seed}}').exists() and not pathlib.Path('out', f'seed{{seed}}',"
-        f" 'summary.json').exists() for seed in {seeds}):\n"
-        f"            {what}\n"
-        "        return super().step(action)\n"
-    )
-    return "world.py:World"
+@pytest.fixture
+def failing_in(world_where):
+    """A world that fails, or does `what`, in the runs with these seeds."""
+
+    def make(seeds, what="raise ValueError('no wheels')"):
+        return world_where(what, *(f"seed{seed}" for seed in seeds))
+
+    return make
 
 
 def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
@@ -42,8 +36,8 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
     assert all((tmp_path / "out" / f"seed{seed}" / "summary.json").exists() for seed in (4, 5, 6))
 
 
-def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
-    assert train_seeds(failing_in(tmp_path, [1]), range(3), "out", ASKED) == 1
+def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, failing_in):
+    assert train_seeds(failing_in([1]), range(3), "out", ASKED) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("troupe: seed 1: ")
@@ -51,16 +45,16 @@ def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys):
     assert "2 of 3 runs: mean return" in out
 
 
-def test_when_all_fail_there_is_no_table(tmp_path, capsys):
-    assert train_seeds(failing_in(tmp_path, [0, 1]), range(2), "out", ASKED) == 1
+def test_when_all_fail_there_is_no_table(tmp_path, capsys, failing_in):
+    assert train_seeds(failing_in([0, 1]), range(2), "out", ASKED) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 2
 
 
-def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys):
+def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, failing_in):
     once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
-    assert train_seeds(failing_in(tmp_path, [1], once), range(3), "out", ASKED) == 130
+    assert train_seeds(failing_in([1], once), range(3), "out", ASKED) == 130
     out = capsys.readouterr().out
     assert "1 of 3 runs: mean return" in out
     assert "picture out/learning.png" in out

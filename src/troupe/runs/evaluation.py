@@ -16,6 +16,7 @@ from troupe.config import Environment, UsageError
 from troupe.environments import EnvironmentSource, of_run
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runs.checkpoint import read_config
+from troupe.runtime.inference import generator
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 
@@ -75,7 +76,7 @@ class Evaluator:
         """
         environment = self._environment
         environment_seeds, action_seed = seeds.spawn(2)
-        generator = torch.Generator().manual_seed(int(action_seed.generate_state(1, np.uint64)[0]))
+        draws = generator(action_seed)
         share = np.full(environment.count, episodes // environment.count)
         share[: episodes % environment.count] += 1
         obs = environment.reset(environment_seeds)
@@ -87,7 +88,7 @@ class Evaluator:
                 if stopped():
                     return None
                 distribution = network.step(torch.from_numpy(obs)).distribution
-                action = distribution.mode() if greedy else distribution.sample(generator)
+                action = distribution.mode() if greedy else distribution.sample(draws)
                 obs, reward, terminated, truncated = environment.step(action.numpy())
                 total += reward
                 length += ~ended

@@ -115,6 +115,7 @@ class Reporter:
         totals = [episode.total for episode in episodes]
         recent = [episode.total for episode in parts.progress.recent.copy()]
         lag_mean, lag_max = parts.progress.take_lag()
+        actors = [seat.actor for seat in parts.actors]
         if not self._pace or seconds - self._seconds >= _SHORTEST_SECONDS:
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
@@ -138,7 +139,7 @@ class Reporter:
             "numbers": dict(parts.numbers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
-            **{name: float(value) for name, value in (parts.learners or parts.actors)[0].metrics.items()},
+            **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
             **self._pace,
         }
 
@@ -146,7 +147,7 @@ class Reporter:
         """Speeds and shares of time since the last measurement."""
         parts, counts = self._parts, self._parts.progress.counts
         shares = {
-            "actor": self._shares("actor", [actor.watch for actor in parts.actors]),
+            "actor": self._shares("actor", [seat.actor.watch for seat in parts.actors]),
             "learner": self._shares("learner", [learner.watch for learner in parts.learners]),
         }
         return {

@@ -250,9 +250,7 @@ class _Replay:
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
-        actor = self._config.actor
-        steps, environments = (1, 1) if actor.window_steps else (actor.rollout_steps, actor.environments)
-        return allocate(self._source.observation_space, steps, environments)
+        return allocate(self._source.observation_space, *self._config.actor.rollout_shape)
 
     def _keep(self, version: int) -> None:
         """Remembers the weights just published, and forgets those no rollout goes by any more."""

@@ -19,6 +19,7 @@ from troupe.networks.flat import FlatWeights
 from troupe.runtime.batched import PredictionQueue, Predictor
 from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
+from troupe.runtime.inference import generator
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learner import Learner, LossFunction
 from troupe.runtime.numbers import Latch, Numbers
@@ -69,8 +70,9 @@ def assemble(
     learners = []
     if isinstance(master, Master):
         learners = make_learners(config, network, master, learner_seeds.spawn(most.learners), progress, gate)
+    device = master.vector.device
     predictors = [
-        Predictor(predictions, copy.deepcopy(network), weights, _generator(seed, network), gate, most.actors)
+        Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, most.actors)
         for seed in learner_seeds.spawn(most.predictors)
         if predictions
     ]
@@ -186,9 +188,7 @@ def _seats(
     learn from, beside those that wait; and those are at least a batch. A hogwild worker keeps its own.
     """
     hogwild, each = config.topology == "hogwild", AHEAD if apart else 1
-    steps, environments = (
-        (1, 1) if config.actor.window_steps else (config.actor.rollout_steps, config.actor.environments)
-    )
+    steps, environments = config.actor.rollout_shape
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts) + config.learner.count
     number = waiting + each * len(plans)
     space = source.observation_space
@@ -208,11 +208,6 @@ def _seats(
         own = RolloutQueue(rollouts[plan.number * each : (plan.number + 1) * each]) if hogwild else shared
         remote.append(RemoteSeat(RemoteActor(plan, block, number, table.gate, pulses), table, own))
     return shared, remote
-
-
-def _generator(seed: np.random.SeedSequence, network: ActorCritic) -> torch.Generator:
-    device = next(network.parameters()).device
-    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
 
 
 def build_loss(config: Loss) -> LossFunction:

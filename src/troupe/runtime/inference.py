@@ -26,6 +26,11 @@ class Inference(Protocol):
         """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations."""
 
 
+def generator(seed: np.random.SeedSequence, device: torch.device | str = "cpu") -> torch.Generator:
+    """torch's generator for a stream of ours."""
+    return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
+
+
 class LocalInference:
     """A copy of the network in the actor's own hands, refreshed between rollouts only."""
 

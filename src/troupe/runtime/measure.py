@@ -55,18 +55,18 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
         obs = environment.reset(np.random.SeedSequence(0)).copy()
         rng = np.random.default_rng(0)
         actions = int(getattr(source.action_space, "n", 1))
-        step, computing = _cost(lambda: environment.step(rng.integers(actions, size=count)), _SECONDS)
+        step, computing = cost(lambda: environment.step(rng.integers(actions, size=count)), _SECONDS)
     finally:
         environment.close()
     act = {}
     with torch.inference_mode():
         for size in sizes:
             batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0))
-            act[size], _ = _cost(lambda batch=batch: network.step(batch), _SECONDS / 10)  # type: ignore[misc]
+            act[size], _ = cost(lambda batch=batch: network.step(batch), _SECONDS / 10)  # type: ignore[misc]
     return Costs(step / count, computing / count, act)
 
 
-def _cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
     """Seconds that `work` takes, and seconds of this thread's processor time; the first call is not counted."""
     work()
     times, began, used = 0, time.perf_counter(), time.thread_time()

@@ -4,7 +4,6 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from troupe.config import Environment
 from troupe.config import Learner as LearnerConfig
@@ -14,7 +13,7 @@ from troupe.runtime.actor import Actor
 from troupe.runtime.batched import BatchedInference, PredictionClient
 from troupe.runtime.exploration import EpsilonSchedule
 from troupe.runtime.gate import Gate, RemoteGate
-from troupe.runtime.inference import Inference, LocalInference
+from troupe.runtime.inference import Inference, LocalInference, generator
 from troupe.runtime.learner import Learner, LossFunction
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import allocate
@@ -56,7 +55,6 @@ class ActorPlan:
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
-        generator = torch.Generator().manual_seed(int(action_seed.generate_state(1, np.uint64)[0]))
         make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
         environment = make(self.environments, self.environment)
 
@@ -68,9 +66,9 @@ class ActorPlan:
         network, weights = copy.deepcopy(self.brain[0].value), self.brain[1]
         if isinstance(weights, HogwildMaster):
             learner = self._learner(network, weights, progress, gate)
-            inference = LocalInference(learner.weights, weights, generator, gate)
+            inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
-        return self._windowed(actor(LocalInference(FlatWeights(network), weights, generator, gate)))
+        return self._windowed(actor(LocalInference(FlatWeights(network), weights, generator(action_seed), gate)))
 
     def _windowed(self, actor: Actor) -> Player:
         if not self.window:

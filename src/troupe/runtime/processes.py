@@ -15,21 +15,19 @@ import threading
 import time
 import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 
-from troupe import config
 from troupe.config import TroupeError, UsageError
 from troupe.runtime.gate import Closed, Gate, RemoteGate
+from troupe.runtime.patience import Patience, hung
 from troupe.runtime.plan import ActorPlan
 from troupe.runtime.progress import Counts, Lag, Progress, Share, Stopwatch
 from troupe.runtime.rollout import Rollout, slots
@@ -39,7 +37,6 @@ _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
 _GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor before the run itself
 _STACK_SECONDS = 2.0  # for a process to say where it stands
-_LONGEST_LOOK_SECONDS = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
 
@@ -83,26 +80,6 @@ class ActorFailed(TroupeError):
     def __init__(self, message: str, trace: str):
         super().__init__(message)
         self.add_note(f"in the actor's process:\n{trace}")
-
-
-class Patience:
-    """Ends when an environment has not answered for `seconds` (0: never), by its actor's pulse.
-
-    What counts is the time between looks, and only so much of it: while this process itself stands
-    still (Ctrl-Z, a container that is paused), no environment is late.
-    """
-
-    def __init__(self, pulse: np.ndarray, seconds: float):
-        self._pulse, self._seconds = pulse, seconds
-        self._asked, self._waited, self._looked = 0.0, 0.0, time.monotonic()
-
-    def look(self) -> bool:
-        """Whether it has ended; to be called again and again."""
-        now, asked = time.monotonic(), float(self._pulse[0])
-        passed = min(now - self._looked, _LONGEST_LOOK_SECONDS)
-        self._waited = self._waited + passed if asked == self._asked else 0.0
-        self._looked, self._asked = now, asked
-        return bool(self._seconds and asked and self._waited > self._seconds)
 
 
 class RemoteActor:
@@ -208,7 +185,7 @@ class RemoteActor:
             rollout.pulls = report.pulls
         return rollout, report.share
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Ends the process: in order where the environment lets it, and by force where it does not."""
         if self._process is not None:
             self._connection.close()
@@ -221,9 +198,6 @@ class RemoteActor:
             end.close()
         self._ends.clear()
         self._pulses["pulse"][self.number] = 0.0
-
-    def close(self) -> None:
-        self.stop()
 
     def _is_dead(self) -> bool:
         if self._process is None or self._process.is_alive():
@@ -272,13 +246,6 @@ class RemoteActor:
             elif stack:
                 break
         return stack.decode(errors="replace")
-
-
-def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:
-    """What to say of an environment that does not answer, and its own part of the stack, innermost call first."""
-    lines = [line.strip() for line in stack]
-    ours = next((i for i, line in enumerate(lines) if str(Path(config.__file__).parent) in line), len(lines))
-    return "\n    ".join([f"environment {environment} has not answered for {seconds:g} s", *lines[:ours]])
 
 
 def _kill(process: multiprocessing.process.BaseProcess) -> None:

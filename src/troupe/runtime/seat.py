@@ -13,9 +13,10 @@ from troupe.config import TroupeError
 from troupe.runtime.gate import Gate, Retired
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.numbers import Latch, Numbers
+from troupe.runtime.patience import Patience, hung
 from troupe.runtime.plan import ActorPlan, Player
-from troupe.runtime.processes import Lost, Patience, RemoteActor, hung
-from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.processes import Lost, RemoteActor
+from troupe.runtime.progress import Progress
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import Rollout
 from troupe.runtime.worker import Worker
@@ -126,17 +127,6 @@ class ThreadSeat:
         self.actor = actor
         self.run(deliver)
 
-    @property
-    def watch(self) -> Stopwatch:
-        return self.actor.watch
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        return self.actor.metrics
-
-    def close(self) -> None:
-        self.actor.close()
-
     def _look_anew(self) -> None:
         self._pulse = np.zeros(1)
         self._patience = Patience(self._pulse, self._table.hang_seconds)
@@ -161,12 +151,12 @@ class RemoteSeat:
                     self._play(deliver)
                 except Lost as loss:
                     self._table.replace(self.number, str(loss))
-                    self.actor.stop()
+                    self.actor.close()
                     self.queue.release(list(self.actor.waiting.values()))
                     self.actor.waiting.clear()
                     self.actor.generation += 1
         finally:
-            self.actor.stop()
+            self.actor.close()
 
     def _play(self, deliver: Deliver) -> None:
         actor, table = self.actor, self._table
@@ -191,14 +181,3 @@ class RemoteSeat:
                 self._index += 1
                 table.journal.rollout(rollout)
                 deliver(rollout)
-
-    @property
-    def watch(self) -> Stopwatch:
-        return self.actor.watch
-
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        return self.actor.metrics
-
-    def close(self) -> None:
-        self.actor.stop()

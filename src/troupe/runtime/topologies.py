@@ -111,7 +111,7 @@ class Parts:
 
     def close(self) -> None:
         for seat in self.actors:
-            seat.close()
+            seat.actor.close()
 
     def wake(self) -> None:
         """Ends every wait, once the gate is stopped."""
