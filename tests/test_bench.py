@@ -80,7 +80,7 @@ def test_the_numbers_that_were_measured_are_those_it_trains_with(short: Path, mo
 
     monkeypatch.setattr(bench, "train", look)
     fitted = []
-    monkeypatch.setattr("troupe.trainer.measure", lambda *_: fitted.append(1))
+    monkeypatch.setattr("troupe.preparation.measure", lambda *_: fitted.append(1))
     result = bench.bench("coin.py:Coin", "appo", {"actor.auto": True, "actor.place": "thread"}, 0.2)
     assert len(fitted) == 1
     assert result.config.actor.count == 2

@@ -65,6 +65,33 @@ def test_later_layers_win_defaults_preset_tuned_and_what_was_said(monkeypatch):
     assert resolve("Y-v0", "p", tuned=False).learner.epochs == 2
 
 
+def test_settings_for_a_pattern_are_for_all_that_have_none_of_their_own(monkeypatch):
+    def tuned(epochs: int) -> config.Tuned:
+        return config.Tuned(settings={"learner.epochs": epochs})
+
+    named = {"ALE/*": tuned(5), "ALE/Pong-v5": tuned(7), "*/Breakout-v5": tuned(9), "X[1]": tuned(8)}
+    for names in (list(named), list(reversed(named))):  # what stands first does not matter to an exact name
+        preset = config.Preset("p", "", "", {"learner.epochs": 2}, {name: named[name] for name in names})
+        monkeypatch.setattr(config, "load_preset", {"p": preset}.__getitem__)
+        for env, epochs in {"ALE/Pong-v5": 7, "ALE/Qbert-v5": 5, "ale/Pong-v5": 2, "Pong-v5": 2, "X-v0": 2}.items():
+            found, made = preset.tuned_for(env), resolve(env, "p")
+            assert (found.settings["learner.epochs"] if found else 2) == made.learner.epochs == epochs, env
+            assert made.tuned == (found is not None)
+            assert resolve(env, "p", tuned=False).learner.epochs == 2
+        assert preset.tuned_for("X[1]").settings == tuned(8).settings  # an exact name is no pattern
+    assert resolve("ALE/Qbert-v5", "p", {"learner.epochs": 3}).learner.epochs == 3
+    first = config.Preset("p", "", "", {}, named).tuned_for("ALE/Breakout-v5")
+    assert first.settings == tuned(5).settings  # of two patterns the first
+
+
+def test_every_game_of_atari_has_tuned_settings_and_pong_its_own():
+    preset = config.load_preset("appo")
+    assert preset.tuned_for("ALE/Breakout-v5") is preset.tuned["ALE/*"]
+    assert preset.tuned_for("ALE/Pong-v5") is preset.tuned["ALE/Pong-v5"]
+    assert preset.tuned_for("CartPole-v1") is preset.tuned["CartPole-v1"]
+    assert preset.tuned_for("Acrobot-v1") is None
+
+
 def test_the_article_preset_is_the_article():
     article = resolve("CartPole-v0", "article")
     assert (article.topology, article.learner.count) == ("queue", 2)

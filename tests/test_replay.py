@@ -26,7 +26,7 @@ from troupe.runs import checkpoint
 from troupe.runs import replay as replaying
 from troupe.runs.replay import Replayed, replay
 from troupe.runtime.journal import FILE, RecordedMaster
-from troupe.trainer import first_network
+from troupe.preparation import first_network
 
 PATIENCE_SECONDS = 60.0
 SMALL = {

@@ -12,6 +12,7 @@ import numpy as np
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
+from troupe.preparation import fit, one_torch_thread
 from troupe.runs.plots import read_metrics
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
@@ -19,7 +20,7 @@ from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
-from troupe.trainer import fit, one_torch_thread, train
+from troupe.trainer import train
 
 STAGE_SECONDS = 1.0
 
@@ -127,19 +128,22 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     config, _ = fit(resolve(source.id, preset, settings), source, None)
     network = build(source.observation_space, source.action_space, config.network)
     alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
-    alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False}
+    alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}
     parts = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())
     with closing(parts), one_torch_thread():
-        costs = measure(source, config.env, network, [config.actor.environments])
+        size = max(1, config.actor.environments // config.actor.parts)
+        costs = measure(source, config.env, network, [size])
         stages = {
             "env": costs.step_computing,
-            "act": costs.act[config.actor.environments] / config.actor.environments,
+            "act": costs.act[size] / size,
             **_stages(parts),
         }
     quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none", "record": False}
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
-    numbers = {"actor.count": config.actor.count, "actor.environments": config.actor.environments}
+    numbers: dict[str, Any] = {"actor.count": config.actor.count, "actor.environments": config.actor.environments}
     numbers |= {"learner.rollouts": config.learner.rollouts, "actor.auto": False}
+    numbers |= {"network.precision": config.network.precision, "learner.threads": config.learner.threads}
+    numbers |= {"env.threads": config.env.threads}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
         run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)

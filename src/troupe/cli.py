@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -127,18 +128,21 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run
-    from troupe.runs import checkpoint, video
+    from troupe.preparation import one_torch_thread
+    from troupe.runs import checkpoint, terminal, video, window
 
     run = Path(options.run)
     agent = load(run)
-    source = of_run(run, checkpoint.read_config(run).env.id)
-    if options.video:
-        returns = video.record(agent, source.make, Path(options.video), options.episodes, options.seed)
-        print(f"wrote {options.video}")
-    elif options.terminal:
-        returns = video.show_terminal(agent, source.make, options.episodes, options.seed, sys.stdout)
-    else:
-        returns = video.show_window(agent, source.make, options.episodes, options.seed)
+    settings = checkpoint.read_config(run).env
+    make = partial(of_run(run, settings.id).make, config=settings)
+    with one_torch_thread():  # for one observation at a time, several would only wait for one another
+        if options.video:
+            returns = video.record(agent, make, Path(options.video), options.episodes, options.seed)
+            print(f"wrote {options.video}")
+        elif options.terminal:
+            returns = terminal.show_terminal(agent, make, options.episodes, options.seed, sys.stdout)
+        else:
+            returns = window.show_window(agent, make, options.episodes, options.seed)
     if returns:
         print(f"{len(returns)} episodes, returns {', '.join(f'{value:g}' for value in returns)}")
 
@@ -198,10 +202,10 @@ def presets(_: argparse.Namespace) -> None:
 
 def _show(run: Path, seed: int) -> None:
     """A window where there is a display; a video in the run directory where there is none."""
-    from troupe.runs import video
+    from troupe.runs import window
 
     command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
-    if not video.has_display():
+    if not window.has_display():
         (run / "videos").mkdir(exist_ok=True)
         command += ["--video", str(run / "videos" / "agent.mp4")]
     options = _parse(command)

@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib import resources
 from typing import Annotated, Any, Literal
@@ -45,12 +46,27 @@ class Environment:
         _doc("vector version of the environment: its own (native), or one Python environment after another (sync)"),
     ] = "auto"
     delay_seconds: Annotated[float, _doc("pause after every step, as the article has it", ge=0)] = 0.0
+    threads: Annotated[
+        int, _doc("Atari: threads in which a native batch steps; 0 is chosen by a measurement, or 1", ge=0)
+    ] = 0
+    sticky: Annotated[
+        float, _doc("Atari: chance in each frame that the last action goes on; 0.25 in Machado et al. 2018", ge=0, le=1)
+    ] = 0.0
+    episodic_life: Annotated[
+        bool, _doc("Atari: a lost life ends the episode for learning; the game and its return go on")
+    ] = False
+    fire_reset: Annotated[bool, _doc("Atari: press FIRE at the start of a game that has it")] = True
+    noops: Annotated[int, _doc("Atari: most frames without action at the start, a random number", ge=0)] = 30
+    frame_skip: Annotated[int, _doc("Atari: frames in a step, all with its action", ge=1)] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class Actor:
     count: Annotated[int, _doc("how many actors play at the same time", ge=1, le=1024)] = 2
     environments: Annotated[int, _doc("environments of each actor, stepped together", ge=1)] = 8
+    parts: Annotated[
+        int, _doc("its environments take turns in so many parts: one steps while another's actions are computed", ge=1)
+    ] = 1
     auto: Annotated[
         bool,
         _doc("measure at the start, and deal out count x environments anew over as many actors as that calls for"),
@@ -114,9 +130,17 @@ class Exploration:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer")] = (64, 64)
-    activation: Annotated[Literal["tanh", "relu"], _doc("between the layers")] = "tanh"
-    shared: Annotated[bool, _doc("one trunk for policy and value, or one each")] = False
+    encoder: Annotated[
+        Literal["auto", "flat", "a3c", "nature", "impala"],
+        _doc("what reads observations: a vector as it is, images through convolutions; auto: nature for images"),
+    ] = "auto"
+    hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer, for vectors")] = (64, 64)
+    activation: Annotated[Literal["tanh", "relu"], _doc("between these layers")] = "tanh"
+    shared: Annotated[bool, _doc("vectors: one trunk for policy and value, or one each; images share theirs")] = False
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        _doc("what networks compute in; auto: bfloat16 for images where a measurement at the start shows a gain"),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +156,7 @@ class Loss:
     entropy_coefficient: Annotated[float, _doc("weight of the entropy bonus", ge=0)] = 0.01
     probability_floor: Annotated[float, _doc("a3c: log(pi + floor), the article's 1e-10", ge=0, lt=1)] = 0.0
     reward_scale: Annotated[float, _doc("rewards are multiplied by this for learning only", gt=0)] = 1.0
+    reward_clip: Annotated[float, _doc("for learning, held between minus this and this; 0 is off", ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +164,7 @@ class Learner:
     count: Annotated[int, _doc("learner threads that improve the one network", ge=1, le=64)] = 1
     rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 2
     take_all: Annotated[bool, _doc("take everything that is queued, not just the fewest")] = False
+    threads: Annotated[int, _doc("threads that share one learner's passes; 0 is chosen by a measurement", ge=0)] = 0
     epochs: Annotated[int, _doc("passes over each batch", ge=1)] = 4
     minibatches: Annotated[int, _doc("parts a batch is cut into, by whole environments", ge=1)] = 4
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
@@ -243,6 +269,11 @@ class Preset:
     settings: Mapping[str, Any]
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
 
+    def tuned_for(self, env_id: str) -> Tuned | None:
+        """The settings for an environment; those of a name with a * are for all that have none of their own."""
+        fitting = (tuned for name, tuned in self.tuned.items() if fnmatchcase(env_id, name))
+        return self.tuned.get(env_id) or next(fitting, None)
+
 
 def resolve(
     env_id: str,
@@ -258,7 +289,7 @@ def resolve(
     """
     chosen = load_preset(preset)
     layers: list[Mapping[str, Any]] = [chosen.settings]
-    found = chosen.tuned.get(env_id) if tuned else None
+    found = chosen.tuned_for(env_id) if tuned else None
     if found:
         layers.append(found.settings)
     layers.append(settings or {})

@@ -1,27 +1,24 @@
 """One run from start to end: build the parts, watch them, stop in order, judge, save."""
 
 import copy
-import math
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
-import torch
 from torch import nn
 
 from troupe import config as configuration
-from troupe.agent import Agent, NetworkMaker, needs_network, own_network, put_weights
+from troupe.agent import Agent, NetworkMaker, needs_network, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
-from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.flat import named
+from troupe.preparation import first_network, fit, one_torch_thread
 from troupe.runs import checkpoint
 from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Limits, Mode
@@ -31,14 +28,12 @@ from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
-from troupe.runtime.measure import cores, measure
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]
 _CLOSE_SECONDS = 10.0  # for environments to close
-_FIT_SECONDS = 3.0  # for measuring; an environment slower than that is played as configured
 
 
 @dataclass(frozen=True)
@@ -127,7 +122,7 @@ class _Session:
         network: nn.Module | NetworkMaker | None,
         display: Mode,
         resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
-        fitting: str = "",
+        fitting: Sequence[str] = (),
     ):
         self._began = time.perf_counter()
         self._config, self._source, self._fitting = config, source, fitting
@@ -136,7 +131,7 @@ class _Session:
         place, saved = resumed or (Path(), None)
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumed = saved is not None
-        lost = _lost(config, saved) if saved else None
+        lost = _lost(config, source, saved) if saved else None
         # A run whose streams are not put back draws new ones: it must not play the same episodes again.
         self._resumes = state["resumes"] + (not saved or lost is not None)
         self._network, parts_seed, judge_seed = first_network(network, source, config, self._resumes)
@@ -161,7 +156,7 @@ class _Session:
         self._unsaved = False  # the last checkpoint could not be written, and that has been said
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
-        self._evaluator = Evaluator(source, config.evaluation.final_episodes)
+        self._evaluator = Evaluator(source, config.env, config.evaluation.final_episodes)
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
             self._parts.gate, self._clock, self._rows.append, self._interrupted,
@@ -423,7 +418,7 @@ class _Session:
         if self._parts.predictions:
             learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""
-        fitting = [f"  {self._fitting}"] if self._fitting else []
+        fitting = [f"  {line}" for line in self._fitting]
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
             f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "
@@ -456,69 +451,12 @@ class _Session:
         ]
 
 
-def first_network(
-    network: nn.Module | NetworkMaker | None, source: EnvironmentSource, config: TrainConfig, resumes: int = 0
-) -> tuple[ActorCritic, np.random.SeedSequence, np.random.SeedSequence]:
-    """The network with its first weights, and the seeds of the parts and of the judge."""
-    root = np.random.SeedSequence(config.seed, spawn_key=(resumes,))
-    network_seed, parts_seed, judge_seed = root.spawn(3)
-    return _make_network(network, source, config, network_seed).to(_device(config)), parts_seed, judge_seed
-
-
-def _make_network(
-    network: nn.Module | NetworkMaker | None,
-    source: EnvironmentSource,
-    config: TrainConfig,
-    seeds: np.random.SeedSequence,
-) -> ActorCritic:
-    """The network, its first weights drawn from the run's own seed; one's own module is copied."""
-    observation_space, action_space = source.observation_space, source.action_space
-    # One thread: how many there are decides the last bits of an orthogonal matrix.
-    with torch.random.fork_rng(devices=[]), one_torch_thread():
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        built = build(observation_space, action_space, config.network)
-        if network is None:
-            return built
-        return own_network(network, observation_space, action_space)
-
-
-def fit(
-    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None
-) -> tuple[TrainConfig, str]:
-    """`actor.auto`: the same environments and batch, with as many actors as suits what steps cost here."""
-    actor = config.actor
-    if not actor.auto or config.actor.window_steps:
-        return config, ""
-    if config.topology == "serial":
-        together = math.gcd(actor.count, config.learner.rollouts)  # of one actor, and the batch stays what it is
-        one = {"actor.count": 1, "actor.environments": together * actor.environments, "actor.auto": False}
-        return configuration.replace(config, one | {"learner.rollouts": config.learner.rollouts // together}), ""
-    total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
-    built, _, _ = first_network(network, source, config)
-    sizes = [size for size in range(1, total + 1) if total % size == 0]
-    began = time.monotonic()
-    with one_torch_thread(), suppress(Exception):  # what is wrong with an environment shows in the run itself
-        costs = apart(
-            lambda: measure(source, config.env, built, sizes), lambda: time.monotonic() - began > _FIT_SECONDS
-        )
-        if costs is not None:
-            processes = place_of(config, source) == "process"
-            count, environments = costs.best(total, batch, cores(), apart=processes)
-            changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
-            changed["learner.rollouts"] = batch // environments
-            return configuration.replace(config, changed), (
-                f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
-                f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
-            )
-    return configuration.replace(config, {"actor.auto": False}), ""
-
-
-def _lost(config: TrainConfig, saved: checkpoint.Checkpoint) -> str | None:
+def _lost(config: TrainConfig, source: EnvironmentSource, saved: checkpoint.Checkpoint) -> str | None:
     """Why a run cannot go on with the streams it had; None where it can, and "" where nobody expects it to."""
     if config.topology != "serial":
         return ""
-    if config.env.backend == "native":
-        why = "env.backend native has no way to put environments back where they were"
+    if not source.is_restorable(config.env):
+        why = f"env.backend {config.env.backend} has no way to put environments back where they were"
     elif saved.streams is None:
         why = "its checkpoint is not of a serial run that could be put back where it was"
     elif saved.streams["shape"] != [config.actor.environments, config.actor.window_steps]:
@@ -532,24 +470,6 @@ def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:
     if config.stop.target == "auto":
         return source.reward_threshold
     return None if config.stop.target == "none" else float(config.stop.target)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device = 'cuda': torch sees no CUDA device here; use cpu, or auto")
-    # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
-    return torch.device("cuda" if config.device == "cuda" else "cpu")
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _one_line(error: BaseException) -> str:

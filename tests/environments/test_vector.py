@@ -121,7 +121,8 @@ def test_the_row_after_an_ending_is_a_reset_whatever_the_action(backend):
     assert (obs.shape, obs.dtype) == ((3, 4), np.float32)
     ended, endings = np.zeros(3, bool), 0
     for step in range(200):
-        obs, reward, terminated, truncated = environment.step(np.full(3, step % 7 == 0, np.int64))
+        obs, reward, terminated, truncated, life_lost = environment.step(np.full(3, step % 7 == 0, np.int64))
+        assert not life_lost.any()
         assert (reward == np.where(ended, 0.0, 1.0)).all()
         assert (np.abs(obs[ended]) <= 0.05).all()  # where CartPole begins
         assert not (terminated | truncated)[ended].any()
@@ -162,6 +163,27 @@ def test_native_and_sync_play_the_same_game():
             break
     assert ours.terminated[0]
     assert native.step(action).reward == sync.step(action).reward == 0
+
+
+@pytest.mark.parametrize("backend", ["native", "sync"])
+def test_a_step_is_sent_and_received(backend):
+    environment, other = (find("CartPole-v1").make_vector(2, Environment(backend=backend)) for _ in range(2))
+    np.testing.assert_array_equal(environment.reset(SEEDS), other.reset(SEEDS))
+    for step in range(60):
+        action = np.full(2, step % 3 == 0, np.int64)
+        expected = other.step(action)
+        environment.send(action)
+        action[:] = 0  # whose it is does not matter any more
+        for ours, theirs in zip(environment.receive(), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_nothing_is_received_that_was_not_sent():
+    environment = find("CartPole-v1").make_vector(2, Environment())
+    environment.reset(SEEDS)
+    environment.step(np.zeros(2, np.int64))
+    with pytest.raises(AssertionError, match="receive without send"):
+        environment.receive()
 
 
 # Spaces as JSON

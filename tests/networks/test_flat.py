@@ -97,6 +97,37 @@ def test_a_tied_weight_is_one_weight():
     assert len(FlatWeights(Tied()).vector) == 9 + 3
 
 
+def test_a_bfloat16_vector_makes_a_bfloat16_module(x):
+    """Each weight rounded once; what is copied into the vector changes the module at once, as before."""
+    module, other = network(), copy.deepcopy(network())
+    weights = FlatWeights(module)
+    for factor in (1.0, -3.0):
+        wanted = torch.cat([each.detach().reshape(-1) for each in other.parameters()]) * factor
+        if factor == 1.0:
+            weights.move_to(wanted.to(torch.bfloat16))
+        else:
+            weights.vector.copy_(wanted)  # float32 into bfloat16, as a pull does
+        assert {each.dtype for each in module.parameters()} == {weights.vector.dtype} == {torch.bfloat16}
+        shapes = [each.shape for each in other.parameters()]
+        rounded = [factor * each.detach() for each in other.parameters()]
+        assert [each.shape for each in module.parameters()] == shapes
+        for mine, theirs in zip(module.parameters(), rounded, strict=True):
+            assert torch.equal(mine, theirs.bfloat16())
+        (w0, b0, w1, b1) = (each.bfloat16().float() for each in rounded)
+        expected = (x @ w0.T + b0).tanh() @ w1.T + b1
+        torch.testing.assert_close(module(x.bfloat16()).float(), expected, rtol=0.05, atol=0.05)
+
+
+def test_weights_that_moved_back_are_float32_again(x):
+    module = network()
+    weights = FlatWeights(module)
+    kept, before = weights.vector.clone(), module(x)
+    weights.move_to(kept.to(torch.bfloat16))
+    weights.move_to(kept)
+    assert torch.equal(module(x), before)
+    assert all(each.untyped_storage().data_ptr() == kept.data_ptr() for each in module.parameters())
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_weights_of_another_type_are_refused_by_name(dtype):
     module = network()

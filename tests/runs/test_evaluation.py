@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.config import Network, UsageError
+from troupe.config import Environment, Network, UsageError
 from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runs.evaluation import Evaluator, Scores, evaluate
@@ -35,7 +35,7 @@ def network_of(source: Any) -> ActorCritic:
 
 
 def run(env: Any, network: ActorCritic, episodes: int, seed: int = 0, **how: Any) -> Scores:
-    evaluator = Evaluator(find(env), episodes)
+    evaluator = Evaluator(find(env), Environment(), episodes)
     scores = evaluator.run(network, episodes, np.random.SeedSequence(seed), **how)
     evaluator.close()
     assert scores is not None
@@ -90,7 +90,7 @@ def test_the_number_of_episodes_is_exact_however_they_are_shared_out(counting, e
 
 def test_an_evaluator_may_play_fewer_or_more_episodes_than_it_has_environments(counting):
     source = find(counting)
-    evaluator = Evaluator(source, 10)
+    evaluator = Evaluator(source, Environment(), 10)
     for episodes in (3, 10, 25):
         assert len(evaluator.run(network_of(source), episodes, SEEDS).returns) == episodes
 
@@ -118,7 +118,7 @@ def test_one_seed_gives_one_result_and_another_another(request, env, greedy):
 def test_a_second_evaluation_begins_anew_and_does_not_go_on_where_the_first_stopped():
     source = find("CartPole-v1")
     network = network_of(source)
-    evaluator = Evaluator(source, 7)
+    evaluator = Evaluator(source, Environment(), 7)
     (seeds, again) = (np.random.SeedSequence(3) for _ in range(2))
     first = evaluator.run(network, 7, seeds)
     assert evaluator.run(network, 7, again).returns.tolist() == first.returns.tolist()
@@ -128,18 +128,49 @@ def test_native_and_python_environments_give_statistics_of_one_kind():
     """CartPole pays 1 each step: in both, returns are lengths, and a policy that pushes one way soon falls."""
     source = find("CartPole-v1")
     for each in (source, replace(source, native_vector=None)):
-        evaluator = Evaluator(each, 40)
+        evaluator = Evaluator(each, Environment(), 40)
         scores = evaluator.run(ActorCritic(Fixed(0.0, 1.0)), 40, SEEDS)
         assert (scores.returns == scores.lengths).all()
         assert set(scores.lengths) <= {8, 9, 10, 11}
         evaluator.close()
 
 
+@pytest.mark.parametrize("backend", ["auto", "sync"])
+def test_atari_is_judged_as_it_was_played_but_by_whole_games(backend):
+    made = []
+
+    def vector(count: int, config: Environment) -> gym.vector.VectorEnv:
+        made.append((count, config))
+        return gym.make_vec("CartPole-v1", num_envs=count)
+
+    def single(config: Environment) -> gym.Env:
+        made.append((1, config))
+        return gym.make("CartPole-v1")
+
+    source = replace(find("ALE/Pong-v5"), native_vector=vector, make=single)
+    config = Environment(backend=backend, sticky=0.25, noops=3, fire_reset=False, frame_skip=2, episodic_life=True)
+    evaluator = Evaluator(source, config, 40)
+    counts, configs = zip(*made, strict=True)
+    assert sum(counts) == evaluator._environment.count == (16 if backend == "sync" else 32)
+    assert {replace(each, threads=0) for each in configs} == {replace(config, episodic_life=False)}
+    assert all(1 <= each.threads <= 32 for each in configs)
+
+
+def test_what_is_not_atari_is_judged_in_the_fastest_version_of_it():
+    evaluator = Evaluator(find("CartPole-v1"), Environment(backend="sync", delay_seconds=9.0), 100)
+    assert evaluator._environment.count == 100
+
+
+def test_settings_that_an_environment_does_not_have_are_refused_before_anything_starts():
+    with pytest.raises(UsageError, match=r"^env\.sticky = 0\.25: only Atari games have it, not CartPole-v1$"):
+        Evaluator(find("CartPole-v1"), Environment(sticky=0.25), 4)
+
+
 def test_an_evaluation_that_is_told_to_stop_gives_nothing(counting):
     source = find(counting)
     asked = itertools.count()
     stopped = lambda: next(asked) == 3  # noqa: E731
-    assert Evaluator(source, 50).run(network_of(source), 50, SEEDS, stopped=stopped) is None
+    assert Evaluator(source, Environment(), 50).run(network_of(source), 50, SEEDS, stopped=stopped) is None
     assert next(asked) == 4  # at once
 
 

@@ -233,6 +233,6 @@ def test_a_failure_half_way_leaves_the_old_picture(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = "import sys; from troupe.runs import display, plots, video; print(*sys.modules)"
+    code = "import sys; from troupe.runs import display, plots, terminal, video, window; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "imageio_ffmpeg", "PIL", "pygame", "rich"} & set(done.stdout.split())

@@ -23,7 +23,7 @@ from troupe.runtime.actor import Actor
 from troupe.runtime.assembly import assemble
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import LocalInference
-from troupe.runtime.learner import Learner
+from troupe.runtime.learner import Learner, Rewards
 from troupe.runtime.processes import warm_up
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import FIELDS, Rollout, allocate, check
@@ -64,7 +64,7 @@ class Stage:
 def stage() -> Callable[..., Stage]:
     def make(
         env: Any,
-        environments: int = 2,
+        environments: int | Sequence[int] = 2,  # or those of each part
         *,
         epsilon: Callable[[int], float] = lambda played: 0.0,
         seed: int | np.random.SeedSequence = 0,
@@ -77,10 +77,11 @@ def stage() -> Callable[..., Stage]:
         store, progress, gate = WeightStore(FlatWeights(network).vector), Progress(), Gate()
         generator = torch.Generator().manual_seed(1)
         inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
-        vector = source.make_vector(environments, Environment(backend=backend))
+        sizes = [environments] if isinstance(environments, int) else environments
+        vectors = [source.make_vector(size, Environment(backend=backend)) for size in sizes]
         seeds = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-        actor = Actor(vector, inference, epsilon, progress, seeds, np.zeros(1))
-        inner = getattr(vector._vector, "envs", [vector._vector] * environments)
+        actor = Actor(vectors, inference, epsilon, progress, seeds, np.zeros(1))
+        inner = [each for part in vectors for each in getattr(part._vector, "envs", [part._vector] * part.count)]
         made = [getattr(each, "unwrapped", each) for each in inner]
         return Stage(source, actor, network, store, progress, gate, made)
 
@@ -114,7 +115,7 @@ class Descent:
 
 @dataclass
 class School:
-    """One learner on a Line, and all that it was made of."""
+    """One learner, on a Line if nothing else was asked for, and all that it was made of."""
 
     learner: Learner
     master: Master
@@ -128,22 +129,19 @@ def school() -> Callable[..., School]:
         loss: Any,
         *,
         body: nn.Module | None = None,
+        network: ActorCritic | None = None,
         master: Master | None = None,
-        gamma: float = 0.9,
-        reward_scale: float = 1.0,
+        rewards: Rewards = Rewards(0.9),  # noqa: B008
         progress: Progress | None = None,
         **settings: Any,
     ) -> School:
-        network = ActorCritic(body or Line())
+        network = network or ActorCritic(body or Line())
         if master is None:
             vector = FlatWeights(copy.deepcopy(network)).vector
             master = Master(vector, Descent(), WeightStore(vector))
         config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
         progress = progress or Progress()
-        learner = Learner(
-            network, master, loss, config, progress, Gate(), np.random.default_rng(0),
-            gamma=gamma, reward_scale=reward_scale,
-        )  # fmt: skip
+        learner = Learner(network, master, loss, config, progress, Gate(), np.random.default_rng(0), rewards)
         return School(learner, master, master.optimizer, progress)
 
     return make

@@ -1,13 +1,21 @@
 """The rollout contract, proven with an environment that counts: everything in a rollout can be retraced."""
 
+import itertools
 from functools import partial
+from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+from troupe.environments.vector import EnvironmentFailed, Transition
+from troupe.runtime.actor import Actor, EpisodeCounter
 from troupe.runtime.gate import Closed
-from troupe.runtime.progress import Episode
+from troupe.runtime.inference import Decision
+from troupe.runtime.learner import Rewards, to_batch
+from troupe.runtime.progress import Episode, Progress
+from troupe.runtime.rollout import FIELDS, allocate, check, columns
 
 
 @pytest.mark.parametrize("cuts", [[24], [1] * 24, [7, 1, 5, 11], [3, 3, 3, 3, 3, 3, 3, 3]])
@@ -138,3 +146,246 @@ def test_cartpoles_time_limit_truncates_and_does_not_terminate(stage, backend):
     assert np.flatnonzero(rollout.truncated).tolist() == [499]
     assert not rollout.terminated.any()
     assert staged.progress.take_episodes() == [Episode(500.0, 500)]
+
+
+# Lost lives
+
+
+def test_returns_count_whole_games_whatever_lives_are_lost(blank):
+    """Six steps worth 1, 2, 4, 8, 16, 32: lives go with the first and the third, the game with the fifth."""
+    counter = EpisodeCounter(1)
+    rollout = blank(7, reward=np.array([1, 2, 4, 8, 16, 0, 32], np.float32)[:, None])
+    rollout.life_lost[[0, 2]] = rollout.terminated[4] = rollout.first[6] = True
+    rollout.valid[5] = False
+    check(rollout)
+    assert counter.count(rollout) == [Episode(31.0, 5)]
+    following = blank(2, reward=64.0, life_lost=[[True], [False]])
+    following.truncated[1] = True
+    assert counter.count(following) == [Episode(32.0 + 128.0, 3)]
+    learned = to_batch(rollout, Rewards(0.9), torch.device("cpu"))
+    assert (learned.discount == 0)[:, 0].tolist() == [True, False, True, False, True, False, False]
+
+
+# Parts that take turns
+
+
+class Told:
+    """Two or more environments that say what is asked of them, and answer as a clock: obs = [part, t]."""
+
+    def __init__(self, name, count, calls, lives=()):
+        self.name, self.count, self.calls, self.lives, self.t = name, count, calls, lives, 0
+
+    def reset(self, seeds):
+        self.seeds = seeds
+        return self._obs()
+
+    def delay(self):
+        pass
+
+    def send(self, action):
+        self.calls.append(f"send {self.name}")
+        self.action = action.copy()
+
+    def receive(self):
+        self.calls.append(f"receive {self.name}")
+        self.t += 1
+        no = np.zeros(self.count, bool)
+        reward = 100.0 * self.t + self.action
+        return Transition(self._obs(), reward, no, no, no | (self.t in self.lives))
+
+    def close(self):
+        self.calls.append(f"close {self.name}")
+
+    def _obs(self):
+        return np.stack([np.full(self.count, ord(self.name)), np.full(self.count, self.t)], 1).astype(np.float32)
+
+
+class Teller:
+    """Acts by counting, and says for whom."""
+
+    def __init__(self, calls):
+        self.calls, self.acted = calls, 0
+
+    def refresh(self):
+        self.calls.append("refresh")
+        return 7
+
+    def act(self, obs, epsilon):
+        assert len(np.unique(obs, axis=0)) == 1
+        name, t = chr(int(obs[0, 0])), int(obs[0, 1])
+        self.calls.append(f"act {name}{t}")
+        self.acted += 1
+        return Decision(np.full(len(obs), self.acted), np.full(len(obs), -self.acted / 8), 7)
+
+
+def told(counts, steps, **lives):
+    calls = []
+    parts = [Told(name, count, calls, lives.get(name, ())) for name, count in zip("ABC", counts, strict=False)]
+    actor = Actor(parts, Teller(calls), lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1))
+    rollout = allocate(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), steps, sum(counts))
+    actor.collect(rollout)
+    check(rollout)
+    return SimpleNamespace(actor=actor, rollout=rollout, calls=calls, parts=parts)
+
+
+def test_one_part_acts_while_the_other_steps():
+    assert told((2, 2), 2).calls == [
+        "refresh",
+        "act A0", "send A", "act B0", "send B",
+        "receive A", "act A1", "send A", "receive B", "act B1", "send B",
+        "receive A", "receive B",
+    ]  # fmt: skip
+
+
+def test_one_part_alone_acts_and_steps_in_turn():
+    assert told((2,), 2).calls == ["refresh", "act A0", "send A", "receive A", "act A1", "send A", "receive A"]
+
+
+@pytest.mark.parametrize("counts", [(2, 2), (4, 3), (1, 1, 1), (3, 1, 2)])
+def test_every_column_of_every_part_is_its_own(counts):
+    """Actions count through the parts; rewards are 100 for each step and the action; lives go in B's second."""
+    made = told(counts, 3, B=(2,))
+    rollout, parts = made.rollout, len(counts)
+    part_of = np.repeat(np.arange(parts), counts)
+    t = np.arange(3)[:, None]
+    action = parts * t + part_of + 1
+    assert (rollout.action == action).all()
+    assert (rollout.behaviour_log_prob == np.float32(-action / 8)).all()
+    assert (rollout.reward == 100 * (t + 1) + action).all()
+    assert (rollout.obs[..., 0] == ord("A") + part_of).all()
+    assert (rollout.obs[..., 1] == np.arange(4)[:, None]).all()
+    assert (rollout.life_lost == ((part_of == 1) & (t == 1))).all()
+    assert (rollout.policy_version == 7).all()
+    assert rollout.valid.all()
+    assert not (rollout.terminated | rollout.truncated).any()
+    assert rollout.first.tolist() == [[True] * sum(counts)] + [[False] * sum(counts)] * 3
+    again = allocate(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 2, sum(counts))
+    made.actor.collect(again)
+    assert (again.obs[..., 1] == np.arange(3, 6)[:, None]).all()  # every part goes on where it was
+    assert (again.reward - again.action == 100 * (t[:2] + 4)).all()
+
+
+def test_every_part_has_seeds_of_its_own_and_is_closed():
+    made = told((2, 3, 1), 1)
+    assert len({tuple(part.seeds.generate_state(4)) for part in made.parts}) == 3
+    made.actor.close()
+    assert made.calls[-3:] == ["close A", "close B", "close C"]
+
+
+SCRIPTS = [
+    [(3, "terminated"), (2, "truncated")], [(1, "terminated"), (5, "both")], [(4, "truncated")], [(2, "both")],
+    [(40, "terminated")], [(1, "truncated"), (1, "terminated")], [(6, "terminated")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", [(7,), (4, 3), (3, 2, 2), (1,) * 7], ids=str)
+@pytest.mark.parametrize("cuts", [(24,), (1,) * 24, (7, 1, 5, 11)], ids=len)
+def test_parts_tell_their_scripts_whenever_their_episodes_end(stage, counting, tells, parts, cuts):
+    """Seven environments, each with endings of its own: what is true of one column is so however they are dealt."""
+    scripts = itertools.cycle(SCRIPTS)
+    staged = stage(lambda: counting(script=next(scripts)), parts, epsilon=lambda _: 0.5)
+    rollouts = [staged.collect(steps) for steps in cuts]
+    told_ = {str(each.script) for each in staged.environments}
+    assert told_ == {str(each) for each in SCRIPTS}
+    for b, environment in enumerate(staged.environments):
+        tells([columns(each, np.array([b])) for each in rollouts], environment.script)
+    assert staged.progress.counts.played == sum(each.steps for each in rollouts)
+    ended = sum((each.terminated | each.truncated).sum() for each in rollouts)
+    assert len(staged.progress.take_episodes()) == ended > 20
+
+
+def test_with_several_parts_weights_still_change_only_between_rollouts(stage, counting):
+    staged = stage(lambda: counting(before_step=lambda *_: staged.publish()), (2, 1))
+    for _ in range(3):
+        version = staged.store.version
+        assert (staged.collect(4).policy_version == version).all()
+        assert staged.store.version > version
+
+
+def test_one_part_is_the_plain_loop(stage):
+    """act, step, write down, with the same seeds: CartPole from Python, its resets included."""
+    made, plain = (stage("CartPole-v1", 3, backend="sync", seed=5, epsilon=lambda _: 0.5) for _ in range(2))
+    (environment,), act = [part.environment for part in plain.actor._parts], plain.actor._inference
+    environment.reset(np.random.SeedSequence(5))
+    rollouts, ended = [made.collect(40) for _ in range(2)], np.zeros(3, bool)
+    obs, first, began = environment.reset(np.random.SeedSequence(5)).copy(), np.ones(3, bool), 0
+    act.refresh()
+    for rollout in rollouts:
+        for t in range(40):
+            decision = act.act(obs, 0.5)
+            transition = environment.step(decision.action)
+            expected = {
+                "obs": obs, "first": first, "action": decision.action, "behaviour_log_prob": decision.log_prob,
+                "reward": transition.reward, "terminated": transition.terminated, "truncated": transition.truncated,
+                "life_lost": False, "valid": ~ended, "horizon": 1, "policy_version": 0,
+            }  # fmt: skip
+            assert expected.keys() == set(FIELDS)
+            for name, value in expected.items():
+                assert (getattr(rollout, name)[t] == value).all(), (t, name)
+            obs, first, ended = transition.obs.copy(), ended, transition.terminated | transition.truncated
+            began += first.sum()
+        assert (rollout.obs[-1] == obs).all()
+        assert (rollout.first[-1] == first).all()
+    assert began > 3
+
+
+@pytest.mark.parametrize("which", [0, 1, 2])
+def test_a_part_that_raises_is_named_with_what_it_raised(stage, counting, which):
+    made = itertools.count()
+
+    def sometimes():
+        def before_step(episode, step):
+            if mine == first + which and step == 1:
+                raise OSError("no more discs")
+
+        mine = next(made)
+        return counting(before_step=before_step, script=[(9, "terminated")])
+
+    first = 0
+    staged = stage(sometimes, (1, 1, 1))
+    first = next(made) - 3
+    with pytest.raises(EnvironmentFailed, match=r"^environment .*: step raised OSError: no more discs \(step 2\)$"):
+        staged.collect(5)
+    staged.actor.close()
+
+
+def parts_of(built):
+    return [(part.environment.count, part.columns) for part in built.actors[0].actor._parts]
+
+
+@pytest.mark.parametrize(
+    ("environments", "parts", "sizes"),
+    [(7, 2, [4, 3]), (8, 2, [4, 4]), (8, 3, [3, 3, 2]), (3, 4, [1, 1, 1]), (5, 1, [5]), (1, 2, [1])],
+)
+def test_environments_are_dealt_out_evenly(assembled, counting, environments, parts, sizes):
+    settings = {
+        "actor.count": 1, "actor.environments": environments, "actor.parts": parts, "actor.place": "thread",
+        "network.hidden": (4,),
+    }  # fmt: skip
+    built = assembled(counting, settings)
+    ends = list(itertools.accumulate(sizes))
+    assert parts_of(built) == [(size, slice(end - size, end)) for size, end in zip(sizes, ends, strict=True)]
+    built.close()
+
+
+def test_a_run_in_one_thread_has_one_part(assembled, counting):
+    """Which is what a checkpoint puts back."""
+    settings = {"topology": "serial", "actor.count": 1, "actor.environments": 4, "actor.parts": 2}
+    built = assembled(counting, settings)
+    assert parts_of(built) == [(4, slice(0, 4))]
+    built.close()
+
+
+@pytest.mark.parametrize("threads", ["turns", "free"])
+def test_a_run_with_parts_and_a_crew_delivers_what_happened(assembled, run, watched, counting, tells, script, threads):
+    settings = {
+        "actor.count": 2, "actor.environments": 5, "actor.parts": 2, "actor.place": "thread", "threads": threads,
+        "actor.rollout_steps": 6, "learner.threads": 2, "network.hidden": (4,),
+    }  # fmt: skip
+    built = assembled(counting, settings)
+    delivered = watched(built)
+    run(built, 4)
+    assert sum(map(len, delivered.values())) >= 4
+    for rollouts in delivered.values():
+        if rollouts:
+            tells(rollouts, script)

@@ -215,7 +215,7 @@ def test_what_is_recorded_is_log_mu_of_the_version_recorded(counting, tells, scr
     vector = find(lambda: counting(before_step=publish)).make_vector(2, Environment(backend="sync"))
     with room.serving():
         actor = Actor(
-            vector, room.inference(0), lambda played: epsilon, Progress(), np.random.SeedSequence(1), np.zeros(1)
+            [vector], room.inference(0), lambda played: epsilon, Progress(), np.random.SeedSequence(1), np.zeros(1)
         )
         rollouts = []
         for _ in range(4):

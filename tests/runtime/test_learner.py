@@ -1,15 +1,22 @@
 """The learner: what a loss is given, and what may and may not reach the weights."""
 
+import copy
 import math
 import threading
 import time
+from functools import partial
+from itertools import pairwise
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-from troupe.config import TroupeError
-from troupe.runtime.learner import to_batch
+from troupe.config import Loss, Network, TroupeError
+from troupe.networks.actor_critic import build
+from troupe.runtime.assembly import build_loss, build_rewards
+from troupe.runtime.learner import Rewards, to_batch
+from troupe.runtime.rollout import allocate, columns, stack
 
 CPU = torch.device("cpu")
 
@@ -30,19 +37,19 @@ def half_square(outputs, batch):
 def test_the_discount_is_gamma_to_the_horizon_and_nothing_after_a_termination(blank):
     rollout = blank(1, 4, horizon=[[1, 8, 3, 1]], terminated=[[False, False, True, False]])
     rollout.truncated[0, 3] = True
-    batch = to_batch(rollout, 0.9, 1.0, CPU)
+    batch = to_batch(rollout, Rewards(0.9, 1.0), CPU)
     torch.testing.assert_close(batch.discount, torch.tensor([[0.9, 0.9**8, 0.0, 0.9]]))
 
 
 def test_the_trace_ends_at_both_boundaries(blank):
     rollout = blank(1, 3, terminated=[[True, False, False]], truncated=[[False, True, False]])
-    assert to_batch(rollout, 0.9, 1.0, CPU).trace.tolist() == [[0.0, 0.0, 1.0]]
+    assert to_batch(rollout, Rewards(0.9, 1.0), CPU).trace.tolist() == [[0.0, 0.0, 1.0]]
 
 
 def test_reward_scale_is_for_learning_only(school, blank):
     seen = []
     rollout = blank(2, 2, reward=30.0)
-    made = school(lambda outputs, batch: seen.append(batch.reward) or mean_value(outputs, batch), reward_scale=0.1)
+    made = school(lambda outputs, batch: seen.append(batch.reward) or mean_value(outputs, batch), rewards=Rewards(0.9, 0.1))
     made.learner.learn(rollout)
     torch.testing.assert_close(seen[0], torch.full((2, 2), 3.0))
     assert (rollout.reward == 30.0).all()
@@ -52,8 +59,77 @@ def test_reported_returns_are_raw_whatever_the_scale(stage, counting):
     """Episodes are counted from what the actor recorded, which no learner's setting can reach."""
     staged = stage(counting, environments=1, epsilon=lambda played: 1.0)
     rollout = staged.collect(4)
-    to_batch(rollout, 0.9, 0.001, CPU)
+    to_batch(rollout, Rewards(0.9, 0.001), CPU)
     assert staged.progress.take_episodes()[0].total == rollout.reward[:3].sum() >= 30.0
+
+
+@pytest.mark.parametrize(
+    ("rewards", "expected"),
+    [
+        (Rewards(0.9), [-3.0, -0.25, 0.0, 0.25, 1.0, 4.0]),
+        (Rewards(0.9, scale=2.0), [-6.0, -0.5, 0.0, 0.5, 2.0, 8.0]),
+        (Rewards(0.9, clip=1.0), [-1.0, -0.25, 0.0, 0.25, 1.0, 1.0]),
+        (Rewards(0.9, scale=2.0, clip=1.0), [-1.0, -0.5, 0.0, 0.5, 1.0, 1.0]),  # clipped after scaling
+        (Rewards(0.9, scale=0.5, clip=1.5), [-1.5, -0.125, 0.0, 0.125, 0.5, 1.5]),
+    ],
+)
+def test_rewards_scaled_and_clipped_by_hand_and_the_raw_ones_stay(blank, rewards, expected):
+    raw = np.array([-3.0, -0.25, 0.0, 0.25, 1.0, 4.0], np.float32)[:, None]
+    rollout = blank(6, reward=raw)
+    batch = to_batch(rollout, rewards, CPU)
+    assert batch.reward.dtype == torch.float32
+    assert batch.reward[:, 0].tolist() == expected
+    assert (rollout.reward == raw).all()
+
+
+def test_the_settings_of_the_loss_become_rewards():
+    assert build_rewards(Loss(gamma=0.7, reward_scale=0.5, reward_clip=3.0)) == Rewards(0.7, 0.5, 3.0)
+    assert build_rewards(Loss(gamma=0.7)) == Rewards(0.7, 1.0, 0.0)
+
+
+def test_a_lost_life_is_a_termination_for_learning_by_hand(blank):
+    """Six steps: a life is lost with the second, the game is cut off with the fourth, its reset row, a new one."""
+    rollout = blank(6, 1)
+    rollout.life_lost[1] = rollout.truncated[3] = rollout.first[5] = True
+    rollout.valid[4] = False
+    batch = to_batch(rollout, Rewards(0.5), CPU)
+    assert batch.discount[:, 0].tolist() == [0.5, 0.0, 0.5, 0.5, 0.5, 0.5]
+    assert batch.trace[:, 0].tolist() == [1.0, 0.0, 1.0, 0.0, 1.0, 1.0]
+    assert batch.valid[:, 0].tolist() == [True, True, True, True, False, True]
+    assert np.flatnonzero(rollout.life_lost).tolist() == [1]
+    assert not rollout.terminated.any()
+
+
+@pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize("lost", [(), (1,), (2, 4), (0, 1, 2)], ids=str)
+def test_lost_lives_equal_a_batch_cut_by_hand(school, blank, kind, lost):
+    """Losses are means over rows: the gradient of six rows is that of the pieces, each by its share of rows.
+
+    All pieces but the last are terminated at their ends; V of what comes after enters nowhere.
+    """
+    loss = build_loss(Loss(kind=kind, lam=0.8, entropy_coefficient=0.1, normalize_advantage=False, clip=10.0))
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(7, 1, 1)), rng.integers(2, size=(6, 1))
+    behaviour, reward = np.log(rng.uniform(0.3, 0.7, (6, 1))), rng.normal(size=(6, 1))
+
+    def gradient(rollout):
+        made = school(loss)
+        made.learner.weights.vector.copy_(torch.tensor([0.7, -0.4]))
+        return made.learner.compute_gradient(rollout)
+
+    whole = blank(6, obs=obs, action=action, behaviour_log_prob=behaviour, reward=reward)
+    whole.life_lost[list(lost)] = True
+    pieces = torch.zeros(2)
+    for begin, end in pairwise((0, *(t + 1 for t in lost), 6)):
+        rows = slice(begin, end)
+        piece = blank(
+            end - begin, obs=obs[begin : end + 1], action=action[rows],
+            behaviour_log_prob=behaviour[rows], reward=reward[rows],
+        )  # fmt: skip
+        piece.terminated[-1] = end < 6
+        pieces += (end - begin) / 6 * gradient(piece)
+    assert pieces.abs().min() > 1e-3
+    torch.testing.assert_close(gradient(whole), pieces, rtol=1e-5, atol=1e-7)
 
 
 def test_a_loss_sees_the_policy_of_t_rows_and_the_value_of_one_more(school, blank):
@@ -201,3 +277,132 @@ def test_a_learner_builds_on_what_another_learned(school, blank):
     for made in (first, second, first):
         made.learner.learn(blank())
     assert first.master.vector[1].item() == 0.125
+
+
+# Threads that share one learner's passes
+
+SCRIPTS = [
+    [(3, "terminated"), (2, "truncated")], [(1, "terminated")], [(4, "truncated"), (1, "both")], [(30, "terminated")],
+    [(2, "truncated")],
+]  # fmt: skip
+LOSSES = {
+    "a3c": Loss(kind="a3c", lam=0.9, gamma=0.9),
+    "impala": Loss(kind="impala", lam=0.9, gamma=0.9),
+    "appo": Loss(kind="appo", lam=0.9, gamma=0.9, normalize_advantage=True),
+}
+
+
+@pytest.fixture(scope="module")
+def played(stage, counting):
+    """Twelve rows of five environments whose episodes end at different times, with their reset rows."""
+    stages = [stage(partial(counting, script=each), environments=1, epsilon=lambda _: 1.0, seed=1) for each in SCRIPTS]
+    rollout = stack([each.collect(12) for each in stages])
+    assert rollout.steps < rollout.valid.size
+    assert len({tuple(column) for column in rollout.valid.T}) == 5
+    rollout.life_lost[6, 3] = True
+    return rollout
+
+
+def thinking(precision="float32"):
+    torch.manual_seed(3)
+    space = gym.spaces.Box(-1.0, 1e6, (2,), np.float32)
+    network = build(space, gym.spaces.Discrete(3), Network(hidden=(8, 8), precision=precision))
+    network.body.policy.weight.data.normal_()
+    return network
+
+
+def learned(school, network, loss, rollout, threads, rewards=Rewards(0.9, 0.01)):  # noqa: B008
+    made = school(loss, network=copy.deepcopy(network), threads=threads, rewards=rewards)
+    gradient = made.learner.compute_gradient(rollout)
+    made.learner.close()
+    return gradient, {name: float(value) for name, value in made.learner.metrics.items()}
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+@pytest.mark.parametrize("threads", [2, 3, 5, 8])  # the last: more than there are environments
+def test_a_gradient_shared_out_is_the_whole_gradient(school, played, kind, threads):
+    network, loss = thinking(), build_loss(LOSSES[kind])
+    (expected, told), (gradient, metrics) = (learned(school, network, loss, played, n) for n in (1, threads))
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+    assert metrics == pytest.approx(told, rel=1e-5, abs=1e-6)
+    assert len(metrics) >= 3
+    assert expected.abs().min() < expected.abs().max() < math.inf
+
+
+def test_the_loss_is_one_of_all_environments_and_not_a_mean_of_shares(school, played):
+    """Shares have different numbers of valid rows, and advantages are normalised over all of them."""
+    network, loss = thinking(), build_loss(LOSSES["appo"])
+    shares = [learned(school, network, loss, columns(played, np.arange(b, b + 1)), 1)[0] for b in range(5)]
+    gradient, _ = learned(school, network, loss, played, 5)
+    assert not torch.allclose(gradient, torch.stack(shares).mean(0), rtol=0.01)
+
+
+def test_one_environment_is_nothing_to_share_out(school, played):
+    network, loss, one = thinking(), build_loss(LOSSES["impala"]), columns(played, np.array([0]))
+    (expected, _), (gradient, _) = (learned(school, network, loss, one, threads) for threads in (1, 4))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_a_frozen_layer_and_a_loss_of_values_only_are_shared_out_too(school, played):
+    network = thinking()
+    network.body.trunk[0].weight.requires_grad_(False)
+    (expected, _), (gradient, _) = (learned(school, network, mean_value, played, threads) for threads in (1, 3))
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+    assert expected.any()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("kind", LOSSES)
+def test_a_reward_that_is_no_number_spoils_the_gradient_whoever_computes_it(school, played, kind, threads):
+    spoilt = copy.deepcopy(played)
+    spoilt.reward[0, 4] = math.nan
+    made = school(build_loss(LOSSES[kind]), network=thinking(), threads=threads)
+    before = made.master.vector.clone()
+    assert not torch.isfinite(made.learner.compute_gradient(spoilt)).all()
+    made.learner.learn(spoilt)
+    assert torch.equal(made.master.vector, before)
+    assert made.progress.counts.skipped_updates == 1
+    made.learner.learn(played)
+    assert not torch.equal(made.master.vector, before)
+    assert made.progress.counts.updates == 1
+    made.learner.close()
+
+
+def test_an_error_in_a_share_is_raised_and_the_learner_goes_on(school, blank):
+    class Fails(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.v = torch.nn.Parameter(torch.tensor(1.0))
+
+        def forward(self, obs):
+            if (obs == 7).any():
+                raise ValueError("seven")
+            return torch.zeros(len(obs), 2), self.v * obs[:, 0]
+
+    made = school(mean_value, body=Fails(), threads=3)
+    bad = blank(2, 3)
+    bad.obs[:, 2] = 7
+    with pytest.raises(ValueError, match="seven"):
+        made.learner.compute_gradient(bad)
+    assert made.learner.compute_gradient(blank(2, 3)).tolist() == [1.0]
+    made.learner.close()
+
+
+@pytest.mark.parametrize("threads", [2, 3])
+def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(school, threads):
+    """Passes in several threads meet in torch's store of weights it has cast; here each sum is rounded anew."""
+    torch.manual_seed(0)
+    space, rng = gym.spaces.Box(0, 255, (36, 36, 2), np.uint8), np.random.default_rng(0)
+    network = build(space, gym.spaces.Discrete(3), Network(encoder="a3c", precision="bfloat16"))
+    rollout = allocate(space, 4, 5)
+    rollout.obs[:] = rng.integers(256, size=rollout.obs.shape)
+    rollout.action[:], rollout.behaviour_log_prob[:] = rng.integers(3, size=(4, 5)), np.log(1 / 3)
+    rollout.reward[:] = rng.normal(size=(4, 5))
+    loss = build_loss(LOSSES["impala"])
+    made = [learned(school, network, loss, rollout, n, Rewards(0.9)) for n in (1, *[threads] * 5)]
+    (expected, told), *others = made
+    for gradient, metrics in others:
+        assert gradient.dtype == torch.float32
+        assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999
+        assert gradient.norm() == pytest.approx(float(expected.norm()), rel=0.02)
+        assert metrics == pytest.approx(told, rel=0.02, abs=1e-3)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import troupe
-from troupe import cli, trainer
+from troupe import cli, preparation
 from troupe.config import TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
+from troupe.preparation import fit
 from troupe.runtime.measure import Costs, measure
-from troupe.trainer import fit
 
 US = 1e-6
 SIZES = (1, 2, 4, 8, 16)
@@ -146,12 +146,12 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> list[Costs]:
         given.append(given[0])
         return Costs(given[0].step, given[0].step_computing, dict.fromkeys(sizes, given[0].act[1]))
 
-    monkeypatch.setattr(trainer, "measure", give)
-    monkeypatch.setattr(trainer, "cores", lambda: 2)
+    monkeypatch.setattr(preparation, "measure", give)
+    monkeypatch.setattr(preparation, "cores", lambda: 2)
     return given
 
 
-def chosen(env: Any, settings: dict[str, Any], preset: str = "appo", tuned: bool = True) -> tuple[TrainConfig, str]:
+def chosen(env: Any, settings: dict[str, Any], preset: str = "appo", tuned: bool = True) -> tuple[TrainConfig, list[str]]:
     source = find(env)
     return fit(resolve(source.id, preset, settings, tuned=tuned), source, None)
 
@@ -175,7 +175,7 @@ def test_environments_and_batches_stay(
 def test_what_is_measured_decides(costs: list[Costs]) -> None:
     config, said = chosen(Waits, {"actor.place": "process"})
     assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (16, 1, 16)
-    assert said == ("actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments")
+    assert said == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments"]
     costs[0] = COMPUTING
     assert chosen(Waits, {"actor.place": "process"})[0].actor.count == 2
     assert chosen(Waits, {"actor.place": "thread"})[0].actor.count == 1
@@ -196,7 +196,7 @@ def test_what_is_measured_decides(costs: list[Costs]) -> None:
 def test_whoever_names_a_number_means_it(costs: list[Costs], env: Any, preset: str, settings: dict[str, Any]) -> None:
     config, said = chosen(env, settings, preset)
     assert len(costs) == 1
-    assert said == ""
+    assert said == []
     asked = resolve(find(env).id, preset, settings)
     assert (config.actor.count, config.actor.environments) == (asked.actor.count, asked.actor.environments)
 
@@ -270,7 +270,7 @@ class Raises(Waits):
 def test_what_is_wrong_with_an_environment_shows_in_the_run(
     tmp_path: Path, env: Any, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "_FIT_SECONDS", 0.1)
+    monkeypatch.setattr(preparation, "_SECONDS", 0.1)
     settings = SMALL | {"actor.place": "thread", "actor.hang_seconds": 0.3, "actor.restarts": 0}
     with pytest.raises(TroupeError, match=says):
         troupe.train(env, run_dir=tmp_path / "run", settings=settings)

@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from troupe.runtime.rollout import FIELDS, Rollout, allocate, check, columns, stack
 
@@ -16,6 +17,7 @@ def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
         array = getattr(rollout, name)
         array[...] = 1000 * actor + 100 * place + np.arange(array.size).reshape(array.shape)
     rollout.valid[0, 0] = rollout.terminated[1, 1] = rollout.truncated[2, 0] = rollout.first[1, 0] = True
+    rollout.life_lost[0, 1] = True
     return rollout
 
 
@@ -23,6 +25,28 @@ def test_observations_keep_the_environments_own_type_and_shape():
     rollout = allocate(IMAGE, steps=5, environments=2)
     assert (rollout.obs.dtype, rollout.obs.shape) == (np.uint8, (6, 2, 4, 4, 3))
     assert allocate(gym.spaces.Discrete(3), 5, 2).obs.shape == (6, 2)
+    check(rollout)
+
+
+def test_memory_for_a_gpu_is_pinned_field_by_field_and_else_like_any_other(monkeypatch):
+    """Where there is no GPU nothing can be pinned, so the call is watched; it gives a tensor of its own."""
+    pinned = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tensor.clone())
+        return pinned[-1]
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    plain = allocate(IMAGE, 5, 2)
+    assert pinned == []
+    rollout = allocate(IMAGE, 5, 2, pinned=True)
+    assert len(pinned) == len(FIELDS)
+    addresses = {tensor.data_ptr() for tensor in pinned}
+    for name in FIELDS:
+        ours, expected = getattr(rollout, name), getattr(plain, name)
+        assert ours.ctypes.data in addresses, name
+        assert (ours.shape, ours.dtype) == (expected.shape, expected.dtype)
+        assert (ours == expected).all()
     check(rollout)
 
 
@@ -55,6 +79,13 @@ def test_a_reset_row_cannot_end_an_episode(blank):
     rollout.valid[1], rollout.first[2], rollout.terminated[1] = False, True, True
     with pytest.raises(ValueError, match=r"rollout\.valid is false on a row that ends"):
         check(rollout)
+
+
+def test_no_reset_row_follows_a_lost_life(blank):
+    rollout = blank(3)
+    rollout.life_lost[0] = True
+    check(rollout)
+    assert rollout.steps == 3
 
 
 def test_an_episode_cannot_begin_without_a_reset_row(blank):

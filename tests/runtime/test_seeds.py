@@ -103,7 +103,7 @@ def test_evaluations_draw_streams_of_their_own(counting):
     """Not the training environments', not each other's."""
     source = find(counting)
     network = build(source.observation_space, source.action_space, resolve("x").network)
-    evaluator = Evaluator(source, 4)
+    evaluator = Evaluator(source, Environment(), 4)
     root = np.random.SeedSequence(1)
     training = first_seeds(built(counting, 1))
     seen = []

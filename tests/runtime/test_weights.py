@@ -44,6 +44,22 @@ def test_what_is_published_is_a_copy():
     assert (into == 1).all()
 
 
+def test_an_actor_may_pull_into_bfloat16():
+    """Each weight becomes the bfloat16 next to it: eight bits, so within one part in 256 of what it was."""
+    published = torch.randn(64, generator=torch.Generator().manual_seed(0))
+    store, into = WeightStore(published, 3), torch.zeros(64, dtype=torch.bfloat16)
+    assert store.pull(into, -1) == 3
+    assert into.dtype == torch.bfloat16
+    assert ((into.float() - published).abs() <= published.abs() / 256).all()
+    assert torch.equal(into, published.to(torch.bfloat16))
+    store.publish(-published)
+    assert store.pull(into, 3) == 4
+    assert torch.equal(into, -published.to(torch.bfloat16))
+    exact = torch.zeros(64)
+    store.pull(exact, -1)
+    assert torch.equal(exact, -published)  # what is in the store is not rounded
+
+
 class Interrupted:
     """Weights, or a place for them, that something happens to when half of them are copied."""
 

@@ -99,6 +99,25 @@ def test_the_incremental_sum_does_not_drift_in_a_long_episode(blank, n, gamma):
     np.testing.assert_allclose([sample.total for sample in samples], expected, rtol=1e-5, atol=1e-5)
 
 
+def test_a_lost_life_empties_the_window_and_the_next_step_begins_another(blank):
+    """Rewards 1, n = 3, gamma 0.9, the second of four steps loses a life, and no reset row follows."""
+    window, samples = Window(3, 0.9), []
+    for step in range(4):
+        samples += window.push(blank(reward=1.0, life_lost=step == 1, obs=float(step)))
+    assert [sample.horizon for sample in samples] == [2, 1]
+    assert [sample.total for sample in samples] == pytest.approx([1.9, 1.0])
+    for sample in samples:
+        rollout = blank()
+        write(sample, rollout)
+        assert rollout.life_lost.all()
+        assert not rollout.terminated.any()
+    (following,) = window.push(blank(reward=1.0, obs=4.0))
+    assert (following.start.obs[0, 0, 0], following.horizon, following.total) == (2.0, 3, pytest.approx(2.71))
+    rollout = blank(life_lost=True)
+    write(following, rollout)
+    assert not rollout.life_lost.any()
+
+
 def test_an_actor_with_a_window_gives_one_sample_for_every_step(stage, counting, script):
     staged = stage(counting, environments=1)
     rows = [allocate(staged.source.observation_space, 1, 1) for _ in range(4)]

@@ -35,6 +35,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self._seed, self._episode = 0, -1
         self._actions: list[Any] = []
         self._total, self._over = 0.0, False
+        self._lives = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """With a seed the first episode of that seed begins, without one the next."""
@@ -43,7 +44,9 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         else:
             self._seed, self._episode = seed, 0
         self._actions, self._total, self._over = [], 0.0, False
-        return self.env.reset(seed=episode_seed(self._seed, self._episode), options=options)
+        obs, info = self.env.reset(seed=episode_seed(self._seed, self._episode), options=options)
+        self._lives = info.get("lives", 0)
+        return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         if self._over:  # it was put back here: the vector does not know that its next step is the reset row
@@ -53,7 +56,13 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self._actions.append(action.tolist())
         self._total += float(reward)
         self._over = bool(terminated or truncated)
+        self._lives = info.get("lives", 0)
         return obs, reward, terminated, truncated, info
+
+    @property
+    def lives(self) -> int:
+        """Those that can be lost in the next step; 0 where nothing counts them."""
+        return 0 if self._over else self._lives
 
     def state(self) -> dict[str, Any]:
         return {
@@ -87,8 +96,8 @@ class StrayedError(Exception):
 class RestorableEnvironment(VectorEnvironment):
     """A vector of `Episodes`."""
 
-    def __init__(self, vector: SyncVectorEnv, name: str, delay_seconds: float = 0.0):
-        super().__init__(vector, name, delay_seconds)
+    def __init__(self, vector: SyncVectorEnv, name: str, delay_seconds: float = 0.0, *, episodic_life: bool = False):
+        super().__init__(vector, name, delay_seconds, episodic_life=episodic_life)
         self._episodes: Sequence[Any] = vector.envs
 
     def state(self) -> list[dict[str, Any]]:
@@ -107,6 +116,7 @@ class RestorableEnvironment(VectorEnvironment):
             except Exception:  # whatever it is, the environment is not what it was
                 strayed.append(number)
                 obs[number] = self._begun(each)
+        self._lives = np.array([each.lives for each in self._episodes])
         return strayed
 
     def _begun(self, each: gym.Env[Any, Any]) -> Any:

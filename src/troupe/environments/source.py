@@ -8,8 +8,8 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from troupe.config import Environment, UsageError, did_you_mean
+from troupe.environments import atari
 from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.vector import VectorEnvironment
 
@@ -28,14 +29,18 @@ _EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoc
 
 @dataclass(frozen=True)
 class EnvironmentSource:
-    """Makes one environment, or many at once; knows the spaces and the score that counts as solved."""
+    """Makes one environment, or many at once; knows the spaces and the score that counts as solved.
+
+    `make(render_mode, config)` makes one; both can be left out, and only Atari games read `config`.
+    """
 
     id: str
     make: Callable[..., gym.Env[Any, Any]]
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
     reward_threshold: float | None = None
-    native_vector: Callable[[int], VectorEnv[Any, Any, Any]] | None = None
+    native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
+    atari: bool = False
 
     @cached_property
     def unsendable(self) -> str:
@@ -50,28 +55,44 @@ class EnvironmentSource:
         """Whether `make_vector` gives the environment's own vector version, which steps without Python."""
         return self.native_vector is not None and config.backend != "sync"
 
+    def is_restorable(self, config: Environment) -> bool:
+        """Whether `make_restorable` gives environments that can be put back where they were.
+
+        A game of Atari is long, and playing it again takes as long: only if sync is asked for.
+        """
+        return config.backend == "sync" or (config.backend == "auto" and not self.atari)
+
     def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
         """`count` environments stepped together, by the backend that `config` asks for."""
-        if config.backend == "native" and self.native_vector is None:
-            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
+        self._check(config)
+        kind: type[VectorEnvironment] = VectorEnvironment
         with quiet_gymnasium():
             if self.native_vector is not None and self.is_native(config):
-                vector: VectorEnv[Any, Any, Any] = self.native_vector(count)
+                vector: VectorEnv[Any, Any, Any] = self.native_vector(count, config)
+                kind = atari.AtariEnvironment if self.atari else VectorEnvironment
             else:
-                # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-                vector = self._sync_vector(count, self.make)
-        return VectorEnvironment(vector, self.id, config.delay_seconds)
+                vector = self._sync_vector(count, partial(self.make, config=config))
+        return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
-        """The same, of environments that a checkpoint can put back where they were; not so if native is asked for."""
-        if config.backend == "native":
+        """The same, of environments that a checkpoint can put back where they were, if `is_restorable`."""
+        if not self.is_restorable(config):
             return self.make_vector(count, config)
+        self._check(config)
         with quiet_gymnasium():
-            vector = self._sync_vector(count, lambda: Episodes(self.make()))
-        return RestorableEnvironment(vector, self.id, config.delay_seconds)
+            vector = self._sync_vector(count, lambda: Episodes(self.make(config=config)))
+        return RestorableEnvironment(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life)
+
+    def _check(self, config: Environment) -> None:
+        if config.backend == "native" and self.native_vector is None:
+            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
+        for name in () if self.atari else atari.ONLY_HERE:
+            if getattr(config, name) != getattr(Environment(), name):
+                raise UsageError(f"env.{name} = {getattr(config, name)}: only Atari games have it, not {self.id}")
 
     def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
         try:
+            # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
             return SyncVectorEnv([make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {_one_line(error)}") from error
@@ -128,7 +149,7 @@ def _from_factory(name: str, factory: Callable[..., gym.Env[Any, Any]]) -> Envir
     except (TypeError, ValueError):
         takes_mode = False
 
-    def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+    def make(render_mode: str | None = None, config: Environment | None = None) -> gym.Env[Any, Any]:  # noqa: ARG001
         env = factory(render_mode=render_mode) if takes_mode else factory()
         if not isinstance(env, gym.Env):
             raise UsageError(f"environment {name}: the factory returned {type(env).__name__}, not a gymnasium.Env")
@@ -162,18 +183,21 @@ def _from_registry(env_id: str) -> EnvironmentSource:
     except (gym.error.Error, ImportError) as error:
         raise UsageError(_unknown(env_id, error)) from None
 
-    def make(render_mode: str | None = None) -> gym.Env[Any, Any]:
+    if atari.is_game(spec):
+        game = partial(atari.single, env_id)
+        batch = partial(atari.batch, spec.kwargs["game"])
+        with quiet_gymnasium():
+            return replace(_probe(env_id, game), native_vector=batch, atari=True)
+
+    def make(render_mode: str | None = None, config: Environment | None = None) -> gym.Env[Any, Any]:  # noqa: ARG001
         with quiet_gymnasium():
             return gym.make(env_id, render_mode=render_mode)
 
-    def native(count: int) -> VectorEnv[Any, Any, Any]:
+    def native(count: int, config: Environment) -> VectorEnv[Any, Any, Any]:  # noqa: ARG001
         return gym.make_vec(env_id, num_envs=count, vectorization_mode="vector_entry_point")
 
     source = _probe(env_id, make, spec.reward_threshold)
-    return EnvironmentSource(
-        source.id, make, source.observation_space, source.action_space, spec.reward_threshold,
-        native if _resets_on_the_next_step(spec, native) else None,
-    )  # fmt: skip
+    return replace(source, native_vector=native if _resets_on_the_next_step(spec, native) else None)
 
 
 def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
@@ -184,16 +208,20 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
             importlib.import_module(module)
         except Exception as error:
             raise UsageError(f"environment {env_id}: '{module}' cannot be imported: {_one_line(error)}") from error
-    return gym.spec(name)
+    try:
+        return gym.spec(name)
+    except gym.error.Error:
+        atari.register()
+        return gym.spec(name)
 
 
-def _resets_on_the_next_step(spec: Any, native: Callable[[int], VectorEnv[Any, Any, Any]]) -> bool:
+def _resets_on_the_next_step(spec: Any, native: Callable[[int, Environment], VectorEnv[Any, Any, Any]]) -> bool:
     """Whether the environment's own vector version exists, can be made, and keeps the rollout contract."""
     if spec.vector_entry_point is None:
         return False
     try:
         with quiet_gymnasium():
-            vector = native(1)
+            vector = native(1, Environment())
     except Exception:  # one that needs packages we do not ask for (JAX): the Python version serves
         return False
     mode = vector.metadata.get("autoreset_mode")
@@ -222,7 +250,7 @@ def _unknown(env_id: str, error: Exception) -> str:
         return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{_EXTRAS[namespace]}]'"
     if isinstance(error, ImportError):
         return f"environment {env_id}: {error}"
-    hint = did_you_mean(name, gym.registry)
+    hint = did_you_mean(name, [known for known, spec in gym.registry.items() if not atari.is_old(spec)])
     return f"no environment '{env_id}'{hint} (troupe envs lists those with tuned settings)"
 
 

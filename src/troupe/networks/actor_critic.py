@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
 from troupe.config import Network, UsageError
-from troupe.networks.encoders import encoder, hidden_layers, orthogonal
+from troupe.networks.encoders import Flat, Images, OneHot, encoder, hidden_layers, orthogonal
 
 
 class PolicyOutput(NamedTuple):
@@ -20,29 +20,61 @@ class PolicyOutput(NamedTuple):
 
 class ActorCritic(nn.Module):
     """A policy and a value on any body: a module that maps observations [N, ...] to logits [N, A] and
-    values [N]. The body may be one's own (docs/extending.md)."""
+    values [N]. The body may be one's own (docs/extending.md).
 
-    def __init__(self, body: nn.Module):
+    `precision` is what the body computes in; weights, logits and values are float32 all the same.
+    """
+
+    def __init__(self, body: nn.Module, precision: torch.dtype = torch.float32):
         super().__init__()
-        self.body = body
+        self.body, self.precision = body, precision
 
     def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
-        logits, value = self.body(obs)
-        return PolicyOutput(Categorical.from_logits(logits), value)
+        return policy(*self.heads(obs))
 
     def unroll(self, obs: Shaped[Tensor, "T B *shape"]) -> PolicyOutput:
         """The same for every row of a rollout, in one call."""
-        logits, value = self.body(obs.flatten(0, 1))
+        return policy(*self.unrolled_heads(obs))
+
+    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> tuple[Float[Tensor, "T B A"], Float[Tensor, "T B"]]:
+        logits, value = self.heads(obs.flatten(0, 1))
         rows = obs.shape[:2]
-        return PolicyOutput(Categorical.from_logits(logits.unflatten(0, rows)), value.unflatten(0, rows))
+        return logits.reshape(*rows, -1), value.reshape(rows)
+
+    def heads(self, obs: Shaped[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
+        """Logits and values, of which `policy` makes what losses and actors read."""
+        if self.precision == torch.float32:
+            logits, value = self.body(obs)
+            return logits, value
+        with torch.autocast(obs.device.type, self.precision):
+            logits, value = self.body(obs)
+        return logits.float(), value.float()
+
+
+def policy(logits: Float[Tensor, "*batch A"], value: Float[Tensor, "*batch"]) -> PolicyOutput:
+    return PolicyOutput(Categorical.from_logits(logits), value)
+
+
+class ImageBody(nn.Module):
+    """Convolutions, and a policy and a value on what they see."""
+
+    def __init__(self, encoder: Images, actions: int):
+        super().__init__()
+        self.encoder = encoder
+        self.policy = orthogonal(encoder.features, actions, 0.01)
+        self.value = orthogonal(encoder.features, 1, 1.0)
+
+    def forward(self, obs: UInt8[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
+        features = self.encoder(obs)
+        return self.policy(features), self.value(features).squeeze(-1)
 
 
 class MLPBody(nn.Module):
     """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads."""
 
-    def __init__(self, observation_space: gym.Space[Any], actions: int, config: Network):
+    def __init__(self, encoder: Flat | OneHot, actions: int, config: Network):
         super().__init__()
-        self.encoder = encoder(observation_space)
+        self.encoder = encoder
         features = (self.encoder.features, *config.hidden)[-1]
         self.trunk = hidden_layers(self.encoder.features, config.hidden, config.activation)
         self.value_trunk = (
@@ -63,7 +95,9 @@ def build(observation_space: gym.Space[Any], action_space: gym.Space[Any], confi
     """The network for an environment's spaces; raises UsageError for a space that is not supported."""
     if not isinstance(action_space, gym.spaces.Discrete):
         raise UsageError(f"action space {action_space} is not supported: Discrete is")
-    return ActorCritic(MLPBody(observation_space, int(action_space.n), config))
+    eyes, actions = encoder(observation_space, config), int(action_space.n)
+    body = ImageBody(eyes, actions) if isinstance(eyes, Images) else MLPBody(eyes, actions, config)
+    return ActorCritic(body, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
 
 
 @torch.no_grad()

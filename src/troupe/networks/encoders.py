@@ -2,13 +2,17 @@
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import gymnasium as gym
-from jaxtyping import Float, Shaped
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
-from troupe.config import UsageError
+from troupe.config import Network, UsageError
+
+L = TypeVar("L", nn.Linear, nn.Conv2d)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
@@ -35,13 +39,115 @@ class OneHot(nn.Module):
         return nn.functional.one_hot(obs.long() - self.start, self.features).float()
 
 
-def encoder(space: gym.Space[Any]) -> Flat | OneHot:
+class Images(nn.Module):
+    """Convolutions and one hidden layer on images of bytes, in either layout: [N, H, W, C] or [N, C, H, W] ->
+    [N, features].
+
+    Images whose channels come last are read where they lie: turned round they are what PyTorch calls
+    channels_last, which is the order its convolutions are fastest in.
+    """
+
+    def __init__(self, space: gym.spaces.Box, kind: str):
+        super().__init__()
+        self.channels_last = space.shape[2] <= space.shape[0]
+        height, width, channels = space.shape if self.channels_last else (*space.shape[1:], space.shape[0])
+        self.convolutions, self.features = _CONVOLUTIONS[kind](channels)
+        with torch.no_grad():
+            try:
+                flat = self.convolutions(torch.zeros(1, channels, height, width)).numel()
+            except RuntimeError:
+                raise UsageError(
+                    f"network.encoder = '{kind}': images of {height} x {width} are too small for it"
+                ) from None
+        self.hidden = orthogonal(flat, self.features, math.sqrt(2))
+
+    def forward(self, obs: UInt8[Tensor, "N *shape"]) -> Float[Tensor, "N features"]:
+        # bfloat16 holds the bytes exactly; the division by 255 is done where it costs least, in the first weights.
+        images = obs.to(torch.bfloat16 if torch.is_autocast_enabled(obs.device.type) else torch.float32)
+        if self.channels_last:
+            images = images.permute(0, 3, 1, 2)
+        features: Tensor = self.hidden(self.convolutions(images).relu().flatten(1))
+        return features.relu()
+
+
+class FromBytes(nn.Conv2d):
+    """A convolution on 0..255 that acts as if it were on 0..1."""
+
+    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+        weight = self.weight * (1 / 255)
+        return nn.functional.conv2d(images, weight, self.bias, self.stride, self.padding)
+
+
+def _plain(first: nn.Conv2d, *following: nn.Conv2d) -> nn.Sequential:
+    layers: list[nn.Module] = [_orthogonal(first)]
+    for layer in following:
+        layers += [nn.ReLU(), _orthogonal(layer)]
+    return nn.Sequential(*layers)
+
+
+def _a3c(channels: int) -> tuple[nn.Module, int]:
+    """Mnih et al. 2016, section 5.1, which is the network of Mnih et al. 2013."""
+    return _plain(FromBytes(channels, 16, 8, 4), nn.Conv2d(16, 32, 4, 2)), 256
+
+
+def _nature(channels: int) -> tuple[nn.Module, int]:
+    """Mnih et al. 2015, Human-level control through deep reinforcement learning."""
+    return _plain(FromBytes(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)), 512
+
+
+def _impala(channels: int) -> tuple[nn.Module, int]:
+    """The deep network of Espeholt et al. 2018, figure 3, without its LSTM."""
+    depths = (16, 32, 32)
+    sections = [
+        nn.Sequential(
+            _orthogonal((nn.Conv2d if i else FromBytes)(inputs, depth, 3, padding=1)),
+            nn.MaxPool2d(3, 2, padding=1),
+            Residual(depth),
+            Residual(depth),
+        )
+        for i, (inputs, depth) in enumerate(pairwise((channels, *depths)))
+    ]
+    return nn.Sequential(*sections), 256
+
+
+_CONVOLUTIONS = {"a3c": _a3c, "nature": _nature, "impala": _impala}
+
+
+class Residual(nn.Module):
+    """x + conv(relu(conv(relu(x))))."""
+
+    def __init__(self, depth: int):
+        super().__init__()
+        self.first, self.second = (_orthogonal(nn.Conv2d(depth, depth, 3, padding=1)) for _ in range(2))
+
+    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
+        seen: Tensor = self.second(self.first(images.relu()).relu())
+        return images + seen
+
+
+def encoder(space: gym.Space[Any], config: Network) -> Flat | OneHot | Images:
     """The encoder for `space`; raises UsageError, by name, for a space that has none."""
+    kind = config.encoder
+    if kind in _CONVOLUTIONS:
+        if not is_image(space):
+            raise UsageError(
+                f"network.encoder = '{kind}': it reads images of bytes, and observations here are {space}; use flat"
+            )
+        return Images(space, kind)
+    if kind == "auto" and is_image(space):
+        return Images(space, "nature")
     if isinstance(space, gym.spaces.Box):
         return Flat(space)
     if isinstance(space, gym.spaces.Discrete):
         return OneHot(space)
     raise UsageError(f"observation space {space} is not supported: Box and Discrete are")
+
+
+def is_image(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Box]:
+    """Whether observations are bytes of height, width and up to sixteen channels, these first or last."""
+    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3:
+        return False
+    return min(space.shape[0], space.shape[2]) <= 16
 
 
 def hidden_layers(features: int, hidden: tuple[int, ...], activation: str) -> nn.Sequential:
@@ -54,7 +160,11 @@ def hidden_layers(features: int, hidden: tuple[int, ...], activation: str) -> nn
 
 def orthogonal(inputs: int, outputs: int, gain: float) -> nn.Linear:
     """A linear layer with orthogonal weights and no bias to begin with (Huang et al. 2022, detail 2)."""
-    layer = nn.Linear(inputs, outputs)
+    return _orthogonal(nn.Linear(inputs, outputs), gain)
+
+
+def _orthogonal(layer: L, gain: float = math.sqrt(2)) -> L:
     nn.init.orthogonal_(layer.weight, gain)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

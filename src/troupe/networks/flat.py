@@ -35,7 +35,7 @@ class FlatWeights(Generic[M]):
         self.move_to(torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters]))
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Makes the parameters views of `vector`, whatever is in it."""
+        """Makes the parameters views of `vector`, whatever is in it and of whichever type it is."""
         self.vector, start = vector, 0
         for parameter in self.parameters:
             end = start + math.prod(parameter.shape)

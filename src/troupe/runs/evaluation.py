@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from troupe.environments import EnvironmentSource, of_run
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runs.checkpoint import read_config
 from troupe.runtime.inference import generator
+from troupe.runtime.measure import cores
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 
@@ -53,12 +54,21 @@ class Scores:
 
 
 class Evaluator:
-    """A batch of environments of its own, in which a network is judged."""
+    """A batch of environments of its own, in which a network is judged.
 
-    def __init__(self, source: EnvironmentSource, episodes: int):
-        # A native batch costs little more for a hundred than for one; Python environments do not.
-        most = 100 if source.native_vector is not None else 16
-        self._environment = source.make_vector(min(episodes, most), Environment(id=source.id))
+    They are as `config` says, but fast; and a life lost in an Atari game ends nothing.
+    """
+
+    def __init__(self, source: EnvironmentSource, config: Environment, episodes: int):
+        config = replace(config, episodic_life=False)
+        if source.atari:
+            count = min(episodes, 32 if source.is_native(config) else 16)
+            config = replace(config, threads=min(count, cores()))
+        else:
+            # A native batch costs little more for a hundred than for one; Python environments do not.
+            count = min(episodes, 100 if source.native_vector is not None else 16)
+            config = replace(config, backend="auto")
+        self._environment = source.make_vector(count, config)
 
     def run(
         self,
@@ -89,7 +99,7 @@ class Evaluator:
                     return None
                 distribution = network.step(torch.from_numpy(obs)).distribution
                 action = distribution.mode() if greedy else distribution.sample(draws)
-                obs, reward, terminated, truncated = environment.step(action.numpy())
+                obs, reward, terminated, truncated, _ = environment.step(action.numpy())
                 total += reward
                 length += ~ended
                 ended = terminated | truncated
@@ -121,8 +131,8 @@ def evaluate(
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent = load(run, network)
-    source = of_run(Path(run), read_config(Path(run)).env.id, env)
-    evaluator = Evaluator(source, episodes)
+    config = read_config(Path(run)).env
+    evaluator = Evaluator(of_run(Path(run), config.id, env), config, episodes)
     scores = evaluator.run(agent.network, episodes, np.random.SeedSequence(seed, spawn_key=(_STREAM,)), greedy=greedy)
     evaluator.close()
     assert scores is not None

@@ -24,6 +24,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import of_run
 from troupe.networks.flat import FlatWeights
+from troupe.preparation import first_network, one_torch_thread
 from troupe.runs import checkpoint
 from troupe.runtime.assembly import build_optimizer, make_learners, make_plans
 from troupe.runtime.gate import Gate
@@ -33,7 +34,6 @@ from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import Rollout, allocate, stack
 from troupe.runtime.shared import ByValue
 from troupe.runtime.weights import Master, WeightStore
-from troupe.trainer import first_network, one_torch_thread
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The actor: environments and inference on one side, rollouts on the other."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,8 +15,19 @@ from troupe.runtime.progress import Episode, Progress, Stopwatch
 from troupe.runtime.rollout import Rollout
 
 
+class Part(NamedTuple):
+    """Some of an actor's environments, and their columns in its rollouts."""
+
+    environment: VectorEnvironment
+    columns: slice
+
+
 class Actor:
     """Plays B environments and writes what happens into rollouts.
+
+    The environments come in parts that take turns: while one part steps, the actions of the next are
+    computed (double-buffered sampling, Petrenko et al. 2020, section 3.1). Where environments step in
+    threads of their own (a native batch), the two overlap; elsewhere one part is as good.
 
     `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
     is not asked: whoever owns the actor sees there that it hangs.
@@ -24,21 +35,24 @@ class Actor:
 
     def __init__(
         self,
-        environment: VectorEnvironment,
+        environments: Sequence[VectorEnvironment],
         inference: Inference,
         epsilon: Callable[[int], float],
         progress: Progress,
         seeds: np.random.SeedSequence,
         pulse: np.ndarray,
     ):
-        self._environment, self._inference, self._epsilon = environment, inference, epsilon
+        self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
         self._retired = False
+        self._parts = _parts(environments)
+        each = seeds.spawn(len(environments)) if len(environments) > 1 else [seeds]
         with self._asking():
-            self._obs = environment.reset(seeds).copy()
-        self._first = np.ones(environment.count, np.bool_)
-        self._ended = np.zeros(environment.count, np.bool_)  # the next step of these is their reset row
-        self._episodes = EpisodeCounter(environment.count)
+            self._obs = np.concatenate([part.reset(seed) for part, seed in zip(environments, each, strict=True)])
+        count = len(self._obs)
+        self._first = np.ones(count, np.bool_)
+        self._ended = np.zeros(count, np.bool_)  # the next step of these is their reset row
+        self._episodes = EpisodeCounter(count)
         self.watch = Stopwatch()
 
     def collect(self, rollout: Rollout) -> None:
@@ -50,26 +64,43 @@ class Actor:
         rollout.pulls = [(version, played)]
         epsilon = self._epsilon(played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
-        for t in range(len(rollout.action)):
-            self._environment.delay()
-            self.watch.lap("wait")
-            action, log_prob, version = self._inference.act(rollout.obs[t], epsilon)
-            self.watch.lap("act")
-            with self._asking():
-                obs, reward, terminated, truncated = self._environment.step(action)
-            self.watch.lap("env")
-            rollout.action[t] = action
-            rollout.behaviour_log_prob[t] = log_prob
-            rollout.policy_version[t] = version
-            rollout.reward[t] = reward  # of action[t], in obs[t]
-            rollout.terminated[t] = terminated
-            rollout.truncated[t] = truncated
-            rollout.valid[t] = ~self._ended
-            rollout.obs[t + 1] = obs
-            rollout.first[t + 1] = self._ended
-            self._ended = terminated | truncated
+        steps = len(rollout.action)
+        for t in range(steps + 1):
+            for part in self._parts:
+                if t > 0:
+                    self._receive(part, rollout, t - 1)
+                if t < steps:
+                    self._send(part, rollout, t, epsilon)
         self._obs, self._first = rollout.obs[-1].copy(), rollout.first[-1].copy()
         self._progress.play(rollout.steps, self._episodes.count(rollout))
+
+    def _send(self, part: Part, rollout: Rollout, t: int, epsilon: float) -> None:
+        """Has the actions of step t computed and begins the step."""
+        environment, columns = part
+        environment.delay()
+        self.watch.lap("wait")
+        action, log_prob, version = self._inference.act(rollout.obs[t, columns], epsilon)
+        rollout.action[t, columns] = action
+        rollout.behaviour_log_prob[t, columns] = log_prob
+        rollout.policy_version[t, columns] = version
+        environment.send(action)
+        self.watch.lap("act")
+
+    def _receive(self, part: Part, rollout: Rollout, t: int) -> None:
+        """Waits for step t and writes down what came of it."""
+        environment, columns = part
+        ended = self._ended[columns]
+        with self._asking():
+            obs, reward, terminated, truncated, life_lost = environment.receive()
+        self.watch.lap("env")
+        rollout.reward[t, columns] = reward  # of action[t], in obs[t]
+        rollout.terminated[t, columns] = terminated
+        rollout.truncated[t, columns] = truncated
+        rollout.life_lost[t, columns] = life_lost
+        rollout.valid[t, columns] = ~ended
+        rollout.obs[t + 1, columns] = obs
+        rollout.first[t + 1, columns] = ended
+        np.logical_or(terminated, truncated, out=ended)
 
     @property
     def metrics(self) -> Metrics:
@@ -82,7 +113,7 @@ class Actor:
 
     def state(self) -> dict[str, Any] | None:
         """All that decides what it does next, but for the weights; None where its environments cannot be saved."""
-        environment = self._environment.state()
+        environment = self._parts[0].environment.state() if len(self._parts) == 1 else None
         if environment is None or not isinstance(self._inference, LocalInference):
             return None
         return {
@@ -100,19 +131,21 @@ class Actor:
         self._inference.restore(state["inference"])
         self._episodes.restore(state["episodes"])
         self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
-        strayed = self._environment.restore(state["environment"], self._obs)
+        (part,) = self._parts
+        strayed = part.environment.restore(state["environment"], self._obs)
         if not strayed:
             return []
         self._first[strayed], self._ended[strayed] = True, False
         self._episodes.forget(strayed)
         return [
-            f"{len(strayed)} of {self._environment.count} environments came out elsewhere when their episodes were "
+            f"{len(strayed)} of {part.environment.count} environments came out elsewhere when their episodes were "
             "played again with the same seeds and actions; these begin new ones, and the run is not what it would "
             "have been without a stop (docs/reproducibility.md)"
         ]
 
     def close(self) -> None:
-        self._environment.close()
+        for part in self._parts:
+            part.environment.close()
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -121,6 +154,11 @@ class Actor:
         self._pulse[0] = 0.0
         if self._retired:
             raise Retired
+
+
+def _parts(environments: Sequence[VectorEnvironment]) -> list[Part]:
+    ends = np.cumsum([environment.count for environment in environments]).tolist()
+    return [Part(each, slice(end - each.count, end)) for each, end in zip(environments, ends, strict=True)]
 
 
 class EpisodeCounter:

@@ -21,7 +21,7 @@ from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import generator
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
-from troupe.runtime.learner import Learner, LossFunction
+from troupe.runtime.learner import Learner, LossFunction, Rewards
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
 from troupe.runtime.processes import AHEAD, RemoteActor, check_sendable, warm_up
@@ -62,15 +62,16 @@ def assemble(
         space = source.observation_space
         predictions = PredictionQueue(space, most.actors, config.actor.environments, shared=apart)
     local = ByValue(copy.deepcopy(network).cpu())
+    device = master.vector.device
     plans = make_plans(
         config, source, actor_seeds, exploration_seed, most.actors,
         lambda number: predictions.client(number) if predictions else (local, weights),
+        "cpu" if apart else device.type,
     )  # fmt: skip
-    queue, actors = _seats(config, source, plans, table, apart=apart)
+    queue, actors = _seats(config, source, plans, table, device.type, apart=apart)
     learners = []
     if isinstance(master, Master):
         learners = make_learners(config, network, master, learner_seeds.spawn(most.learners), progress, gate)
-    device = master.vector.device
     predictors = [
         Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, most.actors)
         for seed in learner_seeds.spawn(most.predictors)
@@ -88,6 +89,7 @@ def make_plans(
     exploration_seed: np.random.SeedSequence,
     number: int,
     brain: Callable[[int], Brain],
+    device: str = "cpu",
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
@@ -98,13 +100,14 @@ def make_plans(
             source=ByValue(source),
             environment=config.env,
             environments=config.actor.environments,
+            parts=config.actor.parts,
             restorable=config.topology == "serial",
             epsilon=epsilon,
             seeds=seed,
+            device=device,
             window=config.actor.window_steps,
-            gamma=config.loss.gamma,
             brain=brain(each),
-            learner=LearnerPlan(config.learner, loss, config.loss.reward_scale),
+            learner=LearnerPlan(config.learner, loss, build_rewards(config.loss)),
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
     ]
@@ -121,7 +124,7 @@ def make_learners(
     return [
         Learner(
             copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
-            np.random.default_rng(seed), gamma=config.loss.gamma, reward_scale=config.loss.reward_scale,
+            np.random.default_rng(seed), build_rewards(config.loss),
         )
         for seed in seeds
     ]  # fmt: skip
@@ -180,7 +183,7 @@ def _master(
 
 
 def _seats(
-    config: TrainConfig, source: EnvironmentSource, plans: list[ActorPlan], table: Table, *, apart: bool
+    config: TrainConfig, source: EnvironmentSource, plans: list[ActorPlan], table: Table, device: str, *, apart: bool
 ) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
     """The queue between actors and learners, and a seat for each actor.
 
@@ -193,7 +196,7 @@ def _seats(
     number = waiting + each * len(plans)
     space = source.observation_space
     if not apart:
-        new_rollout = partial(allocate, space, steps, environments)
+        new_rollout = partial(allocate, space, steps, environments, pinned=device == "cuda")
         shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
         seats = [
             ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
@@ -221,6 +224,10 @@ def build_loss(config: Loss) -> LossFunction:
     if config.kind == "impala":
         return partial(losses.impala, **corrected)
     return partial(losses.appo, clip=config.clip, normalize_advantage=config.normalize_advantage, **corrected)
+
+
+def build_rewards(config: Loss) -> Rewards:
+    return Rewards(config.gamma, config.reward_scale, config.reward_clip)
 
 
 def build_optimizer(config: LearnerConfig, vector: torch.Tensor) -> Optimizer:

@@ -37,19 +37,21 @@ class LocalInference:
     def __init__(
         self, network: FlatWeights[ActorCritic], weights: Weights, generator: torch.Generator, gate: Gate | RemoteGate
     ):
-        self._copy, self._network = network.vector, network.module
+        self._pulled, self._network = network.vector, network.module
         self._weights, self._generator, self._gate = weights, generator, gate
+        self._device = network.vector.device
         self._version = -1
 
     def refresh(self) -> int:
-        self._version = self._weights.pull(self._copy, self._version)
+        self._version = self._weights.pull(self._pulled, self._version)
         return self._version
 
     def act(self, obs: np.ndarray, epsilon: float) -> Decision:
         with self._gate.turn(), torch.inference_mode():
-            behaviour = self._network.step(torch.from_numpy(obs)).distribution.with_epsilon(epsilon)
+            seen = torch.from_numpy(obs).to(self._device, non_blocking=True)
+            behaviour = self._network.step(seen).distribution.with_epsilon(epsilon)
             action = behaviour.sample(self._generator)
-            return Decision(action.numpy(), behaviour.log_prob(action).numpy(), self._version)
+            return Decision(action.cpu().numpy(), behaviour.log_prob(action).cpu().numpy(), self._version)
 
     def state(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state().numpy()}

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -12,8 +14,9 @@ from troupe.algorithm.losses import Batch, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
-from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput, policy
 from troupe.networks.flat import FlatWeights
+from troupe.runtime.crew import Crew
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.rollout import Rollout, columns
@@ -21,6 +24,19 @@ from troupe.runtime.weights import HogwildMaster, Master
 
 LossFunction = Callable[[Outputs, Batch], tuple[Tensor, Metrics]]
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What is made of rewards for learning, and for learning only."""
+
+    gamma: float
+    scale: float = 1.0
+    clip: float = 0.0  # after scaling; 0 is off
+
+    def of(self, raw: np.ndarray) -> np.ndarray:
+        scaled = raw * np.float32(self.scale)
+        return scaled.clip(-self.clip, self.clip) if self.clip else scaled
 
 
 class Learner:
@@ -35,14 +51,13 @@ class Learner:
         progress: Progress,
         gate: Gate | RemoteGate,
         rng: np.random.Generator,
-        *,
-        gamma: float,
-        reward_scale: float = 1.0,
+        rewards: Rewards,
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
-        self._gamma, self._reward_scale = gamma, reward_scale
+        self._rewards, self._device = rewards, self.weights.vector.device
+        self._crew = Crew(max(1, config.threads))
         self._refused = 0
         self.watch = Stopwatch()
         self.metrics: Metrics = {}
@@ -70,13 +85,46 @@ class Learner:
 
     def compute_gradient(self, rollout: Rollout) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
-        device = self.weights.vector.device
-        output = self._network.unroll(torch.from_numpy(rollout.obs).to(device))
-        steps = len(rollout.action)
-        outputs = Outputs(output.distribution[:steps], output.value)
-        loss, self.metrics = self._loss(outputs, to_batch(rollout, self._gamma, self._reward_scale, device))
+        obs = _to(self._device, rollout.obs)
+        if self._crew.size == 1:
+            loss = self._judge(self._network.unroll(obs), rollout)
+            gradient = self.weights.gradient(loss)
+        else:
+            loss, gradient = self._share_out(obs, rollout)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
-        return self.weights.gradient(loss).add_(0.0 * loss.detach())
+        return gradient.add_(0.0 * loss.detach())
+
+    def _judge(self, output: PolicyOutput, rollout: Rollout) -> Tensor:
+        outputs = Outputs(output.distribution[: len(rollout.action)], output.value)
+        loss, self.metrics = self._loss(outputs, to_batch(rollout, self._rewards, self._device))
+        return loss
+
+    def _share_out(self, obs: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Loss and gradient, the passes through the network shared out by environments.
+
+        The loss stays one, of all environments: its gradient with respect to what the network said is
+        handed back to those who said it, and the sum of what they make of it is the whole gradient.
+        """
+        environments = obs.shape[1]
+        ends = np.linspace(0, environments, min(self._crew.size, environments) + 1).astype(int)
+        shares = [slice(*ends) for ends in pairwise(ends.tolist())]
+
+        passes = self._crew.map(lambda share: self._network.unrolled_heads(obs[:, share]), shares)
+        heads = [torch.cat([head.detach() for head in parts], 1) for parts in zip(*passes, strict=True)]
+        logits, value = (head.requires_grad_() for head in heads)
+        loss = self._judge(policy(logits, value), rollout)
+        said = torch.autograd.grad(loss, (logits, value), materialize_grads=True)
+
+        def backward(number: int) -> Tensor:
+            share = shares[number]
+            logits, value = passes[number]
+            # As a scalar: to be handed a gradient for each output, torch imports its compiler, for seconds.
+            return self.weights.gradient((logits * said[0][:, share]).sum() + (value * said[1][:, share]).sum())
+
+        gradient, *others = self._crew.map(backward, range(len(shares)))
+        for other in others:
+            gradient += other
+        return loss, gradient
 
     def apply_gradient(self, gradient: Tensor) -> None:
         """Clips and applies `gradient`. One that is not finite is refused: the weights stay as they are."""
@@ -91,6 +139,9 @@ class Learner:
                 f"learning diverged: {_PATIENCE} gradients in a row were not finite; the weights are those before. "
                 "A smaller learner.learning_rate or loss.reward_scale may help"
             )
+
+    def close(self) -> None:
+        self._crew.close()
 
     def state(self) -> dict[str, Any]:
         return {"rng": self._rng.bit_generator.state, "refused": self._refused}
@@ -114,20 +165,21 @@ class Learner:
             yield columns(batch, chosen)
 
 
-def to_batch(rollout: Rollout, gamma: float, reward_scale: float, device: torch.device) -> Batch:
+def to_batch(rollout: Rollout, rewards: Rewards, device: torch.device) -> Batch:
     """The tensors a loss reads. A row's discount is gamma^horizon, or 0 where the episode terminated."""
-    terminated = rollout.terminated
-    discount = np.where(terminated, 0.0, gamma**rollout.horizon).astype(np.float32)
+    terminated = rollout.terminated | rollout.life_lost
+    discount = np.where(terminated, 0.0, rewards.gamma**rollout.horizon).astype(np.float32)
     trace = (~(terminated | rollout.truncated)).astype(np.float32)
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(device)
-
     return Batch(
-        action=tensor(rollout.action),
-        behaviour_log_prob=tensor(rollout.behaviour_log_prob),
-        reward=tensor(rollout.reward * np.float32(reward_scale)),
-        discount=tensor(discount),
-        trace=tensor(trace),
-        valid=tensor(rollout.valid),
+        action=_to(device, rollout.action),
+        behaviour_log_prob=_to(device, rollout.behaviour_log_prob),
+        reward=_to(device, rewards.of(rollout.reward)),
+        discount=_to(device, discount),
+        trace=_to(device, trace),
+        valid=_to(device, rollout.valid),
     )
+
+
+def _to(device: torch.device, array: np.ndarray) -> Tensor:
+    """Without waiting for the copy: what computes with it on the device comes after it there."""
+    return torch.from_numpy(array).to(device, non_blocking=True)

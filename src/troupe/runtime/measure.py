@@ -4,7 +4,9 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 
@@ -58,22 +60,38 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
         step, computing = cost(lambda: environment.step(rng.integers(actions, size=count)), _SECONDS)
     finally:
         environment.close()
-    act = {}
+    act, device = {}, next(network.parameters()).device
     with torch.inference_mode():
         for size in sizes:
-            batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0))
-            act[size], _ = cost(lambda batch=batch: network.step(batch), _SECONDS / 10)  # type: ignore[misc]
+            batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0)).to(device)
+            act[size], _ = cost(lambda batch=batch: network.step(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
     return Costs(step / count, computing / count, act)
 
 
+def measure_pass(network: ActorCritic, space: gym.Space[Any], size: int) -> float:
+    """Seconds for each of `size` observations in one pass of learning: forwards and back."""
+    device = next(network.parameters()).device
+    obs = torch.from_numpy(np.zeros((1, size, *(space.shape or ())), space.dtype)).to(device)
+    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def once() -> None:
+        output = network.unroll(obs)
+        loss = output.value.sum() + output.distribution.log_probs.sum()
+        torch.autograd.grad(loss, weights)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return cost(once, _SECONDS)[0] / size
+
+
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Seconds that `work` takes, and seconds of this thread's processor time; the first call is not counted."""
+    """Seconds that `work` takes, and seconds of processor time, of all threads; the first call is not counted."""
     work()
-    times, began, used = 0, time.perf_counter(), time.thread_time()
+    times, began, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
         work()
         times += 1
-    return (time.perf_counter() - began) / times, (time.thread_time() - used) / times
+    return (time.perf_counter() - began) / times, (time.process_time() - used) / times
 
 
 def cores() -> int:

@@ -14,7 +14,7 @@ from troupe.runtime.batched import BatchedInference, PredictionClient
 from troupe.runtime.exploration import EpsilonSchedule
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.inference import Inference, LocalInference, generator
-from troupe.runtime.learner import Learner, LossFunction
+from troupe.runtime.learner import Learner, LossFunction, Rewards
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import allocate
 from troupe.runtime.shared import ByValue
@@ -33,7 +33,7 @@ class LearnerPlan:
 
     config: LearnerConfig
     loss: LossFunction
-    reward_scale: float
+    rewards: Rewards
 
 
 @dataclass(frozen=True)
@@ -44,48 +44,53 @@ class ActorPlan:
     source: ByValue
     environment: Environment
     environments: int
+    parts: int  # in which they take turns
     restorable: bool  # whether a checkpoint is to put its environments back where they were
     epsilon: EpsilonSchedule
     seeds: np.random.SeedSequence
+    device: str  # where its copy of the network acts
     window: int
-    gamma: float
     brain: Brain
-    learner: LearnerPlan  # read by the workers of hogwild only
+    learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
 
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
         make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
-        environment = make(self.environments, self.environment)
+        parts = 1 if self.restorable else min(self.parts, self.environments)
+        sizes = np.bincount(np.arange(self.environments) % parts).tolist()
+        environments = [make(size, self.environment) for size in sizes]
 
         def actor(inference: Inference) -> Actor:
-            return Actor(environment, inference, self.epsilon, progress, environment_seed, pulse)
+            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse)
 
         if isinstance(self.brain, PredictionClient):
             return self._windowed(actor(BatchedInference(self.brain, gate)))
-        network, weights = copy.deepcopy(self.brain[0].value), self.brain[1]
+        network, weights = copy.deepcopy(self.brain[0].value).to(self.device), self.brain[1]
         if isinstance(weights, HogwildMaster):
             learner = self._learner(network, weights, progress, gate)
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
-        return self._windowed(actor(LocalInference(FlatWeights(network), weights, generator(action_seed), gate)))
+        own = FlatWeights(network)
+        own.move_to(own.vector.to(self.device, network.precision))  # cast once for a rollout, not for every step
+        draws = generator(action_seed, own.vector.device)
+        return self._windowed(actor(LocalInference(own, weights, draws, gate)))
 
     def _windowed(self, actor: Actor) -> Player:
         if not self.window:
             return actor
         space = self.source.value.observation_space
         return WindowActor(
-            actor, Window(self.window, self.gamma), [allocate(space, 1, 1) for _ in range(self.window + 1)]
+            actor,
+            Window(self.window, self.learner.rewards.gamma),
+            [allocate(space, 1, 1) for _ in range(self.window + 1)],
         )
 
     def _learner(
         self, network: ActorCritic, master: HogwildMaster, progress: Progress, gate: Gate | RemoteGate
     ) -> Learner:
         plan = self.learner
-        return Learner(
-            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0),
-            gamma=self.gamma, reward_scale=plan.reward_scale,
-        )  # fmt: skip
+        return Learner(network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0), plan.rewards)
 
     def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:
         first, second = (

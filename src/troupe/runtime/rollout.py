@@ -7,6 +7,7 @@ behaviour_log_prob  [T, B]         log mu(action), with the exploration mixed in
 reward              [T, B]         raw, received after action[t]
 terminated          [T, B] bool    the episode truly ended with action[t]
 truncated           [T, B] bool    it was cut off (a time limit)
+life_lost           [T, B] bool    it ended with action[t] for learning, and the game goes on (Atari)
 valid               [T, B] bool    false on the reset row that follows an episode's end
 horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
 policy_version      [T, B] int     the weights that acted
@@ -18,12 +19,13 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 
 from troupe.runtime.shared import Block
 
 FIELDS = (
-    "obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "valid", "horizon",
-    "policy_version",
+    "obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "life_lost", "valid",
+    "horizon", "policy_version",
 )  # fmt: skip
 
 
@@ -40,6 +42,7 @@ class Rollout:
     reward: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
+    life_lost: np.ndarray
     valid: np.ndarray
     horizon: np.ndarray
     policy_version: np.ndarray
@@ -66,15 +69,21 @@ def fields(space: gym.Space[Any], steps: int, environments: int) -> dict[str, tu
         "reward": ((t, b), np.float32),
         "terminated": ((t, b), np.bool_),
         "truncated": ((t, b), np.bool_),
+        "life_lost": ((t, b), np.bool_),
         "valid": ((t, b), np.bool_),
         "horizon": ((t, b), np.int64),
         "policy_version": ((t, b), np.int64),
     }
 
 
-def allocate(space: gym.Space[Any], steps: int, environments: int) -> Rollout:
-    """An empty rollout; actors write in place, step by step."""
-    arrays: dict[str, Any] = {name: np.zeros(*field) for name, field in fields(space, steps, environments).items()}
+def allocate(space: gym.Space[Any], steps: int, environments: int, *, pinned: bool = False) -> Rollout:
+    """An empty rollout; actors write in place, step by step. `pinned` is memory that a GPU copies from by itself."""
+
+    def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        array = np.zeros(shape, dtype)
+        return torch.from_numpy(array).pin_memory().numpy() if pinned else array
+
+    arrays: dict[str, Any] = {name: zeros(*field) for name, field in fields(space, steps, environments).items()}
     empty = Rollout(**arrays)
     empty.valid[:], empty.horizon[:] = True, 1
     return empty

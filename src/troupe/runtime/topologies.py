@@ -112,6 +112,8 @@ class Parts:
     def close(self) -> None:
         for seat in self.actors:
             seat.actor.close()
+        for learner in self.learners:
+            learner.close()
 
     def wake(self) -> None:
         """Ends every wait, once the gate is stopped."""

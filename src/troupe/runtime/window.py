@@ -48,7 +48,7 @@ class Window:
             return
         self._tail += self._gamma ** (len(self._rows) - len(self._heads)) * float(row.reward[0, 0])
         self._rows.append(row)
-        if row.terminated[0, 0] or row.truncated[0, 0]:
+        if row.terminated[0, 0] or row.truncated[0, 0] or row.life_lost[0, 0]:
             while self._rows:
                 yield self._pop(row)
         elif len(self._rows) == self._steps:
@@ -159,5 +159,6 @@ def write(sample: Sample, rollout: Rollout) -> None:
     rollout.reward[:] = sample.total
     rollout.terminated[:] = last.terminated
     rollout.truncated[:] = last.truncated
+    rollout.life_lost[:] = last.life_lost
     rollout.horizon[:] = sample.horizon
     rollout.policy_version[:] = start.policy_version

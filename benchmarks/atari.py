@@ -1,0 +1,105 @@
+"""Atari on this machine: speed against the limit, Pong until it is learned, another game for a quarter of an hour.
+
+python benchmarks/atari.py speed|pong|breakout|precision
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, peak_memory_of_children_mb, troupe, write
+
+BURN = [sys.executable, "-c", "while True: pass"]
+
+
+def bench(*options: str) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(troupe("bench", "ALE/Pong-v5", "--json", "--time", "40s", *options)[0])
+    print(options, f"{result['steps_per_s']:,.0f} of {result['limit_steps_per_s']:,.0f} steps/s", flush=True)
+    return result
+
+
+def speed() -> None:
+    """One pass over every step, both networks, both precisions; and three passes, alone and beside a busy process."""
+    kinds = {}
+    for network in ("a3c", "nature"):
+        for precision in ("bfloat16", "float32"):
+            said = ["--network.encoder", network, "--network.precision", precision, "--learner.epochs", "1"]
+            kinds[f"{network} {precision}"] = {"options": said, **_middle([bench(*said) for _ in range(3)])}
+    pairs = []
+    for _ in range(3):  # in turn: the machine's speed wanders
+        alone = bench()["steps_per_s"]
+        burner = subprocess.Popen(BURN)
+        try:
+            pairs.append([alone, bench()["steps_per_s"]])
+        finally:
+            burner.kill()
+            burner.wait()
+    kept = statistics.median(beside / alone for alone, beside in pairs)
+    write(
+        "atari-speed",
+        {
+            "command": "troupe bench ALE/Pong-v5 --time 40s",
+            "one_pass": kinds,
+            "as_preset": _middle([bench() for _ in range(3)]),
+            "beside_a_busy_process": {"alone_and_beside": pairs, "kept": kept},
+            "peak_memory_mb": round(peak_memory_of_children_mb()),
+        },
+    )
+
+
+def _middle(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run in the middle by fraction, and the fractions of all."""
+    ordered = sorted(results, key=lambda result: result["fraction"])
+    return {**ordered[len(ordered) // 2], "fractions": [result["fraction"] for result in ordered]}
+
+
+def learn(name: str, game: str, seeds: range, *options: str) -> None:
+    """`troupe train GAME` for every seed, with its curve."""
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in seeds:
+            place = Path(folder) / f"seed{seed}"
+            _, whole = troupe("train", game, "--seed", str(seed), "--run-dir", str(place), *options)
+            runs.append(_result(place, whole))
+            print(runs[-1], flush=True)
+        RESULTS.mkdir(exist_ok=True)
+        troupe("plot", *(str(Path(folder) / f"seed{seed}") for seed in seeds), "-o", str(RESULTS / f"{name}.png"))
+    command = " ".join([f"troupe train {game} --seed {seeds[0]}..{seeds[-1]}", *options])
+    write(name, {"command": command, "runs": runs, "peak_memory_mb": round(peak_memory_of_children_mb())})
+
+
+def _result(place: Path, whole: float) -> dict[str, Any]:
+    summary = json.loads((place / "summary.json").read_text())
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    return {
+        "seed": summary["seed"],
+        "outcome": summary["outcome"],
+        "evaluation": summary["evaluation"],
+        "steps": summary["steps"],
+        "steps_per_s": summary["steps_per_s"],
+        "training_seconds": summary["training_seconds"],
+        "command_seconds": round(whole, 1),
+        "evaluations": [
+            [row["steps"], round(row["seconds"]), round(row["mean"], 2)] for row in rows if row["kind"] == "evaluation"
+        ],
+    }
+
+
+if __name__ == "__main__":
+    which = sys.argv[1] if len(sys.argv) == 2 else ""
+    if which == "speed":
+        speed()
+    elif which == "pong":
+        learn("atari-pong", "ALE/Pong-v5", range(1, 4))
+    elif which == "breakout":
+        learn("atari-breakout", "ALE/Breakout-v5", range(1, 4), "--time", "15m")
+    elif which == "precision":
+        for precision in ("bfloat16", "float32"):
+            limits = ["--steps", "600000", "--target", "none", "--network.precision", precision]
+            learn(f"atari-precision-{precision}", "ALE/Pong-v5", range(1, 4), *limits)
+    else:
+        sys.exit(__doc__)

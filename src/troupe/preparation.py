@@ -1,0 +1,171 @@
+"""What is settled before a run begins: the network's first weights, and what a measurement here decides."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from troupe.agent import NetworkMaker, own_network
+from troupe.config import TrainConfig, UsageError, replace
+from troupe.environments import EnvironmentSource
+from troupe.networks.actor_critic import ActorCritic, build
+from troupe.networks.encoders import is_image
+from troupe.runtime.assembly import place_of
+from troupe.runtime.interruption import apart
+from troupe.runtime.measure import cores, measure, measure_pass
+
+A = TypeVar("A")
+
+_SECONDS = 3.0  # for measuring; what takes longer is played as configured
+_CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
+_SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
+
+
+def fit(
+    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None
+) -> tuple[TrainConfig, list[str]]:
+    """Settles by measurement what the configuration leaves open, and says what was found.
+
+    That is `actor.auto` and, for images, `network.precision`, `learner.threads` and `env.threads`.
+    """
+    images = network is None and config.network.encoder != "flat" and is_image(source.observation_space)
+    said: list[str] = []
+    if config.network.precision == "auto":
+        config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
+    config = _fit_actors(config, source, network, said)
+    if images and config.topology != "serial":  # which is the same on every machine
+        config = _fit_threads(config, source, said)
+    return replace(config, {"learner.threads": config.learner.threads or 1}), said
+
+
+def first_network(
+    network: nn.Module | NetworkMaker | None, source: EnvironmentSource, config: TrainConfig, resumes: int = 0
+) -> tuple[ActorCritic, np.random.SeedSequence, np.random.SeedSequence]:
+    """The network with its first weights, and the seeds of the parts and of the judge."""
+    root = np.random.SeedSequence(config.seed, spawn_key=(resumes,))
+    network_seed, parts_seed, judge_seed = root.spawn(3)
+    made = _make_network(network, source, config, network_seed)
+    return made.to(_device(config, source)), parts_seed, judge_seed
+
+
+def _make_network(
+    network: nn.Module | NetworkMaker | None,
+    source: EnvironmentSource,
+    config: TrainConfig,
+    seeds: np.random.SeedSequence,
+) -> ActorCritic:
+    """The network, its first weights drawn from the run's own seed; one's own module is copied."""
+    observation_space, action_space = source.observation_space, source.action_space
+    # One thread: how many there are decides the last bits of an orthogonal matrix.
+    with torch.random.fork_rng(devices=[]), one_torch_thread():
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
+        built = build(observation_space, action_space, config.network)
+        if network is None:
+            return built
+        return own_network(network, observation_space, action_space)
+
+
+def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+    seconds = {}
+    for precision in ("float32", "bfloat16"):
+        built, _, _ = first_network(None, source, replace(config, {"network.precision": precision}))
+        with one_torch_thread():
+            seconds[precision] = measure_pass(built, source.observation_space, _pass_size(config))
+    gain = seconds["float32"] / seconds["bfloat16"]
+    chosen = "bfloat16" if gain > _CLEARLY else "float32"
+    said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
+    return replace(config, {"network.precision": chosen})
+
+
+def _fit_actors(
+    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None, said: list[str]
+) -> TrainConfig:
+    """The same environments and batch, with as many actors as suits what steps cost here."""
+    actor = config.actor
+    if not actor.auto or config.actor.window_steps:
+        return config
+    if config.topology == "serial":
+        together = math.gcd(actor.count, config.learner.rollouts)  # of one actor, and the batch stays what it is
+        one = {"actor.count": 1, "actor.environments": together * actor.environments, "actor.auto": False}
+        return replace(config, one | {"learner.rollouts": config.learner.rollouts // together})
+    total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
+    built, _, _ = first_network(network, source, config)
+    sizes = [size for size in range(1, total + 1) if total % size == 0]
+    costs = _in_time(lambda: measure(source, config.env, built, sizes))
+    if costs is None:
+        return replace(config, {"actor.auto": False})
+    count, environments = costs.best(total, batch, cores(), apart=place_of(config, source) == "process")
+    said.append(
+        f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
+        f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
+    )
+    changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
+    return replace(config, changed | {"learner.rollouts": batch // environments})
+
+
+def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+    """Threads for emulators and learner in proportion to the work that a step is for each."""
+    if config.learner.threads and config.env.threads:
+        return config
+    actor, epochs = config.actor, config.learner.epochs
+    built, _, _ = first_network(None, source, config)
+    size = max(1, actor.environments // actor.parts)
+    costs = _in_time(lambda: measure(source, config.env, built, [size]))
+    if costs is None:
+        return config
+    with one_torch_thread():
+        learn = epochs * measure_pass(built, source.observation_space, _pass_size(config))
+    act = costs.act[size] / size
+    share = cores() / (costs.step_computing + act + learn)
+    playing = math.ceil(share * costs.step_computing / (actor.count * actor.parts))
+    learners = actor.count if config.topology == "hogwild" else config.learner.count
+    learning = math.ceil(share * learn / learners + _SPARE) if _device(config, source).type == "cpu" else 1
+    threads = {"learner.threads": config.learner.threads or learning, "env.threads": config.env.threads or playing}
+    config = replace(config, threads)
+    emulators = actor.count * actor.parts * config.env.threads
+    said.append(
+        f"threads: a step is {costs.step_computing * 1e6:,.0f} us of playing, {act * 1e6:,.0f} of acting and "
+        f"{learn * 1e6:,.0f} of learning in {epochs} pass{'es' if epochs > 1 else ''}: "
+        f"{emulators} to play, {actor.count} to act, {learners * config.learner.threads} to learn"
+    )
+    return config
+
+
+def _pass_size(config: TrainConfig) -> int:
+    """Observations in one pass of the learner; enough of them to tell how long one takes."""
+    steps, environments = config.actor.rollout_shape
+    return min(256, max(1, config.learner.rollouts * steps * environments // config.learner.minibatches))
+
+
+def _in_time(work: Callable[[], A]) -> A | None:
+    """None where it takes too long, or fails: what is wrong with an environment shows in the run itself."""
+    began = time.monotonic()
+    with one_torch_thread(), suppress(Exception):
+        return apart(work, lambda: time.monotonic() - began > _SECONDS)
+    return None
+
+
+def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:
+    available = torch.cuda.is_available()
+    if config.device == "cuda" and not available:
+        raise UsageError("device = 'cuda': torch sees no CUDA device here; use cpu, or auto")
+    if config.device != "auto":
+        return torch.device(config.device)
+    # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
+    return torch.device("cuda" if available and is_image(source.observation_space) else "cpu")
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

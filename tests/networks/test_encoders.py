@@ -1,0 +1,251 @@
+"""Networks for images: the published ones, written out a second time, in both layouts and both precisions."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from troupe.config import Network, UsageError
+from troupe.networks.actor_critic import build
+from troupe.networks.encoders import Flat, Images, OneHot, encoder, is_image
+
+ACTIONS = gym.spaces.Discrete(6)
+KINDS = ("a3c", "nature", "impala")
+
+
+def images(*shape: int) -> gym.spaces.Box:
+    return gym.spaces.Box(0, 255, shape, np.uint8)
+
+
+def some(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def random(module: nn.Module, seed: int = 2) -> nn.Module:
+    """The module, biases and all other weights random: what is zero proves nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in module.parameters():
+        fan_in = parameter[0].numel() if parameter.dim() > 1 else 10.0
+        parameter.data = torch.randn(parameter.shape, generator=generator) / fan_in**0.5
+    return module
+
+
+def written_out(kind: str, x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+    """The papers' networks on x in 0..1, [N, C, H, W]: strides, paddings and rectifiers, layer by layer."""
+    left = iter(weights)
+
+    def conv(x: torch.Tensor, stride: int, padding: int = 0) -> torch.Tensor:
+        return F.conv2d(x, next(left), next(left), stride, padding)
+
+    if kind == "impala":
+        for _ in range(3):
+            x = F.max_pool2d(conv(x, 1, 1), kernel_size=3, stride=2, padding=1)
+            for _ in range(2):
+                before = x
+                x = conv(F.relu(x), 1, 1)
+                x = conv(F.relu(x), 1, 1)
+                x = before + x
+        x = F.relu(x)
+    else:
+        for stride in {"a3c": (4, 2), "nature": (4, 2, 1)}[kind]:
+            x = F.relu(conv(x, stride))
+    x = F.relu(F.linear(x.flatten(1), next(left), next(left)))
+    assert next(left, None) is None
+    return x
+
+
+# What they compute
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_those_of_the_published_network_on_bytes_over_255(kind):
+    eyes, obs = random(Images(images(3, 48, 40), kind)), some(5, 3, 48, 40)
+    expected = written_out(kind, obs.float() / 255, list(eyes.parameters()))
+    assert expected.shape == (5, eyes.features)
+    assert (expected > 0).float().mean() > 0.1
+    torch.testing.assert_close(eyes(obs), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_published_network(kind):
+    eyes, obs = random(Images(images(48, 40, 3), kind)), some(2, 48, 40, 3)
+    weights = list(eyes.parameters())
+    ours = torch.autograd.grad(eyes(obs).square().sum(), weights)
+    x = obs.permute(0, 3, 1, 2).float() / 255
+    for mine, theirs in zip(ours, torch.autograd.grad(written_out(kind, x, weights).square().sum(), weights),
+                            strict=True):  # fmt: skip
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_layouts_of_an_image_give_the_same_features(kind):
+    first, last = Images(images(4, 60, 44), kind), Images(images(60, 44, 4), kind)
+    last.load_state_dict(random(first).state_dict())
+    obs = some(3, 4, 60, 44)
+    torch.testing.assert_close(last(obs.permute(0, 2, 3, 1).contiguous()), first(obs), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(4, 84, 84), (84, 84, 4)])
+def test_an_unroll_of_images_is_the_step_of_every_row(kind, shape):
+    network = build(images(*shape), ACTIONS, Network(encoder=kind))
+    random(network)
+    obs = some(3, 2, *shape)
+    logits, value = network.unrolled_heads(obs)
+    output = network.unroll(obs)
+    assert (logits.shape, value.shape) == ((3, 2, 6), (3, 2))
+    torch.testing.assert_close(output.distribution.log_probs, logits.log_softmax(-1))
+    for t in range(3):
+        step = network.step(obs[t])
+        torch.testing.assert_close(output.distribution.log_probs[t], step.distribution.log_probs, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(value[t], step.value, rtol=1e-4, atol=1e-4)
+
+
+# What they are made of
+
+
+@pytest.mark.parametrize(
+    ("kind", "shapes", "number"),
+    [
+        # 84 -> 20 -> 9: 9 * 9 * 32 = 2,592
+        ("a3c", [(16, 4, 8, 8), (32, 16, 4, 4), (256, 2592)], 4_112 + 8_224 + 663_808),
+        # 84 -> 20 -> 9 -> 7: 7 * 7 * 64 = 3,136
+        ("nature", [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136)], 8_224 + 32_832 + 36_928 + 1_606_144),
+        # 84 -> 42 -> 21 -> 11: 11 * 11 * 32 = 3,872
+        (
+            "impala",
+            [(16, 4, 3, 3), *[(16, 16, 3, 3)] * 4, (32, 16, 3, 3), *[(32, 32, 3, 3)] * 9, (256, 3872)],
+            592 + 4 * 2_320 + 4_640 + 9 * 9_248 + 991_488,
+        ),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4, 84, 84), (84, 84, 4)])
+def test_layers_and_numbers_of_parameters_are_the_published_ones(kind, shapes, number, shape):
+    eyes = Images(images(*shape), kind)
+    assert [tuple(each.shape) for each in eyes.parameters() if each.dim() > 1] == shapes
+    assert sum(each.numel() for each in eyes.parameters()) == number
+    assert eyes.features == shapes[-1][0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_of_convolutions_begin_orthogonal_with_gain_sqrt_2_and_without_bias(kind):
+    body = build(images(4, 84, 84), ACTIONS, Network(encoder=kind)).body
+    for layer in body.encoder.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            rows = layer.weight.flatten(1)
+            assert rows.shape[0] <= rows.shape[1]
+            torch.testing.assert_close(rows @ rows.T, 2 * torch.eye(len(rows)), atol=1e-4, rtol=0)
+            assert not layer.bias.any()
+    torch.testing.assert_close(body.policy.weight @ body.policy.weight.T, 1e-4 * torch.eye(6), atol=1e-8, rtol=0)
+    torch.testing.assert_close(body.value.weight.norm(), torch.tensor(1.0))
+    assert not body.policy.bias.any()
+    assert not body.value.bias.any()
+
+
+# Which of them
+
+
+@pytest.mark.parametrize(
+    ("space", "image"),
+    [
+        (images(84, 84, 4), True),
+        (images(4, 84, 84), True),
+        (images(210, 160, 3), True),
+        (images(1, 36, 36), True),
+        (images(50, 40, 16), True),
+        (images(50, 40, 17), False),
+        (images(84, 84), False),
+        (images(2, 84, 84, 3), False),
+        (images(128), False),
+        (gym.spaces.Box(0, 1, (84, 84, 3), np.float32), False),
+        (gym.spaces.Box(-9, 9, (84, 84, 3), np.int8), False),
+        (gym.spaces.Discrete(5), False),
+        (gym.spaces.MultiBinary((84, 84, 3)), False),
+    ],
+    ids=str,
+)
+def test_images_are_bytes_with_few_channels_first_or_last(space, image):
+    assert is_image(space) == image
+
+
+@pytest.mark.parametrize(
+    ("space", "kind", "expected"),
+    [
+        (images(84, 84, 4), "auto", Images),
+        (images(84, 84, 4), "flat", Flat),
+        (images(128), "auto", Flat),
+        (gym.spaces.Box(-1, 1, (3,)), "auto", Flat),
+        (gym.spaces.Box(-1, 1, (3,)), "flat", Flat),
+        (gym.spaces.Discrete(5), "auto", OneHot),
+    ],
+)
+def test_the_encoder_that_is_asked_for_or_suits(space, kind, expected):
+    assert type(encoder(space, Network(encoder=kind))) is expected
+
+
+def test_auto_is_nature_for_images():
+    auto, nature = (encoder(images(84, 84, 4), Network(encoder=kind)) for kind in ("auto", "nature"))
+    assert [each.shape for each in auto.parameters()] == [each.shape for each in nature.parameters()]
+
+
+def refusal(space: gym.Space, kind: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        build(space, ACTIONS, Network(encoder=kind))
+    (line,) = str(caught.value).splitlines()
+    return line
+
+
+@pytest.mark.parametrize(("kind", "least"), [("a3c", 20), ("nature", 36)])
+def test_an_image_that_is_too_small_is_refused_in_one_line(kind, least):
+    """The least that leaves one pixel: 20 -> 4 -> 1, and 36 -> 8 -> 3 -> 1."""
+    for shape in ((least, least, 3), (3, least, least)):
+        build(images(*shape), ACTIONS, Network(encoder=kind))
+    for height, width in ((least, least - 1), (least - 1, least)):
+        expected = f"network.encoder = '{kind}': images of {height} x {width} are too small for it"
+        assert refusal(images(height, width, 3), kind) == refusal(images(3, height, width), kind) == expected
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("space", [gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(5), images(128)], ids=str)
+def test_convolutions_on_what_is_no_image_are_refused_in_one_line(kind, space):
+    said = refusal(space, kind)
+    assert said.startswith(f"network.encoder = '{kind}': it reads images of bytes, and observations here are {space}")
+    assert said.endswith("; use flat")
+
+
+# Precision
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "flat"])
+def test_bfloat16_inside_is_float32_outside_and_close(kind):
+    space = images(60, 60, 4) if kind != "flat" else gym.spaces.Box(-1, 1, (8,), np.float32)
+    obs = some(6, 60, 60, 4) if kind != "flat" else torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
+    exact, rough = (build(space, ACTIONS, Network(encoder=kind, precision=each)) for each in ("float32", "bfloat16"))
+    rough.load_state_dict(random(exact).state_dict())
+    outputs, gradients = {}, {}
+    for name, network in (("exact", exact), ("rough", rough)):
+        outputs[name] = network.heads(obs)
+        loss = outputs[name][0].log_softmax(-1)[:, 0].sum() + outputs[name][1].square().sum()
+        gradients[name] = torch.autograd.grad(loss, list(network.parameters()))
+        assert {each.dtype for each in (*outputs[name], *gradients[name], *network.parameters())} == {torch.float32}
+    for mine, theirs in zip(outputs["rough"], outputs["exact"], strict=True):
+        assert not torch.equal(mine, theirs)  # it did compute in bfloat16
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=0.05 * theirs.abs().max().item())
+    rough_gradient, exact_gradient = (torch.cat([g.flatten() for g in gradients[n]]) for n in ("rough", "exact"))
+    assert F.cosine_similarity(rough_gradient, exact_gradient, dim=0) > 0.995
+    assert rough_gradient.norm() == pytest.approx(float(exact_gradient.norm()), rel=0.05)
+
+
+def test_a_step_in_bfloat16_gives_probabilities_that_sum_to_one_in_float32():
+    network = random(build(images(4, 60, 60), ACTIONS, Network(encoder="a3c", precision="bfloat16")))
+    output = network.step(some(7, 4, 60, 60))
+    assert output.distribution.log_probs.dtype == output.value.dtype == torch.float32
+    torch.testing.assert_close(output.distribution.log_probs.exp().sum(-1), torch.ones(7), atol=1e-6, rtol=0)
+
+
+def test_every_byte_is_itself_in_bfloat16():
+    """Why images may be turned into bfloat16 before the division by 255."""
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(every.to(torch.bfloat16).float(), every.float())

@@ -1,0 +1,236 @@
+"""Playing to be shown: which pictures, of which moments, when; in small worlds and in Pong."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from troupe.config import TroupeError
+from troupe.runs import play
+
+
+class Repeating(gym.Wrapper[Any, Any, Any, Any]):
+    """Takes every action `times` times; starts with a few frames of its own."""
+
+    def __init__(self, env: play.Env, times: int):
+        super().__init__(env)
+        self.times = times
+
+    def reset(self, **arguments: Any) -> Any:
+        self.env.reset(**arguments)
+        for _ in range(3):
+            result = self.env.step(0)
+        return result[0], {}
+
+    def step(self, action: Any) -> Any:
+        total = 0.0
+        for _ in range(self.times):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated:
+                break
+        return observation, total, terminated, truncated, info
+
+
+def shots(agent: Any, env: play.Env, fastest: float, **arguments: Any) -> list[tuple[play.Shot, np.ndarray]]:
+    stage = play.Stage(env, fastest)
+    return [(shot, shot.picture()) for shot in play.play(agent, stage, 1, 0, **arguments)]
+
+
+def test_every_moment_has_what_the_agent_thought_and_chose(countdown, decided):
+    seen = shots(decided(), countdown("rgb_array"), 60)
+    moments = [shot.moment for shot, _ in seen]
+    assert [moment.step for moment in moments] == [0, 1, 2, 3, 4, 5]
+    assert [moment.total for moment in moments] == [0, 1, 2, 3, 4, 5]
+    assert [moment.thought.chosen for moment in moments] == [1, 1, 1, 1, 1, None]
+    assert [shot.seconds for shot, _ in seen] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
+    assert moments[-1].ended
+    assert moments[-1].history.points[-1] == pytest.approx((0.1, 12.5))
+
+
+def test_a_chosen_action_is_counted_from_the_spaces_first(countdown, decided):
+    env = countdown("rgb_array")
+    env.action_space = gym.spaces.Discrete(3, start=1)
+    assert shots(decided(), env, 60)[0][0].moment.thought.chosen == 0
+
+
+def test_actions_that_cannot_be_counted_have_no_probabilities(countdown):
+    class Steering:
+        def act(self, observation: Any) -> Any:
+            return np.array([0.3, 0.1])
+
+        def distribution(self, observation: Any) -> tuple[None, float]:
+            return None, 1.0
+
+    assert shots(Steering(), countdown("rgb_array"), 60)[0][0].moment.thought == (None, 1.0, None)
+
+
+def test_frames_that_a_wrapper_skips_are_seen_at_the_worlds_speed(countdown, decided):
+    """Ten steps of four frames, of which every second makes a picture; frames before the first step do not count."""
+    env = Repeating(countdown("rgb_array", length=43), 4)
+    seen = shots(decided(), env, 25)
+    assert [round(50 * shot.seconds) for shot, _ in seen] == list(range(0, 41, 2))
+    assert [picture[0, 0, 0] for _, picture in seen] == [min(20 * (3 + frame), 250) for frame in range(0, 41, 2)]
+    assert [shot.moment.step for shot, _ in seen[:5]] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("fastest", [50, 25, 20, 10])
+def test_pictures_are_evenly_spaced_whatever_is_skipped(countdown, decided, times, fastest):
+    env = Repeating(countdown("rgb_array", length=33), times)
+    frames = [round(50 * shot.seconds) for shot, _ in shots(decided(), env, fastest)]
+    stride = math.ceil(50 / fastest)
+    assert frames == sorted({*range(0, 30, stride), 30})
+
+
+def test_what_blinks_in_an_emulator_is_always_seen_and_what_moves_is_not_doubled(countdown, decided):
+    class Blinking(countdown):
+        """An emulator's picture: one thing in every second frame, and one that moves."""
+
+        ale, _frameskip = SimpleNamespace(), 1
+
+        def render(self) -> Any:
+            picture = np.zeros((4, 80, 3), np.uint8)
+            picture[0, 0] = 200 * (self.step_number % 2 == 0)  # never when a picture is due
+            picture[2, 2 * self.step_number : 2 * self.step_number + 4] = 100
+            return picture
+
+    env = Repeating(Blinking("rgb_array", length=23), 4)
+    seen = shots(decided(), env, 60)
+    assert len(seen) == 1 + 10  # at 30 pictures/s although 60 were allowed
+    assert [shot.seconds for shot, _ in seen[:3]] == pytest.approx([0, 2 / 60, 4 / 60])
+    for _, picture in seen[1:]:
+        assert (picture[0, 0] == 200).all()
+        assert (picture[2, :, 0] > 0).sum() == 4
+
+
+def test_pong_has_thirty_pictures_for_a_second_of_the_game(decided):
+    pytest.importorskip("ale_py")
+    from troupe.environments import find
+
+    class Still(decided):
+        def distribution(self, observation: Any) -> tuple[np.ndarray, float]:
+            assert observation.shape == (84, 84, 4)
+            return np.full(6, 1 / 6), 0.0
+
+    stage = play.Stage(find("ALE/Pong-v5").make("rgb_array"), 60)
+    seen = [(shot, shot.picture()) for shot in play.play(Still(), stage, 1, 0, max_steps=60)]
+    stage.env.close()
+    assert stage.pictures_per_second == 30
+    assert stage.actions == ["noop", "fire", "right", "left", "right fire", "left fire"]
+    assert [round(60 * shot.seconds) for shot, _ in seen] == list(range(0, 241, 2))
+    assert seen[-1][0].moment.step == 60
+    assert all(picture.shape == (210, 160, 3) for _, picture in seen)
+    ball = [(picture[34:194] == 236).all(axis=2).any() for _, picture in seen]
+    assert sum(ball) > 30
+
+
+def test_values_are_remembered_for_ten_seconds():
+    history = play.History()
+    for second in range(30):
+        history.add(float(second), float(second))
+    history.add(30.0, math.nan)
+    assert list(history.points) == [(float(second), float(second)) for second in range(20, 30)]
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [("NOOP", "noop"), ("UPRIGHTFIRE", "up right fire"), ("DOWNLEFT", "down left"), ("Jump", "jump")]
+)
+def test_actions_have_their_emulators_names(words, name, countdown):
+    class Named(countdown):
+        def get_action_meanings(self) -> list[str]:
+            return [words]
+
+    actions = play.Stage(Named("rgb_array"), 60).actions
+    assert play.action_name(actions, 0) == name
+    assert play.action_name(actions, 1) == "action 1"
+
+
+class TestRealTime:
+    def test_shots_come_when_they_are_due(self, countdown, decided, clock):
+        stage = play.Stage(countdown("rgb_array"), 60)
+        times = [(clock.now, show) for _, show in play.in_real_time(play.play(decided(), stage, 2, 0))]
+        second = 0.1 + play.LAST_PICTURE_SECONDS
+        assert [time for time, _ in times] == pytest.approx(
+            [start + 0.02 * step for start in (0, second) for step in range(6)]
+        )
+        assert all(show for _, show in times)
+
+    def test_those_too_late_are_left_out_but_not_for_long(self, countdown, decided, clock):
+        """Steps take twice the time they should: nothing can be made up for, and there are still pictures."""
+
+        class Slow(countdown):
+            def step(self, action: int) -> Any:
+                clock.now += 0.04
+                return super().step(action)
+
+        stage = play.Stage(Slow("rgb_array", length=200), 60)
+        shown = [clock.now for _, show in play.in_real_time(play.play(decided(), stage, 1, 0)) if show]
+        assert len(shown) < 60
+        assert max(np.diff(shown)) < 0.35
+
+    def test_a_long_pause_is_not_made_up_for(self, countdown, decided, clock):
+        class Pausing(countdown):
+            def step(self, action: int) -> Any:
+                clock.now += 100 * (self.step_number == 2)
+                return super().step(action)
+
+        stage = play.Stage(Pausing("rgb_array", length=200), 60)
+        for _ in play.in_real_time(play.play(decided(), stage, 1, 0)):
+            pass
+        assert clock.now == pytest.approx(100 + 4 - play.LATE_SECONDS + play.LAST_PICTURE_SECONDS, abs=0.2)
+
+
+def blind(countdown: Any) -> Any:
+    def make(mode: str) -> play.Env:
+        env = countdown()
+        env.metadata = {"render_modes": ["ansi"]}
+        return env
+
+    return make
+
+
+def deaf(countdown: Any) -> Any:
+    class Deaf(countdown):
+        def __init__(self) -> None:
+            super().__init__()
+
+    return lambda mode: Deaf(render_mode=mode)
+
+
+def empty(countdown: Any) -> Any:
+    class Empty(countdown):
+        def render(self) -> Any:
+            return None
+
+    return Empty
+
+
+def broken(countdown: Any) -> Any:
+    class Broken(countdown):
+        def render(self) -> Any:
+            raise OSError("no OpenGL\nand more")
+
+    return Broken
+
+
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        (blind, "Countdown cannot be shown: it has no render mode 'rgb_array', only ansi"),
+        (deaf, "cannot be shown: it takes no render_mode"),
+        (empty, "gave no picture"),
+        (broken, "Broken could not draw a picture: no OpenGL$"),
+    ],
+)
+def test_an_environment_without_pictures_is_a_plain_line(world, words, countdown, decided):
+    def show():
+        with play.opened(world(countdown), 60) as stage:
+            for shot in play.play(decided(), stage, 1, 0):
+                shot.picture()
+
+    with pytest.raises(TroupeError, match=words):
+        show()

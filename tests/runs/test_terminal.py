@@ -1,0 +1,106 @@
+"""The terminal: pictures in characters, and the agent's thoughts below them."""
+
+import io
+import re
+
+import pytest
+
+from troupe.runs import play, terminal
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setenv("LINES", "9")
+    monkeypatch.setenv("COLORTERM", "truecolor")
+    monkeypatch.setattr(play, "LAST_PICTURE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def shown(countdown, decided):
+    """Plays and gives the returns and what was written."""
+
+    def show(encoding="utf-8"):
+        raw = io.BytesIO()
+        stream = io.TextIOWrapper(raw, encoding=encoding, newline="")
+        returns = terminal.show_terminal(decided(), countdown, episodes=2, seed=0, stream=stream)
+        stream.flush()
+        return returns, raw.getvalue().decode(encoding)
+
+    return show
+
+
+def lines_of(written):
+    """The last screen without its colours."""
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written.split("\x1b[H")[-1]).split("\r\n")
+
+
+def test_half_blocks_fill_the_width_in_proportion(shown):
+    returns, written = shown()
+    last = written.split("\x1b[H")[-1]
+    assert returns == [5.0, 5.0]
+    assert "\x1b[38;2;100;100;100;48;2;100;100;100m" + "▀" * 20 in last
+    assert last.count("▀") == 20 * 7  # 41 of 61 pixels high: 13 of 20, in pairs
+    assert "episode 2/2" in last
+
+
+def test_a_bar_for_each_action_and_the_value_where_there_is_room(shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("LINES", "30")
+    *_, state, policy = lines_of(shown()[1])
+    assert "score 5" in state
+    assert "value 12.50" in state
+    assert [word.strip() for word in re.findall("[█░]+ +[0-9]+ %", policy)] == [
+        "██░░░░░░  25 %", "██████░░  75 %", "░░░░░░░░   0 %",
+    ]  # fmt: skip
+
+
+def test_the_chosen_action_is_marked(shown, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    first = shown()[1].split("\x1b[H")[1]
+    assert "▸action 1" in first
+    assert " action 0" in first
+
+
+def test_without_room_an_action_is_a_character(shown):
+    _, written = shown()
+    assert lines_of(written)[-1].startswith("policy ▂▆")
+    assert max(map(len, lines_of(written)[-2:])) < 20
+
+
+def test_without_true_colour_the_256_are_used(shown, monkeypatch):
+    monkeypatch.delenv("COLORTERM")
+    _, written = shown()
+    assert "\x1b[38;5;241;48;5;241m" in written
+    assert "38;2;" not in written
+
+
+def test_without_unicode_characters_stand_for_grey(shown):
+    _, written = shown("ascii")
+    rows = re.findall(r"^[^\x1b]*", written.split("\x1b[H")[-1], re.MULTILINE)
+    assert "=" * 20 in rows or "-" * 20 in rows or "+" * 20 in rows
+
+
+def test_the_terminal_comes_back_after_an_interruption(countdown, decided):
+    class Interrupted(decided):
+        def act(self, observation):
+            raise KeyboardInterrupt
+
+    out = io.StringIO()
+    with pytest.raises(KeyboardInterrupt):
+        terminal.show_terminal(Interrupted(), countdown, 1, 0, out)
+    assert out.getvalue().endswith("\x1b[0m\x1b[?25h\x1b[?1049l")
+
+
+def test_it_plays_at_the_environments_speed_and_drops_pictures_when_late(countdown, decided, clock):
+    """With a clock of our own: steps take 0.02 s, a picture 0.1 s."""
+
+    class Slow(countdown):
+        def render(self):
+            clock.now += 0.1
+            return super().render()
+
+    env = Slow(render_mode="rgb_array", length=100)
+    terminal.show_terminal(decided(), lambda mode: env, 1, 0, io.StringIO())
+    assert clock.now == pytest.approx(101 * 0.02, abs=0.13)
+    assert 12 <= env.rendered <= 22

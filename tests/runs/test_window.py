@@ -1,0 +1,56 @@
+"""The window, on a display that SDL only pretends to have."""
+
+import sys
+
+import pytest
+
+from troupe.config import UsageError
+from troupe.runs import window
+
+
+@pytest.fixture(autouse=True)
+def _display(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":99")
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+
+
+def test_whole_episodes_are_played_with_the_panel_beside(balancing, cartpole, monkeypatch):
+    import pygame
+
+    shown = []
+
+    def flip():
+        shown.append(pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1))
+
+    monkeypatch.setattr(pygame.display, "flip", flip)
+    assert window.show_window(balancing(), cartpole, episodes=1, seed=0) == [12.0]
+    assert len(shown) > 2
+    assert shown[0].shape == (400, 878, 3)
+    assert (shown[0][:100, :600] > 240).all()
+    assert (shown[0][-10:, 610:] < 60).all()
+    assert not pygame.display.get_init()
+
+
+def test_closing_it_ends_quietly(balancing, cartpole):
+    class Closing(balancing):
+        def act(self, observation):
+            import pygame
+
+            pygame.event.post(pygame.event.Event(pygame.QUIT))
+            return super().act(observation)
+
+    assert window.show_window(Closing(), cartpole, episodes=1, seed=0) == []
+
+
+def test_a_display_that_does_not_answer_is_a_plain_line(balancing, cartpole, monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "nonesuch")
+    with pytest.raises(UsageError, match=r"no window can be opened here: .*; use --terminal"):
+        window.show_window(balancing(), cartpole, episodes=1, seed=0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere there is always a display")
+def test_no_display_is_a_plain_line(balancing, cartpole, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    with pytest.raises(UsageError, match="no display for a window here; use --terminal, or --video"):
+        window.show_window(balancing(), cartpole, episodes=1, seed=0)
