@@ -31,7 +31,8 @@ def built(make: Any, seed: int, **settings: Any) -> Parts:
 
 
 def first_seeds(parts: Parts) -> list[int]:
-    return [env.unwrapped.seeds[0] for seat in parts.actors for env in seat.actor._environment._vector.envs]
+    played = [part.environment for seat in parts.actors for part in seat.actor._parts]
+    return [env.unwrapped.seeds[0] for each in played for env in each._vector.envs]
 
 
 def streams(parts: Parts) -> list[tuple[float, ...]]:
@@ -40,10 +41,11 @@ def streams(parts: Parts) -> list[tuple[float, ...]]:
     return drawn + [tuple(learner._rng.random(3).tolist()) for learner in parts.learners]
 
 
-def test_no_two_environments_of_a_run_share_a_seed(counting):
-    seeds = first_seeds(built(counting, 1))
+@pytest.mark.parametrize(("environments", "parts"), [(2, 1), (2, 2), (5, 2)])
+def test_no_two_environments_of_a_run_share_a_seed(counting, environments, parts):
+    seeds = first_seeds(built(counting, 1, **{"actor.environments": environments, "actor.parts": parts}))
     assert None not in seeds
-    assert len(set(seeds)) == 6
+    assert len(set(seeds)) == len(seeds) == 3 * environments
 
 
 def test_no_two_actors_or_learners_share_a_stream(counting):

@@ -96,6 +96,7 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, fl
 
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
+_FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
 
 
 class Reporter:
@@ -105,6 +106,7 @@ class Reporter:
         self._parts = parts
         self._seconds = seconds
         self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
+        self._version = parts.master.version
         self._laps: dict[str, dict[str, float]] = {}
         self._pace: Row = {}
 
@@ -116,9 +118,10 @@ class Reporter:
         recent = [episode.total for episode in parts.progress.recent.copy()]
         lag_mean, lag_max = parts.progress.take_lag()
         actors = [seat.actor for seat in parts.actors]
-        if not self._pace or seconds - self._seconds >= _SHORTEST_SECONDS:
+        if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
+            self._version = parts.master.version
         return {
             "kind": "report",
             "wall": time.time(),
@@ -142,6 +145,10 @@ class Reporter:
             **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
             **self._pace,
         }
+
+    def _is_time(self, elapsed: float) -> bool:
+        batches = self._parts.master.version - self._version
+        return elapsed >= (_SHORTEST_SECONDS if batches >= _FEWEST_BATCHES else _LONGEST_SECONDS)
 
     def _measure_pace(self, elapsed: float) -> Row:
         """Speeds and shares of time since the last measurement."""
