@@ -24,7 +24,7 @@ from troupe.runtime.actor import Actor
 from troupe.runtime.exploration import EpsilonSchedule
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import LocalInference
-from troupe.runtime.learner import Learner
+from troupe.runtime.learner import Learner, Rewards
 from troupe.runtime.progress import Progress
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import allocate, stack
@@ -57,7 +57,7 @@ def act(seeds: np.random.SeedSequence) -> None:
     environment = source.make_vector(1, Environment(backend="sync", delay_seconds=DELAY_SECONDS))
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
-    player = Actor(environment, inference, EPSILON, progress, seeds, pulse=np.zeros(1))
+    player = Actor([environment], inference, EPSILON, progress, seeds, pulse=np.zeros(1))
     actor = WindowActor(player, Window(N_STEPS, GAMMA), [sample() for _ in range(N_STEPS + 1)])
     while True:
         rollout = queue.acquire()
@@ -70,7 +70,7 @@ def learn(number: int) -> None:
     loss = partial(a3c, lam=1.0, value_coefficient=0.5, entropy_coefficient=0.01, probability_floor=1e-10)
     config = LearnerConfig(epochs=1, optimizer="rmsprop", learning_rate=0.005, gradient_norm=0.0)
     rng = np.random.default_rng(number)
-    learner = Learner(copy.deepcopy(network), master, loss, config, progress, gate, rng, gamma=GAMMA)
+    learner = Learner(copy.deepcopy(network), master, loss, config, progress, gate, rng, Rewards(GAMMA))
     while True:
         rollouts = queue.get(MIN_BATCH, take_all=True)
         progress.consume(rollouts, store.version)

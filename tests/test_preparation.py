@@ -1,5 +1,6 @@
 """What is settled before a run: precision, actors, threads and device, each by numbers that are given here."""
 
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -110,9 +111,14 @@ def test_vectors_and_networks_of_ones_own_are_in_float32_without_a_measurement(m
 
 @pytest.mark.parametrize(
     ("seconds", "chosen", "gain"),
-    [(100 * US, "float32", "1.0"), (92 * US, "float32", "1.1"), (50 * US, "bfloat16", "2.0"), (90 * US, "bfloat16", "1.1"),
-     (800 * US, "float32", "0.1")],
-)  # fmt: skip
+    [
+        (100 * US, "float32", "1.0"),
+        (92 * US, "float32", "1.1"),
+        (90 * US, "bfloat16", "1.1"),
+        (50 * US, "bfloat16", "2.0"),
+        (800 * US, "float32", "0.1"),
+    ],
+)
 def test_images_are_in_what_is_clearly_faster_and_that_is_said(measured, seconds, chosen, gain):
     measured.learn[torch.bfloat16] = seconds
     config, said = fitted()
@@ -319,7 +325,11 @@ def test_first_weights_follow_the_seed_and_leave_torchs_own_stream_alone():
 
 def test_torch_has_its_threads_back_afterwards():
     before = torch.get_num_threads()
-    with pytest.raises(ValueError, match="x"), one_torch_thread():
-        assert torch.get_num_threads() == 1
-        raise ValueError("x")
-    assert torch.get_num_threads() == before
+    torch.set_num_threads(2)
+    try:
+        with suppress(ValueError), one_torch_thread():
+            assert torch.get_num_threads() == 1
+            raise ValueError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

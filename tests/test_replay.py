@@ -22,11 +22,11 @@ import troupe
 from troupe import UsageError, cli
 from troupe.environments import of_run
 from troupe.networks.flat import named
+from troupe.preparation import first_network
 from troupe.runs import checkpoint
 from troupe.runs import replay as replaying
 from troupe.runs.replay import Replayed, replay
 from troupe.runtime.journal import FILE, RecordedMaster
-from troupe.preparation import first_network
 
 PATIENCE_SECONDS = 60.0
 SMALL = {

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from troupe.config import UsageError
+from troupe.config import Network, UsageError
 from troupe.environments import spaces
-from troupe.networks.actor_critic import ActorCritic, build, check_body
+from troupe.networks.actor_critic import ActorCritic, build, check_body, precision
 from troupe.runs import checkpoint
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
@@ -22,15 +22,25 @@ NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 class Agent:
     """A policy with its value. Observations come one at a time, as the environment gives them."""
 
-    def __init__(self, network: ActorCritic, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
+    def __init__(
+        self,
+        network: ActorCritic,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        greedy: bool = True,
+    ):
+        self.greedy = greedy  # what `act` does if it is not told
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
         self._first_action = int(getattr(action_space, "start", 0))
         self._generator = torch.Generator()
         self._generator.seed()
 
     @torch.inference_mode()
-    def act(self, observation: Any, *, greedy: bool = True) -> Any:
-        """The action for one observation, or an array of actions for a batch [N, ...] of them."""
+    def act(self, observation: Any, *, greedy: bool | None = None) -> Any:
+        """The action for one observation, or an array of actions for a batch [N, ...] of them: the likeliest
+        (`greedy`) or drawn from the policy; None is as its run was judged."""
+        greedy = self.greedy if greedy is None else greedy
         batch, single = self._batch(observation)
         distribution = self.network.step(batch).distribution
         action = (distribution.mode() if greedy else distribution.sample(self._generator)).numpy() + self._first_action
@@ -72,14 +82,17 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
     body = (
         build(observation_space, action_space, config.network)
         if network is None
-        else own_network(network, observation_space, action_space)
+        else own_network(network, observation_space, action_space, config.network)
     )
     put_weights(run, saved.best, body)
-    return Agent(body.eval(), observation_space, action_space)
+    return Agent(body.eval(), observation_space, action_space, greedy=config.evaluation.greedy)
 
 
 def own_network(
-    network: nn.Module | NetworkMaker, observation_space: gym.Space[Any], action_space: gym.Space[Any]
+    network: nn.Module | NetworkMaker,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: Network,
 ) -> ActorCritic:
     """A network of one's own as an actor-critic: a module is copied, a maker is called with the spaces."""
     try:
@@ -89,7 +102,7 @@ def own_network(
         raise UsageError(f"network: it cannot be {verb}: {type(error).__name__}: {error}") from error
     if not isinstance(own, nn.Module):
         raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
-    made = ActorCritic(own)
+    made = ActorCritic(own, precision(config))
     check_body(made, observation_space, action_space)
     return made
 

@@ -114,11 +114,11 @@ def resume(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluation import evaluate
 
-    scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=not options.stochastic)
+    scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
     if options.json:
         print(json.dumps(scores.summary()))
         return
-    policy = "stochastic" if options.stochastic else "greedy"
+    policy = "greedy" if scores.greedy else "stochastic"
     print(
         f"{policy} policy, {options.episodes} episodes: mean return {scores.mean:.1f}, deviation {scores.std:.1f}, "
         f"from {scores.returns.min():g} to {scores.returns.max():g}, mean length {scores.lengths.mean():.0f} steps"
@@ -190,6 +190,7 @@ def envs(_: argparse.Namespace) -> None:
             rows.append((env_id, preset.name, *numbers))
     _table(("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds"), rows)
     print("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
+    print("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
     print("Every other Gymnasium environment with Box or Discrete observations and Discrete actions trains untuned.")
 
 
@@ -278,7 +279,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="(100)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environments (0)")
-    one.add_argument("--stochastic", action="store_true", help="sample actions instead of taking the best")
+    how = one.add_mutually_exclusive_group()
+    how.add_argument("--greedy", action="store_true", default=None, help="the likeliest actions (else as the run does)")
+    how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions drawn from the policy")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
     one = add("watch", watch, "watch a run's best agent: in a window, a video file or the terminal")

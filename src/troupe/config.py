@@ -184,7 +184,9 @@ class Learner:
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    capacity: Annotated[int, _doc("rollouts that can wait (at least a batch); full, it holds up the actors", ge=1)] = 2
+    capacity: Annotated[
+        int, _doc("rollouts that wait or are learned from (at least a batch); full, it holds up the actors", ge=1)
+    ] = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +198,9 @@ class Evaluation:
         float, _doc("training seconds between evaluations, which take a tenth of the time at most; 0 is never", ge=0)
     ] = 1.0
     episodes: Annotated[int, _doc("episodes of an evaluation while training", ge=1)] = 20
+    greedy: Annotated[bool, _doc("by the likeliest actions, or by actions drawn as in training (usual for Atari)")] = (
+        True
+    )
     final_episodes: Annotated[int, _doc("episodes that confirm the target, and of the last evaluation", ge=1)] = 100
 
 
@@ -344,6 +349,10 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "
             f"which only loss.kind a3c reads, not {config.loss.kind}; set it to 0"
+        )
+    if config.actor.window_steps and config.loss.reward_clip:
+        raise UsageError(
+            "loss.reward_clip: a window's samples hold sums of rewards, which are not to be clipped; set it to 0"
         )
     if config.actor.window_steps and config.actor.environments > 1:
         raise UsageError(

@@ -67,7 +67,7 @@ def _make_network(
         built = build(observation_space, action_space, config.network)
         if network is None:
             return built
-        return own_network(network, observation_space, action_space)
+        return own_network(network, observation_space, action_space, config.network)
 
 
 def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:

@@ -337,7 +337,8 @@ class _Session:
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
-        agent = Agent(network.eval(), self._source.observation_space, self._source.action_space)
+        greedy = self._config.evaluation.greedy
+        agent = Agent(network.eval(), self._source.observation_space, self._source.action_space, greedy=greedy)
         return Run(self._place, outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal)
 
     def _failed(self, failure: Failure, saved: Path | None) -> TroupeError:
@@ -444,7 +445,7 @@ class _Session:
             ]
         return [
             f"{reached}: mean return {scores.mean:.1f} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
-            f"over {len(scores.returns)} greedy evaluation episodes",
+            f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes",
             f"  {spent}",
             f"  picture {picture or 'none: no episode ended while training'}",
             f"  watch:  troupe watch {self._place}",

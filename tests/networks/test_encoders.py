@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from troupe.config import Network, UsageError
 from troupe.networks.actor_critic import build
@@ -37,21 +37,21 @@ def written_out(kind: str, x: torch.Tensor, weights: list[torch.Tensor]) -> torc
     left = iter(weights)
 
     def conv(x: torch.Tensor, stride: int, padding: int = 0) -> torch.Tensor:
-        return F.conv2d(x, next(left), next(left), stride, padding)
+        return functional.conv2d(x, next(left), next(left), stride, padding)
 
     if kind == "impala":
         for _ in range(3):
-            x = F.max_pool2d(conv(x, 1, 1), kernel_size=3, stride=2, padding=1)
+            x = functional.max_pool2d(conv(x, 1, 1), kernel_size=3, stride=2, padding=1)
             for _ in range(2):
                 before = x
-                x = conv(F.relu(x), 1, 1)
-                x = conv(F.relu(x), 1, 1)
+                x = conv(functional.relu(x), 1, 1)
+                x = conv(functional.relu(x), 1, 1)
                 x = before + x
-        x = F.relu(x)
+        x = functional.relu(x)
     else:
         for stride in {"a3c": (4, 2), "nature": (4, 2, 1)}[kind]:
-            x = F.relu(conv(x, stride))
-    x = F.relu(F.linear(x.flatten(1), next(left), next(left)))
+            x = functional.relu(conv(x, stride))
+    x = functional.relu(functional.linear(x.flatten(1), next(left), next(left)))
     assert next(left, None) is None
     return x
 
@@ -234,7 +234,7 @@ def test_bfloat16_inside_is_float32_outside_and_close(kind):
         assert not torch.equal(mine, theirs)  # it did compute in bfloat16
         torch.testing.assert_close(mine, theirs, rtol=0, atol=0.05 * theirs.abs().max().item())
     rough_gradient, exact_gradient = (torch.cat([g.flatten() for g in gradients[n]]) for n in ("rough", "exact"))
-    assert F.cosine_similarity(rough_gradient, exact_gradient, dim=0) > 0.995
+    assert functional.cosine_similarity(rough_gradient, exact_gradient, dim=0) > 0.995
     assert rough_gradient.norm() == pytest.approx(float(exact_gradient.norm()), rel=0.05)
 
 

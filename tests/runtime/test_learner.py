@@ -49,7 +49,9 @@ def test_the_trace_ends_at_both_boundaries(blank):
 def test_reward_scale_is_for_learning_only(school, blank):
     seen = []
     rollout = blank(2, 2, reward=30.0)
-    made = school(lambda outputs, batch: seen.append(batch.reward) or mean_value(outputs, batch), rewards=Rewards(0.9, 0.1))
+    made = school(
+        lambda outputs, batch: seen.append(batch.reward) or mean_value(outputs, batch), rewards=Rewards(0.9, 0.1)
+    )
     made.learner.learn(rollout)
     torch.testing.assert_close(seen[0], torch.full((2, 2), 3.0))
     assert (rollout.reward == 30.0).all()

@@ -151,7 +151,9 @@ def costs(monkeypatch: pytest.MonkeyPatch) -> list[Costs]:
     return given
 
 
-def chosen(env: Any, settings: dict[str, Any], preset: str = "appo", tuned: bool = True) -> tuple[TrainConfig, list[str]]:
+def chosen(
+    env: Any, settings: dict[str, Any], preset: str = "appo", tuned: bool = True
+) -> tuple[TrainConfig, list[str]]:
     source = find(env)
     return fit(resolve(source.id, preset, settings, tuned=tuned), source, None)
 

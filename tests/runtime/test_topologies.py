@@ -3,8 +3,8 @@
 import multiprocessing
 import threading
 from collections import defaultdict
-from functools import partial
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch

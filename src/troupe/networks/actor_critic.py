@@ -97,7 +97,11 @@ def build(observation_space: gym.Space[Any], action_space: gym.Space[Any], confi
         raise UsageError(f"action space {action_space} is not supported: Discrete is")
     eyes, actions = encoder(observation_space, config), int(action_space.n)
     body = ImageBody(eyes, actions) if isinstance(eyes, Images) else MLPBody(eyes, actions, config)
-    return ActorCritic(body, torch.bfloat16 if config.precision == "bfloat16" else torch.float32)
+    return ActorCritic(body, precision(config))
+
+
+def precision(config: Network) -> torch.dtype:
+    return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
 
 
 @torch.no_grad()

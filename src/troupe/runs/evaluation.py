@@ -28,6 +28,7 @@ class Scores:
 
     returns: np.ndarray
     lengths: np.ndarray
+    greedy: bool = True  # or by actions drawn from the policy
 
     @property
     def mean(self) -> float:
@@ -109,7 +110,7 @@ class Evaluator:
                     lengths += length[counts].tolist()
                     share[counts] -= 1
                     total[ended], length[ended] = 0.0, 0
-        return Scores(np.array(returns), np.array(lengths))
+        return Scores(np.array(returns), np.array(lengths), greedy)
 
     def close(self) -> None:
         self._environment.close()
@@ -120,20 +121,24 @@ def evaluate(
     *,
     episodes: int = 100,
     seed: int = 0,
-    greedy: bool = True,
+    greedy: bool | None = None,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | None = None,
 ) -> Scores:
     """Judges the best agent of a run directory in environments and with seeds of its own.
+
+    `greedy` plays the likeliest actions, otherwise they are drawn; None is as the run was judged.
 
     `env` and `network` are needed only where the run was trained with a callable or module of one's own.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent = load(run, network)
-    config = read_config(Path(run)).env
-    evaluator = Evaluator(of_run(Path(run), config.id, env), config, episodes)
-    scores = evaluator.run(agent.network, episodes, np.random.SeedSequence(seed, spawn_key=(_STREAM,)), greedy=greedy)
+    config = read_config(Path(run))
+    evaluator = Evaluator(of_run(Path(run), config.env.id, env), config.env, episodes)
+    seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
+    greedy = config.evaluation.greedy if greedy is None else greedy
+    scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
     evaluator.close()
     assert scores is not None
     return scores

@@ -22,7 +22,7 @@ _SHARE = 9  # evaluations by the clock are followed by at least this many times 
 
 
 class Judge:
-    """Plays the greedy policy in environments of its own; actors, learners and the clock stand still meanwhile.
+    """Plays the policy in environments of its own; actors, learners and the clock stand still meanwhile.
 
     The best weights are those with the highest mean less two standard errors. The target counts as
     reached when `final_episodes` fresh episodes put even that lower bound at or above it.
@@ -126,7 +126,7 @@ class Judge:
         # Of purpose and step, not of how often it has been judged: the same again after a stop.
         key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
         seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
-        scores = self._evaluator.run(self._network, episodes, seeds, stopped=stopped)
+        scores = self._evaluator.run(self._network, episodes, seeds, greedy=self._config.greedy, stopped=stopped)
         if scores is not None:
             row: Row = {
                 "kind": "evaluation",

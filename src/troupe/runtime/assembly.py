@@ -187,12 +187,12 @@ def _seats(
 ) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
     """The queue between actors and learners, and a seat for each actor.
 
-    There is a rollout for every actor to fill, two where it is in a process, and one for every learner to
-    learn from, beside those that wait; and those are at least a batch. A hogwild worker keeps its own.
+    There is a rollout for every actor to fill, two where it is in a process, beside those that wait or are
+    learned from; and those are at least a batch. A hogwild worker keeps its own.
     """
     hogwild, each = config.topology == "hogwild", AHEAD if apart else 1
     steps, environments = config.actor.rollout_shape
-    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts) + config.learner.count
+    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)
     space = source.observation_space
     if not apart:

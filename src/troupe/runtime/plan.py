@@ -57,7 +57,9 @@ class ActorPlan:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
         make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
-        parts = 1 if self.restorable else min(self.parts, self.environments)
+        # Those that are put back, or served by a predictor, go all together.
+        whole = self.restorable or isinstance(self.brain, PredictionClient)
+        parts = 1 if whole else min(self.parts, self.environments)
         sizes = np.bincount(np.arange(self.environments) % parts).tolist()
         environments = [make(size, self.environment) for size in sizes]
 

@@ -36,4 +36,5 @@ class Worker:
         self._actor.retire()
 
     def close(self) -> None:
+        self._learner.close()
         self._actor.close()
