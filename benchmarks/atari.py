@@ -17,24 +17,24 @@ BURN = [sys.executable, "-c", "while True: pass"]
 
 
 def bench(*options: str) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(troupe("bench", "ALE/Pong-v5", "--json", "--time", "40s", *options)[0])
+    result: dict[str, Any] = json.loads(troupe("bench", "ALE/Pong-v5", "--json", "--time", "30s", *options)[0])
     print(options, f"{result['steps_per_s']:,.0f} of {result['limit_steps_per_s']:,.0f} steps/s", flush=True)
     return result
 
 
 def speed() -> None:
-    """One pass over every step, both networks, both precisions; and three passes, alone and beside a busy process."""
+    """Both networks and precisions with one pass over every step; and as it trains, alone and beside a busy process."""
     kinds = {}
     for network in ("a3c", "nature"):
         for precision in ("bfloat16", "float32"):
-            said = ["--network.encoder", network, "--network.precision", precision, "--learner.epochs", "1"]
+            said = ["--preset", "impala", "--network.encoder", network, "--network.precision", precision]
             kinds[f"{network} {precision}"] = {"options": said, **_middle([bench(*said) for _ in range(3)])}
     pairs = []
     for _ in range(3):  # in turn: the machine's speed wanders
-        alone = bench()["steps_per_s"]
+        alone = bench("--preset", "appo")["steps_per_s"]
         burner = subprocess.Popen(BURN)
         try:
-            pairs.append([alone, bench()["steps_per_s"]])
+            pairs.append([alone, bench("--preset", "appo")["steps_per_s"]])
         finally:
             burner.kill()
             burner.wait()
@@ -42,9 +42,9 @@ def speed() -> None:
     write(
         "atari-speed",
         {
-            "command": "troupe bench ALE/Pong-v5 --time 40s",
+            "command": "troupe bench ALE/Pong-v5 --time 30s",
             "one_pass": kinds,
-            "as_preset": _middle([bench() for _ in range(3)]),
+            "as_trained": _middle([bench("--preset", "appo") for _ in range(3)]),
             "beside_a_busy_process": {"alone_and_beside": pairs, "kept": kept},
             "peak_memory_mb": round(peak_memory_of_children_mb()),
         },

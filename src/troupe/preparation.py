@@ -21,7 +21,7 @@ from troupe.runtime.measure import cores, measure, measure_pass
 
 A = TypeVar("A")
 
-_SECONDS = 3.0  # for measuring; what takes longer is played as configured
+_SECONDS = 5.0  # for measuring; what takes longer is played as configured
 _CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 

@@ -41,7 +41,11 @@ class Scores:
     @property
     def lower(self) -> float:
         """Two standard errors below the mean: what a lucky draw of episodes does not lift."""
-        return self.mean - 2 * self.std / math.sqrt(len(self.returns))
+        return self.lower_of(len(self.returns))
+
+    def lower_of(self, episodes: int) -> float:
+        """What `lower` is to be expected of that many."""
+        return self.mean - 2 * self.std / math.sqrt(episodes)
 
     def summary(self) -> dict[str, float]:
         return {

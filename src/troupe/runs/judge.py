@@ -25,7 +25,8 @@ class Judge:
     """Plays the policy in environments of its own; actors, learners and the clock stand still meanwhile.
 
     The best weights are those with the highest mean less two standard errors. The target counts as
-    reached when `final_episodes` fresh episodes put even that lower bound at or above it.
+    reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
+    where an evaluation lets expect that.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class Judge:
         if scores is None:
             return None
         confirmed = False
-        if self._target is not None and scores.mean >= self._target:
+        if self._target is not None and scores.lower_of(self._config.final_episodes) >= self._target:
             verdict = self._evaluate("confirm", self._config.final_episodes, steps, stopped)
             if verdict is None:
                 return None

@@ -51,7 +51,8 @@ class Costs:
 
 def measure(source: EnvironmentSource, config: Environment, network: ActorCritic, sizes: list[int]) -> Costs:
     """Plays one batch of environments at random for a moment, and acts on observations of each size."""
-    count = max(sizes) if source.is_native(config) else 1
+    # A native batch may cost little more than one of it; emulators are each a whole machine, slow to make.
+    count = 1 if not source.is_native(config) else min(max(sizes), 4) if source.atari else max(sizes)
     environment = source.make_vector(count, config)
     try:
         obs = environment.reset(np.random.SeedSequence(0)).copy()
