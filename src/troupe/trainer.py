@@ -156,7 +156,7 @@ class _Session:
         self._unsaved = False  # the last checkpoint could not be written, and that has been said
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
-        self._evaluator = Evaluator(source, config.env, config.evaluation.final_episodes)
+        self._evaluator = Evaluator(source, config.env, config.evaluation.episodes, config.evaluation.final_episodes)
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
             self._parts.gate, self._clock, self._rows.append, self._interrupted,

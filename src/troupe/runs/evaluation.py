@@ -61,17 +61,18 @@ class Scores:
 class Evaluator:
     """A batch of environments of its own, in which a network is judged.
 
-    They are as `config` says, but fast; and a life lost in an Atari game ends nothing.
+    They are as `config` says, but fast, and as many as suit evaluations of the numbers of `episodes` that
+    will be asked for; a life lost in an Atari game ends nothing.
     """
 
-    def __init__(self, source: EnvironmentSource, config: Environment, episodes: int):
+    def __init__(self, source: EnvironmentSource, config: Environment, *episodes: int):
         config = replace(config, episodic_life=False)
-        if source.atari:
-            count = min(episodes, 32 if source.is_native(config) else 16)
+        if source.atari:  # those that have played their share still cost what the others do
+            count = min(*episodes, 32 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()))
         else:
             # A native batch costs little more for a hundred than for one; Python environments do not.
-            count = min(episodes, 100 if source.native_vector is not None else 16)
+            count = min(max(episodes), 100 if source.native_vector is not None else 16)
             config = replace(config, backend="auto")
         self._environment = source.make_vector(count, config)
 
