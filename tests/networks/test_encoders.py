@@ -34,7 +34,7 @@ def random(module: nn.Module, seed: int = 2) -> nn.Module:
 
 def written_out(kind: str, x: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
     """The papers' networks on x in 0..1, [N, C, H, W]: strides, paddings and rectifiers, layer by layer."""
-    left = iter(weights)
+    left = iter([weights[0] - weights[0].mean((1, 2, 3), keepdim=True), *weights[1:]])  # filters that sum to zero
 
     def conv(x: torch.Tensor, stride: int, padding: int = 0) -> torch.Tensor:
         return functional.conv2d(x, next(left), next(left), stride, padding)
@@ -77,6 +77,14 @@ def test_gradients_are_those_of_the_published_network(kind):
     for mine, theirs in zip(ours, torch.autograd.grad(written_out(kind, x, weights).square().sum(), weights),
                             strict=True):  # fmt: skip
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_the_same_everywhere_is_not_seen(kind):
+    """A picture that is brighter as a whole, up to its edges: padding is black."""
+    eyes, obs = Images(images(84, 84, 4), kind), some(3, 84, 84, 4) // 2
+    dark, bright = (eyes.convolutions[0](x.permute(0, 3, 1, 2).float())[..., 1:-1, 1:-1] for x in (obs, obs + 100))
+    torch.testing.assert_close(dark, bright, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

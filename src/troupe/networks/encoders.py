@@ -71,10 +71,15 @@ class Images(nn.Module):
 
 
 class FromBytes(nn.Conv2d):
-    """A convolution on 0..255 that acts as if it were on 0..1."""
+    """A convolution on bytes as if they were 0..1, whose filters sum to zero: it sees differences.
+
+    Nearly all of a picture is the same everywhere and always. With filters that answer to that, the first hundred
+    updates of Adam agree on little else, and leave most of them silent for good (docs/algorithms.md, Networks).
+    """
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-        weight = self.weight * (1 / 255)
+        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        weight = centred * (1 / 255)
         return nn.functional.conv2d(images, weight, self.bias, self.stride, self.padding)
 
 
