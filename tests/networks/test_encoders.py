@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from troupe.config import Network, UsageError
 from troupe.networks.actor_critic import build
-from troupe.networks.encoders import Flat, Images, OneHot, encoder, is_image
+from troupe.networks.encoders import Flat, FromBytes, Images, OneHot, encoder, is_image
 
 ACTIONS = gym.spaces.Discrete(6)
 KINDS = ("a3c", "nature", "impala")
@@ -83,7 +83,8 @@ def test_gradients_are_those_of_the_published_network(kind):
 def test_what_is_the_same_everywhere_is_not_seen(kind):
     """A picture that is brighter as a whole, up to its edges: padding is black."""
     eyes, obs = Images(images(84, 84, 4), kind), some(3, 84, 84, 4) // 2
-    dark, bright = (eyes.convolutions[0](x.permute(0, 3, 1, 2).float())[..., 1:-1, 1:-1] for x in (obs, obs + 100))
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    dark, bright = (first(x.permute(0, 3, 1, 2).float())[..., 1:-1, 1:-1] for x in (obs, obs + 100))
     torch.testing.assert_close(dark, bright, rtol=1e-3, atol=1e-4)
 
 
