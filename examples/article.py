@@ -92,5 +92,5 @@ with Supervisor(gate, queue.close) as supervisor:
 
 if supervisor.failure:
     raise supervisor.failure.error
-scores = Evaluator(source, 100).run(network, 100, np.random.SeedSequence(1))
+scores = Evaluator(source, Environment(), 100).run(network, 100, np.random.SeedSequence(1))
 print(f"{progress.counts.steps / SECONDS:,.0f} steps/s; greedy, 100 episodes: mean return {scores.mean:.1f}")

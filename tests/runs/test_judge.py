@@ -37,7 +37,9 @@ class Scripted:
         self.asked: list[dict[str, Any]] = []
         self.meanwhile: Callable[[], None] = lambda: None
 
-    def run(self, network: ActorCritic, episodes: int, seeds: np.random.SeedSequence, *, stopped: Any) -> Scores | None:
+    def run(
+        self, network: ActorCritic, episodes: int, seeds: np.random.SeedSequence, *, greedy: bool, stopped: Any
+    ) -> Scores | None:
         weight = next(network.parameters()).flatten()[0].item()
         self.asked.append({"episodes": episodes, "seeds": tuple(seeds.generate_state(4)), "weight": weight})
         self.meanwhile()
@@ -145,14 +147,14 @@ def test_no_two_evaluations_play_the_same_episodes():
 
 
 def test_every_evaluation_is_told_with_its_purpose():
-    court = Court([4.0, 8.0], [5.0, 7.0, 9.0], [1.0], target=5.0)
+    court = Court([5.0, 7.0], [5.0, 7.0, 9.0], [1.0], target=5.0)
     court.clock.seconds = 2.5
     court.after(100)
     court.judge.last(court.master.vector, 150)
     assert [(row["purpose"], row["steps"], row["mean"]) for row in court.rows] == [
         ("progress", 100, 6.0), ("confirm", 100, 7.0), ("final", 150, 1.0),
     ]  # fmt: skip
-    assert {"kind": "evaluation", "seconds": 2.5, "min": 4.0, "max": 8.0, "std": 2.0}.items() <= court.rows[0].items()
+    assert {"kind": "evaluation", "seconds": 2.5, "min": 5.0, "max": 7.0, "std": 1.0}.items() <= court.rows[0].items()
 
 
 # Which weights
@@ -231,6 +233,14 @@ def test_the_target_is_reached_only_if_even_two_standard_errors_below_the_mean_a
     assert court.after(100, weight=1.0) == reached
     verdict = Scores(np.array(confirming), np.ones(1))
     assert court.judge.best_score == verdict.lower  # the longer look counts, not the one that raised hopes
+
+
+@pytest.mark.parametrize(("look", "worth"), [([6.4, 7.0, 3.6], True), ([6.0, 8.0, 3.0], False)])
+def test_a_look_that_does_not_promise_the_target_of_nine_episodes_is_not_worth_confirming(look, worth):
+    """Both have the mean 5.67, and two standard errors of nine episodes are 0.98 and 1.37 (of three: 1.7 and 2.4)."""
+    court = Court(look, [6.0] * 9, target=4.6)
+    assert court.after(100) == worth
+    assert len(court.evaluator.asked) == 1 + worth
 
 
 def test_a_bad_look_is_not_confirmed():

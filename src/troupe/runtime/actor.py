@@ -119,7 +119,7 @@ class Actor:
         return {
             "obs": self._obs,
             "first": self._first,
-            "ended": self._ended,
+            "ended": self._ended.copy(),  # it is written to while the next rollout is played
             "episodes": self._episodes.state(),
             "inference": self._inference.state(),
             "environment": environment,
