@@ -169,6 +169,7 @@ class Learner:
     minibatches: Annotated[int, _doc("parts a batch is cut into, by whole environments", ge=1)] = 4
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
+    warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0
     anneal_steps: Annotated[int, _doc("environment steps in which the step size falls to 0; 0 is never", ge=0)] = 0
     decay: Annotated[float, _doc("rmsprop: decay of the squared gradient", ge=0, lt=1)] = 0.99
     epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8

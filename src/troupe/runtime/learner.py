@@ -153,6 +153,8 @@ class Learner:
         left = 1.0
         if self._config.anneal_steps:
             left = max(0.0, 1.0 - self._progress.counts.steps / self._config.anneal_steps)
+        if self._config.warmup_updates:
+            left *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
         return self._config.learning_rate * left
 
     def _minibatches(self, batch: Rollout) -> Iterator[Rollout]:
