@@ -248,6 +248,13 @@ def test_an_annealed_step_size_falls_to_nothing_with_the_steps_learned_from(scho
     assert made.optimizer.rates == pytest.approx([0.8, 0.6, 0.0, 0.0])
 
 
+def test_a_step_size_that_warms_up_rises_with_the_updates_made(school, blank):
+    made = school(mean_value, learning_rate=0.8, warmup_updates=4)
+    for _ in range(6):
+        made.learner.learn(blank())
+    assert made.optimizer.rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+
+
 def test_two_learners_on_one_master_lose_no_update(school, blank):
     """The optimizer dawdles between reading and writing: without the lock an update would be overwritten."""
     first = school(mean_value)
