@@ -18,7 +18,7 @@ from troupe.runtime.progress import Clock
 from troupe.runtime.weights import HogwildMaster, Master
 
 _PURPOSES = ("progress", "confirm", "final")
-_SHARE = 9  # evaluations by the clock are followed by at least this many times their own duration of training
+_SHARE = 9  # evaluations by the clock wait until there was this many times as much training as evaluation
 
 
 class Judge:
@@ -51,6 +51,7 @@ class Judge:
         self._best = self._weights.vector.clone()
         self.best_score: float | None = None  # nothing has been judged yet
         self.best_steps = 0
+        self._spent = 0.0  # seconds of all evaluations
 
     def after_batch(self, master: Master | HogwildMaster, steps: int) -> bool:
         """Evaluates when it is time to; true once the target has been confirmed."""
@@ -67,8 +68,8 @@ class Judge:
         if confirmed is None:
             return False
         self._next_steps = steps + self._config.every_steps
-        spent = time.perf_counter() - began
-        self._next_seconds = self._clock.seconds + max(self._config.every_seconds, _SHARE * spent)
+        self._spent += time.perf_counter() - began
+        self._next_seconds = max(self._clock.seconds + self._config.every_seconds, _SHARE * self._spent)
         return confirmed
 
     def best(self, newest: Tensor) -> dict[str, Tensor]:
@@ -88,6 +89,7 @@ class Judge:
             "best_steps": self.best_steps,
             "next_steps": self._next_steps,
             "next_seconds": self._next_seconds,
+            "evaluation_seconds": self._spent,
         }
 
     def restore(self, best: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -97,6 +99,7 @@ class Judge:
         self.best_score, self.best_steps = state["best_score"], state["best_steps"]
         self._next_steps = state.get("next_steps", self._next_steps)
         self._next_seconds = state.get("next_seconds", self._next_seconds)
+        self._spent = state.get("evaluation_seconds", 0.0)
 
     def _due(self, steps: int) -> bool:
         due = bool(self._config.every_steps and steps >= self._next_steps)
