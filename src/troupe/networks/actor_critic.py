@@ -1,11 +1,12 @@
 """One module for actors and learners: `step` on [B] observations, `unroll` on [T, B] of them."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
@@ -55,24 +56,10 @@ def policy(logits: Float[Tensor, "*batch A"], value: Float[Tensor, "*batch"]) ->
     return PolicyOutput(Categorical.from_logits(logits), value)
 
 
-class ImageBody(nn.Module):
-    """Convolutions, and a policy and a value on what they see."""
-
-    def __init__(self, encoder: Images, actions: int):
-        super().__init__()
-        self.encoder = encoder
-        self.policy = orthogonal(encoder.features, actions, 0.01)
-        self.value = orthogonal(encoder.features, 1, 1.0)
-
-    def forward(self, obs: UInt8[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
-        features = self.encoder(obs)
-        return self.policy(features), self.value(features).squeeze(-1)
-
-
-class MLPBody(nn.Module):
+class Body(nn.Module):
     """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads."""
 
-    def __init__(self, encoder: Flat | OneHot, actions: int, config: Network):
+    def __init__(self, encoder: Flat | OneHot | Images, actions: int, config: Network):
         super().__init__()
         self.encoder = encoder
         features = (self.encoder.features, *config.hidden)[-1]
@@ -96,8 +83,9 @@ def build(observation_space: gym.Space[Any], action_space: gym.Space[Any], confi
     if not isinstance(action_space, gym.spaces.Discrete):
         raise UsageError(f"action space {action_space} is not supported: Discrete is")
     eyes, actions = encoder(observation_space, config), int(action_space.n)
-    body = ImageBody(eyes, actions) if isinstance(eyes, Images) else MLPBody(eyes, actions, config)
-    return ActorCritic(body, precision(config))
+    if isinstance(eyes, Images):  # has its hidden layer, as published
+        config = replace(config, hidden=(), shared=True)
+    return ActorCritic(Body(eyes, actions, config), precision(config))
 
 
 def precision(config: Network) -> torch.dtype:

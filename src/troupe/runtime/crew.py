@@ -1,7 +1,7 @@
 """A few threads that share the work of one."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -27,10 +27,7 @@ class Crew:
         try:
             first = work(items[0])
         finally:
-            results = [other.exception() for other in others]  # nobody works on when this returns
-        for error in results:
-            if error is not None:
-                raise error
+            wait(others)  # nobody works on when this returns
         return [first, *(other.result() for other in others)]
 
     def close(self) -> None:
