@@ -9,7 +9,8 @@ from torch import nn
 import troupe
 from troupe import UsageError
 from troupe.agent import Agent
-from troupe.networks.actor_critic import ActorCritic
+from troupe.config import Network
+from troupe.networks.actor_critic import around
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
 
@@ -23,7 +24,8 @@ class Table(nn.Module):
 
 
 def agent(shape: tuple[int, ...] = (3,), start: int = 0) -> Agent:
-    return Agent(ActorCritic(Table()), gym.spaces.Box(-9, 9, shape, np.float32), gym.spaces.Discrete(2, start=start))
+    spaces = gym.spaces.Box(-9, 9, shape, np.float32), gym.spaces.Discrete(2, start=start)
+    return Agent(around(Table(), *spaces, Network()), *spaces)
 
 
 def test_one_observation_gives_one_action_and_a_batch_an_array():

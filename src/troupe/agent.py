@@ -11,9 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from troupe.algorithm.distributions import Categorical
 from troupe.config import Network, UsageError
 from troupe.environments import spaces
-from troupe.networks.actor_critic import ActorCritic, build, check_body, precision
+from troupe.environments.actions import Actions
+from troupe.environments.packing import MaskPlace
+from troupe.environments.spaces import MASK
+from troupe.networks.actor_critic import ActorCritic, around, build
 from troupe.runs import checkpoint
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
@@ -32,28 +36,44 @@ class Agent:
     ):
         self.greedy = greedy  # what `act` does if it is not told
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
-        self._first_action = int(getattr(action_space, "start", 0))
+        self._actions = Actions(action_space)
         self._generator = torch.Generator()
         self._generator.seed()
 
     @torch.inference_mode()
-    def act(self, observation: Any, *, greedy: bool | None = None) -> Any:
-        """The action for one observation, or an array of actions for a batch [N, ...] of them: the likeliest
-        (`greedy`) or drawn from the policy; None is as its run was judged."""
+    def act(self, observation: Any, *, mask: Any = None, greedy: bool | None = None) -> Any:
+        """The action for one observation, or actions for a batch [N, ...] of them (nested ones come one at a time):
+        the likeliest (`greedy`) or drawn from the policy; None is as its run was judged.
+
+        `mask` is what an environment that says so in its info allows (`info["action_mask"]`); None allows all.
+        """
         greedy = self.greedy if greedy is None else greedy
-        batch, single = self._batch(observation)
+        batch, single = self._batch(observation, mask)
         distribution = self.network.step(batch).distribution
-        action = (distribution.mode() if greedy else distribution.sample(self._generator)).numpy() + self._first_action
-        return action[0] if single else action
+        rows = (distribution.mode() if greedy else distribution.sample(self._generator)).numpy()
+        return self._actions.one(rows[0]) if single else self._actions.to_environment(rows)
 
     @torch.inference_mode()
-    def distribution(self, observation: Any) -> tuple[np.ndarray, float]:
-        """The probability of every action, and the value, for one observation."""
-        batch, _ = self._batch(observation)
+    def distribution(self, observation: Any, mask: Any = None) -> tuple[np.ndarray | None, float]:
+        """The probability of every action, None where they are not a single choice; and the value."""
+        batch, _ = self._batch(observation, mask)
         output = self.network.step(batch)
-        return output.distribution.log_probs[0].exp().numpy(), float(output.value[0])
+        policy = output.distribution
+        probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
+        return probabilities, float(output.value[0])
 
-    def _batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
+    def _batch(self, observation: Any, mask: Any) -> tuple[torch.Tensor, bool]:
+        packing = self.network.packing
+        if packing.plain:
+            return self._plain_batch(observation)
+        try:
+            said = observation[MASK] if packing.masked == "observation" else mask
+            packed = packing.pack_one(observation, packing.mask(said) if packing.masked else None)
+        except (TypeError, ValueError, KeyError, IndexError) as error:
+            raise UsageError(f"observation does not fit {self.observation_space}: {error}") from None
+        return torch.from_numpy(packed[None]), True
+
+    def _plain_batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
         shape = self.observation_space.shape or ()
         try:
             array = np.asarray(observation, dtype=self.observation_space.dtype)
@@ -79,10 +99,11 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
     action_space = spaces.restore(saved.state["action_space"])
     if saved.state["custom_network"] and network is None:
         raise needs_network(run)
+    masked = saved.state.get("masked", "")
     body = (
-        build(observation_space, action_space, config.network)
+        build(observation_space, action_space, config.network, masked)
         if network is None
-        else own_network(network, observation_space, action_space, config.network)
+        else own_network(network, observation_space, action_space, config.network, masked)
     )
     put_weights(run, saved.best, body)
     return Agent(body.eval(), observation_space, action_space, greedy=config.evaluation.greedy)
@@ -93,6 +114,7 @@ def own_network(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
+    masked: MaskPlace = "",
 ) -> ActorCritic:
     """A network of one's own as an actor-critic: a module is copied, a maker is called with the spaces."""
     try:
@@ -102,9 +124,7 @@ def own_network(
         raise UsageError(f"network: it cannot be {verb}: {type(error).__name__}: {error}") from error
     if not isinstance(own, nn.Module):
         raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
-    made = ActorCritic(own, precision(config))
-    check_body(made, observation_space, action_space)
-    return made
+    return around(own, observation_space, action_space, config, masked)
 
 
 def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:

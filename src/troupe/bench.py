@@ -126,7 +126,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
         raise UsageError("--time 0: there must be some time to train in")
     source = find(env)
     config, _ = fit(resolve(source.id, preset, settings), source, None)
-    network = build(source.observation_space, source.action_space, config.network)
+    network = build(source.observation_space, source.action_space, config.network, source.masked)
     alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
     alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}
     parts = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())

@@ -137,6 +137,12 @@ class Network:
     hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer, for vectors")] = (64, 64)
     activation: Annotated[Literal["tanh", "relu"], _doc("between these layers")] = "tanh"
     shared: Annotated[bool, _doc("vectors: one trunk for policy and value, or one each; images share theirs")] = False
+    normalize: Annotated[
+        bool, _doc("observed numbers with mean 0 and deviation 1, by running statistics; images stay as they are")
+    ] = True
+    log_std: Annotated[
+        float, _doc("Box actions: logarithm of the first deviation, in half the distance of the bounds", ge=-5, le=2)
+    ] = 0.0
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         _doc("what networks compute in; auto: bfloat16 for images where a measurement at the start shows a gain"),
@@ -156,6 +162,9 @@ class Loss:
     entropy_coefficient: Annotated[float, _doc("weight of the entropy bonus", ge=0)] = 0.01
     probability_floor: Annotated[float, _doc("a3c: log(pi + floor), the article's 1e-10", ge=0, lt=1)] = 0.0
     reward_scale: Annotated[float, _doc("rewards are multiplied by this for learning only", gt=0)] = 1.0
+    normalize_reward: Annotated[
+        bool, _doc("for learning, rewards are divided by the running deviation of their discounted sum")
+    ] = True
     reward_clip: Annotated[float, _doc("for learning, held between minus this and this; 0 is off", ge=0)] = 0.0
 
 
@@ -354,6 +363,11 @@ def _check_together(config: TrainConfig) -> None:
     if config.actor.window_steps and config.loss.reward_clip:
         raise UsageError(
             "loss.reward_clip: a window's samples hold sums of rewards, which are not to be clipped; set it to 0"
+        )
+    if config.actor.window_steps and config.loss.normalize_reward:
+        raise UsageError(
+            "loss.normalize_reward: a window's samples hold sums of rewards, whose deviation says nothing; "
+            "set it to false"
         )
     if config.actor.window_steps and config.actor.environments > 1:
         raise UsageError(

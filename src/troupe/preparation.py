@@ -64,10 +64,10 @@ def _make_network(
     # One thread: how many there are decides the last bits of an orthogonal matrix.
     with torch.random.fork_rng(devices=[]), one_torch_thread():
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        built = build(observation_space, action_space, config.network)
+        built = build(observation_space, action_space, config.network, source.masked)
         if network is None:
             return built
-        return own_network(network, observation_space, action_space, config.network)
+        return own_network(network, observation_space, action_space, config.network, source.masked)
 
 
 def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
@@ -75,7 +75,7 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
     for precision in ("float32", "bfloat16"):
         built, _, _ = first_network(None, source, replace(config, {"network.precision": precision}))
         with one_torch_thread():
-            seconds[precision] = measure_pass(built, source.observation_space, _pass_size(config))
+            seconds[precision] = measure_pass(built, _pass_size(config))
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain > _CLEARLY else "float32"
     said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
@@ -119,7 +119,7 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
     if costs is None:
         return config
     with one_torch_thread():
-        learn = epochs * measure_pass(built, source.observation_space, _pass_size(config))
+        learn = epochs * measure_pass(built, _pass_size(config))
     act = costs.act[size] / size
     share = cores() / (costs.step_computing + act + learn)
     playing = math.ceil(share * costs.step_computing / (actor.count * actor.parts))

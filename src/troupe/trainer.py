@@ -145,7 +145,7 @@ class _Session:
         if saved and config.record:
             progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:
-            self._parts.master.optimizer.load(saved.optimizer)
+            self._parts.master.load(saved.optimizer)
             if saved.streams and lost is None:
                 progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
                 progress.notices += self._parts.restore(saved.streams)
@@ -303,6 +303,7 @@ class _Session:
                 "custom_network": self._custom_network,
                 "observation_space": spaces.describe(self._source.observation_space),
                 "action_space": spaces.describe(self._source.action_space),
+                "masked": self._source.masked,
             },
             streams=moment.streams and moment.streams | {"recent": recent},
         )

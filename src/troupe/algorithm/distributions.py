@@ -1,12 +1,33 @@
-"""What a policy can be: the distribution over actions, with masks and the epsilon mixture."""
+"""What a policy can be: distributions over actions, with masks and the epsilon mixture.
+
+`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, each drawn for itself.
+"""
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from functools import reduce
+from operator import add
+from typing import Protocol, Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
+
+
+class Distribution(Protocol):
+    """What actors and losses need of a policy, whatever is drawn from it."""
+
+    def __getitem__(self, rows: slice) -> "Distribution": ...
+
+    def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Distribution": ...
+
+    def sample(self, generator: torch.Generator) -> Shaped[Tensor, "*shape"]: ...
+
+    def mode(self) -> Shaped[Tensor, "*shape"]: ...
+
+    def log_prob(self, action: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*batch"]: ...
+
+    def entropy(self) -> Float[Tensor, "*batch"]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +78,78 @@ class Categorical:
         """H = - sum p log p >= 0, where a forbidden action counts 0 (and not 0 * -inf)."""
         finite = self.log_probs if self.mask is None else self.log_probs.masked_fill(~self.mask, 0.0)
         return -(self.log_probs.exp() * finite).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Gaussian:
+    """Independent normal distributions over D numbers; densities in nats, so the entropy may be below 0."""
+
+    mean: Float[Tensor, "*batch D"]
+    log_std: Float[Tensor, "*batch D"]
+
+    def __getitem__(self, rows: slice) -> "Gaussian":
+        return Gaussian(self.mean[rows], self.log_std[rows])
+
+    def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Gaussian":
+        """As it is: there is no uniform distribution over all numbers to mix in. Its own width explores."""
+        del epsilon
+        return self
+
+    def sample(self, generator: torch.Generator) -> Float[Tensor, "*batch D"]:
+        return self.mean + self.log_std.exp() * torch.empty_like(self.mean).normal_(generator=generator)
+
+    def mode(self) -> Float[Tensor, "*batch D"]:
+        return self.mean
+
+    def log_prob(self, action: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch"]:
+        """log of the product of exp(-z^2 / 2) / (std sqrt(2 pi)), z = (action - mean) / std."""
+        z = (action - self.mean) * (-self.log_std).exp()
+        return (-0.5 * z.square() - self.log_std - _HALF_LOG_TAU).sum(-1)
+
+    def entropy(self) -> Float[Tensor, "*batch"]:
+        """H = sum of log(std sqrt(2 pi e))."""
+        return (self.log_std + 0.5 + _HALF_LOG_TAU).sum(-1)
+
+
+_HALF_LOG_TAU = 0.5 * math.log(math.tau)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Several distributions, each drawn for itself; an action is a row with the numbers of all, in order.
+
+    Categorical ones have one number of the row, Gaussian ones as many as they are over.
+    """
+
+    parts: tuple[Categorical | Gaussian, ...]
+
+    def __getitem__(self, rows: slice) -> "Product":
+        return Product(tuple(part[rows] for part in self.parts))
+
+    def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Product":
+        """Each choice is made at random with that chance, for itself."""
+        return Product(tuple(part.with_epsilon(epsilon) for part in self.parts))
+
+    def sample(self, generator: torch.Generator) -> Shaped[Tensor, "*batch K"]:
+        return self._joined([part.sample(generator) for part in self.parts])
+
+    def mode(self) -> Shaped[Tensor, "*batch K"]:
+        return self._joined([part.mode() for part in self.parts])
+
+    def log_prob(self, action: Shaped[Tensor, "*batch K"]) -> Float[Tensor, "*batch"]:
+        widths = [part.mean.shape[-1] if isinstance(part, Gaussian) else 1 for part in self.parts]
+        columns = action.split_with_sizes(widths, -1)
+        return reduce(
+            add,
+            [
+                part.log_prob(numbers if isinstance(part, Gaussian) else numbers.squeeze(-1).long())
+                for part, numbers in zip(self.parts, columns, strict=True)
+            ],
+        )
+
+    def entropy(self) -> Float[Tensor, "*batch"]:
+        return reduce(add, [part.entropy() for part in self.parts])
+
+    def _joined(self, drawn: list[Tensor]) -> Shaped[Tensor, "*batch K"]:
+        columns = zip(self.parts, drawn, strict=True)
+        return torch.cat([each if isinstance(part, Gaussian) else each.unsqueeze(-1) for part, each in columns], -1)

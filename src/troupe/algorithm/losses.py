@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from troupe.algorithm import returns
-from troupe.algorithm.distributions import Categorical
+from troupe.algorithm.distributions import Distribution
 
 
 class Outputs(NamedTuple):
     """What the network says about a rollout, with gradients."""
 
-    distribution: Categorical  # over the T rows that have an action
+    distribution: Distribution  # over the T rows that have an action
     value: Float[Tensor, "T+1 B"]  # the last row is the bootstrap value
 
 

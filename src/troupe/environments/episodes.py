@@ -12,7 +12,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from troupe.environments.vector import VectorEnvironment
+from troupe.environments.packing import MaskPlace
+from troupe.environments.spaces import leaves, with_entries
+from troupe.environments.vector import Numbered, VectorEnvironment
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self._actions: list[Any] = []
         self._total, self._over = 0.0, False
         self._lives = 0
+        self._leaves = leaves(env.action_space, "action space")
+        self._kind: Any = np.result_type(*(leaf.space.dtype for leaf in self._leaves))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """With a seed the first episode of that seed begins, without one the next."""
@@ -53,7 +57,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
             obs, info = self.reset()
             return obs, 0.0, False, False, info
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._actions.append(action.tolist())
+        self._actions.append(self._row(action))
         self._total += float(reward)
         self._over = bool(terminated or truncated)
         self._lives = info.get("lives", 0)
@@ -68,25 +72,39 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         return {
             "seed": self._seed,
             "episode": self._episode,
-            "actions": Prefix(self._actions, len(self._actions), self.action_space.dtype),
+            "actions": Prefix(self._actions, len(self._actions), self._kind),
             "total": self._total,
             "over": self._over,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> Any:
-        """Plays the episode again up to where it was; returns the observation there.
+    def restore(self, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Plays the episode again up to where it was; returns the observation and the info there.
 
         Raises StrayedError where that is seen to be elsewhere.
         """
         self._seed, self._episode = state["seed"], state["episode"] - 1
-        obs, _ = self.reset()
-        for action in state["actions"]:
+        obs, info = self.reset()
+        for row in state["actions"]:
             if self._over:
                 raise StrayedError
-            obs, *_ = self.step(action)
+            obs, _, _, _, info = self.step(self._action(row))
         if (self._over, self._total) != (state["over"], state["total"]):
             raise StrayedError
-        return obs
+        return obs, info
+
+    def _row(self, action: Any) -> Any:
+        """An action as plain numbers, of which arrays can be made; nested ones leaf after leaf."""
+        if not self._leaves[0].path:
+            return np.asarray(action).tolist()
+        return [number for leaf in self._leaves for number in np.ravel(leaf.of(action)).tolist()]
+
+    def _action(self, row: np.ndarray) -> Any:
+        if not self._leaves[0].path:
+            return row
+        ends = np.cumsum([max(1, leaf.size) for leaf in self._leaves])
+        parts = zip(self._leaves, np.split(row, ends[:-1]), strict=True)
+        values = [part.astype(leaf.space.dtype).reshape(leaf.space.shape or ()) for leaf, part in parts]
+        return with_entries(self.action_space, iter(values))
 
 
 class StrayedError(Exception):
@@ -96,9 +114,17 @@ class StrayedError(Exception):
 class RestorableEnvironment(VectorEnvironment):
     """A vector of `Episodes`."""
 
-    def __init__(self, vector: SyncVectorEnv, name: str, delay_seconds: float = 0.0, *, episodic_life: bool = False):
-        super().__init__(vector, name, delay_seconds, episodic_life=episodic_life)
-        self._episodes: Sequence[Any] = vector.envs
+    def __init__(
+        self,
+        vector: SyncVectorEnv,
+        name: str,
+        delay_seconds: float = 0.0,
+        *,
+        episodic_life: bool = False,
+        masked: MaskPlace = "",
+    ):
+        super().__init__(vector, name, delay_seconds, episodic_life=episodic_life, masked=masked)
+        self._episodes: Sequence[Any] = [env.env if isinstance(env, Numbered) else env for env in vector.envs]
 
     def state(self) -> list[dict[str, Any]]:
         return [each.state() for each in self._episodes]
@@ -111,17 +137,17 @@ class RestorableEnvironment(VectorEnvironment):
         strayed = []
         for number, (each, kept) in enumerate(zip(self._episodes, state, strict=True)):
             try:
-                if not np.array_equal(np.asarray(each.restore(kept), obs.dtype), obs[number]):
+                if not np.array_equal(self._pack_one(*each.restore(kept), over=kept["over"]), obs[number]):
                     raise StrayedError
             except Exception:  # whatever it is, the environment is not what it was
                 strayed.append(number)
-                obs[number] = self._begun(each)
+                obs[number] = self._pack_one(*self._begun(each))
         self._lives = np.array([each.lives for each in self._episodes])
         return strayed
 
-    def _begun(self, each: gym.Env[Any, Any]) -> Any:
+    def _begun(self, each: gym.Env[Any, Any]) -> tuple[Any, dict[str, Any]]:
         try:
-            return each.reset()[0]
+            return each.reset()
         except Exception as error:
             raise self._failed("reset", error) from error
 

@@ -19,8 +19,11 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from troupe.config import Environment, UsageError, did_you_mean
 from troupe.environments import atari
+from troupe.environments.actions import Actions
 from troupe.environments.episodes import Episodes, RestorableEnvironment
-from troupe.environments.vector import VectorEnvironment
+from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.spaces import MASK
+from troupe.environments.vector import Numbered, VectorEnvironment
 
 _FILE = re.compile(r"(.+\.py):(\w+)")
 # What to install for environments whose module or namespace names them.
@@ -38,9 +41,19 @@ class EnvironmentSource:
     make: Callable[..., gym.Env[Any, Any]]
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
+    masked: MaskPlace = ""
     reward_threshold: float | None = None
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False
+
+    @cached_property
+    def actions(self) -> Actions:
+        return Actions(self.action_space)
+
+    @cached_property
+    def packing(self) -> Packing:
+        """How observations are packed; raises UsageError for spaces that are not supported."""
+        return Packing(self.observation_space, self.actions, self.masked)
 
     @cached_property
     def unsendable(self) -> str:
@@ -72,7 +85,7 @@ class EnvironmentSource:
                 kind = atari.AtariEnvironment if self.atari else VectorEnvironment
             else:
                 vector = self._sync_vector(count, partial(self.make, config=config))
-        return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life)
+        return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
         """The same, of environments that a checkpoint can put back where they were, if `is_restorable`."""
@@ -81,7 +94,9 @@ class EnvironmentSource:
         self._check(config)
         with quiet_gymnasium():
             vector = self._sync_vector(count, lambda: Episodes(self.make(config=config)))
-        return RestorableEnvironment(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life)
+        return RestorableEnvironment(
+            vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked
+        )
 
     def _check(self, config: Environment) -> None:
         if config.backend == "native" and self.native_vector is None:
@@ -93,7 +108,11 @@ class EnvironmentSource:
     def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
         try:
             # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-            return SyncVectorEnv([make] * count, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
+            return SyncVectorEnv(
+                [lambda number=number: Numbered(make(), number) for number in range(count)],  # type: ignore[misc]
+                copy=False,
+                autoreset_mode=AutoresetMode.NEXT_STEP,
+            )
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {_one_line(error)}") from error
 
@@ -230,6 +249,7 @@ def _resets_on_the_next_step(spec: Any, native: Callable[[int, Environment], Vec
 
 
 def _probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
+    """Makes one environment to see what it is, and begins an episode to see whether it says what is allowed."""
     try:
         env = make()
     except UsageError:
@@ -238,9 +258,22 @@ def _probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float |
         raise UsageError(_missing(name, error)) from None
     except Exception as error:
         raise UsageError(f"environment {name} cannot be made: {_one_line(error)}") from error
-    source = EnvironmentSource(name, make, env.observation_space, env.action_space, threshold)
+    source = EnvironmentSource(name, make, env.observation_space, env.action_space, _masked(name, env), threshold)
     env.close()
     return source
+
+
+def _masked(name: str, env: gym.Env[Any, Any]) -> MaskPlace:
+    """Where its action masks come from."""
+    if isinstance(env.observation_space, gym.spaces.Dict) and MASK in env.observation_space.spaces:
+        return "observation"
+    if getattr(env.unwrapped, "ale", None) is not None:
+        return ""
+    try:
+        _, info = env.reset(seed=0)
+    except Exception as error:
+        raise UsageError(f"environment {name}: reset raised {_one_line(error)}") from error
+    return "info" if MASK in info else ""
 
 
 def _unknown(env_id: str, error: Exception) -> str:

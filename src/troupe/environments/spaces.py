@@ -1,15 +1,74 @@
-"""Spaces as JSON, so that an agent can be loaded without making its environment or running any code."""
+"""Spaces: their leaves, as JSON, and what a run says about its environment's.
 
-from typing import Any
+A space may be nested: Dict and Tuple hold others, to any depth. Their leaves are Box, Discrete,
+MultiDiscrete and MultiBinary; a leaf's path says how to get at it in a nested value.
+"""
+
+import math
+import operator
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from troupe.config import UsageError
 
+Space = gym.Space[Any]
+Path = tuple[str | int, ...]
+MASK = "action_mask"  # the entry of an info, or of a Dict observation, that says which actions are allowed
 
-def describe(space: gym.Space[Any]) -> dict[str, Any]:
+
+class Leaf(NamedTuple):
+    path: Path
+    space: Space
+
+    def of(self, nested: Any) -> Any:
+        """This leaf's part of a nested value."""
+        return reduce(operator.getitem, self.path, nested)
+
+    @property
+    def size(self) -> int:
+        """Numbers in one value."""
+        return math.prod(self.space.shape or ())
+
+    @property
+    def name(self) -> str:
+        return "".join(f"[{key!r}]" for key in self.path)
+
+
+def leaves(space: Space, what: str = "space", path: Path = ()) -> list[Leaf]:
+    """All leaves in order; raises UsageError that names one which is not supported. `what` it is the space of."""
+    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space.spaces)
+        return [leaf for key, part in parts for leaf in leaves(part, what, (*path, key))]
+    leaf = Leaf(path, space)
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or (
+        isinstance(space, gym.spaces.Box) and space.dtype is not None and space.dtype.kind in "biuf"
+    ):
+        return [leaf]
+    raise UsageError(
+        f"{what} {space}{' at ' + leaf.name if path else ''} is not supported: Box, Discrete, MultiDiscrete and "
+        "MultiBinary are, and Dict and Tuple of these"
+    )
+
+
+def with_entries(space: Space, values: Iterator[Any]) -> Any:
+    """A value of a nested space, its leaves taken from `values` in order."""
+    if isinstance(space, gym.spaces.Dict):
+        return {key: with_entries(part, values) for key, part in space.spaces.items()}
+    if isinstance(space, gym.spaces.Tuple):
+        return tuple(with_entries(part, values) for part in space.spaces)
+    return next(values)
+
+
+def describe(space: Space) -> dict[str, Any]:
     """What `restore` needs. Bounds of a Box are kept as two numbers where they are all the same."""
+    if isinstance(space, gym.spaces.Dict):
+        return {"type": "Dict", "spaces": [[key, describe(part)] for key, part in space.spaces.items()]}
+    if isinstance(space, gym.spaces.Tuple):
+        return {"type": "Tuple", "spaces": [describe(part) for part in space.spaces]}
     if isinstance(space, gym.spaces.Box):
         bounds = {
             name: float(array.flat[0]) if array.size and (array == array.flat[0]).all() else array.tolist()
@@ -18,12 +77,25 @@ def describe(space: gym.Space[Any]) -> dict[str, Any]:
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
-    raise UsageError(f"space {space} is not supported: Box and Discrete are")
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return {"type": "MultiDiscrete", "n": space.nvec.tolist(), "start": space.start.tolist()}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"type": "MultiBinary", "shape": list(space.shape)}
+    raise UsageError(f"space {space} is not supported")
 
 
-def restore(description: dict[str, Any]) -> gym.Space[Any]:
-    if description["type"] == "Box":
+def restore(description: dict[str, Any]) -> Space:
+    kind = description["type"]
+    if kind == "Dict":
+        return gym.spaces.Dict({key: restore(part) for key, part in description["spaces"]})
+    if kind == "Tuple":
+        return gym.spaces.Tuple([restore(part) for part in description["spaces"]])
+    if kind == "Box":
         shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
         low, high = (np.broadcast_to(np.asarray(description[name], dtype), shape) for name in ("low", "high"))
         return gym.spaces.Box(low, high, shape, dtype.type)
+    if kind == "MultiDiscrete":
+        return gym.spaces.MultiDiscrete(np.array(description["n"]), start=np.array(description["start"]))
+    if kind == "MultiBinary":
+        return gym.spaces.MultiBinary(description["shape"])
     return gym.spaces.Discrete(description["n"], start=description["start"])

@@ -1,13 +1,18 @@
 """A batch of environments stepped together, with what goes wrong in them named in one line."""
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from troupe.config import TroupeError
+from troupe.environments.actions import Actions
+from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.spaces import MASK, Leaf
 
 
 class EnvironmentFailed(TroupeError):
@@ -16,6 +21,7 @@ class EnvironmentFailed(TroupeError):
 
 class Transition(NamedTuple):
     """What B environments answered; the arrays may be overwritten by the next step, so copy them at once.
+    Observations are packed (packing.py).
 
     `life_lost` is where a life was lost and the game goes on, if `env.episodic_life` asks for it.
     """
@@ -27,6 +33,35 @@ class Transition(NamedTuple):
     life_lost: np.ndarray
 
 
+class Numbered(gym.Wrapper[Any, Any, Any, Any]):
+    """One of a batch: what it raises says which one it was."""
+
+    def __init__(self, env: gym.Env[Any, Any], number: int):
+        super().__init__(env)
+        self._number = number
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        try:
+            return self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise _Raised(self._number) from error
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+            return obs, float(reward), terminated, truncated, info
+        except Exception as error:
+            raise _Raised(self._number) from error
+
+
+class _Raised(Exception):
+    """Environment `number` has raised the cause."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
 class VectorEnvironment:
     """B environments that reset on the step after an episode's end.
 
@@ -34,25 +69,32 @@ class VectorEnvironment:
     transition (its action is ignored and its reward is 0), and the rollout marks it invalid.
 
     A step is a `send` and a `receive`. Here all the work is done in `receive`; AtariEnvironment begins
-    it with `send`.
+    it with `send`. What it noticed and can be lived with stands in `notices`.
     """
 
     def __init__(
-        self, vector: VectorEnv[Any, Any, Any], name: str, delay_seconds: float = 0.0, *, episodic_life: bool = False
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        name: str,
+        delay_seconds: float = 0.0,
+        *,
+        episodic_life: bool = False,
+        masked: MaskPlace = "",
     ):
         self._vector = vector
         self._name = name
         self._delay = delay_seconds
         self.count: int = vector.num_envs
-        self.observation_space = vector.single_observation_space
-        self.action_space = vector.single_action_space
-        self._first_action = int(getattr(self.action_space, "start", 0))
+        self._actions = Actions(vector.single_action_space)
+        self._packing = Packing(vector.single_observation_space, self._actions, masked)
+        self._limits = [_Limits(leaf) for leaf in self._packing.leaves]
+        self.notices: deque[str] = deque()
         self._steps = 0
         self._asked = False  # sent, and not received yet
         self._episodic_life = episodic_life
         self._lives = np.zeros(self.count, np.int64)
-        self._no_life_lost = np.zeros(self.count, np.bool_)
-        self._no_life_lost.setflags(write=False)
+        self._none = np.zeros(self.count, np.bool_)
+        self._none.setflags(write=False)
 
     def reset(self, seeds: np.random.SeedSequence) -> np.ndarray:
         """Every environment gets a seed of its own (see `_begin` for the exception)."""
@@ -63,7 +105,7 @@ class VectorEnvironment:
         self._asked = False
         if self._episodic_life:
             self._lives = np.array(info["lives"])
-        return self._checked(obs)
+        return self._checked(obs, info, self._none)
 
     def delay(self) -> None:
         """The pause before a step that the configuration asks for."""
@@ -71,7 +113,7 @@ class VectorEnvironment:
             time.sleep(self._delay)
 
     def step(self, action: np.ndarray) -> Transition:
-        """`action` counts from 0, whatever the action space's `start` is."""
+        """`action` holds rows as policies draw them (actions.py)."""
         self.send(action)
         return self.receive()
 
@@ -79,7 +121,7 @@ class VectorEnvironment:
         """The first half of a step; `action` may be overwritten afterwards."""
         self._steps += 1
         try:
-            self._ask(action + self._first_action)
+            self._ask(self._actions.to_environment(action))
         except Exception as error:
             raise self._failed("step", error) from error
         self._asked = True
@@ -94,10 +136,9 @@ class VectorEnvironment:
             raise self._failed("step", error) from error
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
-            raise EnvironmentFailed(f"environment {self._name}[{bad}], step {self._steps}: reward is {reward[bad]}")
-        return Transition(
-            self._checked(obs), reward, terminated, truncated, self._life_lost(terminated, truncated, info)
-        )
+            raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}")
+        packed = self._checked(obs, info, terminated | truncated)
+        return Transition(packed, reward, terminated, truncated, self._life_lost(terminated, truncated, info))
 
     def state(self) -> Sequence[Mapping[str, Any]] | None:
         """What `restore` needs; None where environments cannot be put back where they were (episodes.py)."""
@@ -115,7 +156,7 @@ class VectorEnvironment:
             return self._vector.reset(seed=seeds.tolist())
         return self._vector.reset(seed=int(seeds[0]))
 
-    def _ask(self, action: np.ndarray) -> None:
+    def _ask(self, action: Any) -> None:
         self._action = action
 
     def _answer(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -123,23 +164,128 @@ class VectorEnvironment:
 
     def _life_lost(self, terminated: np.ndarray, truncated: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
         if not self._episodic_life:
-            return self._no_life_lost
+            return self._none
         before, self._lives = self._lives, np.array(info["lives"])
         lost: np.ndarray = (self._lives < before) & ~terminated
         self._lives[terminated | truncated] = 0  # the next game, with however many lives, has lost none
         return lost
 
-    def _checked(self, obs: np.ndarray) -> np.ndarray:
-        if obs.dtype.kind == "f" and not np.isfinite(obs).all():
-            bad = int(np.argwhere(~np.isfinite(obs))[0][0])
-            value = obs[bad][~np.isfinite(obs[bad])].flat[0]
-            raise EnvironmentFailed(
-                f"environment {self._name}[{bad}], step {self._steps}: the observation holds {value}"
-            )
-        return obs
+    def _checked(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
+        """The observations packed, with their masks; raises EnvironmentFailed for what cannot be learned from."""
+        for limits in self._limits:
+            value = limits.leaf.of(obs)
+            if unfit := limits.unfit(value):
+                raise EnvironmentFailed(f"{self._at(unfit[0])}: the observation{limits.leaf.name} {unfit[1]}")
+            if stray := limits.stray(value):
+                self.notices.append(f"{self._at(stray[0])}: the observation{limits.leaf.name} {stray[1]}")
+        mask = self._masks(obs, info, ended) if self._packing.masked else None
+        return self._packing.pack(obs, mask)
+
+    def _masks(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
+        masks = np.ones((self.count, self._actions.mask_size), np.bool_)
+        seen = self._packing.masked == "observation"
+        said = np.ones(self.count, np.bool_) if seen else info.get(f"_{MASK}", self._none)
+        for number in np.flatnonzero(said).tolist():
+            mask = _entry((obs if seen else info)[MASK], number)
+            try:
+                masks[number] = self._packing.mask(mask, over=bool(ended[number]))
+            except ValueError as error:
+                raise EnvironmentFailed(f"{self._at(number)}: {MASK} {error}") from None
+        return masks
+
+    def _pack_one(self, obs: Any, info: Mapping[str, Any], *, over: bool = False) -> np.ndarray:
+        """What one environment shows, as a row of a batch; `over` where its episode has ended."""
+        if not self._packing.masked:
+            return self._packing.pack_one(obs)
+        given = (obs if self._packing.masked == "observation" else info).get(MASK)
+        return self._packing.pack_one(obs, self._packing.mask(given, over=over))
+
+    def _at(self, number: int) -> str:
+        return f"environment {self._name}[{number}], step {self._steps}"
 
     def _failed(self, verb: str, error: Exception) -> EnvironmentFailed:
+        number = ""
+        if isinstance(error, _Raised):
+            assert isinstance(error.__cause__, Exception)
+            number, error = f"[{error.number}]", error.__cause__
+        elif misshapen := self._misshapen():
+            return EnvironmentFailed(misshapen)
         message = " ".join(str(error).split())
         return EnvironmentFailed(
-            f"environment {self._name}: {verb} raised {type(error).__name__}: {message} (step {self._steps})"
+            f"environment {self._name}{number}: {verb} raised {type(error).__name__}: {message} (step {self._steps})"
         )
+
+    def _misshapen(self) -> str:
+        """Which environment has shown what does not fit its space, where one has and so broke the batch."""
+        shown = getattr(self._vector, "_env_obs", None) or []
+        for number, obs in enumerate(shown):
+            for leaf in self._packing.leaves:
+                try:
+                    shape = np.shape(leaf.of(obs))
+                except Exception:
+                    return f"{self._at(number)}: the observation has no entry {leaf.name}"
+                expected = leaf.space.shape or ()
+                if obs is not None and shape != expected:
+                    return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
+        return ""
+
+
+class _Limits:
+    """What can be wrong with a leaf of a batch of observations."""
+
+    def __init__(self, leaf: Leaf):
+        self.leaf, space = leaf, leaf.space
+        self._floats = np.dtype(space.dtype).kind == "f"
+        self._box = isinstance(space, gym.spaces.Box)
+        self._low: Any = None  # where there is nothing to be found outside, as with bytes
+        self._high: Any = None
+        if isinstance(space, gym.spaces.Discrete):
+            self._low, self._high = space.start, space.start + space.n - 1
+        elif isinstance(space, gym.spaces.MultiDiscrete):
+            self._low, self._high = space.start, space.start + space.nvec - 1
+        elif isinstance(space, gym.spaces.MultiBinary):
+            self._low, self._high = 0, 1
+        elif isinstance(space, gym.spaces.Box) and space.dtype != np.uint8 and not _is_open(space):
+            self._low, self._high = space.low, space.high
+
+    def unfit(self, value: np.ndarray) -> tuple[int, str] | None:
+        """The first environment of whose value nothing can be learned, and why."""
+        if self._floats and not np.isfinite(value).all():
+            return _first(~np.isfinite(value), value)
+        if self._box or self._low is None:
+            return None
+        return self._outside(value)
+
+    def stray(self, value: np.ndarray) -> tuple[int, str] | None:
+        """The first that has left its Box, which can be lived with: many are declared carelessly. Told once."""
+        if not self._box or self._low is None:
+            return None
+        found = self._outside(value)
+        if found:
+            self._low = None
+        return found
+
+    def _outside(self, value: np.ndarray) -> tuple[int, str] | None:
+        inside = (value >= self._low) & (value <= self._high)
+        if inside.all():
+            return None
+        number, what = _first(~inside, value)
+        return number, f"{what}, which is not in {self.leaf.space}"
+
+
+def _is_open(space: gym.spaces.Box) -> bool:
+    return bool(np.isinf(space.low).all() and np.isinf(space.high).all())
+
+
+def _first(bad: np.ndarray, value: np.ndarray) -> tuple[int, str]:
+    number = int(np.argwhere(bad)[0][0])
+    return number, f"holds {value[number][bad[number]].flat[0]}"
+
+
+def _entry(batched: Any, number: int) -> Any:
+    """One environment's part of what Gymnasium has gathered of all; it puts "_name" beside each name."""
+    if isinstance(batched, dict):
+        return {key: _entry(part, number) for key, part in batched.items() if not str(key).startswith("_")}
+    if isinstance(batched, tuple):
+        return tuple(_entry(part, number) for part in batched)
+    return batched[number]

@@ -6,60 +6,126 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from troupe.algorithm.distributions import Categorical
+from troupe.algorithm.distributions import Categorical, Distribution, Gaussian, Product
+from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError
-from troupe.networks.encoders import Flat, Images, OneHot, encoder, hidden_layers, orthogonal
+from troupe.environments.actions import Actions
+from troupe.environments.packing import MaskPlace, Packing
+from troupe.networks.encoders import Encoder, encoder, hidden_layers, orthogonal
+
+LEAST_LOG_STD, MOST_LOG_STD = -5.0, 2.0
 
 
 class PolicyOutput(NamedTuple):
-    distribution: Categorical
+    distribution: Distribution
     value: Float[Tensor, "*batch"]
 
 
-class ActorCritic(nn.Module):
-    """A policy and a value on any body: a module that maps observations [N, ...] to logits [N, A] and
-    values [N]. The body may be one's own (docs/extending.md).
+class Heads(NamedTuple):
+    """What a body says: of these `ActorCritic.policy` makes what actors and losses read."""
 
-    `precision` is what the body computes in; weights, logits and values are float32 all the same.
+    parameters: Float[Tensor, "*batch P"]
+    value: Float[Tensor, "*batch"]
+    mask: Bool[Tensor, "*batch choices"] | None
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value on any body: a module that maps observations [N, ...], nested as the environment's,
+    to the policy's parameters [N, P] and values [N]. The body may be one's own (docs/extending.md).
+
+    Observations come packed (environments/packing.py). `precision` is what the body computes in; weights,
+    parameters and values are float32 all the same.
     """
 
-    def __init__(self, body: nn.Module, precision: torch.dtype = torch.float32):
+    def __init__(self, body: nn.Module, packing: Packing, actions: Actions, precision: torch.dtype = torch.float32):
         super().__init__()
-        self.body, self.precision = body, precision
+        self.body, self.packing, self.precision = body, packing, precision
+        self._head = PolicyHead(actions)
 
     def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
-        return policy(*self.heads(obs))
+        return self.policy(self.heads(obs))
 
     def unroll(self, obs: Shaped[Tensor, "T B *shape"]) -> PolicyOutput:
         """The same for every row of a rollout, in one call."""
-        return policy(*self.unrolled_heads(obs))
+        return self.policy(self.unrolled_heads(obs))
 
-    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> tuple[Float[Tensor, "T B A"], Float[Tensor, "T B"]]:
-        logits, value = self.heads(obs.flatten(0, 1))
+    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> Heads:
         rows = obs.shape[:2]
-        return logits.reshape(*rows, -1), value.reshape(rows)
+        parameters, value, mask = self.heads(obs.flatten(0, 1))
+        return Heads(
+            parameters.reshape(*rows, -1), value.reshape(rows), None if mask is None else mask.reshape(*rows, -1)
+        )
 
-    def heads(self, obs: Shaped[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
-        """Logits and values, of which `policy` makes what losses and actors read."""
+    def heads(self, obs: Shaped[Tensor, "N *shape"]) -> Heads:
+        seen, mask = self.packing.unpack(obs)
         if self.precision == torch.float32:
-            logits, value = self.body(obs)
-            return logits, value
+            parameters, value = self.body(seen)
+            return Heads(parameters, value, mask)
         with torch.autocast(obs.device.type, self.precision):
-            logits, value = self.body(obs)
-        return logits.float(), value.float()
+            parameters, value = self.body(seen)
+        return Heads(parameters.float(), value.float(), mask)
+
+    def policy(self, heads: Heads) -> PolicyOutput:
+        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value)
+
+    @property
+    def normalizer(self) -> Normalizer | None:
+        """What numbers are normalised by, if they are."""
+        seen = getattr(self.body, "encoder", None)
+        return seen.normalizer if isinstance(seen, Encoder) else None
+
+    @torch.no_grad()
+    def numbers(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N D"]:
+        """What `normalizer` gets to see."""
+        eyes = self.body.encoder
+        assert isinstance(eyes, Encoder)
+        assert eyes.numbers is not None
+        vector: Tensor = eyes.numbers(self.packing.unpack(obs)[0])
+        return vector
 
 
-def policy(logits: Float[Tensor, "*batch A"], value: Float[Tensor, "*batch"]) -> PolicyOutput:
-    return PolicyOutput(Categorical.from_logits(logits), value)
+class PolicyHead:
+    """Makes distributions of a body's parameters: first the logits of every choice and the means of every Box, in
+    the order of the actions' parts, then the logarithms of the deviations of all Boxes."""
+
+    def __init__(self, actions: Actions):
+        self._actions = actions
+        self._sizes = [part.choices or part.width for part in actions.parts]
+        self._choices = [part.choices for part in actions.parts if part.choices]
+        self.numbers = sum(part.width for part in actions.parts if not part.choices)  # of all Boxes
+        self.outputs = sum(self._sizes)  # logits and means
+        self.parameters = self.outputs + self.numbers
+
+    def __call__(
+        self, parameters: Float[Tensor, "*batch P"], mask: Bool[Tensor, "*batch choices"] | None
+    ) -> Distribution:
+        if self._actions.single:
+            return Categorical.from_logits(parameters, mask)
+        columns = iter(parameters[..., : self.outputs].split_with_sizes(self._sizes, -1))
+        log_std = parameters[..., self.outputs :].clamp(LEAST_LOG_STD, MOST_LOG_STD)
+        allowed = iter(() if mask is None else mask.split_with_sizes(self._choices, -1))
+        distributions: list[Categorical | Gaussian] = []
+        start = 0
+        for part in self._actions.parts:
+            if part.choices:
+                distributions.append(Categorical.from_logits(next(columns), next(allowed, None)))
+            else:
+                distributions.append(Gaussian(next(columns), log_std[..., start : start + part.width]))
+                start += part.width
+        one_box = len(distributions) == 1 and not self._actions.countable
+        return distributions[0] if one_box else Product(tuple(distributions))
 
 
 class Body(nn.Module):
-    """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads."""
+    """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads.
 
-    def __init__(self, encoder: Flat | OneHot | Images, actions: int, config: Network):
+    A Gaussian's deviations are weights of their own, the same for every observation.
+    """
+
+    def __init__(self, encoder: Encoder, head: PolicyHead, config: Network):
         super().__init__()
         self.encoder = encoder
         features = (self.encoder.features, *config.hidden)[-1]
@@ -68,44 +134,60 @@ class Body(nn.Module):
             None if config.shared else hidden_layers(self.encoder.features, config.hidden, config.activation)
         )
         # A near-uniform first policy explores; a value head of ordinary size learns at once.
-        self.policy = orthogonal(features, actions, 0.01)
+        self.policy = orthogonal(features, head.outputs, 0.01)
         self.value = orthogonal(features, 1, 1.0)
+        self.log_std = nn.Parameter(torch.full((head.numbers,), config.log_std)) if head.numbers else None
 
-    def forward(self, obs: Shaped[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
+    def forward(self, obs: Any) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
         encoded = self.encoder(obs)
         features = self.trunk(encoded)
         value_features = features if self.value_trunk is None else self.value_trunk(encoded)
-        return self.policy(features), self.value(value_features).squeeze(-1)
+        parameters = self.policy(features)
+        if self.log_std is not None:
+            parameters = torch.cat([parameters, self.log_std.expand(len(parameters), -1)], -1)
+        return parameters, self.value(value_features).squeeze(-1)
 
 
-def build(observation_space: gym.Space[Any], action_space: gym.Space[Any], config: Network) -> ActorCritic:
+def build(
+    observation_space: gym.Space[Any], action_space: gym.Space[Any], config: Network, masked: MaskPlace = ""
+) -> ActorCritic:
     """The network for an environment's spaces; raises UsageError for a space that is not supported."""
-    if not isinstance(action_space, gym.spaces.Discrete):
-        raise UsageError(f"action space {action_space} is not supported: Discrete is")
-    eyes, actions = encoder(observation_space, config), int(action_space.n)
-    if isinstance(eyes, Images):  # has its hidden layer, as published
+    actions = Actions(action_space)
+    packing = Packing(observation_space, actions, masked)
+    eyes = encoder(packing, config)
+    if eyes.only_images:  # they have their hidden layer, as published
         config = replace(config, hidden=(), shared=True)
-    return ActorCritic(Body(eyes, actions, config), precision(config))
+    return ActorCritic(Body(eyes, PolicyHead(actions), config), packing, actions, precision(config))
+
+
+def around(
+    body: nn.Module,
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: Network,
+    masked: MaskPlace = "",
+) -> ActorCritic:
+    """A network of one's own; raises UsageError where it breaks its signature, tried on two observations."""
+    actions = Actions(action_space)
+    packing = Packing(observation_space, actions, masked)
+    network = ActorCritic(body, packing, actions, precision(config))
+    size = PolicyHead(actions).parameters
+    what = f"logits [N, {size}]" if actions.single else f"parameters [N, {size}]"
+    expected = f"network: it must map observations [N, ...] to ({what}, values [N])"
+    given = [packing.pack_one(observation_space.sample(), packing.mask() if masked else None) for _ in range(2)]
+    obs, _ = packing.unpack(torch.from_numpy(np.stack(given)))
+    try:
+        with torch.no_grad():
+            parameters, value = body(obs)
+        shapes = tuple(parameters.shape), tuple(value.shape)
+    except Exception as error:
+        message = " ".join(str(error).split())
+        called = f" with {tuple(obs.shape)}" if isinstance(obs, Tensor) else ""
+        raise UsageError(f"{expected}; called{called} it raised {type(error).__name__}: {message}") from error
+    if shapes != ((2, size), (2,)):
+        raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")
+    return network
 
 
 def precision(config: Network) -> torch.dtype:
     return torch.bfloat16 if config.precision == "bfloat16" else torch.float32
-
-
-@torch.no_grad()
-def check_body(network: ActorCritic, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
-    """Tries a network of one's own on two observations; raises UsageError where it breaks its signature."""
-    if not isinstance(action_space, gym.spaces.Discrete):
-        raise UsageError(f"action space {action_space} is not supported: Discrete is")
-    expected = f"network: it must map observations [N, ...] to (logits [N, {action_space.n}], values [N])"
-    obs = torch.from_numpy(np.stack([np.asarray(observation_space.sample()) for _ in range(2)]))
-    try:
-        logits, value = network.body(obs)
-        shapes = tuple(logits.shape), tuple(value.shape)
-    except Exception as error:
-        message = " ".join(str(error).split())
-        raise UsageError(
-            f"{expected}; called with {tuple(obs.shape)} it raised {type(error).__name__}: {message}"
-        ) from error
-    if shapes != ((2, int(action_space.n)), (2,)):
-        raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")

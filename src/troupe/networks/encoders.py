@@ -1,42 +1,65 @@
-"""From an observation to features: one encoder for each kind of observation space."""
+"""From observations to features: a module for each kind of leaf, and one for all of them together."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, TypeGuard, TypeVar
 
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError
+from troupe.environments.packing import Packing
+from troupe.environments.spaces import Leaf
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
-class Flat(nn.Module):
-    """Any Box as a vector of floats: [N, ...] -> [N, features]."""
+class Numbers(nn.Module):
+    """Leaves of a Box or MultiBinary as one vector: [N, ...] each -> [N, features]."""
 
-    def __init__(self, space: gym.spaces.Box):
+    def __init__(self, leaves: Sequence[Leaf]):
         super().__init__()
-        self.features = math.prod(space.shape)
+        self.leaves = leaves
+        self.features = sum(max(1, leaf.size) for leaf in leaves)
 
-    def forward(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N features"]:
-        return obs.reshape(len(obs), self.features).float()
+    def forward(self, obs: Any) -> Float[Tensor, "N features"]:
+        vectors = [leaf.of(obs) for leaf in self.leaves]
+        flat = [vector.reshape(len(vector), -1).float() for vector in vectors]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
-class OneHot(nn.Module):
-    """A Discrete observation: [N] -> [N, n]."""
+class OneHots(nn.Module):
+    """Leaves of a Discrete or MultiDiscrete, a one for each: [N, ...] each -> [N, features]."""
 
-    def __init__(self, space: gym.spaces.Discrete):
+    def __init__(self, leaves: Sequence[Leaf]):
         super().__init__()
-        self.features, self.start = int(space.n), int(space.start)
+        self.leaves = leaves
+        self._choices = [[(int(n), int(first)) for n, first in _choices(leaf.space)] for leaf in leaves]
+        self.features = sum(n for choices in self._choices for n, _ in choices)
 
-    def forward(self, obs: Shaped[Tensor, " N"]) -> Float[Tensor, "N n"]:
-        return nn.functional.one_hot(obs.long() - self.start, self.features).float()
+    def forward(self, obs: Any) -> Float[Tensor, "N features"]:
+        hot = []
+        for leaf, choices in zip(self.leaves, self._choices, strict=True):
+            value = leaf.of(obs)
+            columns = value.reshape(len(value), -1).long().unbind(-1)
+            hot += [
+                nn.functional.one_hot(column - first, n) for column, (n, first) in zip(columns, choices, strict=True)
+            ]
+        return torch.cat(hot, -1).float()
+
+
+def _choices(space: gym.Space[Any]) -> list[tuple[Any, Any]]:
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return list(zip(space.nvec.flat, space.start.flat, strict=True))
+    assert isinstance(space, gym.spaces.Discrete)
+    return [(space.n, space.start)]
 
 
 class Images(nn.Module):
@@ -130,22 +153,63 @@ class Residual(nn.Module):
         return images + seen
 
 
-def encoder(space: gym.Space[Any], config: Network) -> Flat | OneHot | Images:
-    """The encoder for `space`; raises UsageError, by name, for a space that has none."""
-    kind = config.encoder
-    if kind in _CONVOLUTIONS:
-        if not is_image(space):
-            raise UsageError(
-                f"network.encoder = '{kind}': it reads images of bytes, and observations here are {space}; use flat"
-            )
-        return Images(space, kind)
-    if kind == "auto" and is_image(space):
-        return Images(space, "nature")
-    if isinstance(space, gym.spaces.Box):
-        return Flat(space)
-    if isinstance(space, gym.spaces.Discrete):
-        return OneHot(space)
-    raise UsageError(f"observation space {space} is not supported: Box and Discrete are")
+class Encoder(nn.Module):
+    """From observations, nested as the environment gives them, to one vector of features.
+
+    Numbers are normalised if the configuration says so, choices become ones and zeros, and every image is seen by
+    convolutions of its own; all stand beside one another.
+    """
+
+    def __init__(self, leaves: Sequence[Leaf], config: Network):
+        super().__init__()
+        kinds = [_kind(leaf, config) for leaf in leaves]
+        numbers = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == "numbers"]
+        choices = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == "choices"]
+        self._pictures = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind in _CONVOLUTIONS]
+        self.numbers = Numbers(numbers) if numbers else None
+        self.normalizer = Normalizer(self.numbers.features) if self.numbers and config.normalize else None
+        self.choices = OneHots(choices) if choices else None
+        self.images = nn.ModuleList(
+            Images(leaf.space, kind)
+            for leaf, kind in zip(leaves, kinds, strict=True)
+            if kind in _CONVOLUTIONS and isinstance(leaf.space, gym.spaces.Box)
+        )
+        parts = [self.numbers, self.choices, *self.images]
+        self.features: int = sum(int(part.features) for part in parts if part is not None)
+
+    @property
+    def only_images(self) -> bool:
+        return self.numbers is None and self.choices is None
+
+    def forward(self, obs: Any) -> Float[Tensor, "N features"]:
+        seen = []
+        if self.numbers is not None:
+            vector = self.numbers(obs)
+            seen.append(vector if self.normalizer is None else self.normalizer(vector))
+        if self.choices is not None:
+            seen.append(self.choices(obs))
+        seen += [images(leaf.of(obs)) for images, leaf in zip(self.images, self._pictures, strict=True)]
+        return seen[0] if len(seen) == 1 else torch.cat(seen, -1)
+
+
+def _kind(leaf: Leaf, config: Network) -> str:
+    """numbers, choices, or the convolutions that see it."""
+    space, asked = leaf.space, config.encoder
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        return "choices"
+    if is_image(space):
+        return {"auto": "nature", "flat": "numbers"}.get(asked, asked)
+    return "numbers"
+
+
+def encoder(packing: Packing, config: Network) -> Encoder:
+    """The encoder for what `packing` unpacks; raises UsageError where its convolutions find no image."""
+    if config.encoder in _CONVOLUTIONS and not any(is_image(leaf.space) for leaf in packing.leaves):
+        raise UsageError(
+            f"network.encoder = '{config.encoder}': it reads images of bytes, and observations here are "
+            f"{packing.seen}; use flat"
+        )
+    return Encoder(packing.leaves, config)
 
 
 def is_image(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Box]:

@@ -42,6 +42,15 @@ class FlatWeights(Generic[M]):
             parameter.data = vector[start:end].view(parameter.shape)
             start = end
 
+    def place(self, parameter: nn.Parameter) -> slice:
+        """Where a parameter of the module lies in the vector."""
+        start = 0
+        for each in self.parameters:
+            if each is parameter:
+                return slice(start, start + each.numel())
+            start += each.numel()
+        raise KeyError("no parameter of this module")
+
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
         """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
         learned = [parameter for parameter in self.parameters if parameter.requires_grad]

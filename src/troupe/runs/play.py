@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from troupe.config import TroupeError, UsageError
+from troupe.environments.spaces import MASK
 
 Env = gym.Env[Any, Any]
 MakeEnv = Callable[[str], Env]  # of a render mode
@@ -34,9 +35,9 @@ LATE_SECONDS = 1.0  # playing live is never further behind
 class Player(Protocol):
     """What is shown. `Agent` is one."""
 
-    def act(self, observation: Any) -> Any: ...
+    def act(self, observation: Any, *, mask: Any = None) -> Any: ...
 
-    def distribution(self, observation: Any) -> tuple[Float[np.ndarray, " actions"] | None, float]:
+    def distribution(self, observation: Any, mask: Any = None) -> tuple[Float[np.ndarray, " actions"] | None, float]:
         """The probability of every action, or None where actions cannot be counted; and the value."""
 
 
@@ -117,15 +118,16 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
     """Every picture of the episodes, in order; the last moment of each is marked, and always has a picture."""
     env, camera = stage.env, stage.camera
     for episode in range(episodes):
-        observation, _ = env.reset(seed=seed if episode == 0 else None)
+        observation, info = env.reset(seed=seed if episode == 0 else None)
         camera.rewind()
         history = History()
         total, step, ended = 0.0, 0, False
         while True:
             seconds = camera.frame / stage.fps
-            probabilities, value = agent.distribution(observation)
+            mask = None if ended else info.get(MASK)
+            probabilities, value = agent.distribution(observation, mask)
             history.add(seconds, value)
-            action: Any = None if ended else agent.act(observation)
+            action: Any = None if ended else agent.act(observation, mask=mask)
             chosen = None if ended or probabilities is None else int(action) - stage.first_action
             thought = Thought(probabilities, value, chosen)
             moment = Moment(episode, episodes, step, seconds, total, thought, history, ended)
@@ -134,7 +136,7 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             if ended:
                 break
             camera.begin_step()
-            observation, reward, terminated, truncated, _ = env.step(action)
+            observation, reward, terminated, truncated, info = env.step(action)
             for frame, picture in camera.between:
                 yield Shot(moment, frame / stage.fps, picture)
             total += float(reward)

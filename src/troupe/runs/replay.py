@@ -26,7 +26,7 @@ from troupe.environments import of_run
 from troupe.networks.flat import FlatWeights
 from troupe.preparation import first_network, one_torch_thread
 from troupe.runs import checkpoint
-from troupe.runtime.assembly import build_optimizer, make_learners, make_plans
+from troupe.runtime.assembly import build_optimizer, build_statistics, make_learners, make_plans
 from troupe.runtime.gate import Gate
 from troupe.runtime.journal import FILE, checksum
 from troupe.runtime.plan import ActorPlan, Player
@@ -96,6 +96,7 @@ Note = tuple[Any, ...]
 _FORMS: dict[str, Any] = {  # runtime/journal.py says what they mean
     "rollout": tuple[int, int, int, list[tuple[int, int]]],
     "batch": tuple[str, list[tuple[int, int]]],
+    "observe": tuple[str],
     "copy": tuple[str],
     "apply": tuple[str, float],
     "publish": tuple[str, int, int],
@@ -169,8 +170,11 @@ class _Replay:
         self._source = of_run(place, config.env.id, env)
         built, seeds, _ = first_network(network, self._source, config)
         actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
-        vector = FlatWeights(built).vector
-        self._master = _ReplayedMaster(vector, build_optimizer(config.learner, vector), WeightStore(vector.cpu()))
+        flat = FlatWeights(built)
+        vector = flat.vector
+        self._master = _ReplayedMaster(
+            vector, build_optimizer(config.learner, vector), WeightStore(vector.cpu()), build_statistics(config, flat)
+        )
         self._versions = {0: vector.cpu().clone()}
         actors = [_Actor(self._versions) for _ in range(config.actor.count)]
         local, self._gate = ByValue(copy.deepcopy(built).cpu()), Gate()
@@ -220,7 +224,7 @@ class _Replay:
                 raise _unfit(f"this run has no {learner}")
             touches = self._learners[learner].touches(stack([self._rollout(*each) for each in wanted]))
             self._touches[learner] = next(touches), touches
-        elif kind in ("copy", "apply", "publish"):
+        elif kind in ("observe", "copy", "apply", "publish"):
             self._master.learning_rate = facts[1] if kind == "apply" else None
             self._touch(facts[0], kind)
             if kind == "publish":
@@ -250,7 +254,7 @@ class _Replay:
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
-        return allocate(self._source.observation_space, *self._config.actor.rollout_shape)
+        return allocate(self._source.packing.space, *self._config.actor.rollout_shape, self._source.actions)
 
     def _keep(self, version: int) -> None:
         """Remembers the weights just published, and forgets those no rollout goes by any more."""

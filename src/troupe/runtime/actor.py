@@ -30,7 +30,8 @@ class Actor:
     threads of their own (a native batch), the two overlap; elsewhere one part is as good.
 
     `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
-    is not asked: whoever owns the actor sees there that it hangs.
+    is not asked: whoever owns the actor sees there that it hangs. With `gamma` it writes down the past
+    returns that rewards are normalised by.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Actor:
         progress: Progress,
         seeds: np.random.SeedSequence,
         pulse: np.ndarray,
+        gamma: float | None = None,
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
@@ -53,6 +55,7 @@ class Actor:
         self._first = np.ones(count, np.bool_)
         self._ended = np.zeros(count, np.bool_)  # the next step of these is their reset row
         self._episodes = EpisodeCounter(count)
+        self._past = PastReturn(count, gamma) if gamma is not None else None
         self.watch = Stopwatch()
 
     def collect(self, rollout: Rollout) -> None:
@@ -72,7 +75,12 @@ class Actor:
                 if t < steps:
                     self._send(part, rollout, t, epsilon)
         self._obs, self._first = rollout.obs[-1].copy(), rollout.first[-1].copy()
+        if self._past is not None:
+            self._past.write(rollout)
         self._progress.play(rollout.steps, self._episodes.count(rollout))
+        for part in self._parts:
+            while part.environment.notices:
+                self._progress.notices.append(part.environment.notices.popleft())
 
     def _send(self, part: Part, rollout: Rollout, t: int, epsilon: float) -> None:
         """Has the actions of step t computed and begins the step."""
@@ -121,6 +129,7 @@ class Actor:
             "first": self._first,
             "ended": self._ended.copy(),  # it is written to while the next rollout is played
             "episodes": self._episodes.state(),
+            "past": None if self._past is None else self._past.total.copy(),
             "inference": self._inference.state(),
             "environment": environment,
         }
@@ -130,6 +139,8 @@ class Actor:
         assert isinstance(self._inference, LocalInference)
         self._inference.restore(state["inference"])
         self._episodes.restore(state["episodes"])
+        if self._past is not None:
+            self._past.total = state["past"].copy()
         self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
         (part,) = self._parts
         strayed = part.environment.restore(state["environment"], self._obs)
@@ -137,6 +148,8 @@ class Actor:
             return []
         self._first[strayed], self._ended[strayed] = True, False
         self._episodes.forget(strayed)
+        if self._past is not None:
+            self._past.total[strayed] = 0.0
         return [
             f"{len(strayed)} of {part.environment.count} environments came out elsewhere when their episodes were "
             "played again with the same seeds and actions; these begin new ones, and the run is not what it would "
@@ -194,3 +207,20 @@ class EpisodeCounter:
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         self._total, self._length = state["total"].copy(), state["length"].copy()
+
+
+class PastReturn:
+    """The discounted sum of an episode's rewards up to each step, across the seams between rollouts.
+
+    Its deviation is the unit that rewards are divided by: Engstrom et al. 2020, Implementation matters, section 3.
+    """
+
+    def __init__(self, environments: int, gamma: float):
+        self.total, self._gamma = np.zeros(environments), gamma
+
+    def write(self, rollout: Rollout) -> None:
+        ended = rollout.terminated | rollout.truncated
+        for t, reward in enumerate(rollout.reward):
+            self.total = self._gamma * self.total + reward
+            rollout.past_return[t] = self.total
+            self.total[ended[t]] = 0.0

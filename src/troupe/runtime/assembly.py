@@ -30,6 +30,7 @@ from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import allocate, allocate_shared
 from troupe.runtime.seat import RemoteSeat, Table, ThreadSeat
 from troupe.runtime.shared import Block, ByValue
+from troupe.runtime.statistics import Statistics
 from troupe.runtime.topologies import Parts
 from troupe.runtime.weights import HogwildMaster, Master, WeightStore
 
@@ -59,8 +60,9 @@ def assemble(
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     if config.inference.kind == "batched":
-        space = source.observation_space
-        predictions = PredictionQueue(space, most.actors, config.actor.environments, shared=apart)
+        predictions = PredictionQueue(
+            source.packing.space, most.actors, config.actor.environments, source.actions, shared=apart
+        )
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
@@ -172,12 +174,13 @@ def _master(
     flat = FlatWeights(network)
     if config.topology != "hogwild":
         store = WeightStore(flat.vector.cpu(), version, shared=shared)
-        optimizer = build_optimizer(config.learner, flat.vector)
+        optimizer, statistics = build_optimizer(config.learner, flat.vector), build_statistics(config, flat)
         if isinstance(journal, Journal):
-            return RecordedMaster(flat.vector, optimizer, store, journal)
-        return Master(flat.vector, optimizer, store)
-    make_optimizer = partial(build_optimizer, config.learner)
-    master = HogwildMaster(flat.vector.cpu(), make_optimizer, config.actor.count, version, shared=shared)
+            return RecordedMaster(flat.vector, optimizer, store, statistics, journal)
+        return Master(flat.vector, optimizer, store, statistics)
+    make_optimizer, workers = partial(build_optimizer, config.learner), config.actor.count
+    statistics = build_statistics(config, flat, workers, shared=shared)
+    master = HogwildMaster(flat.vector.cpu(), make_optimizer, workers, version, statistics, shared=shared)
     flat.move_to(master.vector)
     return master
 
@@ -194,16 +197,16 @@ def _seats(
     steps, environments = config.actor.rollout_shape
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)
-    space = source.observation_space
+    space = source.packing.space
     if not apart:
-        new_rollout = partial(allocate, space, steps, environments, pinned=device == "cuda")
+        new_rollout = partial(allocate, space, steps, environments, source.actions, pinned=device == "cuda")
         shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
         seats = [
             ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
         ]
         return shared, seats
     check_sendable(plans[0])
-    block, rollouts = allocate_shared(space, steps, environments, number)
+    block, rollouts = allocate_shared(space, steps, environments, number, source.actions)
     shared = RolloutQueue([] if hogwild else rollouts)
     pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
     remote = []
@@ -227,7 +230,16 @@ def build_loss(config: Loss) -> LossFunction:
 
 
 def build_rewards(config: Loss) -> Rewards:
-    return Rewards(config.gamma, config.reward_scale, config.reward_clip)
+    return Rewards(config.gamma, config.reward_scale, config.reward_clip, config.normalize_reward)
+
+
+def build_statistics(
+    config: TrainConfig, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False
+) -> Statistics | None:
+    """None where nothing is normalised."""
+    if not config.loss.normalize_reward and flat.module.normalizer is None:
+        return None
+    return Statistics.of(flat, writers, shared=shared)
 
 
 def build_optimizer(config: LearnerConfig, vector: torch.Tensor) -> Optimizer:

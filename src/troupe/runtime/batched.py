@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from troupe.config import UsageError
+from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.gate import Closed, Gate, RemoteGate
@@ -41,15 +42,18 @@ class Request(NamedTuple):
 class PredictionQueue:
     """Carries the observations of `actors` actors to predictors, and actions back."""
 
-    def __init__(self, space: gym.Space[Any], actors: int, environments: int, *, shared: bool):
+    def __init__(
+        self, space: gym.Space[Any], actors: int, environments: int, actions: Actions | None = None, *, shared: bool
+    ):
         if os.name != "posix":
             raise UsageError("inference.kind = 'batched': its queue needs the pipes of Linux or macOS; use local")
         n, b = actors, environments
+        shape, dtype = (actions.shape, actions.dtype) if actions else ((), np.int64)
         self.cells = Block(
             {
                 "obs": ((n, b, *(space.shape or ())), space.dtype),
                 "epsilon": ((n,), np.float32),
-                "action": ((n, b), np.int64),
+                "action": ((n, b, *shape), dtype),
                 "log_prob": ((n, b), np.float32),
                 "version": ((n,), np.int64),
             },

@@ -13,7 +13,7 @@ from troupe.runtime.weights import Weights
 
 
 class Decision(NamedTuple):
-    action: np.ndarray  # [B], from 0
+    action: np.ndarray  # [B, ...], rows of numbers (environments/actions.py)
     log_prob: np.ndarray  # [B], under the policy that really acted, exploration included
     version: int  # of the weights that acted
 

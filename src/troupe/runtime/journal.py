@@ -6,6 +6,7 @@ reached learners, and in which order learners touched the weights. Each line of 
 
     ["rollout", actor, generation, index, [[version, played], ...]]   made, with these weights
     ["batch", learner, [[actor, index], ...]]                         these rollouts, in this order
+    ["observe", learner]                                              a learner counts what is new in a batch
     ["copy", learner], ["apply", learner, learning_rate]              a learner reads, changes the weights
     ["publish", learner, version, checksum]                           the weights are these now
     ["end", checksum]                                                 and were these when all had stopped
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.rollout import Rollout
+from troupe.runtime.statistics import Statistics
 from troupe.runtime.weights import Master, WeightStore
 
 FILE = "journal.jsonl"
@@ -74,9 +76,21 @@ class Journal(NoJournal):
 class RecordedMaster(Master):
     """A master that notes who touches the weights, at the moment it happens."""
 
-    def __init__(self, vector: Float[Tensor, " P"], optimizer: Optimizer, store: WeightStore, journal: Journal):
-        super().__init__(vector, optimizer, store)
+    def __init__(
+        self,
+        vector: Float[Tensor, " P"],
+        optimizer: Optimizer,
+        store: WeightStore,
+        statistics: Statistics | None,
+        journal: Journal,
+    ):
+        super().__init__(vector, optimizer, store, statistics)
         self._journal = journal
+
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
+        with self.lock:
+            self._journal.touch("observe")
+            return super().observe(numbers, returns, writer)
 
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from troupe.algorithm.losses import Batch, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
-from troupe.networks.actor_critic import ActorCritic, PolicyOutput, policy
+from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.crew import Crew
 from troupe.runtime.gate import Gate, RemoteGate
@@ -33,6 +33,7 @@ class Rewards:
     gamma: float
     scale: float = 1.0
     clip: float = 0.0  # after scaling; 0 is off
+    normalize: bool = False  # whether the scale is to follow the deviation of returns
 
     def of(self, raw: np.ndarray) -> np.ndarray:
         scaled = raw * np.float32(self.scale)
@@ -56,7 +57,7 @@ class Learner:
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
-        self._rewards, self._device = rewards, self.weights.vector.device
+        self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
         self.watch = Stopwatch()
@@ -68,10 +69,14 @@ class Learner:
             pass
         self.watch.lap("learn")
 
-    def touches(self, batch: Rollout) -> Iterator[Literal["copy", "apply", "publish"]]:
+    def touches(self, batch: Rollout) -> Iterator[Literal["observe", "copy", "apply", "publish"]]:
         """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
         let several learners touch it in the order in which they did."""
-        assert isinstance(self._master, Master)  # a worker of hogwild calls the two halves itself
+        assert isinstance(self._master, Master)  # a worker of hogwild calls the parts of it itself
+        if self._master.statistics:
+            with self._gate.turn():
+                yield "observe"
+                self.observe(batch)
         for _ in range(self._config.epochs):
             for part in self._minibatches(batch):
                 with self._gate.turn():
@@ -82,6 +87,16 @@ class Learner:
                     self.apply_gradient(gradient)
         yield "publish"
         self._master.publish()
+
+    def observe(self, batch: Rollout, writer: int = 0) -> None:
+        """Adds what a batch holds to the statistics that observations and rewards are normalised by."""
+        rows = batch.valid
+        numbers = None
+        if self._network.normalizer is not None:
+            numbers = self._network.numbers(_to(self._device, batch.obs[:-1][rows]))
+        deviation = self._master.observe(numbers, torch.from_numpy(batch.past_return[rows]), writer)
+        if self._rewards.normalize:
+            self._rewards = replace(self._rewards, scale=self._scale / deviation)
 
     def compute_gradient(self, rollout: Rollout) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
@@ -110,16 +125,18 @@ class Learner:
         shares = [slice(*ends) for ends in pairwise(ends.tolist())]
 
         passes = self._crew.map(lambda share: self._network.unrolled_heads(obs[:, share]), shares)
-        heads = [torch.cat([head.detach() for head in parts], 1) for parts in zip(*passes, strict=True)]
-        logits, value = (head.requires_grad_() for head in heads)
-        loss = self._judge(policy(logits, value), rollout)
-        said = torch.autograd.grad(loss, (logits, value), materialize_grads=True)
+        parameters = torch.cat([heads.parameters.detach() for heads in passes], 1).requires_grad_()
+        value = torch.cat([heads.value.detach() for heads in passes], 1).requires_grad_()
+        masks = [heads.mask for heads in passes if heads.mask is not None]
+        heads = Heads(parameters, value, torch.cat(masks, 1) if masks else None)
+        loss = self._judge(self._network.policy(heads), rollout)
+        said = torch.autograd.grad(loss, (parameters, value), materialize_grads=True)
 
         def backward(number: int) -> Tensor:
             share = shares[number]
-            logits, value = passes[number]
+            parameters, value, _ = passes[number]
             # As a scalar: to be handed a gradient for each output, torch imports its compiler, for seconds.
-            return self.weights.gradient((logits * said[0][:, share]).sum() + (value * said[1][:, share]).sum())
+            return self.weights.gradient((parameters * said[0][:, share]).sum() + (value * said[1][:, share]).sum())
 
         gradient, *others = self._crew.map(backward, range(len(shares)))
         for other in others:

@@ -4,9 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -55,10 +53,16 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     count = 1 if not source.is_native(config) else min(max(sizes), 4) if source.atari else max(sizes)
     environment = source.make_vector(count, config)
     try:
-        obs = environment.reset(np.random.SeedSequence(0)).copy()
+        obs = seen = environment.reset(np.random.SeedSequence(0)).copy()
         rng = np.random.default_rng(0)
-        actions = int(getattr(source.action_space, "n", 1))
-        step, computing = cost(lambda: environment.step(rng.integers(actions, size=count)), _SECONDS)
+
+        def play() -> None:
+            nonlocal seen
+            _, masks = source.packing.unpack(torch.from_numpy(seen)) if source.masked else (None, None)
+            action = source.actions.random(rng, count, None if masks is None else masks.numpy())
+            seen = environment.step(action).obs
+
+        step, computing = cost(play, _SECONDS)
     finally:
         environment.close()
     act, device = {}, next(network.parameters()).device
@@ -69,15 +73,16 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     return Costs(step / count, computing / count, act)
 
 
-def measure_pass(network: ActorCritic, space: gym.Space[Any], size: int) -> float:
+def measure_pass(network: ActorCritic, size: int) -> float:
     """Seconds for each of `size` observations in one pass of learning: forwards and back."""
     device = next(network.parameters()).device
+    space = network.packing.space
     obs = torch.from_numpy(np.zeros((1, size, *(space.shape or ())), space.dtype)).to(device)
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def once() -> None:
         output = network.unroll(obs)
-        loss = output.value.sum() + output.distribution.log_probs.sum()
+        loss = output.value.sum() + output.distribution.entropy().sum()
         torch.autograd.grad(loss, weights)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

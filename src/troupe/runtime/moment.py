@@ -23,11 +23,11 @@ class Moment:
 
     @classmethod
     def of(cls, master: Master | HogwildMaster, progress: Progress, streams: dict[str, Any] | None = None) -> "Moment":
-        optimizer = {name: tensor.clone() for name, tensor in master.optimizer.state().items()}
+        optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
         return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams)
 
     def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""
         master.vector.copy_(self.weights)
-        master.optimizer.load(self.optimizer)
+        master.load(self.optimizer)
         progress.restore(self.counts, self.recent)

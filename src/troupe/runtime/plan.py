@@ -4,6 +4,7 @@ import copy
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from troupe.config import Environment
 from troupe.config import Learner as LearnerConfig
@@ -64,7 +65,8 @@ class ActorPlan:
         environments = [make(size, self.environment) for size in sizes]
 
         def actor(inference: Inference) -> Actor:
-            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse)
+            gamma = self.learner.rewards.gamma if self.learner.rewards.normalize else None
+            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse, gamma)
 
         if isinstance(self.brain, PredictionClient):
             return self._windowed(actor(BatchedInference(self.brain, gate)))
@@ -74,18 +76,20 @@ class ActorPlan:
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
         own = FlatWeights(network)
-        own.move_to(own.vector.to(self.device, network.precision))  # cast once for a rollout, not for every step
+        # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from.
+        precision = network.precision if network.normalizer is None else torch.float32
+        own.move_to(own.vector.to(self.device, precision))
         draws = generator(action_seed, own.vector.device)
         return self._windowed(actor(LocalInference(own, weights, draws, gate)))
 
     def _windowed(self, actor: Actor) -> Player:
         if not self.window:
             return actor
-        space = self.source.value.observation_space
+        source = self.source.value
         return WindowActor(
             actor,
             Window(self.window, self.learner.rewards.gamma),
-            [allocate(space, 1, 1) for _ in range(self.window + 1)],
+            [allocate(source.packing.space, 1, 1, source.actions) for _ in range(self.window + 1)],
         )
 
     def _learner(

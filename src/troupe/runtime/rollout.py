@@ -2,7 +2,7 @@
 
 obs                 [T+1, B, ...]  in the environment's own dtype
 first               [T+1, B] bool  obs begins a new episode
-action              [T, B]         what was played in obs
+action              [T, B, ...]    what was played in obs
 behaviour_log_prob  [T, B]         log mu(action), with the exploration mixed in
 reward              [T, B]         raw, received after action[t]
 terminated          [T, B] bool    the episode truly ended with action[t]
@@ -11,6 +11,10 @@ life_lost           [T, B] bool    it ended with action[t] for learning, and the
 valid               [T, B] bool    false on the reset row that follows an episode's end
 horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
 policy_version      [T, B] int     the weights that acted
+past_return         [T, B]         the episode's rewards until now, the older the more discounted; 0 where nobody asks
+
+Observations are packed and actions are rows of numbers (environments/packing.py, actions.py); masks of allowed
+actions travel with the observations.
 """
 
 from collections.abc import Sequence
@@ -21,11 +25,12 @@ import gymnasium as gym
 import numpy as np
 import torch
 
+from troupe.environments.actions import Actions
 from troupe.runtime.shared import Block
 
 FIELDS = (
     "obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "life_lost", "valid",
-    "horizon", "policy_version",
+    "horizon", "policy_version", "past_return",
 )  # fmt: skip
 
 
@@ -46,6 +51,7 @@ class Rollout:
     valid: np.ndarray
     horizon: np.ndarray
     policy_version: np.ndarray
+    past_return: np.ndarray
     actor: int = -1
     generation: int = 0
     index: int = -1
@@ -58,13 +64,17 @@ class Rollout:
         return int(np.count_nonzero(self.valid))
 
 
-def fields(space: gym.Space[Any], steps: int, environments: int) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of every array of a rollout with observations of `space`."""
+def fields(
+    space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None
+) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and type of every array of a rollout with packed observations of `space`; actions are single choices
+    unless it is said what else they are."""
+    shape, dtype = (actions.shape, actions.dtype) if actions else ((), np.int64)
     t, b = steps, environments
     return {
         "obs": ((t + 1, b, *(space.shape or ())), space.dtype),
         "first": ((t + 1, b), np.bool_),
-        "action": ((t, b), np.int64),
+        "action": ((t, b, *shape), dtype),
         "behaviour_log_prob": ((t, b), np.float32),
         "reward": ((t, b), np.float32),
         "terminated": ((t, b), np.bool_),
@@ -73,17 +83,21 @@ def fields(space: gym.Space[Any], steps: int, environments: int) -> dict[str, tu
         "valid": ((t, b), np.bool_),
         "horizon": ((t, b), np.int64),
         "policy_version": ((t, b), np.int64),
+        "past_return": ((t, b), np.float32),
     }
 
 
-def allocate(space: gym.Space[Any], steps: int, environments: int, *, pinned: bool = False) -> Rollout:
+def allocate(
+    space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None, *, pinned: bool = False
+) -> Rollout:
     """An empty rollout; actors write in place, step by step. `pinned` is memory that a GPU copies from by itself."""
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = np.zeros(shape, dtype)
         return torch.from_numpy(array).pin_memory().numpy() if pinned else array
 
-    arrays: dict[str, Any] = {name: zeros(*field) for name, field in fields(space, steps, environments).items()}
+    schema = fields(space, steps, environments, actions)
+    arrays: dict[str, Any] = {name: zeros(*field) for name, field in schema.items()}
     empty = Rollout(**arrays)
     empty.valid[:], empty.horizon[:] = True, 1
     return empty
@@ -98,9 +112,11 @@ def slots(block: Block, number: int) -> list[Rollout]:
     return rollouts
 
 
-def allocate_shared(space: gym.Space[Any], steps: int, environments: int, number: int) -> tuple[Block, list[Rollout]]:
+def allocate_shared(
+    space: gym.Space[Any], steps: int, environments: int, number: int, actions: Actions | None = None
+) -> tuple[Block, list[Rollout]]:
     """`number` empty rollouts in memory that processes can share, and that memory."""
-    one = fields(space, steps, environments)
+    one = fields(space, steps, environments, actions)
     block = Block({name: ((number, *shape), dtype) for name, (shape, dtype) in one.items()}, shared=True)
     block["valid"][:], block["horizon"][:] = True, 1
     return block, slots(block, number)
@@ -138,5 +154,5 @@ def check(rollout: Rollout) -> None:
             raise ValueError("rollout.valid is true on the row after an episode's end; it must be the reset row")
         if (rollout.first[1:] != ~rollout.valid).any():
             raise ValueError("rollout.first must be true exactly after a reset row")
-    if (rollout.behaviour_log_prob > 1e-6).any():
+    if rollout.action.dtype.kind == "i" and (rollout.behaviour_log_prob > 1e-6).any():  # a density may be above 1
         raise ValueError("rollout.behaviour_log_prob is above 0: not the logarithm of a probability")

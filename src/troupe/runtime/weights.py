@@ -1,7 +1,7 @@
 """Where the weights live: the one set that learners improve, and the copies that actors pull."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.shared import Block
+from troupe.runtime.statistics import Statistics
 
 _COPIES = 4
 
@@ -84,13 +85,28 @@ class Master:
     pass, and nobody's gradient is added to another's.
     """
 
-    def __init__(self, vector: Float[Tensor, " P"], optimizer: Optimizer, store: WeightStore):
+    def __init__(
+        self,
+        vector: Float[Tensor, " P"],
+        optimizer: Optimizer,
+        store: WeightStore,
+        statistics: Statistics | None = None,
+    ):
         self.vector, self.optimizer, self.store = vector, optimizer, store
+        self.statistics = statistics
         self.lock = threading.RLock()
 
     @property
     def version(self) -> int:
         return self.store.version
+
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
+        """Counts what a batch holds in the statistics; returns the deviation of returns that is now known."""
+        assert self.statistics is not None
+        with self.lock:
+            self.statistics.add(numbers, returns, writer)
+            self.statistics.write_to(self.vector)
+            return self.statistics.deviation_of_returns
 
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:
@@ -103,6 +119,13 @@ class Master:
     def publish(self) -> int:
         with self.lock:
             return self.store.publish(self.vector)
+
+    def state(self) -> dict[str, Tensor]:
+        """All but the weights: what the optimizer and the statistics have gathered."""
+        return _state(self)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        _load(self, state)
 
 
 class HogwildMaster:
@@ -119,10 +142,11 @@ class HogwildMaster:
         make_optimizer: Callable[[Float[Tensor, " P"]], Optimizer],
         workers: int,
         version: int = 0,
+        statistics: Statistics | None = None,
         *,
         shared: bool = False,
     ):
-        self._make_optimizer = make_optimizer
+        self._make_optimizer, self.statistics = make_optimizer, statistics
         first = make_optimizer(vector).state()
         fields: dict[str, Any] = {"weights": (tuple(vector.shape), np.float32), "updates": ((workers,), np.int64)}
         fields |= {f"optimizer/{name}": (tuple(part.shape), part.numpy().dtype) for name, part in first.items()}
@@ -145,6 +169,19 @@ class HogwildMaster:
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         self.optimizer.step(self.vector, gradient, learning_rate)
 
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int) -> float:
+        """As a master does, without a lock: what each worker counts is its own."""
+        assert self.statistics is not None
+        self.statistics.add(numbers, returns, writer)
+        self.statistics.write_to(self.vector)
+        return self.statistics.deviation_of_returns
+
+    def state(self) -> dict[str, Tensor]:
+        return _state(self)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        _load(self, state)
+
     def count(self, worker: int) -> None:
         """Worker `worker` has made an update."""
         self._updates[worker] += 1
@@ -156,9 +193,19 @@ class HogwildMaster:
         self.optimizer.attach({name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
         self.lock = threading.RLock()  # for those who judge and save; workers take none
 
-    def __getstate__(self) -> tuple[Any, Block]:
-        return self._make_optimizer, self._block
+    def __getstate__(self) -> tuple[Any, Block, Statistics | None]:
+        return self._make_optimizer, self._block, self.statistics
 
-    def __setstate__(self, state: tuple[Any, Block]) -> None:
-        self._make_optimizer, self._block = state
+    def __setstate__(self, state: tuple[Any, Block, Statistics | None]) -> None:
+        self._make_optimizer, self._block, self.statistics = state
         self._attach()
+
+
+def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:
+    return master.optimizer.state() | (master.statistics.state() if master.statistics else {})
+
+
+def _load(master: Master | HogwildMaster, state: Mapping[str, Tensor]) -> None:
+    master.optimizer.load({name: state[name] for name in master.optimizer.state()})
+    if master.statistics:
+        master.statistics.load(state)

@@ -18,6 +18,8 @@ class Worker:
 
     def collect(self, rollout: Rollout) -> None:
         self._actor.collect(rollout)
+        if self._master.statistics:
+            self._learner.observe(rollout, self._number)
         gradient = self._learner.compute_gradient(rollout)
         self._progress.consume([rollout], self._master.version)
         self._learner.apply_gradient(gradient)

@@ -1,0 +1,137 @@
+"""Actions as rows of numbers, whatever the action space: what policies draw, rollouts hold and losses read.
+
+A row has one number for each choice (Discrete, each of a MultiDiscrete, each bit of a MultiBinary), counted from
+0, and one for each number of a Box. A single Discrete has no row: it is the number itself.
+
+A Box is drawn from a Gaussian that knows no bounds. Between two finite bounds its unit is half their distance,
+so that -1 and 1 are the bounds themselves; elsewhere it is the environment's. What leaves the bounds is clipped
+on its way to the environment, and only there: the row keeps what was drawn, whose density the policy knows.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from troupe.config import UsageError
+from troupe.environments.spaces import Leaf, Space, leaves, with_entries
+
+
+@dataclass(frozen=True)
+class Part:
+    """Neighbouring numbers of a row: one choice out of `choices`, or (0) `width` numbers of a Box."""
+
+    choices: int
+    width: int = 1
+
+
+class Actions:
+    """What an action space means to a policy, and how rows become actions and back."""
+
+    def __init__(self, space: Space):
+        """Raises UsageError for a space that is not supported."""
+        self.space = space
+        self._leaves = leaves(space, "action space")
+        if not self._leaves:
+            raise UsageError(f"action space {space} is not supported: it has no action")
+        self.parts = [part for leaf in self._leaves for part in _parts(leaf)]
+        self.single = isinstance(space, gym.spaces.Discrete)
+        self._first = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
+        self.shape: tuple[int, ...] = () if self.single else (sum(part.width for part in self.parts),)
+        self.dtype = np.int64 if self.countable else np.float32
+
+    @cached_property
+    def countable(self) -> bool:
+        """Whether there are finitely many actions: then the policy has probabilities, else densities."""
+        return all(part.choices for part in self.parts)
+
+    @property
+    def mask_size(self) -> int:
+        """Entries of a mask: one for each alternative of each choice, in the order of the parts."""
+        return sum(part.choices for part in self.parts)
+
+    def to_environment(self, rows: np.ndarray) -> Any:
+        """Actions of the space, for a batch [B, ...] of rows: nested as it is, each leaf [B, ...]."""
+        if self.single:
+            return rows + self._first
+        values, start = [], 0
+        for leaf in self._leaves:
+            end = start + max(1, leaf.size)
+            values.append(_of_row(leaf.space, rows[:, start:end]))
+            start = end
+        return with_entries(self.space, iter(values))
+
+    def random(self, rng: np.random.Generator, count: int, masks: np.ndarray | None = None) -> np.ndarray:
+        """`count` rows, each allowed choice as likely as any other, and each number as any between the bounds."""
+        columns: list[np.ndarray] = []
+        start = 0
+        for part in self.parts:
+            if part.choices:
+                lots = rng.random((count, part.choices))
+                if masks is not None:
+                    lots *= masks[:, start : start + part.choices]
+                    start += part.choices
+                columns.append(lots.argmax(1)[:, None])
+            else:
+                columns.append(rng.uniform(-1, 1, (count, part.width)))
+        rows: np.ndarray = np.concatenate(columns, 1).astype(self.dtype)
+        return rows[:, 0] if self.single else rows
+
+    def one(self, row: np.ndarray) -> Any:
+        """The action of one row, as the environment's own `step` takes it."""
+        if self.single:
+            return row + self._first
+        batch = self.to_environment(row[None])
+        return with_entries(self.space, iter([leaf.of(batch)[0] for leaf in self._leaves]))
+
+    def mask(self, given: Any) -> np.ndarray:
+        """A mask as one row of booleans: an array of all alternatives in order, or nested as the space is,
+        with one array for each choice. Raises ValueError where it is neither."""
+        row = np.concatenate([np.ravel(each) for each in _flat(given)]).astype(np.bool_)
+        if row.shape != (self.mask_size,):
+            raise ValueError(f"has {len(row)} entries, expected {self.mask_size}")
+        return row
+
+
+def _parts(leaf: Leaf) -> list[Part]:
+    space = leaf.space
+    if isinstance(space, gym.spaces.Discrete):
+        return [Part(int(space.n))]
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        return [Part(int(n)) for n in space.nvec.flat]
+    if isinstance(space, gym.spaces.MultiBinary):
+        return [Part(2)] * leaf.size
+    if space.dtype is None or space.dtype.kind != "f" or not leaf.size:
+        raise UsageError(
+            f"action space {space}{' at ' + leaf.name if leaf.path else ''} is not supported: a Box must hold "
+            "floating-point numbers (whole ones are a MultiDiscrete)"
+        )
+    return [Part(0, leaf.size)]
+
+
+def _of_row(space: Space, row: np.ndarray) -> np.ndarray:
+    shaped: np.ndarray = row.reshape(len(row), *(space.shape or ()))
+    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
+        shaped = shaped + space.start
+    if isinstance(space, gym.spaces.Box):
+        return unscaled(shaped, space)
+    return shaped.astype(space.dtype)
+
+
+def unscaled(row: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
+    """From the policy's unit to the environment's, within its bounds."""
+    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
+    value = (low + high) / 2 + row * ((high - low) / 2)
+    clipped: np.ndarray = np.clip(value, space.low, space.high).astype(space.dtype)
+    return clipped
+
+
+def _flat(nested: Any) -> list[Any]:
+    if isinstance(nested, dict):
+        return [leaf for part in nested.values() for leaf in _flat(part)]
+    if isinstance(nested, tuple | list) and any(isinstance(each, np.ndarray | tuple | list | dict) for each in nested):
+        return [leaf for part in nested for leaf in _flat(part)]
+    return [] if nested is None else [nested]
