@@ -364,11 +364,6 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             "loss.reward_clip: a window's samples hold sums of rewards, which are not to be clipped; set it to 0"
         )
-    if config.actor.window_steps and config.loss.normalize_reward:
-        raise UsageError(
-            "loss.normalize_reward: a window's samples hold sums of rewards, whose deviation says nothing; "
-            "set it to false"
-        )
     if config.actor.window_steps and config.actor.environments > 1:
         raise UsageError(
             f"actor.environments = {config.actor.environments}: an actor with a window (actor.window_steps) plays one; "

@@ -91,17 +91,17 @@ def test_a_first_observation_that_is_no_number_is_named(two):
 
 def test_an_exception_in_a_step_is_one_line(two):
     environment = two(lambda verb, step: ValueError("no\n  door") if step == 3 else None)
-    assert failure(environment) == "environment python:maze: step raised ValueError: no door (step 3)"
+    assert failure(environment) == "environment python:maze[1]: step raised ValueError: no door (step 3)"
 
 
-def test_an_exception_in_a_later_reset_is_named_by_the_step_that_asked_for_it(two):
+def test_an_exception_in_a_later_reset_is_named_with_the_step_that_asked_for_it(two):
     environment = two(lambda verb, step: OSError("gone") if (verb, step) == ("reset", 4) else None)
-    assert failure(environment) == "environment python:maze: step raised OSError: gone (step 5)"
+    assert failure(environment) == "environment python:maze[1]: reset raised OSError: gone (step 5)"
 
 
 def test_an_exception_in_the_first_reset_is_one_line(two):
     environment = two(lambda verb, step: OSError("not\nyet"))
-    assert failure(environment) == "environment python:maze: reset raised OSError: not yet (step 0)"
+    assert failure(environment) == "environment python:maze[1]: reset raised OSError: not yet (step 0)"
 
 
 def test_the_cause_is_kept_for_the_traceback(two):
@@ -197,6 +197,10 @@ def test_nothing_is_received_that_was_not_sent():
         gym.spaces.Box(np.array([-1.0, -2.0], np.float32), np.array([1.0, np.inf], np.float32)),
         gym.spaces.Box(-1.0, 1.0, (), np.float32),
         gym.spaces.Discrete(5, start=-2),
+        gym.spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 3]]),
+        gym.spaces.MultiBinary(4),
+        gym.spaces.MultiBinary((2, 3)),
+        gym.spaces.Dict({"b": gym.spaces.Discrete(2), "a": gym.spaces.Tuple([gym.spaces.Box(0, 1, (2,))])}),
     ],
     ids=str,
 )

@@ -7,15 +7,16 @@ import torch
 from torch import nn
 
 from troupe.config import Network, UsageError
-from troupe.networks.actor_critic import ActorCritic, build, check_body
+from troupe.networks.actor_critic import around, build
 
 BOX = gym.spaces.Box(-1.0, 1.0, (3, 2), np.float64)
 IMAGE = gym.spaces.Box(0, 255, (4, 4), np.uint8)
+SWITCHES = gym.spaces.MultiBinary([2, 2])
 SYMBOLS = gym.spaces.Discrete(5, start=10)
 ACTIONS = gym.spaces.Discrete(4)
 
 
-@pytest.mark.parametrize("space", [BOX, IMAGE, SYMBOLS], ids=["box", "image", "discrete"])
+@pytest.mark.parametrize("space", [BOX, IMAGE, SYMBOLS, SWITCHES], ids=["box", "image", "discrete", "switches"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_unroll_is_the_step_of_every_row(space, shared):
     torch.manual_seed(0)
@@ -78,14 +79,15 @@ def test_no_hidden_layer_gives_a_linear_policy():
 @pytest.mark.parametrize(
     ("observations", "actions", "named"),
     [
-        (gym.spaces.Dict({"x": BOX}), ACTIONS, r"observation space Dict\("),
-        (gym.spaces.MultiBinary(3), ACTIONS, r"observation space MultiBinary\(3\)"),
-        (BOX, gym.spaces.MultiDiscrete([2, 2]), r"action space MultiDiscrete\(\[2 2\]\)"),
-        (BOX, gym.spaces.Box(-1, 1, (2,)), r"action space Box\("),
+        (gym.spaces.Text(4), ACTIONS, r"observation space Text\("),
+        (gym.spaces.Dict({"x": BOX, "y": gym.spaces.Tuple([gym.spaces.Sequence(BOX)])}), ACTIONS,
+         r"observation space Sequence\(.* at \['y'\]\[0\]"),
+        (BOX, gym.spaces.Graph(BOX, None), r"action space Graph\("),
+        (BOX, gym.spaces.Dict({"go": gym.spaces.Text(2)}), r"action space Text\(.* at \['go'\]"),
     ],
-)
+)  # fmt: skip
 def test_an_unsupported_space_is_named_with_what_is_supported(observations, actions, named):
-    with pytest.raises(UsageError, match=rf"^{named}.* is not supported: (Box and )?Discrete"):
+    with pytest.raises(UsageError, match=rf"^{named}.* is not supported: Box, Discrete, MultiDiscrete and MultiBinary"):
         build(observations, actions, Network())
 
 
@@ -104,7 +106,7 @@ EXPECTED = r"^network: it must map observations \[N, \.\.\.\] to \(logits \[N, 4
 
 
 def test_a_body_with_the_right_signature_passes():
-    check_body(ActorCritic(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs))))), BOX, ACTIONS)
+    around(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
 
 
 @pytest.mark.parametrize(
@@ -121,9 +123,22 @@ def test_a_body_with_the_right_signature_passes():
 )
 def test_a_body_of_ones_own_that_breaks_its_signature_hears_what_it_gave(answer, said):
     with pytest.raises(UsageError, match=EXPECTED + said):
-        check_body(ActorCritic(Own(answer)), BOX, ACTIONS)
+        around(Own(answer), BOX, ACTIONS, Network())
 
 
 def test_a_body_of_ones_own_cannot_change_which_actions_are_supported():
-    with pytest.raises(UsageError, match=r"^action space Box\("):
-        check_body(ActorCritic(Own(lambda obs: obs)), BOX, gym.spaces.Box(-1, 1, (2,)))
+    with pytest.raises(UsageError, match=r"^action space Text\("):
+        around(Own(lambda obs: obs), BOX, gym.spaces.Text(3), Network())
+
+
+def test_a_body_for_boxes_gives_means_and_deviations():
+    """Two numbers and a choice of three: logits, means, logarithms of deviations."""
+    actions = gym.spaces.Tuple((gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)))
+    said = r"^network: .*\(parameters \[N, 7\], values \[N\]\); it gave \(2, 5\)"
+    with pytest.raises(UsageError, match=said):
+        around(Own(lambda obs: (torch.zeros(len(obs), 5), torch.zeros(len(obs)))), BOX, actions, Network())
+    network = around(Own(lambda obs: (torch.arange(7.0).repeat(len(obs), 1), obs.sum((1, 2)))), BOX, actions, Network())
+    box, choice = network.step(torch.zeros(2, 3, 2)).distribution.parts
+    assert box.mean.tolist() == [[0, 1]] * 2
+    assert box.log_std.tolist() == [[2, 2]] * 2  # 5 and 6, held at the most there may be
+    torch.testing.assert_close(choice.log_probs, torch.tensor([2.0, 3, 4]).log_softmax(-1).repeat(2, 1))

@@ -8,8 +8,10 @@ from torch import nn
 from torch.nn import functional
 
 from troupe.config import Network, UsageError
+from troupe.environments.actions import Actions
+from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import build
-from troupe.networks.encoders import Flat, FromBytes, Images, OneHot, encoder, is_image
+from troupe.networks.encoders import Encoder, FromBytes, Images, encoder, is_image
 
 ACTIONS = gym.spaces.Discrete(6)
 KINDS = ("a3c", "nature", "impala")
@@ -102,7 +104,7 @@ def test_an_unroll_of_images_is_the_step_of_every_row(kind, shape):
     network = build(images(*shape), ACTIONS, Network(encoder=kind))
     random(network)
     obs = some(3, 2, *shape)
-    logits, value = network.unrolled_heads(obs)
+    logits, value, _ = network.unrolled_heads(obs)
     output = network.unroll(obs)
     assert (logits.shape, value.shape) == ((3, 2, 6), (3, 2))
     torch.testing.assert_close(output.distribution.log_probs, logits.log_softmax(-1))
@@ -182,20 +184,29 @@ def test_images_are_bytes_with_few_channels_first_or_last(space, image):
 @pytest.mark.parametrize(
     ("space", "kind", "expected"),
     [
-        (images(84, 84, 4), "auto", Images),
-        (images(84, 84, 4), "flat", Flat),
-        (images(128), "auto", Flat),
-        (gym.spaces.Box(-1, 1, (3,)), "auto", Flat),
-        (gym.spaces.Box(-1, 1, (3,)), "flat", Flat),
-        (gym.spaces.Discrete(5), "auto", OneHot),
+        (images(84, 84, 4), "auto", "images"),
+        (images(84, 84, 4), "flat", "numbers"),
+        (images(7, 7, 3), "auto", "numbers"),  # too small for convolutions
+        (images(128), "auto", "numbers"),
+        (gym.spaces.Box(-1, 1, (3,)), "auto", "numbers"),
+        (gym.spaces.Box(-1, 1, (3,)), "flat", "numbers"),
+        (gym.spaces.MultiBinary(3), "auto", "numbers"),
+        (gym.spaces.Discrete(5), "auto", "choices"),
+        (gym.spaces.MultiDiscrete([2, 3]), "auto", "choices"),
     ],
 )
 def test_the_encoder_that_is_asked_for_or_suits(space, kind, expected):
-    assert type(encoder(space, Network(encoder=kind))) is expected
+    eyes = eyes_for(space, Network(encoder=kind))
+    assert [name for name in ("numbers", "choices", "images") if getattr(eyes, name)] == [expected]
+    assert eyes.only_images == (expected == "images")
+
+
+def eyes_for(space: gym.Space, config: Network) -> Encoder:
+    return encoder(Packing(space, Actions(ACTIONS)), config)
 
 
 def test_auto_is_nature_for_images():
-    auto, nature = (encoder(images(84, 84, 4), Network(encoder=kind)) for kind in ("auto", "nature"))
+    auto, nature = (eyes_for(images(84, 84, 4), Network(encoder=kind)) for kind in ("auto", "nature"))
     assert [each.shape for each in auto.parameters()] == [each.shape for each in nature.parameters()]
 
 
@@ -231,11 +242,14 @@ def test_convolutions_on_what_is_no_image_are_refused_in_one_line(kind, space):
 def test_bfloat16_inside_is_float32_outside_and_close(kind):
     space = images(60, 60, 4) if kind != "flat" else gym.spaces.Box(-1, 1, (8,), np.float32)
     obs = some(6, 60, 60, 4) if kind != "flat" else torch.randn(6, 8, generator=torch.Generator().manual_seed(1))
-    exact, rough = (build(space, ACTIONS, Network(encoder=kind, precision=each)) for each in ("float32", "bfloat16"))
+    exact, rough = (
+        build(space, ACTIONS, Network(encoder=kind, precision=each, normalize=False))
+        for each in ("float32", "bfloat16")
+    )
     rough.load_state_dict(random(exact).state_dict())
     outputs, gradients = {}, {}
     for name, network in (("exact", exact), ("rough", rough)):
-        outputs[name] = network.heads(obs)
+        outputs[name] = network.heads(obs)[:2]
         loss = outputs[name][0].log_softmax(-1)[:, 0].sum() + outputs[name][1].square().sum()
         gradients[name] = torch.autograd.grad(loss, list(network.parameters()))
         assert {each.dtype for each in (*outputs[name], *gradients[name], *network.parameters())} == {torch.float32}

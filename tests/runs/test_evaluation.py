@@ -12,6 +12,8 @@ import torch
 
 from troupe.config import Environment, Network, UsageError
 from troupe.environments import find
+from troupe.environments.actions import Actions
+from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runs.evaluation import Evaluator, Scores, evaluate
 
@@ -29,6 +31,11 @@ class Fixed(torch.nn.Module):
         return self.logits.expand(len(obs), -1), torch.zeros(len(obs))
 
 
+def fixed(*logits: float) -> ActorCritic:
+    actions = Actions(gym.spaces.Discrete(len(logits)))
+    return ActorCritic(Fixed(*logits), Packing(gym.spaces.Box(-1, 1, (1,)), actions), actions)
+
+
 def network_of(source: Any) -> ActorCritic:
     torch.manual_seed(0)
     return build(source.observation_space, source.action_space, Network(hidden=(8,)))
@@ -44,7 +51,7 @@ def run(env: Any, network: ActorCritic, episodes: int, seed: int = 0, **how: Any
 
 def test_returns_and_lengths_are_those_of_the_script_and_reset_rows_are_in_neither(counting, script):
     """Greedy action 2 of 3: an episode of n steps pays 10 * (0 + ... + n-1) + 2 n."""
-    network = ActorCritic(Fixed(0.0, 1.0, 2.0))
+    network = fixed(0.0, 1.0, 2.0)
     scores = run(counting, network, 16 * 5)
     lengths = [length for length, _ in script]
     assert sorted(scores.lengths) == sorted(lengths * 16)
@@ -71,20 +78,20 @@ def test_every_environment_plays_a_share_fixed_beforehand_so_short_episodes_are_
             self.left -= 1
             return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
 
-    scores = run(Mixed, ActorCritic(Fixed(0.0, 0.0)), 32)
+    scores = run(Mixed, fixed(0.0, 0.0), 32)
     assert sorted(scores.lengths) == [1] * 16 + [50] * 16
     assert scores.mean == 25.5
 
 
 def test_alternating_lengths_keep_their_order_in_each_environment(counting):
     """Episodes of 1 and 9 steps in turn: two of each environment, one short and one long, whatever ends first."""
-    scores = run(partial(counting, script=[(1, "terminated"), (9, "truncated")]), ActorCritic(Fixed(0, 0, 0)), 32)
+    scores = run(partial(counting, script=[(1, "terminated"), (9, "truncated")]), fixed(0, 0, 0), 32)
     assert sorted(scores.lengths) == [1] * 16 + [9] * 16
 
 
 @pytest.mark.parametrize("episodes", [1, 5, 16, 17, 33])
 def test_the_number_of_episodes_is_exact_however_they_are_shared_out(counting, episodes):
-    scores = run(counting, ActorCritic(Fixed(0, 0, 0)), episodes)
+    scores = run(counting, fixed(0, 0, 0), episodes)
     assert len(scores.returns) == len(scores.lengths) == scores.summary()["episodes"] == episodes
 
 
@@ -97,7 +104,7 @@ def test_an_evaluator_may_play_fewer_or_more_episodes_than_it_has_environments(c
 
 def test_greedy_plays_the_mode_and_stochastic_the_distribution(pays):
     """Arm 1 pays 1 and has probability 0.6."""
-    network = ActorCritic(Fixed(np.log(0.4), np.log(0.6)))
+    network = fixed(np.log(0.4), np.log(0.6))
     bandit = partial(pays, arms=(0.0, 1.0), length=100)
     assert (run(bandit, network, 20).returns == 100).all()
     returns = run(bandit, network, 20, greedy=False).returns
@@ -129,7 +136,7 @@ def test_native_and_python_environments_give_statistics_of_one_kind():
     source = find("CartPole-v1")
     for each in (source, replace(source, native_vector=None)):
         evaluator = Evaluator(each, Environment(), 40)
-        scores = evaluator.run(ActorCritic(Fixed(0.0, 1.0)), 40, SEEDS)
+        scores = evaluator.run(fixed(0.0, 1.0), 40, SEEDS)
         assert (scores.returns == scores.lengths).all()
         assert set(scores.lengths) <= {8, 9, 10, 11}
         evaluator.close()

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from troupe.config import Evaluation
+from troupe.environments.actions import Actions
+from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runs.evaluation import Scores
@@ -54,7 +57,9 @@ class Court:
 
     def __init__(self, *returns: Sequence[float] | None, target: float | None = None, **settings: Any):
         config = Evaluation(**{"every_steps": 100, "every_seconds": 0.0, "episodes": 4, "final_episodes": 9} | settings)
-        network = ActorCritic(torch.nn.Linear(1, 1, bias=False))
+        actions = Actions(gym.spaces.Discrete(1))
+        body = torch.nn.Linear(1, 1, bias=False)
+        network = ActorCritic(body, Packing(gym.spaces.Box(-1, 1, (1,)), actions), actions)
         self.weights = FlatWeights(network)
         self.weights.vector.zero_()
         self.master = Master(self.weights.vector, None, WeightStore(self.weights.vector))

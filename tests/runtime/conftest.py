@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from troupe.config import Environment, Network, resolve
 from troupe.config import Learner as LearnerConfig
 from troupe.environments import EnvironmentSource, find
+from troupe.environments.actions import Actions
+from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.actor import Actor
@@ -31,6 +33,7 @@ from troupe.runtime.supervisor import Supervisor
 from troupe.runtime.topologies import Parts
 from troupe.runtime.weights import Master, WeightStore
 
+PLAIN = {"network.normalize": False, "loss.normalize_reward": False}  # what can be worked out by hand
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 
 
@@ -73,7 +76,7 @@ def stage() -> Callable[..., Stage]:
     ) -> Stage:
         source = find(env)
         torch.manual_seed(0)
-        network = build(source.observation_space, source.action_space, Network(hidden=hidden))
+        network = build(source.observation_space, source.action_space, Network(hidden=hidden, normalize=False))
         store, progress, gate = WeightStore(FlatWeights(network).vector), Progress(), Gate()
         generator = torch.Generator().manual_seed(1)
         inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
@@ -135,7 +138,9 @@ def school() -> Callable[..., School]:
         progress: Progress | None = None,
         **settings: Any,
     ) -> School:
-        network = network or ActorCritic(body or Line())
+        actions = Actions(gym.spaces.Discrete(2))
+        packing = Packing(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), actions)
+        network = network or ActorCritic(body or Line(), packing, actions)
         if master is None:
             vector = FlatWeights(copy.deepcopy(network)).vector
             master = Master(vector, Descent(), WeightStore(vector))
@@ -181,7 +186,7 @@ def assembled() -> Callable[..., Parts]:
 
     def make(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo", version: int = 0) -> Parts:
         source = find(env)
-        config = resolve(source.id, preset, settings, tuned=False)
+        config = resolve(source.id, preset, PLAIN | settings, tuned=False)
         torch.manual_seed(seed)
         network = build(source.observation_space, source.action_space, config.network)
         return assemble(config, source, network, np.random.SeedSequence(seed), Watched(), version)

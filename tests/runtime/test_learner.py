@@ -85,8 +85,8 @@ def test_rewards_scaled_and_clipped_by_hand_and_the_raw_ones_stay(blank, rewards
 
 
 def test_the_settings_of_the_loss_become_rewards():
-    assert build_rewards(Loss(gamma=0.7, reward_scale=0.5, reward_clip=3.0)) == Rewards(0.7, 0.5, 3.0)
-    assert build_rewards(Loss(gamma=0.7)) == Rewards(0.7, 1.0, 0.0)
+    assert build_rewards(Loss(gamma=0.7, reward_scale=0.5, reward_clip=3.0)) == Rewards(0.7, 0.5, 3.0, normalize=True)
+    assert build_rewards(Loss(gamma=0.7, normalize_reward=False)) == Rewards(0.7, 1.0, 0.0)
 
 
 def test_a_lost_life_is_a_termination_for_learning_by_hand(blank):

@@ -37,7 +37,9 @@ class Moments:
         self.sums = sums
 
     def add(self, rows: Float[Tensor, "N D"], columns: slice = slice(None)) -> None:
+        """Rows that are not finite are left out: nobody could ever take them back."""
         exact = rows.double()
+        exact = exact[exact.isfinite().all(1)]
         count = torch.full((exact.shape[1],), len(exact), dtype=torch.float64, device=exact.device)
         counted = torch.stack([count, exact.sum(0), exact.square().sum(0)])
         self.sums[:, columns] += counted.cpu()

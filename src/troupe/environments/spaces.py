@@ -80,7 +80,7 @@ def describe(space: Space) -> dict[str, Any]:
     if isinstance(space, gym.spaces.MultiDiscrete):
         return {"type": "MultiDiscrete", "n": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, gym.spaces.MultiBinary):
-        return {"type": "MultiBinary", "shape": list(space.shape)}
+        return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
     raise UsageError(f"space {space} is not supported")
 
 
@@ -97,5 +97,5 @@ def restore(description: dict[str, Any]) -> Space:
     if kind == "MultiDiscrete":
         return gym.spaces.MultiDiscrete(np.array(description["n"]), start=np.array(description["start"]))
     if kind == "MultiBinary":
-        return gym.spaces.MultiBinary(description["shape"])
+        return gym.spaces.MultiBinary(description["n"])
     return gym.spaces.Discrete(description["n"], start=description["start"])

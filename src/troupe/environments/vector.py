@@ -44,22 +44,22 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
         try:
             return self.env.reset(seed=seed, options=options)
         except Exception as error:
-            raise _Raised(self._number) from error
+            raise _Raised(self._number, "reset") from error
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
             return obs, float(reward), terminated, truncated, info
         except Exception as error:
-            raise _Raised(self._number) from error
+            raise _Raised(self._number, "step") from error
 
 
 class _Raised(Exception):
-    """Environment `number` has raised the cause."""
+    """Environment `number` has raised the cause when it was asked to `verb`."""
 
-    def __init__(self, number: int):
-        super().__init__(number)
-        self.number = number
+    def __init__(self, number: int, verb: str):
+        super().__init__(number, verb)
+        self.number, self.verb = number, verb
 
 
 class VectorEnvironment:
@@ -101,7 +101,7 @@ class VectorEnvironment:
         try:
             obs, info = self._begin(seeds.generate_state(self.count))
         except Exception as error:
-            raise self._failed("reset", error) from error
+            raise self._failed("reset", error) from _cause(error)
         self._asked = False
         if self._episodic_life:
             self._lives = np.array(info["lives"])
@@ -123,7 +123,7 @@ class VectorEnvironment:
         try:
             self._ask(self._actions.to_environment(action))
         except Exception as error:
-            raise self._failed("step", error) from error
+            raise self._failed("step", error) from _cause(error)
         self._asked = True
 
     def receive(self) -> Transition:
@@ -133,7 +133,7 @@ class VectorEnvironment:
         try:
             obs, reward, terminated, truncated, info = self._answer()
         except Exception as error:
-            raise self._failed("step", error) from error
+            raise self._failed("step", error) from _cause(error)
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
             raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}")
@@ -206,10 +206,10 @@ class VectorEnvironment:
     def _failed(self, verb: str, error: Exception) -> EnvironmentFailed:
         number = ""
         if isinstance(error, _Raised):
-            assert isinstance(error.__cause__, Exception)
-            number, error = f"[{error.number}]", error.__cause__
+            number, verb = f"[{error.number}]", error.verb
         elif misshapen := self._misshapen():
             return EnvironmentFailed(misshapen)
+        error = _cause(error)
         message = " ".join(str(error).split())
         return EnvironmentFailed(
             f"environment {self._name}{number}: {verb} raised {type(error).__name__}: {message} (step {self._steps})"
@@ -228,6 +228,10 @@ class VectorEnvironment:
                 if obs is not None and shape != expected:
                     return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
         return ""
+
+
+def _cause(error: Exception) -> Exception:
+    return error.__cause__ if isinstance(error, _Raised) and isinstance(error.__cause__, Exception) else error
 
 
 class _Limits:

@@ -18,6 +18,8 @@ from troupe.environments.spaces import Leaf
 
 L = TypeVar("L", nn.Linear, nn.Conv2d)
 
+_LEAST_PIXELS = 36  # in height and width, for the convolutions that are chosen by themselves
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
@@ -198,7 +200,8 @@ def _kind(leaf: Leaf, config: Network) -> str:
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         return "choices"
     if is_image(space):
-        return {"auto": "nature", "flat": "numbers"}.get(asked, asked)
+        small = min(sorted(space.shape)[1:]) < _LEAST_PIXELS  # height and width: the channels are fewest
+        return {"auto": "numbers" if small else "nature", "flat": "numbers"}.get(asked, asked)
     return "numbers"
 
 

@@ -176,7 +176,7 @@ def _master(
         store = WeightStore(flat.vector.cpu(), version, shared=shared)
         optimizer, statistics = build_optimizer(config.learner, flat.vector), build_statistics(config, flat)
         if isinstance(journal, Journal):
-            return RecordedMaster(flat.vector, optimizer, store, statistics, journal)
+            return RecordedMaster(flat.vector, optimizer, store, journal, statistics)
         return Master(flat.vector, optimizer, store, statistics)
     make_optimizer, workers = partial(build_optimizer, config.learner), config.actor.count
     statistics = build_statistics(config, flat, workers, shared=shared)

@@ -81,8 +81,8 @@ class RecordedMaster(Master):
         vector: Float[Tensor, " P"],
         optimizer: Optimizer,
         store: WeightStore,
-        statistics: Statistics | None,
         journal: Journal,
+        statistics: Statistics | None = None,
     ):
         super().__init__(vector, optimizer, store, statistics)
         self._journal = journal

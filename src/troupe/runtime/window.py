@@ -162,3 +162,4 @@ def write(sample: Sample, rollout: Rollout) -> None:
     rollout.life_lost[:] = last.life_lost
     rollout.horizon[:] = sample.horizon
     rollout.policy_version[:] = start.policy_version
+    rollout.past_return[:] = start.past_return
