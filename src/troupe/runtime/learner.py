@@ -72,6 +72,7 @@ class Learner:
         """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
         let several learners touch it in the order in which they did."""
         assert isinstance(self._master, Master)  # a worker of hogwild calls the two halves itself
+        oldest = batch.oldest
         for _ in range(self._config.epochs):
             for part in self._minibatches(batch):
                 with self._gate.turn():
@@ -79,7 +80,10 @@ class Learner:
                     self._master.copy_to(self.weights.vector)
                     gradient = self.compute_gradient(part)
                     yield "apply"
-                    self.apply_gradient(gradient)
+                    with self._master.lock:
+                        if oldest < self._master.oldest:  # another learner's batch has led to a rollback
+                            return
+                        self.apply_gradient(gradient)
         yield "publish"
         self._master.publish()
 
