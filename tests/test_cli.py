@@ -104,6 +104,9 @@ def run(tmp_path_factory) -> Path:
         ("compare CartPol-v1 --presets appo", "no environment 'CartPol-v1'; did you mean CartPole-v1?"),
         ("compare CartPole-v1 --presets appo --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
         ("compare CartPole-v1 --presets appo --watch", "unknown argument '--watch'"),
+        ("train CartPole-v1 --on-collapse rolback", "collapse.answer = 'rolback': expected report | rollback; did you"),
+        ("compare CartPole-v1 --presets appo --on-collapse x", "preset appo: collapse.answer = 'x': expected report |"),
+        ("train CartPole-v1 --on-collapse rollback --record", "record: a run that goes back to its best weights (coll"),
         ("evaluate nowhere", "no run directory 'nowhere'"),
         ("evaluate .", "'.' is not a run directory: it has no config.toml"),
         ("evaluate . --episodes 0", "--episodes '0': expected a whole number of at least 1"),
@@ -170,6 +173,12 @@ def test_train_says_what_runs_and_what_came_out(troupe):
     assert "until 2,000 steps; run directory run" in lines[2]
     assert lines[-4].startswith("steps limit reached: mean return ")
     assert lines[-1] == "  watch:  troupe watch run"
+
+
+def test_what_to_do_on_a_collapse_is_part_of_the_run(troupe):
+    for words, said in (("", "report"), ("--on-collapse rollback", "rollback")):
+        assert troupe(f"train CartPole-v1 --steps 500 --run-dir {said} --quiet {TINY} {words}")[0] == 0
+        assert config.from_toml((Path(said) / "config.toml").read_text()).collapse.answer == said
 
 
 def test_quiet_prints_only_what_happened_in_the_end(troupe):

@@ -240,6 +240,14 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
             A3C | {"record": True},
             "record: a run of topology hogwild with local inference cannot be replayed",
         ),
+        (
+            {"record": True, "collapse.answer": "rollback"},
+            r"record: a run that goes back to its best weights \(collapse.answer = 'rollback'\) cannot be replayed",
+        ),
+        (
+            {"evaluation.every_seconds": 0.0, "collapse.answer": "rollback"},
+            "collapse.answer = 'rollback': nothing is judged while training, so no weights are the best; set eval",
+        ),
         (A3C | {"learner.epochs": 4}, "learner.epochs = 4: topology hogwild makes one gradient of each rollout; set 1"),
         (
             A3C | {"learner.minibatches": 3},

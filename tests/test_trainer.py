@@ -77,8 +77,8 @@ def test_the_summary_has_its_keys(tmp_path):
     summary = strict(run.path / "summary.json")
     assert summary.keys() == {
         "outcome", "environment", "preset", "tuned", "seed", "target", "evaluation", "steps", "played", "episodes",
-        "updates", "skipped_updates", "stale", "restarts", "best_steps", "training_seconds", "total_seconds",
-        "steps_per_s", "peak_memory_mb", "versions",
+        "updates", "skipped_updates", "stale", "restarts", "best_steps", "collapses", "rollbacks", "training_seconds",
+        "total_seconds", "steps_per_s", "peak_memory_mb", "versions",
     }  # fmt: skip
     assert summary["evaluation"] == {
         "episodes": 3, "mean_return": 10.0, "std_return": 0.0, "min_return": 10.0, "max_return": 10.0,

@@ -330,6 +330,12 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
     parser.add_argument("--actors", metavar="N", help="how many actors; auto, the default, measures what suits")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
+    parser.add_argument(
+        "--on-collapse",
+        metavar="A",
+        help="when the return falls far below its best and stays there: report (the default) or rollback, "
+        "which goes back to the best weights and makes smaller steps",
+    )
     _add_settings(parser)
 
 
@@ -339,6 +345,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "stop.seconds": config.seconds(options.time) if options.time else None,
         "stop.target": options.target,
         "record": options.record,
+        "collapse.answer": options.on_collapse,
         "actor.auto": True if options.actors == "auto" else None,
         "actor.count": None if options.actors == "auto" else options.actors,
     }

@@ -215,6 +215,20 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """When the return has fallen far below its best and stays there (docs/algorithms.md)."""
+
+    answer: Annotated[
+        Literal["report", "rollback"],
+        _doc("say that the return has collapsed, or go back to the best weights as well, with smaller steps"),
+    ] = "report"
+    loss: Annotated[float, _doc("far below: more than this fraction of best - first is lost", gt=0)] = 0.5
+    evaluations: Annotated[int, _doc("stays there: so many evaluations in a row", ge=1)] = 3
+    step_factor: Annotated[float, _doc("step sizes are multiplied by this in every rollback", gt=0, le=1)] = 0.5
+    rollbacks: Annotated[int, _doc("most rollbacks in a run; a collapse after these is reported", ge=1)] = 10
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     every_seconds: Annotated[float, _doc("training seconds between checkpoints; one is always written last", gt=0)] = (
         60.0
@@ -255,6 +269,7 @@ class TrainConfig:
     learner: Learner = field(default_factory=Learner)
     queue: Queue = field(default_factory=Queue)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    collapse: Collapse = field(default_factory=Collapse)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     stop: Stop = field(default_factory=Stop)
 
@@ -396,8 +411,23 @@ def _check_together(config: TrainConfig) -> None:
             f"record: a run of topology {config.topology} with {config.inference.kind} inference cannot be replayed; "
             "async and queue with local inference can, and serial repeats itself without a record"
         )
+    if config.collapse.answer == "rollback":
+        _check_rollback(config)
     if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
         raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
+
+
+def _check_rollback(config: TrainConfig) -> None:
+    if config.record:
+        raise UsageError(
+            "record: a run that goes back to its best weights (collapse.answer = 'rollback') cannot be replayed; "
+            "use --on-collapse report"
+        )
+    if not (config.evaluation.every_steps or config.evaluation.every_seconds):
+        raise UsageError(
+            "collapse.answer = 'rollback': nothing is judged while training, so no weights are the best; "
+            "set evaluation.every_steps or evaluation.every_seconds"
+        )
 
 
 def _check_hogwild(config: TrainConfig) -> None:

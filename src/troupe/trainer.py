@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
-from torch import nn
+from torch import Tensor, nn
 
 from troupe import config as configuration
 from troupe.agent import Agent, NetworkMaker, needs_network, put_weights
@@ -25,6 +25,7 @@ from troupe.runs.display import Display, Limits, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
+from troupe.runs.rescue import Rescue
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
@@ -159,10 +160,13 @@ class _Session:
         self._evaluator = Evaluator(source, config.env, config.evaluation.episodes, config.evaluation.final_episodes)
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
-            self._parts.gate, self._clock, self._rows.append, self._interrupted,
+            self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed,
         )  # fmt: skip
+        self._rescue = Rescue(config, self._parts, self._rows.append)
         if saved:
             self._judge.restore(saved.best, state)
+        if "rescue" in state:
+            self._rescue.restore(state["rescue"])
 
     def run(self, place: Path) -> Run:
         """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
@@ -218,12 +222,17 @@ class _Session:
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
         steps, stop = self._parts.progress.counts.steps, self._config.stop
+        self._rescue.look_at_the_start()
         if self._judge.after_batch(self._parts.master, steps):
             self._end("solved")
         elif stop.steps and steps >= stop.steps:
             self._end("steps")
         elif stop.seconds and self._clock.seconds >= stop.seconds:
             self._end("time")
+
+    def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
+        """Called by the judge, while everything stands still."""
+        self._rescue.heed(scores, steps, self._clock.seconds, best, self._judge.best_steps)
 
     def _end(self, outcome: Outcome) -> None:
         self._outcome = self._outcome or outcome
@@ -300,6 +309,7 @@ class _Session:
                 "version": moment.version,
                 "resumes": self._resumes,  # those that drew new streams
                 **self._judge.state(),
+                "rescue": self._rescue.state(),
                 "custom_network": self._custom_network,
                 "observation_space": spaces.describe(self._source.observation_space),
                 "action_space": spaces.describe(self._source.action_space),
@@ -395,6 +405,7 @@ class _Session:
             "evaluation": scores.summary() if scores else None,
             **asdict(counts),
             "best_steps": self._judge.best_steps,
+            **self._rescue.summary(),
             "training_seconds": round(seconds, 3),
             "total_seconds": round(time.perf_counter() - self._began, 3),
             "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),

@@ -124,6 +124,22 @@ def test_a_restored_optimizer_goes_on_exactly_as_the_one_that_never_stopped(opti
 
 
 @every_optimizer
+def test_a_reset_optimizer_is_as_new_and_where_others_see_it_too(optimizer):
+    used, new = optimizer(LIKE), optimizer(LIKE)
+    shared = {name: tensor.clone() for name, tensor in used.state().items()}
+    used.attach(shared)
+    for gradient in gradients(5):
+        used.step(LIKE.clone(), gradient, 0.01)
+    used.reset()
+    ours, theirs = LIKE.clone(), LIKE.clone()
+    for gradient in gradients(8)[5:]:
+        used.step(ours, gradient, 0.01)
+        new.step(theirs, gradient, 0.01)
+    assert torch.equal(ours, theirs)
+    assert all(torch.equal(shared[name], tensor) for name, tensor in new.state().items())
+
+
+@every_optimizer
 def test_a_step_changes_the_weights_in_place_and_leaves_the_gradient_alone(optimizer):
     weights, gradient = LIKE.clone(), gradients(1)[0]
     view, before = weights.view(-1), gradient.clone()

@@ -73,6 +73,10 @@ def evaluation(mean: float) -> dict[str, Any]:
     return {"kind": "evaluation", "steps": 1, "seconds": 1.0, "purpose": "progress", "mean": mean}
 
 
+def collapse() -> dict[str, Any]:
+    return {"kind": "collapse", "steps": 1, "seconds": 1.0, "mean": 9.0, "answer": "report"}
+
+
 def panel(*rows: dict[str, Any], limits: Limits = LIMITS, terminal: Terminal | None = None) -> str:
     """The last panel that stands there after the rows."""
     terminal = terminal or Terminal()
@@ -83,7 +87,7 @@ def panel(*rows: dict[str, Any], limits: Limits = LIMITS, terminal: Terminal | N
 
 
 def test_the_panel_tells_all_that_was_asked_for() -> None:
-    text = panel(evaluation(301.0), evaluation(250.0), report())
+    text = panel(evaluation(301.0), evaluation(250.0), report(), collapse())
     for words in (
         "40 %  40,000 of 100,000 steps  at most 3 s left",
         "100.0  best evaluation 301.0  target 475",

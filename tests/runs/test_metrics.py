@@ -52,8 +52,9 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     with MetricsLog(tmp_path, pytest.fail) as log:
         log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None))
         log.write({"kind": "evaluation", "purpose": "final", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0})
+        log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
     (file,) = tmp_path.glob("events.out.tfevents.*")
-    version, report, evaluation = EventFileLoader(str(file)).Load()
+    version, report, evaluation, collapse = EventFileLoader(str(file)).Load()
     assert version.file_version == "brain.Event:2"
 
     def numbers(event: Any) -> dict[str, float]:
@@ -62,6 +63,7 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
     assert (report.step, report.wall_time) == (7, 1e9 + 7)
     assert numbers(report) == {"report/seconds": 0.1, "report/return_mean": 2.5, "report/shares/actor/env": 0.5}
     assert numbers(evaluation) == {"evaluation/final/seconds": 1.0, "evaluation/final/mean": 4.0}
+    assert numbers(collapse) == {"collapse/seconds": 1.0, "collapse/mean": 4.0}
 
 
 def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):

@@ -16,11 +16,13 @@ from torch import Tensor
 
 class Optimizer(Protocol):
     """Changes weights in place. `state()` names every tensor it needs to go on; `load` takes them back,
-    and `attach` puts other tensors in their place, which several processes may share."""
+    `reset` makes them what they were at first, and `attach` puts other tensors in their place, which several
+    processes may share."""
 
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
     def load(self, state: Mapping[str, Tensor]) -> None: ...
+    def reset(self) -> None: ...
     def attach(self, state: Mapping[str, Tensor]) -> None: ...
 
 
@@ -48,6 +50,10 @@ class Adam:
         for name, tensor in self.state().items():
             tensor.copy_(state[name])
 
+    def reset(self) -> None:
+        for tensor in self.state().values():
+            tensor.zero_()
+
     def attach(self, state: Mapping[str, Tensor]) -> None:
         self.mean, self.square, self.steps = state["mean"], state["square"], state["steps"]
 
@@ -61,7 +67,7 @@ class RMSProp:
     """
 
     def __init__(self, like: Float[Tensor, " P"], decay: float = 0.99, epsilon: float = 0.1, initial: float = 0.0):
-        self.decay, self.epsilon = decay, epsilon
+        self.decay, self.epsilon, self.initial = decay, epsilon, initial
         self.square = torch.full_like(like, initial)
 
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
@@ -73,6 +79,9 @@ class RMSProp:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         self.square.copy_(state["square"])
+
+    def reset(self) -> None:
+        self.square.fill_(self.initial)
 
     def attach(self, state: Mapping[str, Tensor]) -> None:
         self.square = state["square"]

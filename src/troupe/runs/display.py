@@ -61,9 +61,11 @@ class Display:
             self._write(lines)
 
     def report(self, row: Mapping[str, Any], limits: Limits) -> None:
-        """Takes a row of either kind; shows it when the last one has been up long enough."""
+        """Takes a row of any kind; shows it when the last one has been up long enough."""
         if row.get("kind") == "evaluation":
             self._best = row["mean"] if self._best is None else max(self._best, row["mean"])
+            return
+        if row.get("kind") == "collapse":  # an event says it in words
             return
         if row.get("recent_return") is not None:
             self._history.add(row["recent_return"])

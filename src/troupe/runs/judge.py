@@ -26,7 +26,7 @@ class Judge:
 
     The best weights are those with the highest mean less two standard errors. The target counts as
     reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
-    where an evaluation lets expect that.
+    where an evaluation lets expect that. `heed` hears each verdict while everything stands still.
     """
 
     def __init__(
@@ -40,13 +40,14 @@ class Judge:
         clock: Clock,
         tell: Callable[[Row], None],
         interrupted: Callable[[], bool],
+        heed: Callable[[Scores, int, Tensor], None] | None = None,
     ):
         self._config, self._target = config, target
         self._network = copy.deepcopy(network).cpu()
         self._weights = FlatWeights(self._network)
         self._evaluator, self._seeds = evaluator, seeds
         self._gate, self._clock, self._tell = gate, clock, tell
-        self._interrupted = interrupted
+        self._interrupted, self._heed = interrupted, heed
         self._next_steps, self._next_seconds = config.every_steps, config.every_seconds
         self._best = self._weights.vector.clone()
         self.best_score: float | None = None  # nothing has been judged yet
@@ -124,6 +125,8 @@ class Judge:
         if confirmed or self.best_score is None or scores.lower >= self.best_score:
             self._best.copy_(self._weights.vector)
             self.best_score, self.best_steps = scores.lower, steps
+        if self._heed:
+            self._heed(scores, steps, self._best)
         return confirmed
 
     def _evaluate(self, purpose: str, episodes: int, steps: int, stopped: Callable[[], bool]) -> Scores | None:

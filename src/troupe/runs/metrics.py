@@ -64,7 +64,7 @@ class MetricsLog:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        group = row["kind"] if row["kind"] == "report" else f"evaluation/{row['purpose']}"
+        group = f"evaluation/{row['purpose']}" if row["kind"] == "evaluation" else row["kind"]
         values = [
             Summary.Value(tag=f"{group}/{name}", simple_value=value)
             for name, value in _numbers(row)

@@ -95,6 +95,7 @@ class _Curve:
     returns: Values  # mean of the episodes that ended since the last report
     smooth: Values
     evaluations: Float[np.ndarray, "m 3"]  # steps, seconds, mean
+    collapses: Float[np.ndarray, "k 3"]  # the same of the evaluations that showed one
 
     def by(self, axis: str) -> Values:
         return self.steps if axis == "steps" else self.seconds
@@ -117,6 +118,7 @@ def _curve(run: Path) -> _Curve:
         returns=reports[:, 2],
         smooth=_smoothed(reports[:, 0], reports[:, 2], np.diff(reports[:, 3], prepend=0).clip(1)),
         evaluations=_table(rows, "evaluation", "steps", "seconds", "mean"),
+        collapses=_table(rows, "collapse", "steps", "seconds", "mean"),
     )
 
 
@@ -244,12 +246,15 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
 
 
 def _draw_run(panel: "Axes", curve: _Curve, axis: str) -> None:
-    x, points = curve.by(axis), curve.evaluations
+    x, points, collapses = curve.by(axis), curve.evaluations, curve.collapses
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="episodes of a report")
     panel.plot(x, curve.smooth, color=COLOURS[0], lw=2.2, label="smoothed")
     if len(points):
         at = points[:, 0 if axis == "steps" else 1]
         panel.plot(at, points[:, 2], "D", color=COLOURS[1], ms=7, mec="white", label="evaluation", zorder=4)
+    if len(collapses):
+        at = collapses[:, 0 if axis == "steps" else 1]
+        panel.plot(at, collapses[:, 2], "X", color=INK, ms=10, mec="white", label="collapse", zorder=5)
 
 
 def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Curve]], axis: str) -> None:

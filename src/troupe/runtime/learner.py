@@ -73,6 +73,7 @@ class Learner:
         """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
         let several learners touch it in the order in which they did."""
         assert isinstance(self._master, Master)  # a worker of hogwild calls the parts of it itself
+        oldest = batch.oldest
         if self._master.statistics:
             with self._gate.turn():
                 yield "observe"
@@ -84,7 +85,10 @@ class Learner:
                     self._master.copy_to(self.weights.vector)
                     gradient = self.compute_gradient(part)
                     yield "apply"
-                    self.apply_gradient(gradient)
+                    with self._master.lock:
+                        if oldest < self._master.oldest:  # another learner's batch has led to a rollback
+                            return
+                        self.apply_gradient(gradient)
         yield "publish"
         self._master.publish()
 

@@ -26,7 +26,7 @@ class Counts:
     episodes: int = 0
     updates: int = 0
     skipped_updates: int = 0
-    stale: int = 0  # rollouts that were more versions behind than learner.max_lag
+    stale: int = 0  # rollouts more versions behind than learner.max_lag, or from before a rollback
     restarts: int = 0  # actors that were replaced
 
 

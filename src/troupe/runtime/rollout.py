@@ -63,6 +63,11 @@ class Rollout:
         """Environment steps in it: the rows that are transitions."""
         return int(np.count_nonzero(self.valid))
 
+    @property
+    def oldest(self) -> int:
+        """The oldest version of the weights that acted in it."""
+        return int(self.policy_version.min())
+
 
 def fields(
     space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None

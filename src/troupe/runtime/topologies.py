@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from troupe.config import TrainConfig
 from troupe.runtime.batched import PredictionQueue, Predictor
 from troupe.runtime.controller import Controller
@@ -90,6 +92,12 @@ class Parts:
         shape = [self.config.actor.environments, self.config.actor.window_steps]
         streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
         self._settled = Moment.of(self.master, self.progress, streams)
+
+    def roll_back(self, weights: Tensor, step_factor: float) -> None:
+        """Goes on from `weights` with smaller steps. For whoever holds the master's lock, between two batches."""
+        self.master.roll_back(weights, step_factor)
+        if self._settled:  # a serial run that is stopped now must not go on from before
+            self.settle()
 
     def rewind(self) -> None:
         """Leaves a serial run that was stopped where it would be had it not begun its last batch."""
@@ -173,16 +181,21 @@ def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) ->
 
 
 def _sift(parts: Parts, rollouts: list[Rollout]) -> list[Rollout]:
-    """Counts the rollouts whose lag exceeds the bound; without them, where they are to be dropped."""
-    bound = parts.config.learner.max_lag
-    if not bound:
+    """Counts the rollouts whose lag exceeds the bound; without them, where they are to be dropped.
+
+    Those from before a rollback always are. They were played by a policy that had collapsed: loss a3c would
+    take them for the restored policy's own, and of the others' ratios to such a policy little is left.
+    """
+    bound, oldest = parts.config.learner.max_lag, parts.master.oldest
+    if not (bound or oldest):
         return rollouts
     version, wanted = parts.master.version, []
     for rollout in rollouts:
-        stale = lag_of(rollout, version).most > bound
+        undone = rollout.oldest < oldest
+        stale = undone or (bound > 0 and lag_of(rollout, version).most > bound)
         if stale:
             parts.progress.stale()
-        if not stale or parts.config.learner.stale == "correct":
+        if not stale or (not undone and parts.config.learner.stale == "correct"):
             wanted.append(rollout)
     return wanted
 

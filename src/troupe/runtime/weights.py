@@ -95,6 +95,8 @@ class Master:
         self.vector, self.optimizer, self.store = vector, optimizer, store
         self.statistics = statistics
         self.lock = threading.RLock()
+        self.step_factor = 1.0  # of every step size: smaller after a rollback
+        self.oldest = 0  # what was played with an older version, before a rollback, is not learned from
 
     @property
     def version(self) -> int:
@@ -114,11 +116,20 @@ class Master:
 
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         with self.lock:
-            self.optimizer.step(self.vector, gradient, learning_rate)
+            self.optimizer.step(self.vector, gradient, learning_rate * self.step_factor)
 
     def publish(self) -> int:
         with self.lock:
             return self.store.publish(self.vector)
+
+    def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
+        """Goes on from `vector` with fresh statistics of the optimizer and smaller steps; these weights are a new
+        version."""
+        with self.lock:
+            self.vector.copy_(vector)
+            self.optimizer.reset()
+            self.step_factor *= step_factor
+            self.oldest = self.publish()
 
     def state(self) -> dict[str, Tensor]:
         """All but the weights: what the optimizer and the statistics have gathered."""
@@ -133,7 +144,7 @@ class HogwildMaster:
 
     As in Mnih et al. 2016, after Recht et al. 2011: an update may overwrite part of another's; with
     small steps that is noise, and a worker that is killed in the middle leaves a usable vector. The
-    version counts updates; every worker keeps a count of its own, so that none is lost.
+    version counts updates and rollbacks; every worker keeps a count of its own, so that none is lost.
     """
 
     def __init__(
@@ -148,17 +159,40 @@ class HogwildMaster:
     ):
         self._make_optimizer, self.statistics = make_optimizer, statistics
         first = make_optimizer(vector).state()
-        fields: dict[str, Any] = {"weights": (tuple(vector.shape), np.float32), "updates": ((workers,), np.int64)}
+        fields: dict[str, Any] = {
+            "weights": (tuple(vector.shape), np.float32),
+            "updates": ((workers,), np.int64),
+            "rollbacks": ((1,), np.int64),
+            "step_factor": ((1,), np.float64),
+            "oldest": ((1,), np.int64),
+        }
         fields |= {f"optimizer/{name}": (tuple(part.shape), part.numpy().dtype) for name, part in first.items()}
         self._block = Block(fields, shared=shared)
         self._attach()
         self.vector.copy_(vector)
         self.optimizer.load(first)
         self._updates[0] = version
+        self.step_factor = 1.0
 
     @property
     def version(self) -> int:
-        return int(self._updates.sum())
+        return int(self._updates.sum() + self._block["rollbacks"][0])
+
+    @property
+    def step_factor(self) -> float:
+        return float(self._block["step_factor"][0])
+
+    @step_factor.setter
+    def step_factor(self, factor: float) -> None:
+        self._block["step_factor"][0] = factor
+
+    @property
+    def oldest(self) -> int:
+        return int(self._block["oldest"][0])
+
+    @oldest.setter
+    def oldest(self, version: int) -> None:
+        self._block["oldest"][0] = version
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
         """Whatever the weights are now: even of the version one has, an update may have been half done."""
@@ -167,7 +201,17 @@ class HogwildMaster:
         return version
 
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
-        self.optimizer.step(self.vector, gradient, learning_rate)
+        self.optimizer.step(self.vector, gradient, learning_rate * self.step_factor)
+
+    def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
+        """As a Master does, while workers stand still between two steps of their environments. One that is
+        just then in the middle of an update may spoil it by as much as any two updates spoil each other."""
+        self.oldest = np.iinfo(np.int64).max  # meanwhile nobody learns
+        self.step_factor *= step_factor
+        self.vector.copy_(vector)
+        self.optimizer.reset()
+        self._block["rollbacks"][0] += 1
+        self.oldest = self.version
 
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int) -> float:
         """As a master does, without a lock: what each worker counts is its own."""

@@ -21,9 +21,12 @@ class Worker:
         if self._master.statistics:
             self._learner.observe(rollout, self._number)
         gradient = self._learner.compute_gradient(rollout)
-        self._progress.consume([rollout], self._master.version)
-        self._learner.apply_gradient(gradient)
-        self._master.count(self._number)
+        if rollout.oldest < self._master.oldest:  # the run has gone back to weights from before it
+            self._progress.stale()
+        else:
+            self._progress.consume([rollout], self._master.version)
+            self._learner.apply_gradient(gradient)
+            self._master.count(self._number)
         self.watch.lap("learn")
 
     @property

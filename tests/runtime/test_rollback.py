@@ -1,0 +1,149 @@
+"""Back to better weights: what a rollback does to a master, and that nothing from before it is learned from."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from troupe.algorithm.optimizers import Adam
+from troupe.config import Learner
+from troupe.runtime.assembly import build_optimizer
+from troupe.runtime.topologies import _sift
+from troupe.runtime.weights import HogwildMaster, Master, WeightStore
+
+SMALL = {
+    "network.hidden": (8,), "actor.count": 1, "actor.rollout_steps": 3, "actor.environments": 2,
+    "actor.place": "thread", "queue.capacity": 8, "learner.rollouts": 2, "learner.minibatches": 1,
+    "learner.epochs": 1, "env.backend": "sync",
+}  # fmt: skip
+A3C = SMALL | {"topology": "hogwild", "loss.kind": "a3c", "learner.rollouts": 1}
+BEST = torch.tensor([3.0, -1.0, 0.5])
+
+
+def mean_value(outputs, batch):
+    return outputs.value[:-1].mean(), {}
+
+
+def plain() -> Master:
+    vector = torch.zeros(3)
+    return Master(vector, Adam(vector), WeightStore(vector, 7))
+
+
+def hogwild(*, shared: bool = False) -> HogwildMaster:
+    return HogwildMaster(torch.zeros(3), partial(build_optimizer, Learner()), 2, 7, shared=shared)
+
+
+@pytest.mark.parametrize("make", [plain, hogwild])
+def test_the_weights_are_the_best_ones_in_place_and_a_new_version_that_actors_get(make):
+    master, into = make(), torch.zeros(3)
+    vector = master.vector
+    master.apply(torch.ones(3), 0.1)
+    master.roll_back(BEST, 0.5)
+    assert torch.equal(vector, BEST)
+    assert master.version == master.oldest == 8
+    source = master if isinstance(master, HogwildMaster) else master.store
+    assert source.pull(into, 7) == 8
+    assert torch.equal(into, BEST)
+
+
+@pytest.mark.parametrize("make", [plain, hogwild])
+def test_steps_after_it_are_those_of_a_new_optimizer_and_smaller(make):
+    """Adam's first step has the size of the step size, whatever was before: 0.1, then 0.05, then 0.025."""
+    master = make()
+    for _ in range(5):
+        master.apply(torch.tensor([1e-3, 1.0, 1e3]), 0.1)
+    for times in (1, 2):
+        master.roll_back(BEST, 0.5)
+        master.apply(torch.tensor([-1.0, 20.0, 1e-3]), 0.1)
+        moved = (master.vector - BEST) * 2**times
+        torch.testing.assert_close(moved, torch.tensor([0.1, -0.1, -0.1]), rtol=1e-4, atol=1e-5)
+    assert master.step_factor == 0.25
+
+
+def test_workers_in_processes_see_all_of_it(elsewhere):
+    def look(master, gradient):
+        import torch
+
+        into = torch.zeros(3)
+        version = master.pull(into, -1)
+        master.apply(torch.tensor(gradient), 0.1)
+        return version, into.tolist(), master.oldest, master.step_factor
+
+    master = hogwild(shared=True)
+    elsewhere(look, master, [1.0, 1.0, 1.0]).result()
+    master.roll_back(BEST, 0.5)
+    assert elsewhere(look, master, [1.0, -1.0, 1.0]).result() == (8, BEST.tolist(), 8, 0.5)
+    torch.testing.assert_close(master.vector - BEST, torch.tensor([-0.05, 0.05, -0.05]), rtol=1e-4, atol=1e-5)
+
+
+# What waits
+
+
+@pytest.mark.parametrize("settings", [{}, {"learner.max_lag": 50}, {"learner.max_lag": 1, "learner.stale": "drop"}])
+def test_rollouts_from_before_a_rollback_are_dropped_and_counted_whatever_the_bound_on_lag(
+    assembled, counting, blank, settings
+):
+    """One whose rows are of several versions, as GA3C has them, goes by the oldest."""
+    parts = assembled(counting, SMALL | settings, version=10)
+    old, new = blank(3, 2, policy_version=10), blank(3, 2, policy_version=11)
+    mixed = blank(3, 2, policy_version=[[11, 11], [11, 10], [11, 11]])
+    assert _sift(parts, [old, mixed]) == [old, mixed]
+    parts.roll_back(parts.master.vector.clone(), 0.5)
+    assert parts.master.version == 11
+    assert _sift(parts, [old, new, mixed, old]) == [new]
+    assert parts.progress.counts.stale == 3
+
+
+def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(school, blank):
+    """A second learner holds a gradient, or has passes left to make, while the first one's batch is judged."""
+    made = school(mean_value, epochs=3)
+    made.optimizer.reset = lambda: None
+    touches = made.learner.touches(blank(2, 2))
+    assert [next(touches) for _ in range(4)] == ["copy", "apply", "copy", "apply"]
+    assert len(made.optimizer.gradients) == 1
+    best = torch.full_like(made.master.vector, 9.0)
+    made.master.roll_back(best, 0.5)
+    assert list(touches) == []
+    assert len(made.optimizer.gradients) == 1
+    assert torch.equal(made.master.vector, best)
+    made.learner.learn(blank(2, 2, policy_version=1))
+    assert len(made.optimizer.gradients) == 4
+
+
+def test_a_worker_of_hogwild_gives_up_the_rollout_in_which_it_happens(assembled, counting):
+    best = []
+
+    def meanwhile(episode, step):
+        if not best and episode == 0 and step == 2:
+            best.append(torch.rand_like(parts.master.vector))
+            parts.roll_back(best[0], 0.5)
+
+    parts = assembled(
+        lambda: counting(before_step=meanwhile), A3C | {"actor.environments": 1, "actor.rollout_steps": 5}
+    )
+    (seat,) = parts.actors
+    seat.collect(lambda rollout: seat.queue.release([rollout]))
+    assert torch.equal(parts.master.vector, best[0])
+    assert (parts.progress.counts.stale, parts.progress.counts.updates, parts.progress.counts.steps) == (1, 0, 0)
+    seat.collect(lambda rollout: seat.queue.release([rollout]))
+    assert not torch.equal(parts.master.vector, best[0])
+    assert (parts.progress.counts.stale, parts.progress.counts.updates) == (1, 1)
+
+
+def test_a_serial_run_rolled_back_is_at_rest_there(assembled, counting, run):
+    """Stopped now, it is left where the rollback has put it and not where its last batch did."""
+    parts = assembled(counting, SMALL | {"topology": "serial"})
+    best = torch.rand_like(parts.master.vector)
+
+    def once():
+        if parts.progress.counts.updates == 3 and not parts.master.oldest:
+            parts.roll_back(best, 0.5)
+
+    run(parts, 3, once)
+    parts.rewind()
+    moment = parts.moment()
+    assert torch.equal(parts.master.vector, best)
+    assert torch.equal(moment.weights, best)
+    assert moment.version == parts.master.oldest == 4
+    assert not np.any([part.any() for part in moment.optimizer.values()])
