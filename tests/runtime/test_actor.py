@@ -319,7 +319,7 @@ def test_one_part_is_the_plain_loop(stage):
             expected = {
                 "obs": obs, "first": first, "action": decision.action, "behaviour_log_prob": decision.log_prob,
                 "reward": transition.reward, "terminated": transition.terminated, "truncated": transition.truncated,
-                "life_lost": False, "valid": ~ended, "horizon": 1, "policy_version": 0,
+                "life_lost": False, "valid": ~ended, "horizon": 1, "policy_version": 0, "past_return": 0,
             }  # fmt: skip
             assert expected.keys() == set(FIELDS)
             for name, value in expected.items():

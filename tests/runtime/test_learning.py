@@ -18,6 +18,7 @@ SMALL = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 16,
     "learner.rollouts": 1, "learner.minibatches": 1, "network.hidden": (16,),
     "learner.learning_rate": 1e-2, "loss.entropy_coefficient": 0.001,
+    "loss.normalize_reward": False,  # values in the environment's own units
 }  # fmt: skip
 EPOCHS = {"a3c": 1, "impala": 1, "appo": 4}
 

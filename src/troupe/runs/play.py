@@ -33,11 +33,11 @@ LATE_SECONDS = 1.0  # playing live is never further behind
 
 
 class Player(Protocol):
-    """What is shown. `Agent` is one."""
+    """What is shown. `Agent` is one. It is told `mask=` where an environment says what is allowed."""
 
-    def act(self, observation: Any, *, mask: Any = None) -> Any: ...
+    def act(self, observation: Any, *, mask: Any = ...) -> Any: ...
 
-    def distribution(self, observation: Any, mask: Any = None) -> tuple[Float[np.ndarray, " actions"] | None, float]:
+    def distribution(self, observation: Any, *, mask: Any = ...) -> tuple[Float[np.ndarray, " actions"] | None, float]:
         """The probability of every action, or None where actions cannot be counted; and the value."""
 
 
@@ -124,10 +124,10 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
         total, step, ended = 0.0, 0, False
         while True:
             seconds = camera.frame / stage.fps
-            mask = None if ended else info.get(MASK)
-            probabilities, value = agent.distribution(observation, mask)
+            mask = {"mask": info[MASK]} if MASK in info and not ended else {}
+            probabilities, value = agent.distribution(observation, **mask)
             history.add(seconds, value)
-            action: Any = None if ended else agent.act(observation, mask=mask)
+            action: Any = None if ended else agent.act(observation, **mask)
             chosen = None if ended or probabilities is None else int(action) - stage.first_action
             thought = Thought(probabilities, value, chosen)
             moment = Moment(episode, episodes, step, seconds, total, thought, history, ended)
