@@ -23,7 +23,8 @@ A = TypeVar("A")
 
 _SECONDS = 5.0  # for measuring; what takes longer is played as configured
 _CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
-_FASTER = 1.1  # than the environment's own vector version, or else than Python, must another backend be
+_FASTER = 1.1  # than the default must another backend be,
+_FASTER_APART = 2.0  # and this much if its actors are processes and the default's threads: those take seconds to start
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 
 
@@ -92,8 +93,9 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]
     costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments))
     if not costs:
         return config
-    default, fastest = source.backend(config.env), min(costs, key=lambda name: costs[name])
-    chosen = fastest if costs[default] > _FASTER * costs[fastest] else default
+    default = source.backend(config.env)
+    handicaps = {"sync": _FASTER_APART, "envpool": _FASTER} | {default: 1.0}
+    chosen = min(costs, key=lambda name: costs[name] * handicaps[name])
     others = "".join(f"; {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
     said.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
     return replace(config, {"env.backend": chosen})

@@ -22,7 +22,7 @@ _MUJOCO = (
     "Pusher", "Reacher", "Swimmer", "Walker2d",
 )  # fmt: skip
 # Compared with Gymnasium's: classic control and MuJoCo step by step (to rounding, with one release of
-# MuJoCo), Box2D by what a fixed policy gets and sees over hundreds of episodes.
+# MuJoCo), Box2D and Pusher by what a fixed policy gets and sees over a hundred episodes or more.
 SAME = frozenset(
     [
         "Acrobot-v1", "BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CartPole-v1", "LunarLander-v3",
