@@ -90,6 +90,71 @@ def fitted(
     return fit(config, source, network)
 
 
+# Backend
+
+
+class Backends:
+    """What a step costs on each, and where it was measured."""
+
+    def __init__(self) -> None:
+        self.costs: dict[Any, float] | None = {"native": 6 * US, "sync": 14 * US}
+        self.asked: list[int] = []
+
+    def measure(self, source: Any, config: Any, count: int) -> Any:
+        self.asked.append(count)
+        return self.costs
+
+
+@pytest.fixture
+def backends(measured, monkeypatch) -> Backends:
+    given = Backends()
+    monkeypatch.setattr(preparation, "measure_backends", given.measure)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("costs", "chosen"),
+    [
+        ({"native": 6, "sync": 14}, "native"),
+        ({"native": 14, "sync": 6}, "sync"),
+        ({"native": 11, "sync": 6}, "native"),  # in processes, which take their time to start
+        ({"native": 20, "sync": 30, "envpool": 19}, "native"),  # no clear gain
+        ({"native": 60, "sync": 90, "envpool": 20}, "envpool"),
+    ],
+)
+def test_the_backend_is_the_one_whose_steps_take_the_least_of_a_core(backends, costs, chosen):
+    backends.costs = {name: cost * US for name, cost in costs.items()}
+    config, _ = fitted("CartPole-v1")
+    assert backends.asked == [32]
+    assert config.env.backend == chosen
+
+
+def test_the_choice_and_what_the_others_cost_are_said(backends):
+    backends.costs = {"native": 12.5 * US, "sync": 40 * US, "envpool": 10 * US}
+    assert fitted("CartPole-v1")[1] == ["backend envpool: 0.1 M steps/s of a core; native 0.08 M; sync 0.025 M"]
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("CartPole-v1", {"topology": "serial"}),
+        ("CartPole-v1", {"env.backend": "sync"}),
+        ("CartPole-v1", {"env.backend": "native"}),
+        (Numbers, {}),  # there is nothing to choose
+    ],
+)
+def test_a_backend_is_not_measured_where_none_is_to_be_chosen(backends, env, settings):
+    config, said = fitted(env, settings)
+    assert backends.asked == said == []
+    assert config.env.backend == settings.get("env.backend", "auto")
+
+
+def test_a_measurement_that_fails_leaves_the_backend_as_it_was(backends):
+    backends.costs = None
+    config, said = fitted("CartPole-v1")
+    assert (config.env.backend, said) == ("auto", [])
+
+
 # Precision
 
 

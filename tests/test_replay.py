@@ -20,7 +20,7 @@ from torch import nn
 
 import troupe
 from troupe import UsageError, cli
-from troupe.environments import of_run
+from troupe.environments import of_run, pool
 from troupe.networks.flat import named
 from troupe.preparation import first_network
 from troupe.runs import checkpoint
@@ -182,6 +182,12 @@ def often() -> Any:
     sys.setswitchinterval(5e-5)
     yield
     sys.setswitchinterval(before)
+
+
+@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+def test_a_run_in_envpool_is_replayed_there(tmp_path: Path) -> None:
+    run = train(tmp_path / "run", "CartPole-v1", THREADS | {"env.backend": "envpool", "env.threads": 2})
+    is_repeated(run.path)
 
 
 def test_threads_with_a_decaying_epsilon_and_step_size(run_of_threads: Path) -> None:

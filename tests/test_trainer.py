@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import troupe
-from troupe import TroupeError, UsageError, trainer
+from troupe import TroupeError, UsageError, preparation, trainer
+from troupe.environments import pool
 from troupe.runs import checkpoint, directory
 from troupe.runs.plots import plot_runs, read_metrics
 from troupe.runtime import interruption
@@ -416,6 +417,24 @@ def test_a_resumed_run_keeps_its_counters_and_appends(tmp_path):
     assert [row["steps"] for row in later] == sorted(row["steps"] for row in later)
     assert "steps = 600" in (first.path / "config.toml").read_text()
     plot_runs([first.path], tmp_path / "both.png")
+
+
+@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+def test_the_backend_that_was_chosen_is_that_of_the_run_from_then_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "measure_backends", lambda *_: {"native": 2.0, "sync": 3.0, "envpool": 1.0})
+    run = small(tmp_path, env="CartPole-v1", steps=300)
+    assert 'backend = "envpool"' in (run.path / "config.toml").read_text()
+    assert troupe.resume(run.path, steps=600).steps >= 600
+    monkeypatch.setattr(pool, "installed", lambda: False)
+    assert len(troupe.evaluate(run.path, episodes=5).returns) == 5
+    with pytest.raises(UsageError, match=r"EnvPool is not installed: pip install 'troupe\[envpool\]'$"):
+        troupe.resume(run.path, steps=900)
+
+
+def test_a_backend_that_the_environment_has_not_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(UsageError, match=r"^env\.backend = 'native': MountainCar-v0 has no vector version of its own"):
+        small(tmp_path, env="MountainCar-v0", **{"env.backend": "native"})
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_at_its_limit_says_what_it_needs(tmp_path):

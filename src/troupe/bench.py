@@ -143,7 +143,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     numbers: dict[str, Any] = {"actor.count": config.actor.count, "actor.environments": config.actor.environments}
     numbers |= {"learner.rollouts": config.learner.rollouts, "actor.auto": False}
     numbers |= {"network.precision": config.network.precision, "learner.threads": config.learner.threads}
-    numbers |= {"env.threads": config.env.threads}
+    numbers |= {"env.threads": config.env.threads, "env.backend": config.env.backend}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
         run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)

@@ -23,6 +23,7 @@ import tomli_w
 from msgspec import Meta
 
 Topology = Literal["serial", "queue", "hogwild", "ga3c", "async"]
+Backend = Literal["auto", "native", "envpool", "sync"]
 Positive = Meta(gt=0)
 
 
@@ -42,12 +43,12 @@ def _doc(text: str, **limits: Any) -> Meta:
 class Environment:
     id: Annotated[str, _doc("Gymnasium id, module:Id, or path/to/file.py:factory")] = ""
     backend: Annotated[
-        Literal["auto", "native", "sync"],
-        _doc("vector version of the environment: its own (native), or one Python environment after another (sync)"),
+        Backend,
+        _doc("a vector version of its own (native), EnvPool, or Python environments in turn (sync); auto measures"),
     ] = "auto"
     delay_seconds: Annotated[float, _doc("pause after every step, as the article has it", ge=0)] = 0.0
     threads: Annotated[
-        int, _doc("Atari: threads in which a native batch steps; 0 is chosen by a measurement, or 1", ge=0)
+        int, _doc("Atari, EnvPool: threads in which a batch steps; 0 is chosen by a measurement, or 1", ge=0)
     ] = 0
     sticky: Annotated[
         float, _doc("Atari: chance in each frame that the last action goes on; 0.25 in Machado et al. 2018", ge=0, le=1)

@@ -17,12 +17,14 @@ from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.encoders import is_image
 from troupe.runtime.assembly import place_of
 from troupe.runtime.interruption import apart
-from troupe.runtime.measure import cores, measure, measure_pass
+from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
 
 A = TypeVar("A")
 
 _SECONDS = 5.0  # for measuring; what takes longer is played as configured
 _CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
+_FASTER = 1.1  # than the default must another backend be,
+_FASTER_APART = 2.0  # and this much if its actors are processes and the default's threads: those take seconds to start
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 
 
@@ -31,14 +33,16 @@ def fit(
 ) -> tuple[TrainConfig, list[str]]:
     """Settles by measurement what the configuration leaves open, and says what was found.
 
-    That is `actor.auto` and, for images, `network.precision`, `learner.threads` and `env.threads`.
+    That is `env.backend`, `actor.auto` and, for images, `network.precision`, `learner.threads` and `env.threads`.
     """
     images = network is None and config.network.encoder != "flat" and is_image(source.observation_space)
     said: list[str] = []
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
+    if config.topology != "serial":  # which is the same on every machine
+        config = _fit_backend(config, source, said)
     config = _fit_actors(config, source, network, said)
-    if images and config.topology != "serial":  # which is the same on every machine
+    if images and config.topology != "serial":
         config = _fit_threads(config, source, said)
     return replace(config, {"learner.threads": config.learner.threads or 1}), said
 
@@ -80,6 +84,25 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
     chosen = "bfloat16" if gain > _CLEARLY else "float32"
     said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
     return replace(config, {"network.precision": chosen})
+
+
+def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+    """The backend whose steps take the least of a core. Emulators of Atari are the same in all, and slow to make."""
+    if config.env.backend != "auto" or source.atari or len(source.backends) == 1:
+        return config
+    costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments))
+    if not costs:
+        return config
+    default = source.backend(config.env)
+    handicaps = {"sync": _FASTER_APART, "envpool": _FASTER} | {default: 1.0}
+    chosen = min(costs, key=lambda name: costs[name] * handicaps[name])
+    others = "".join(f"; {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
+    said.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
+    return replace(config, {"env.backend": chosen})
+
+
+def _millions(seconds: float) -> str:
+    return f"{1e-6 / seconds:.2g} M"
 
 
 def _fit_actors(

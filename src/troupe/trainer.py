@@ -126,6 +126,7 @@ class _Session:
         fitting: Sequence[str] = (),
     ):
         self._began = time.perf_counter()
+        source.check(config.env)
         self._config, self._source, self._fitting = config, source, fitting
         self._custom_network = network is not None
         self._display = Display(display)

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from troupe.config import Environment, TroupeError
-from troupe.environments import EnvironmentFailed, VectorEnvironment, find, spaces
+from troupe.environments import EnvironmentFailed, VectorEnvironment, find, pool, spaces
 
 SEEDS = np.random.SeedSequence(1)
+NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 
 class Faulty(gym.Env[np.ndarray, int]):
@@ -114,7 +116,7 @@ def test_the_cause_is_kept_for_the_traceback(two):
 # One contract for all backends
 
 
-@pytest.mark.parametrize("backend", ["native", "sync"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_row_after_an_ending_is_a_reset_whatever_the_action(backend):
     environment = find("CartPole-v1").make_vector(3, Environment(backend=backend))
     obs = environment.reset(SEEDS)
@@ -133,7 +135,7 @@ def test_the_row_after_an_ending_is_a_reset_whatever_the_action(backend):
     environment.close()
 
 
-@pytest.mark.parametrize("backend", ["native", "sync"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_the_same_seeds_give_the_same_episodes(backend):
     runs = []
     for seed in (1, 1, 2):
@@ -165,7 +167,7 @@ def test_native_and_sync_play_the_same_game():
     assert native.step(action).reward == sync.step(action).reward == 0
 
 
-@pytest.mark.parametrize("backend", ["native", "sync"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_step_is_sent_and_received(backend):
     environment, other = (find("CartPole-v1").make_vector(2, Environment(backend=backend)) for _ in range(2))
     np.testing.assert_array_equal(environment.reset(SEEDS), other.reset(SEEDS))

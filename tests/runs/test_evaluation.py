@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from troupe.config import Environment, Network, UsageError
-from troupe.environments import find
+from troupe.environments import find, pool
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic, build
@@ -166,6 +166,18 @@ def test_atari_is_judged_as_it_was_played_but_by_whole_games(backend):
 def test_what_is_not_atari_is_judged_in_the_fastest_version_of_it():
     evaluator = Evaluator(find("CartPole-v1"), Environment(backend="sync", delay_seconds=9.0), 100)
     assert evaluator._environment.count == 100
+
+
+@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+@pytest.mark.parametrize("there", [True, False])
+def test_what_was_trained_in_envpool_is_judged_there_and_without_it_too(there, monkeypatch):
+    monkeypatch.setattr(pool, "installed", lambda: there)
+    evaluator = Evaluator(find("CartPole-v1"), Environment(backend="envpool", threads=2), 40)
+    assert isinstance(evaluator._environment, pool.PoolEnvironment) is there
+    scores = evaluator.run(ActorCritic(Fixed(0.0, 1.0)), 40, SEEDS)
+    assert (scores.returns == scores.lengths).all()
+    assert set(scores.lengths) <= {8, 9, 10, 11}
+    evaluator.close()
 
 
 def test_settings_that_an_environment_does_not_have_are_refused_before_anything_starts():

@@ -16,7 +16,7 @@ from troupe.config import TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
-from troupe.runtime.measure import Costs, measure
+from troupe.runtime.measure import Costs, measure, measure_backends
 
 US = 1e-6
 SIZES = (1, 2, 4, 8, 16)
@@ -137,6 +137,28 @@ def test_a_native_batch_is_measured_as_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert made == [16, 1]
 
 
+@pytest.mark.parametrize(("sync", "tried"), [(9 * US, False), (11 * US, True)])
+def test_envpool_is_tried_only_where_a_step_is_dear_without_it(
+    sync: float, tried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = {"sync": sync, "envpool": 5 * US}
+
+    def play(source: Any, config: Any, count: int, seconds: float) -> Any:
+        return None, 1.0, costs[config.backend]
+
+    monkeypatch.setattr("troupe.runtime.measure._play", play)
+    monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
+    found = measure_backends(find(Waits), resolve("x").env, 8)
+    assert found == (costs if tried else {"sync": sync})
+
+
+def test_a_backend_that_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("troupe.runtime.measure._CHEAP", 0.0)
+    monkeypatch.setattr("troupe.runtime.measure._BACKEND_SECONDS", 0.001)
+    monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
+    assert measure_backends(find(Waits), resolve("x").env, 2).keys() == {"sync"}
+
+
 @pytest.fixture
 def costs(monkeypatch: pytest.MonkeyPatch) -> list[Costs]:
     """What measuring gives; every time it is asked, the list grows."""
@@ -192,7 +214,7 @@ def test_what_is_measured_decides(costs: list[Costs]) -> None:
         (Waits, "appo", {"actor.auto": False}),
         (Waits, "impala", {}),
         (Waits, "article", {}),
-        ("CartPole-v1", "appo", {}),  # its tuned settings
+        ("CartPole-v1", "appo", {"env.backend": "native"}),  # its tuned settings
     ],
 )
 def test_whoever_names_a_number_means_it(costs: list[Costs], env: Any, preset: str, settings: dict[str, Any]) -> None:

@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from troupe.config import Environment, resolve
-from troupe.environments import find
+from troupe.environments import find, pool
 from troupe.networks.actor_critic import build
 from troupe.runs.evaluation import Evaluator
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Parts
+
+NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 
 def built(make: Any, seed: int, **settings: Any) -> Parts:
@@ -81,7 +84,7 @@ def test_actors_explore_in_another_way_with_another_seed(counting):
     assert len(set(epsilons[0])) == 3
 
 
-@pytest.mark.parametrize("backend", ["native", "sync"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_environments_begin_differently_from_one_another_and_with_every_seed(backend):
     source = find("CartPole-v1")
     obs = []

@@ -17,8 +17,8 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from troupe.config import Environment, UsageError, did_you_mean
-from troupe.environments import atari
+from troupe.config import Backend, Environment, UsageError, did_you_mean
+from troupe.environments import atari, pool
 from troupe.environments.actions import Actions
 from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.packing import MaskPlace, Packing
@@ -45,6 +45,7 @@ class EnvironmentSource:
     reward_threshold: float | None = None
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False
+    pool_name: str = ""  # of the same environment in EnvPool, where it has it
 
     @cached_property
     def actions(self) -> Actions:
@@ -64,9 +65,26 @@ class EnvironmentSource:
             return _one_line(error)
         return ""
 
+    @property
+    def backends(self) -> list[Backend]:
+        """Those that can be had here, the ones that cost nothing to try first."""
+        there: dict[Backend, bool] = {
+            "native": self.native_vector is not None,
+            "sync": True,
+            "envpool": self.pool_name != "" and pool.installed(),
+        }
+        return [name for name, is_there in there.items() if is_there]
+
+    def backend(self, config: Environment) -> Backend:
+        """The backend `config` asks for. What auto leaves open a run settles by measurement (preparation.py);
+        where nobody has, it is the environment's own vector version, or else Python."""
+        if config.backend != "auto":
+            return config.backend
+        return "native" if self.native_vector is not None else "sync"
+
     def is_native(self, config: Environment) -> bool:
-        """Whether `make_vector` gives the environment's own vector version, which steps without Python."""
-        return self.native_vector is not None and config.backend != "sync"
+        """Whether `make_vector` gives environments that step without Python."""
+        return self.backend(config) != "sync"
 
     def is_restorable(self, config: Environment) -> bool:
         """Whether `make_restorable` gives environments that can be put back where they were.
@@ -77,12 +95,17 @@ class EnvironmentSource:
 
     def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
         """`count` environments stepped together, by the backend that `config` asks for."""
-        self._check(config)
+        self.check(config)
+        backend = self.backend(config)
         kind: type[VectorEnvironment] = VectorEnvironment
         with quiet_gymnasium():
-            if self.native_vector is not None and self.is_native(config):
+            if backend == "native" and self.native_vector is not None:
                 vector: VectorEnv[Any, Any, Any] = self.native_vector(count, config)
                 kind = atari.AtariEnvironment if self.atari else VectorEnvironment
+            elif backend == "envpool":
+                spaces = self.observation_space, self.action_space
+                vector = pool.PoolVector(self.pool_name, count, *spaces, threads=max(1, config.threads))
+                kind = pool.PoolEnvironment
             else:
                 vector = self._sync_vector(count, partial(self.make, config=config))
         return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
@@ -91,19 +114,35 @@ class EnvironmentSource:
         """The same, of environments that a checkpoint can put back where they were, if `is_restorable`."""
         if not self.is_restorable(config):
             return self.make_vector(count, config)
-        self._check(config)
+        self.check(config)
         with quiet_gymnasium():
             vector = self._sync_vector(count, lambda: Episodes(self.make(config=config)))
         return RestorableEnvironment(
             vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked
         )
 
-    def _check(self, config: Environment) -> None:
+    def check(self, config: Environment) -> None:
+        """Raises UsageError where the environment cannot be played as `config` says."""
         if config.backend == "native" and self.native_vector is None:
             raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
+        if config.backend == "envpool":
+            self._check_pool()
         for name in () if self.atari else atari.ONLY_HERE:
+            if name == "threads" and config.backend == "envpool":
+                continue
             if getattr(config, name) != getattr(Environment(), name):
                 raise UsageError(f"env.{name} = {getattr(config, name)}: only Atari games have it, not {self.id}")
+
+    def _check_pool(self) -> None:
+        if not self.pool_name:
+            why = pool.OTHERWISE.get(self.id)
+            refusal = f"{self.id} is not taken from EnvPool, for {why}" if why else f"EnvPool has no {self.id}"
+        elif not pool.installed():
+            raise UsageError("env.backend = 'envpool': EnvPool is not installed: pip install 'troupe[envpool]'")
+        else:
+            refusal = pool.refusal(self.pool_name, self.observation_space, self.action_space)
+        if refusal:
+            raise UsageError(f"env.backend = 'envpool': {refusal}; use auto")
 
     def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
         try:
@@ -216,7 +255,8 @@ def _from_registry(env_id: str) -> EnvironmentSource:
         return gym.make_vec(env_id, num_envs=count, vectorization_mode="vector_entry_point")
 
     source = _probe(env_id, make, spec.reward_threshold)
-    return replace(source, native_vector=native if _resets_on_the_next_step(spec, native) else None)
+    vector = native if _resets_on_the_next_step(spec, native) else None
+    return replace(source, native_vector=vector, pool_name=pool.name_of(spec))
 
 
 def _spec(env_id: str) -> gym.envs.registration.EnvSpec:

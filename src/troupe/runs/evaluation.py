@@ -71,9 +71,12 @@ class Evaluator:
             count = min(*episodes, 32 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()))
         else:
+            # What was trained in EnvPool can be judged where that is not installed.
+            pooled = config.backend == "envpool" and "envpool" in source.backends
+            config = replace(config, backend="envpool" if pooled else "auto", threads=0)
             # A native batch costs little more for a hundred than for one; Python environments do not.
-            count = min(max(episodes), 100 if source.native_vector is not None else 16)
-            config = replace(config, backend="auto")
+            count = min(max(episodes), 100 if source.is_native(config) else 16)
+            config = replace(config, threads=min(count, cores()) if pooled else 0)
         self._environment = source.make_vector(count, config)
 
     def run(

@@ -3,16 +3,19 @@
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from troupe.config import Environment
+from troupe.config import Backend, Environment, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
+_BACKEND_SECONDS = 0.05  # for each backend
+_CHEAP = 10e-6  # core-seconds of a step: acting and learning take several times as long whatever the backend is
 _CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
 
 
@@ -51,6 +54,33 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     """Plays one batch of environments at random for a moment, and acts on observations of each size."""
     # A native batch may cost little more than one of it; emulators are each a whole machine, slow to make.
     count = 1 if not source.is_native(config) else min(max(sizes), 4) if source.atari else max(sizes)
+    obs, step, computing = _play(source, config, count, _SECONDS)
+    act, device = {}, next(network.parameters()).device
+    with torch.inference_mode():
+        for size in sizes:
+            batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0)).to(device)
+            act[size], _ = cost(lambda batch=batch: network.step(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
+    return Costs(step, computing, act)
+
+
+def measure_backends(source: EnvironmentSource, config: Environment, count: int) -> dict[Backend, float]:
+    """Core-seconds of a step by each backend, of `count` environments together.
+
+    EnvPool is left out where a step is cheap without it: importing it takes longer than it could save.
+    """
+    costs: dict[Backend, float] = {}
+    for backend in source.backends:
+        if backend == "envpool" and min(costs.values()) < _CHEAP:
+            continue
+        with suppress(UsageError):  # it is not the same environment there
+            _, _, costs[backend] = _play(source, replace(config, backend=backend), count, _BACKEND_SECONDS)
+    return costs
+
+
+def _play(
+    source: EnvironmentSource, config: Environment, count: int, seconds: float
+) -> tuple[np.ndarray, float, float]:
+    """Plays `count` environments at random: an observation, and the seconds and core-seconds of a step of one."""
     environment = source.make_vector(count, config)
     try:
         obs = seen = environment.reset(np.random.SeedSequence(0)).copy()
@@ -62,15 +92,10 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
             action = source.actions.random(rng, count, None if masks is None else masks.numpy())
             seen = environment.step(action).obs
 
-        step, computing = cost(play, _SECONDS)
+        step, computing = cost(play, seconds)
     finally:
         environment.close()
-    act, device = {}, next(network.parameters()).device
-    with torch.inference_mode():
-        for size in sizes:
-            batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0)).to(device)
-            act[size], _ = cost(lambda batch=batch: network.step(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
-    return Costs(step / count, computing / count, act)
+    return obs, step / count, computing / count
 
 
 def measure_pass(network: ActorCritic, size: int) -> float:
