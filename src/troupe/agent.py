@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from troupe.config import Network, UsageError
 from troupe.environments import spaces
 from troupe.networks.actor_critic import ActorCritic, build, check_body, precision
+from troupe.networks.novelty import with_bonus_value
 from troupe.runs import checkpoint
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
@@ -84,7 +85,7 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
         if network is None
         else own_network(network, observation_space, action_space, config.network)
     )
-    put_weights(run, saved.best, body)
+    put_weights(run, saved.best, with_bonus_value(body, observation_space, config))
     return Agent(body.eval(), observation_space, action_space, greedy=config.evaluation.greedy)
 
 

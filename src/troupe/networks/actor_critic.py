@@ -17,6 +17,7 @@ from troupe.networks.encoders import Flat, Images, OneHot, encoder, hidden_layer
 class PolicyOutput(NamedTuple):
     distribution: Categorical
     value: Float[Tensor, "*batch"]
+    bonus_value: Float[Tensor, "*batch"] | None = None
 
 
 class ActorCritic(nn.Module):
@@ -24,11 +25,12 @@ class ActorCritic(nn.Module):
     values [N]. The body may be one's own (docs/extending.md).
 
     `precision` is what the body computes in; weights, logits and values are float32 all the same.
+    `bonus_value` values the bonuses for what is new (novelty.py), where there are any: for learning only.
     """
 
-    def __init__(self, body: nn.Module, precision: torch.dtype = torch.float32):
+    def __init__(self, body: nn.Module, precision: torch.dtype = torch.float32, bonus_value: nn.Module | None = None):
         super().__init__()
-        self.body, self.precision = body, precision
+        self.body, self.precision, self.bonus_value = body, precision, bonus_value
 
     def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
         return policy(*self.heads(obs))
@@ -42,6 +44,13 @@ class ActorCritic(nn.Module):
         rows = obs.shape[:2]
         return logits.reshape(*rows, -1), value.reshape(rows)
 
+    def learned_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> tuple[Tensor, ...]:
+        """All that is learned: `unrolled_heads`, and the value of bonuses where there is one."""
+        heads = self.unrolled_heads(obs)
+        if self.bonus_value is None:
+            return heads
+        return *heads, self.bonus_value(obs.flatten(0, 1)).reshape(obs.shape[:2])
+
     def heads(self, obs: Shaped[Tensor, "N *shape"]) -> tuple[Float[Tensor, "N A"], Float[Tensor, " N"]]:
         """Logits and values, of which `policy` makes what losses and actors read."""
         if self.precision == torch.float32:
@@ -52,8 +61,10 @@ class ActorCritic(nn.Module):
         return logits.float(), value.float()
 
 
-def policy(logits: Float[Tensor, "*batch A"], value: Float[Tensor, "*batch"]) -> PolicyOutput:
-    return PolicyOutput(Categorical.from_logits(logits), value)
+def policy(
+    logits: Float[Tensor, "*batch A"], value: Float[Tensor, "*batch"], bonus_value: Tensor | None = None
+) -> PolicyOutput:
+    return PolicyOutput(Categorical.from_logits(logits), value, bonus_value)
 
 
 class Body(nn.Module):

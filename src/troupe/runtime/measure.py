@@ -12,7 +12,7 @@ import torch
 
 from troupe.config import Environment
 from troupe.environments import EnvironmentSource
-from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.actor_critic import ActorCritic, policy
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
@@ -76,8 +76,10 @@ def measure_pass(network: ActorCritic, space: gym.Space[Any], size: int) -> floa
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def once() -> None:
-        output = network.unroll(obs)
+        output = policy(*network.learned_heads(obs))
         loss = output.value.sum() + output.distribution.log_probs.sum()
+        if output.bonus_value is not None:
+            loss = loss + output.bonus_value.sum()
         torch.autograd.grad(loss, weights)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
