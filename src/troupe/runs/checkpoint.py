@@ -157,7 +157,7 @@ def _packed(nested: Mapping[str, Any]) -> bytes:
             return [without_arrays(item) for item in value]
         if hasattr(value, "__array__"):
             number = str(len(arrays))
-            arrays[number] = np.ascontiguousarray(value)
+            arrays[number] = np.asarray(value, order="C")
             return {"array": number}
         return value
 
