@@ -319,7 +319,7 @@ def test_envs_and_presets_list_what_there_is(troupe):
     assert re.search(r"^ALE/\* +appo +-( +-){4}$", out, re.MULTILINE)  # a pattern, and nothing verified of it
     status, out, _ = troupe("presets")
     assert status == 0
-    assert re.search(r"^  tuned for: CartPole-v1, ALE/Pong-v5, ALE/\*$", out, re.MULTILINE)
+    assert re.search(r"^  tuned for: CartPole-v1, .*ALE/Pong-v5, ALE/\*$", out, re.MULTILINE)
     assert all(re.search(f"^{name}$", out, re.MULTILINE) for name in config.presets())
 
 
