@@ -13,6 +13,13 @@ from troupe import cli, config
 TINY = "--actor.count 1 --actor.environments 2 --evaluation.final_episodes 3 --target none"
 WORLD = """
 import gymnasium as gym
+class Speaks(gym.Env):
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Text(3)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+
 class Breaks(gym.Wrapper):
     def __init__(self):
         super().__init__(gym.make("CartPole-v1"))
@@ -85,7 +92,7 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 --steps 1.5", "stop.steps = '1.5': expected"),
         ("train CartPole-v1 --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
         ("train CartPole-v1 --target high", "stop.target = 'high': expected"),
-        ("train Pendulum-v1", "action space Box(-2.0, 2.0, (1,), float32) is not supported"),
+        ("train world.py:Speaks", "action space Text("),
         ("train world.py:never", "environment world.py:never cannot be made: ValueError: no world"),
         ("train world.py:nevr", "world.py has no callable 'nevr'; did you mean never?"),
         ("train nowhere.py:make", "no file 'nowhere.py'"),
@@ -197,7 +204,7 @@ def test_a_run_that_fails_is_one_line_and_status_1(troupe):
     status, out, err = troupe(f"train world.py:Breaks --steps 2000 --run-dir run --quiet {TINY}")
     assert (status, out) == (1, "")
     assert re.fullmatch(
-        r"troupe: actor-0 failed: environment world.py:Breaks: step raised ValueError: broken wheel \(step \d+\) "
+        r"troupe: actor-0 failed: environment world.py:Breaks\[\d\]: step raised ValueError: broken wheel \(step \d+\) "
         r"\(traceback in run/error.txt; weights saved in run/checkpoints/\d+\)\n",
         err,
     )
@@ -329,7 +336,7 @@ def test_envs_and_presets_list_what_there_is(troupe):
     assert re.search(r"^ALE/\* +appo +-( +-){4}$", out, re.MULTILINE)  # a pattern, and nothing verified of it
     status, out, _ = troupe("presets")
     assert status == 0
-    assert re.search(r"^  tuned for: CartPole-v1, ALE/Pong-v5, ALE/\*$", out, re.MULTILINE)
+    assert re.search(r"^  tuned for: CartPole-v1, .*ALE/Pong-v5, ALE/\*$", out, re.MULTILINE)
     assert all(re.search(f"^{name}$", out, re.MULTILINE) for name in config.presets())
 
 

@@ -237,6 +237,14 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
             "actor.window_steps: topology hogwild learns from whole rollouts; set it to 0",
         ),
         (
+            A3C | {"novelty.coefficient": 1.0},
+            "novelty.coefficient: in topology hogwild no learner sees what the others have seen; use async, queue or",
+        ),
+        (
+            {"novelty.coefficient": 1.0, "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
+            "novelty.coefficient: a window's samples do not show what follows each action, .*; set actor.window_steps",
+        ),
+        (
             A3C | {"record": True},
             "record: a run of topology hogwild with local inference cannot be replayed",
         ),

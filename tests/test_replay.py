@@ -214,6 +214,13 @@ def test_several_learners_that_interleave(tmp_path: Path, often: Any) -> None:
             break
 
 
+def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> None:
+    novelty = {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}
+    several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.epochs": 3}
+    train(tmp_path / "run", Drift, THREADS | novelty | several)
+    is_repeated(tmp_path / "run", Drift)
+
+
 def test_the_articles_system_without_its_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     article = {"record": True, "stop.steps": 800, "stop.seconds": 0.0, "evaluation.every_seconds": 0.0}
     train(tmp_path / "run", "CartPole-v0", article | {"evaluation.final_episodes": 1}, preset="article")

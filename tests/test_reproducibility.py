@@ -79,6 +79,7 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dice of its own": (Drift, SMALL),
     "one long episode": (EndlessDrift, SMALL),
     "the article's window": (Drift, WINDOW),
+    "bonuses for what is new": (Drift, SMALL | {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}),
 }
 
 
@@ -98,14 +99,14 @@ def left(place: Path) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, item in value.items():
                 walk(f"{name}.{key}", item)
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             for number, item in enumerate(value):
                 walk(f"{name}.{number}", item)
         else:
             found[name] = value
 
     saved = checkpoint.load(place, pytest.fail)
-    for part in ("model", "best", "optimizer", "state", "streams"):
+    for part in ("model", "best", "optimizer", "state", "streams", "novelty"):
         walk(part, getattr(saved, part))
     return {name: value for name, value in found.items() if "seconds" not in name}
 

@@ -18,6 +18,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
+from troupe.networks.novelty import with_bonus_value
 from troupe.runs import checkpoint
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
@@ -105,7 +106,7 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
         if network is None
         else own_network(network, observation_space, action_space, config.network, masked)
     )
-    put_weights(run, saved.best, body)
+    put_weights(run, saved.best, with_bonus_value(body, config))
     return Agent(body.eval(), observation_space, action_space, greedy=config.evaluation.greedy)
 
 

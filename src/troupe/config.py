@@ -170,6 +170,21 @@ class Loss:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Novelty:
+    """Random network distillation: a bonus for observations that are new (docs/algorithms.md)."""
+
+    coefficient: Annotated[
+        float, _doc("weight of the advantage of bonuses for new observations, beside that of rewards; 0 is off", ge=0)
+    ] = 0.0
+    gamma: Annotated[float, _doc("discount of the bonuses, which go on over the ends of episodes", ge=0, lt=1)] = 0.99
+    hidden: Annotated[
+        tuple[Annotated[int, Positive], ...],
+        _doc("units of each hidden layer of the random network; its predictor has one layer more", min_length=1),
+    ] = (64, 64)
+    learning_rate: Annotated[float, _doc("the predictor's step size, one step for each batch", gt=0)] = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
 class Learner:
     count: Annotated[int, _doc("learner threads that improve the one network", ge=1, le=64)] = 1
     rollouts: Annotated[int, _doc("fewest rollouts (or window samples) in a batch", ge=1)] = 2
@@ -267,6 +282,7 @@ class TrainConfig:
     exploration: Exploration = field(default_factory=Exploration)
     network: Network = field(default_factory=Network)
     loss: Loss = field(default_factory=Loss)
+    novelty: Novelty = field(default_factory=Novelty)
     learner: Learner = field(default_factory=Learner)
     queue: Queue = field(default_factory=Queue)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -385,6 +401,11 @@ def _check_together(config: TrainConfig) -> None:
             f"actor.environments = {config.actor.environments}: an actor with a window (actor.window_steps) plays one; "
             "set it to 1, and actor.count to as many as you want"
         )
+    if config.novelty.coefficient and config.actor.window_steps:
+        raise UsageError(
+            "novelty.coefficient: a window's samples do not show what follows each action, so they earn no bonus; "
+            "set actor.window_steps to 0"
+        )
     if config.topology not in ("queue", "ga3c") and config.learner.count > 1:
         has = "learns in every actor" if config.topology == "hogwild" else "has one learner"
         raise UsageError(
@@ -435,6 +456,11 @@ def _check_hogwild(config: TrainConfig) -> None:
     """Each worker makes one gradient of each rollout of its own: what speaks of batches has no place."""
     if config.actor.window_steps:
         raise UsageError("actor.window_steps: topology hogwild learns from whole rollouts; set it to 0")
+    if config.novelty.coefficient:
+        raise UsageError(
+            "novelty.coefficient: in topology hogwild no learner sees what the others have seen; "
+            "use async, queue or ga3c"
+        )
     for name, value in (("epochs", config.learner.epochs), ("minibatches", config.learner.minibatches)):
         if value != 1:
             raise UsageError(f"learner.{name} = {value}: topology hogwild makes one gradient of each rollout; set 1")

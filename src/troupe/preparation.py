@@ -15,6 +15,7 @@ from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.encoders import is_image
+from troupe.networks.novelty import with_bonus_value
 from troupe.runtime.assembly import place_of
 from troupe.runtime.interruption import apart
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
@@ -69,9 +70,9 @@ def _make_network(
     with torch.random.fork_rng(devices=[]), one_torch_thread():
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         built = build(observation_space, action_space, config.network, source.masked)
-        if network is None:
-            return built
-        return own_network(network, observation_space, action_space, config.network, source.masked)
+        if network is not None:
+            built = own_network(network, observation_space, action_space, config.network, source.masked)
+        return with_bonus_value(built, config)
 
 
 def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:

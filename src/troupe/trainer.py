@@ -148,6 +148,7 @@ class _Session:
             progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:
             self._parts.master.load(saved.optimizer)
+            self._parts.restore_novelty(saved.novelty)
             if saved.streams and lost is None:
                 progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
                 progress.notices += self._parts.restore(saved.streams)
@@ -317,6 +318,7 @@ class _Session:
                 "masked": self._source.masked,
             },
             streams=moment.streams and moment.streams | {"recent": recent},
+            novelty=moment.novelty,
         )
 
     def _finish(self, stuck: list[str]) -> Run:

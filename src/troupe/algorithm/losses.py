@@ -4,12 +4,17 @@ All three are `policy term + value_coefficient * (target - V)^2 - entropy_coeffi
 the valid rows. They differ in how the advantage is estimated and how far an update may go. Advantage and
 target are constants: the policy term has no gradient through the value, nor the value term through
 the policy. docs/algorithms.md derives each one.
+
+A bonus for what is new is a second stream of rewards, with a value and an advantage of its own, estimated
+in the same way; the policy follows the sum of both advantages.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from troupe.algorithm import returns
@@ -21,6 +26,23 @@ class Outputs(NamedTuple):
 
     distribution: Distribution  # over the T rows that have an action
     value: Float[Tensor, "T+1 B"]  # the last row is the bootstrap value
+    bonus_value: Float[Tensor, "T+1 B"] | None = None  # of bonuses to come, where there are any
+
+
+class Bonus(NamedTuple):
+    """A stream of rewards that never ends (Burda et al. 2018, section 2.3): an episode's end takes nothing new away.
+
+    The reset row is a step of it as well, from an episode's final observation to the first of the next: it
+    pays nothing, and its discount is 1, because no time goes by. So the value after an episode's end is
+    that of the next one's beginning.
+    """
+
+    reward: Float[Tensor, "T B"]  # for what follows action[t]; 0 on a reset row
+    discount: Float[Tensor, "T B"]
+    coefficient: float  # of its advantage
+
+    def columns(self, chosen: Int64[Tensor, " C"]) -> "Bonus":
+        return Bonus(self.reward[:, chosen], self.discount[:, chosen], self.coefficient)
 
 
 class Batch(NamedTuple):
@@ -32,6 +54,7 @@ class Batch(NamedTuple):
     discount: Float[Tensor, "T B"]
     trace: Float[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
+    bonus: Bonus | None = None
 
 
 Metrics = dict[str, Tensor]
@@ -64,13 +87,12 @@ def a3c(
     `probability_floor` is the article's constant inside the logarithm, log(pi + 1e-10): it bounds the
     term where pi(a) underflows. Zero is the exact log-probability.
     """
-    value = outputs.value.detach()
-    target = returns.lambda_return(batch.reward, batch.discount, batch.trace, value, lam)
+    targets, advantage = _estimate(outputs, batch, partial(_lambda_return, lam=lam))
     log_prob = outputs.distribution.log_prob(batch.action)
     if probability_floor:
         log_prob = (log_prob.exp() + probability_floor).log()
-    policy = -log_prob * (target - value[:-1])
-    return _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+    policy = -log_prob * advantage
+    return _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
 
 
 def impala(
@@ -84,13 +106,13 @@ def impala(
     entropy_coefficient: float = 0.01,
 ) -> tuple[Tensor, Metrics]:
     """IMPALA (Espeholt et al. 2018, section 4.2): -min(rho_clip, pi/mu) log pi(a|s) A, V-trace targets."""
-    value = outputs.value.detach()
     log_prob = outputs.distribution.log_prob(batch.action)
     # A row that does not count may hold anything: its ratio must not reach its neighbours.
     log_rho = (log_prob - batch.behaviour_log_prob).detach().where(batch.valid, 0.0)
-    target, advantage = returns.vtrace(log_rho, batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip)
+    vtrace = partial(returns.vtrace, log_rho, lam=lam, rho_clip=rho_clip, c_clip=c_clip)
+    targets, advantage = _estimate(outputs, batch, vtrace)
     policy = -log_rho.exp().clamp(max=rho_clip) * log_prob * advantage
-    return _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+    return _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
 
 
 def appo(
@@ -110,35 +132,65 @@ def appo(
     The ratio is pi/mu with mu the policy that really acted, so lag and repeated passes over the same
     batch are corrected by the same quantity. Advantages are estimated anew in every pass.
     """
-    value = outputs.value.detach()
     log_ratio = outputs.distribution.log_prob(batch.action) - batch.behaviour_log_prob
     log_ratio = log_ratio.where(batch.valid, 0.0)
-    target, advantage = returns.vtrace(
-        log_ratio.detach(), batch.reward, batch.discount, batch.trace, value, lam, rho_clip, c_clip
-    )
+    vtrace = partial(returns.vtrace, log_ratio.detach(), lam=lam, rho_clip=rho_clip, c_clip=c_clip)
+    targets, advantage = _estimate(outputs, batch, vtrace)
     if normalize_advantage:
         advantage = normalize(advantage, batch.valid)
     ratio = log_ratio.exp()
     policy = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    loss, metrics = _total(outputs, batch, policy, target, value_coefficient, entropy_coefficient)
+    loss, metrics = _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
     clipped = ((ratio.detach() - 1).abs() > clip).float()
     return loss, metrics | {"clip_fraction": masked_mean(clipped, batch.valid)}
+
+
+class _Targets(NamedTuple):
+    """What each value is to become."""
+
+    value: Float[Tensor, "T B"]
+    bonus_value: Float[Tensor, "T B"] | None
+
+
+Estimator = Callable[[Tensor, Tensor, Tensor, Tensor], returns.VTrace]  # of (reward, discount, trace, value)
+
+
+def _lambda_return(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, lam: float) -> returns.VTrace:
+    target = returns.lambda_return(reward, discount, trace, value, lam)
+    return returns.VTrace(target, target - value[:-1])
+
+
+def _estimate(outputs: Outputs, batch: Batch, estimator: Estimator) -> tuple[_Targets, Float[Tensor, "T B"]]:
+    """The targets, and the advantage that the policy is to follow."""
+    target, advantage = estimator(batch.reward, batch.discount, batch.trace, outputs.value.detach())
+    if batch.bonus is None or outputs.bonus_value is None:
+        return _Targets(target, None), advantage
+    reward, discount, coefficient = batch.bonus
+    following = torch.ones_like(batch.trace)  # every row is followed by the next
+    bonus = estimator(reward, discount, following, outputs.bonus_value.detach())
+    return _Targets(target, bonus.target), advantage + coefficient * bonus.advantage
 
 
 def _total(
     outputs: Outputs,
     batch: Batch,
     policy: Float[Tensor, "T B"],
-    target: Float[Tensor, "T B"],
+    targets: _Targets,
     value_coefficient: float,
     entropy_coefficient: float,
 ) -> tuple[Tensor, Metrics]:
     policy_loss = masked_mean(policy, batch.valid)
-    value_loss = masked_mean((target - outputs.value[:-1]).square(), batch.valid)
+    value_loss = masked_mean((targets.value - outputs.value[:-1]).square(), batch.valid)
     entropy = masked_mean(outputs.distribution.entropy(), batch.valid)
     loss = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy
-    return loss, {
+    metrics = {
         "policy_loss": policy_loss.detach(),
         "value_loss": value_loss.detach(),
         "entropy": entropy.detach(),
     }
+    if targets.bonus_value is None or batch.bonus is None or outputs.bonus_value is None:
+        return loss, metrics
+    # All rows: a final observation, on the reset row, has a value too, and the row before it goes by that.
+    bonus_value_loss = (targets.bonus_value - outputs.bonus_value[:-1]).square().mean()
+    metrics |= {"bonus": masked_mean(batch.bonus.reward, batch.valid), "bonus_value_loss": bonus_value_loss.detach()}
+    return loss + value_coefficient * bonus_value_loss, metrics

@@ -36,6 +36,10 @@ class Moments:
     def __init__(self, sums: Float[Tensor, "3 D"]):
         self.sums = sums
 
+    @classmethod
+    def none(cls, columns: int) -> "Moments":
+        return cls(torch.zeros(3, columns, dtype=torch.float64))
+
     def add(self, rows: Float[Tensor, "N D"], columns: slice = slice(None)) -> None:
         """Rows that are not finite are left out: nobody could ever take them back."""
         exact = rows.double()

@@ -22,6 +22,7 @@ LEAST_LOG_STD, MOST_LOG_STD = -5.0, 2.0
 class PolicyOutput(NamedTuple):
     distribution: Distribution
     value: Float[Tensor, "*batch"]
+    bonus_value: Float[Tensor, "*batch"] | None = None
 
 
 class Heads(NamedTuple):
@@ -29,7 +30,8 @@ class Heads(NamedTuple):
 
     parameters: Float[Tensor, "*batch P"]
     value: Float[Tensor, "*batch"]
-    mask: Bool[Tensor, "*batch choices"] | None
+    mask: Bool[Tensor, "*batch choices"] | None = None
+    bonus_value: Float[Tensor, "*batch"] | None = None
 
 
 class ActorCritic(nn.Module):
@@ -37,12 +39,20 @@ class ActorCritic(nn.Module):
     to the policy's parameters [N, P] and values [N]. The body may be one's own (docs/extending.md).
 
     Observations come packed (environments/packing.py). `precision` is what the body computes in; weights,
-    parameters and values are float32 all the same.
+    parameters and values are float32 all the same. `bonus_value` values the bonuses for what is new
+    (novelty.py), where there are any: for learning only.
     """
 
-    def __init__(self, body: nn.Module, packing: Packing, actions: Actions, precision: torch.dtype = torch.float32):
+    def __init__(
+        self,
+        body: nn.Module,
+        packing: Packing,
+        actions: Actions,
+        precision: torch.dtype = torch.float32,
+        bonus_value: nn.Module | None = None,
+    ):
         super().__init__()
-        self.body, self.packing, self.precision = body, packing, precision
+        self.body, self.packing, self.precision, self.bonus_value = body, packing, precision, bonus_value
         self._head = PolicyHead(actions)
 
     def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
@@ -54,10 +64,18 @@ class ActorCritic(nn.Module):
 
     def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> Heads:
         rows = obs.shape[:2]
-        parameters, value, mask = self.heads(obs.flatten(0, 1))
+        parameters, value, mask, _ = self.heads(obs.flatten(0, 1))
         return Heads(
             parameters.reshape(*rows, -1), value.reshape(rows), None if mask is None else mask.reshape(*rows, -1)
         )
+
+    def learned_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> Heads:
+        """All that is learned: `unrolled_heads`, and the value of bonuses where there is one."""
+        heads = self.unrolled_heads(obs)
+        if self.bonus_value is None:
+            return heads
+        seen, _ = self.packing.unpack(obs.flatten(0, 1))
+        return heads._replace(bonus_value=self.bonus_value(seen).reshape(obs.shape[:2]))
 
     def heads(self, obs: Shaped[Tensor, "N *shape"]) -> Heads:
         seen, mask = self.packing.unpack(obs)
@@ -69,7 +87,7 @@ class ActorCritic(nn.Module):
         return Heads(parameters.float(), value.float(), mask)
 
     def policy(self, heads: Heads) -> PolicyOutput:
-        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value)
+        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value, heads.bonus_value)
 
     @property
     def normalizer(self) -> Normalizer | None:

@@ -5,6 +5,7 @@ checkpoints/<step>/
   best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
   optimizer.safetensors  the optimizer's statistics
   state.json             counters, clock, spaces
+  novelty.safetensors    of a run with bonuses for what is new: each learner's predictor and its statistics
   streams.safetensors    of a serial run: generators, and the episodes under way (docs/reproducibility.md)
   manifest.json          SHA-256 of each of these
 """
@@ -14,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from torch import Tensor
 from troupe.config import TrainConfig, UsageError, from_toml
 
 KEEP = 3
-_STREAMS = "streams.safetensors"
+_STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
 _CONTENTS = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json")
 
 
@@ -39,6 +40,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     state: Mapping[str, Any]
     streams: Mapping[str, Any] | None = None  # nested: plain values, and arrays
+    novelty: Sequence[Mapping[str, Any]] = ()  # likewise, by learner
 
 
 def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -61,6 +63,8 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         }
         if checkpoint.streams is not None:
             contents[_STREAMS] = _packed(checkpoint.streams)
+        if checkpoint.novelty:
+            contents[_NOVELTY] = _packed({"learners": checkpoint.novelty})
         manifest = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
         contents["manifest.json"] = json.dumps(manifest, indent=2).encode()
         for name, data in contents.items():
@@ -110,7 +114,7 @@ def read_config(run: Path) -> TrainConfig:
 
 def _read(place: Path) -> Checkpoint:
     manifest = json.loads((place / "manifest.json").read_bytes())
-    if not isinstance(manifest, dict) or set(manifest) - {_STREAMS} != set(_CONTENTS):
+    if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
         raise ValueError("manifest.json is not what was written")
     data = {name: (place / name).read_bytes() for name in manifest}
     for name in manifest:
@@ -122,6 +126,7 @@ def _read(place: Path) -> Checkpoint:
         optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
         state=json.loads(data["state.json"]),
         streams=_unpacked(data[_STREAMS]) if _STREAMS in data else None,
+        novelty=_unpacked(data[_NOVELTY])["learners"] if _NOVELTY in data else (),
     )
 
 
@@ -152,7 +157,7 @@ def _packed(nested: Mapping[str, Any]) -> bytes:
             return [without_arrays(item) for item in value]
         if hasattr(value, "__array__"):
             number = str(len(arrays))
-            arrays[number] = np.ascontiguousarray(value)
+            arrays[number] = np.asarray(value, order="C")
             return {"array": number}
         return value
 

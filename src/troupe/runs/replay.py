@@ -182,7 +182,7 @@ class _Replay:
             config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number])
         )
         learners = make_learners(
-            config, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
+            config, self._source, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
         )
         self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
         self._touches: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it is about to do

@@ -17,6 +17,7 @@ from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.batched import PredictionQueue, Predictor
+from troupe.runtime.curiosity import Curiosity
 from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import generator
@@ -73,7 +74,8 @@ def assemble(
     queue, actors = _seats(config, source, plans, table, device.type, apart=apart)
     learners = []
     if isinstance(master, Master):
-        learners = make_learners(config, network, master, learner_seeds.spawn(most.learners), progress, gate)
+        each_seed = learner_seeds.spawn(most.learners)
+        learners = make_learners(config, source, network, master, each_seed, progress, gate)
     predictors = [
         Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, most.actors)
         for seed in learner_seeds.spawn(most.predictors)
@@ -117,6 +119,7 @@ def make_plans(
 
 def make_learners(
     config: TrainConfig,
+    source: EnvironmentSource,
     network: ActorCritic,
     master: Master,
     seeds: Sequence[np.random.SeedSequence],
@@ -126,10 +129,18 @@ def make_learners(
     return [
         Learner(
             copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
-            np.random.default_rng(seed), build_rewards(config.loss),
+            np.random.default_rng(seed), build_rewards(config.loss), make_curiosity(config, source, master, seed),
         )
         for seed in seeds
     ]  # fmt: skip
+
+
+def make_curiosity(
+    config: TrainConfig, source: EnvironmentSource, master: Master, seed: np.random.SeedSequence
+) -> Curiosity | None:
+    if not config.novelty.coefficient:
+        return None
+    return Curiosity(source.packing, config.novelty, seed, master.vector.device)
 
 
 def place_of(config: TrainConfig, source: EnvironmentSource) -> str:

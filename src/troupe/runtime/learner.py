@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from troupe.algorithm.losses import Batch, Metrics, Outputs
+from troupe.algorithm.losses import Batch, Bonus, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.crew import Crew
+from troupe.runtime.curiosity import Curiosity
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.progress import Progress, Stopwatch
 from troupe.runtime.rollout import Rollout, columns
@@ -53,11 +54,13 @@ class Learner:
         gate: Gate | RemoteGate,
         rng: np.random.Generator,
         rewards: Rewards,
+        curiosity: Curiosity | None = None,
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
         self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
+        self.curiosity = curiosity
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
         self.watch = Stopwatch()
@@ -78,12 +81,13 @@ class Learner:
             with self._gate.turn():
                 yield "observe"
                 self.observe(batch)
+        bonus = self._bonus(batch)
         for _ in range(self._config.epochs):
-            for part in self._minibatches(batch):
+            for part, part_bonus in self._minibatches(batch, bonus):
                 with self._gate.turn():
                     yield "copy"
                     self._master.copy_to(self.weights.vector)
-                    gradient = self.compute_gradient(part)
+                    gradient = self.compute_gradient(part, part_bonus)
                     yield "apply"
                     with self._master.lock:
                         if oldest < self._master.oldest:  # another learner's batch has led to a rollback
@@ -102,23 +106,31 @@ class Learner:
         if self._rewards.normalize:
             self._rewards = replace(self._rewards, scale=self._scale / deviation)
 
-    def compute_gradient(self, rollout: Rollout) -> Tensor:
+    def _bonus(self, batch: Rollout) -> Bonus | None:
+        """For the whole batch before any pass: the predictor learns of it in the same breath."""
+        if self.curiosity is None:
+            return None
+        with self._gate.turn():
+            return self.curiosity.bonus(batch)
+
+    def compute_gradient(self, rollout: Rollout, bonus: Bonus | None = None) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
         obs = _to(self._device, rollout.obs)
         if self._crew.size == 1:
-            loss = self._judge(self._network.unroll(obs), rollout)
+            loss = self._judge(self._network.policy(self._network.learned_heads(obs)), rollout, bonus)
             gradient = self.weights.gradient(loss)
         else:
-            loss, gradient = self._share_out(obs, rollout)
+            loss, gradient = self._share_out(obs, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         return gradient.add_(0.0 * loss.detach())
 
-    def _judge(self, output: PolicyOutput, rollout: Rollout) -> Tensor:
-        outputs = Outputs(output.distribution[: len(rollout.action)], output.value)
-        loss, self.metrics = self._loss(outputs, to_batch(rollout, self._rewards, self._device))
+    def _judge(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
+        outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
+        batch = to_batch(rollout, self._rewards, self._device)
+        loss, self.metrics = self._loss(outputs, batch._replace(bonus=bonus) if bonus else batch)
         return loss
 
-    def _share_out(self, obs: Tensor, rollout: Rollout) -> tuple[Tensor, Tensor]:
+    def _share_out(self, obs: Tensor, rollout: Rollout, bonus: Bonus | None) -> tuple[Tensor, Tensor]:
         """Loss and gradient, the passes through the network shared out by environments.
 
         The loss stays one, of all environments: its gradient with respect to what the network said is
@@ -128,19 +140,18 @@ class Learner:
         ends = np.linspace(0, environments, min(self._crew.size, environments) + 1).astype(int)
         shares = [slice(*ends) for ends in pairwise(ends.tolist())]
 
-        passes = self._crew.map(lambda share: self._network.unrolled_heads(obs[:, share]), shares)
-        parameters = torch.cat([heads.parameters.detach() for heads in passes], 1).requires_grad_()
-        value = torch.cat([heads.value.detach() for heads in passes], 1).requires_grad_()
-        masks = [heads.mask for heads in passes if heads.mask is not None]
-        heads = Heads(parameters, value, torch.cat(masks, 1) if masks else None)
-        loss = self._judge(self._network.policy(heads), rollout)
-        said = torch.autograd.grad(loss, (parameters, value), materialize_grads=True)
+        passes = self._crew.map(lambda share: self._network.learned_heads(obs[:, share]), shares)
+        mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
+        whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
+        output = self._network.policy(Heads(whole[0], whole[1], mask, *whole[2:]))
+        loss = self._judge(output, rollout, bonus)
+        said = torch.autograd.grad(loss, whole, materialize_grads=True)
 
         def backward(number: int) -> Tensor:
             share = shares[number]
-            parameters, value, _ = passes[number]
             # As a scalar: to be handed a gradient for each output, torch imports its compiler, for seconds.
-            return self.weights.gradient((parameters * said[0][:, share]).sum() + (value * said[1][:, share]).sum())
+            parts = [(head * of_it[:, share]).sum() for head, of_it in zip(heads[number], said, strict=True)]
+            return self.weights.gradient(torch.stack(parts).sum())
 
         gradient, *others = self._crew.map(backward, range(len(shares)))
         for other in others:
@@ -178,14 +189,24 @@ class Learner:
             left *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
         return self._config.learning_rate * left
 
-    def _minibatches(self, batch: Rollout) -> Iterator[Rollout]:
+    def _minibatches(self, batch: Rollout, bonus: Bonus | None) -> Iterator[tuple[Rollout, Bonus | None]]:
         environments = batch.reward.shape[1]
         parts = min(self._config.minibatches, environments)
         if parts == 1:
-            yield batch
+            yield batch, bonus
             return
         for chosen in np.array_split(self._rng.permutation(environments), parts):
-            yield columns(batch, chosen)
+            yield columns(batch, chosen), bonus and bonus.columns(torch.from_numpy(chosen))
+
+
+def _learned(heads: Heads) -> list[Tensor]:
+    """What gradients come from: all but the mask."""
+    return [heads.parameters, heads.value, *(() if heads.bonus_value is None else (heads.bonus_value,))]
+
+
+def _joined(masks: list[Tensor | None]) -> Tensor | None:
+    there = [mask for mask in masks if mask is not None]
+    return torch.cat(there, 1) if there else None
 
 
 def to_batch(rollout: Rollout, rewards: Rewards, device: torch.device) -> Batch:

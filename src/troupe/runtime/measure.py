@@ -106,8 +106,10 @@ def measure_pass(network: ActorCritic, size: int) -> float:
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def once() -> None:
-        output = network.unroll(obs)
+        output = network.policy(network.learned_heads(obs))
         loss = output.value.sum() + output.distribution.entropy().sum()
+        if output.bonus_value is not None:
+            loss = loss + output.bonus_value.sum()
         torch.autograd.grad(loss, weights)
         if device.type == "cuda":
             torch.cuda.synchronize(device)

@@ -20,11 +20,18 @@ class Moment:
     counts: Counts
     recent: tuple[Episode, ...]
     streams: dict[str, Any] | None
+    novelty: list[dict[str, Any]]  # of each learner that has one
 
     @classmethod
-    def of(cls, master: Master | HogwildMaster, progress: Progress, streams: dict[str, Any] | None = None) -> "Moment":
+    def of(
+        cls,
+        master: Master | HogwildMaster,
+        progress: Progress,
+        streams: dict[str, Any] | None = None,
+        novelty: list[dict[str, Any]] | None = None,
+    ) -> "Moment":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
-        return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams)
+        return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams, novelty or [])
 
     def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""

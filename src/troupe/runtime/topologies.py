@@ -9,7 +9,7 @@
 An actor sits in a thread, or in a process with a thread here that looks after it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -84,14 +84,14 @@ class Parts:
     def moment(self) -> Moment:
         """What a checkpoint keeps: of a serial run the end of its last batch, however far the next one is;
         else now. For whoever holds the master's lock."""
-        return self._settled or Moment.of(self.master, self.progress)
+        return self._settled or Moment.of(self.master, self.progress, novelty=self._novelty())
 
     def settle(self) -> None:
         """A serial run has come to the end of a batch."""
         actors, learners = [each.state() for each in self._seats], [each.state() for each in self.learners]
         shape = [self.config.actor.environments, self.config.actor.window_steps]
         streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
-        self._settled = Moment.of(self.master, self.progress, streams)
+        self._settled = Moment.of(self.master, self.progress, streams, self._novelty())
 
     def roll_back(self, weights: Tensor, step_factor: float) -> None:
         """Goes on from `weights` with smaller steps. For whoever holds the master's lock, between two batches."""
@@ -112,6 +112,15 @@ class Parts:
         return [
             line for seat, state in zip(self._seats, streams["actors"], strict=True) for line in seat.restore(state)
         ]
+
+    def _novelty(self) -> list[dict[str, Any]]:
+        return [learner.curiosity.state() for learner in self.learners if learner.curiosity]
+
+    def restore_novelty(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """What was new when a checkpoint was written: in every topology, wherever the streams go on."""
+        for learner, state in zip(self.learners, states, strict=False):
+            if learner.curiosity:
+                learner.curiosity.restore(state)
 
     @property
     def _seats(self) -> list[ThreadSeat]:

@@ -1,0 +1,103 @@
+"""How new an observation is: the error of a network that learns to predict another, random one."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from troupe.algorithm.normalization import Normalizer
+from troupe.config import Network, TrainConfig
+from troupe.config import Novelty as Config
+from troupe.environments.packing import Packing
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.encoders import encoder, hidden_layers, is_image, orthogonal
+
+_CLIP = 5.0  # deviations from the mean, as in the paper
+
+
+class Novelty(nn.Module):
+    """Random network distillation (Burda et al. 2018, section 2.2): (f'(s) - f(s))^2, averaged over the features,
+    of a fixed random network f and a predictor f', which has been trained where the agent has been.
+
+    Observations are whitened and clipped before either sees them (section 2.4): a network that is not
+    trained cannot adapt to their scale. Any space is read as one vector; a picture is then given its shape back.
+    """
+
+    def __init__(self, packing: Packing, config: Config):
+        super().__init__()
+        self._packing = packing
+        self.flat = encoder(packing, Network(encoder="flat", normalize=False))
+        space = packing.seen
+        self.target = _tower(space, self.flat.features, config.hidden).requires_grad_(requires_grad=False)
+        # The predictor has a layer more than what it predicts, so that it is the data that is missing, not the form.
+        self.predictor = _tower(space, self.flat.features, (*config.hidden, config.hidden[-1]))
+
+    def flatten(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N features"]:
+        """Of packed observations."""
+        features: Tensor = self.flat(self._packing.unpack(obs)[0])
+        return features
+
+    def forward(
+        self, flat: Float[Tensor, "N features"], mean: Float[Tensor, " features"], deviation: Float[Tensor, " features"]
+    ) -> Float[Tensor, " N"]:
+        # What has never changed is no news, and must not divide: the first change of it counts as much as can be.
+        whitened = ((flat - mean) / (deviation + 1e-8)).clamp(-_CLIP, _CLIP)
+        error: Tensor = self.predictor(whitened) - self.target(whitened)
+        return error.square().mean(1)
+
+
+class BonusValue(nn.Module):
+    """The value of bonuses to come: a network of its own, which only those who learn compute.
+
+    It has the policy's normaliser, whose statistics are kept up to date.
+    """
+
+    def __init__(self, packing: Packing, config: Network, normalizer: Normalizer | None):
+        super().__init__()
+        self.encoder = encoder(packing, replace(config, normalize=False))
+        self.encoder.normalizer = normalizer
+        hidden = () if self.encoder.only_images else config.hidden
+        self.trunk = hidden_layers(self.encoder.features, hidden, config.activation)
+        self.value = orthogonal((self.encoder.features, *hidden)[-1], 1, 1.0)
+
+    def forward(self, obs: Any) -> Float[Tensor, " N"]:
+        """Of observations as the environment nests them."""
+        value: Tensor = self.value(self.trunk(self.encoder(obs))).squeeze(-1)
+        return value
+
+
+def _tower(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """From whitened observations [N, features] to as many numbers as the last hidden layer has units."""
+    eyes: list[nn.Module] = []
+    if is_image(space):
+        eyes = [nn.Unflatten(1, space.shape), *_convolutions(space.shape), nn.Flatten()]
+        with torch.no_grad():
+            features = nn.Sequential(*eyes)(torch.zeros(1, features)).shape[1]
+    last = orthogonal(hidden[-1], hidden[-1], math.sqrt(2))
+    return nn.Sequential(*eyes, hidden_layers(features, hidden, "relu"), last)
+
+
+def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
+    """The paper's three, on images in either layout."""
+    channels_last = shape[2] <= shape[0]
+    layers: list[nn.Module] = [_ChannelsFirst()] if channels_last else []
+    channels = shape[2] if channels_last else shape[0]
+    for inputs, outputs, size, stride in ((channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+        layers += [nn.Conv2d(inputs, outputs, size, stride), nn.LeakyReLU()]
+    return layers
+
+
+class _ChannelsFirst(nn.Module):
+    def forward(self, images: Float[Tensor, "N H W C"]) -> Float[Tensor, "N C H W"]:
+        return images.permute(0, 3, 1, 2)
+
+
+def with_bonus_value(network: ActorCritic, config: TrainConfig) -> ActorCritic:
+    """The network, able to value bonuses where a run has any."""
+    if config.novelty.coefficient:
+        network.bonus_value = BonusValue(network.packing, config.network, network.normalizer)
+    return network
