@@ -1,10 +1,13 @@
 """The examples run as they are printed."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import troupe
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -23,3 +26,23 @@ def test_the_example_runs(name: str, arguments: list[str], tmp_path: Path):
 
 def test_the_articles_program_is_under_a_hundred_lines():
     assert len((EXAMPLES / "article.py").read_text().splitlines()) < 100
+
+
+def test_on_a_fixed_price_series_the_optimum_is_reached(tmp_path: Path):
+    """The states do not follow from the actions; dynamic programming says what could be earned at most."""
+    spec = importlib.util.spec_from_file_location("trading", EXAMPLES / "trading.py")
+    assert spec is not None
+    assert spec.loader is not None
+    trading = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(trading)
+    settings = {
+        "topology": "serial", "actor.count": 1, "actor.environments": 16, "learner.rollouts": 1,
+        "evaluation.every_steps": 10_000, "evaluation.every_seconds": 0.0, "evaluation.episodes": 1,
+        "evaluation.final_episodes": 1,
+    }  # fmt: skip
+    best = trading.best_return()
+    run = troupe.train(
+        trading.Trading, seed=1, steps=150_000, target=best - 1e-4, settings=settings, run_dir=tmp_path / "run"
+    )
+    assert run.scores is not None
+    assert run.scores.mean == pytest.approx(best, abs=1e-4)

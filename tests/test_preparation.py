@@ -334,7 +334,7 @@ def test_a_real_pass_takes_longer_for_the_deeper_network(monkeypatch):
     with one_torch_thread():
         for kind in ("a3c", "impala"):
             network, _, _ = first_network(None, source, resolve("x", settings={"network.encoder": kind}))
-            seconds[kind] = measure_pass(network, source.observation_space, 8)
+            seconds[kind] = measure_pass(network, 8)
     assert 0 < seconds["a3c"] < seconds["impala"] < 1.0
 
 
