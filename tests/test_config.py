@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 from troupe import config
@@ -355,3 +356,8 @@ def test_reading_the_configuration_imports_nothing_heavy():
     code = "import sys, troupe.config; print({'torch', 'gymnasium', 'numpy', 'matplotlib'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_numpys_numbers_are_numbers():
+    config = resolve("X-v0", settings={"stop.target": np.float64(2.5), "learner.epochs": np.int64(3)})
+    assert (config.stop.target, config.learner.epochs) == (2.5, 3)

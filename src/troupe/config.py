@@ -371,6 +371,7 @@ def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
 
 def _convert(name: str, value: Any, field: "Field") -> Any:
     given = value
+    value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
     try:
