@@ -8,9 +8,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from common import RESULTS, peak_memory_of_children_mb, troupe, write
 
 BURN = [sys.executable, "-c", "while True: pass"]
@@ -60,19 +62,39 @@ def _middle(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {**ordered[len(ordered) // 2], "fractions": [result["fraction"] for result in ordered]}
 
 
-def learn(name: str, game: str, seeds: range, *options: str) -> None:
-    """`troupe train GAME` for every seed, with its curve."""
-    runs = []
+def learn(name: str, game: str, seeds: range, *options: str, at_once: int = 1) -> None:
+    """`troupe train GAME` for every seed, with its curve; `at_once` of them share the machine."""
     with tempfile.TemporaryDirectory() as folder:
-        for seed in seeds:
+
+        def train(seed: int) -> dict[str, Any]:
             place = Path(folder) / f"seed{seed}"
             _, whole = troupe("train", game, "--seed", str(seed), "--run-dir", str(place), *options)
-            runs.append(_result(place, whole))
-            print(runs[-1], flush=True)
+            result = _result(place, whole)
+            print(result, flush=True)
+            return result
+
+        with ThreadPoolExecutor(at_once) as pool:
+            runs = list(pool.map(train, seeds))
         RESULTS.mkdir(exist_ok=True)
         troupe("plot", *(str(Path(folder) / f"seed{seed}") for seed in seeds), "-o", str(RESULTS / f"{name}.png"))
     command = " ".join([f"troupe train {game} --seed {seeds[0]}..{seeds[-1]}", *options])
-    write(name, {"command": command, "runs": runs, "peak_memory_mb": round(peak_memory_of_children_mb())})
+    memory = round(peak_memory_of_children_mb())
+    write(name, {"command": command, "at_once": at_once, "runs": runs, "peak_memory_mb": memory})
+
+
+def precision(steps: int = 300_000) -> None:
+    """Pong in float32, beside the runs of `pong`, which are in bfloat16: the evaluations of both against steps."""
+    limits = ("--steps", str(steps), "--target", "none", "--network.precision", "float32")
+    learn("atari-precision", "ALE/Pong-v5", range(1, 4), *limits, at_once=3)
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for name, label, colour in (("pong", "bfloat16", "#0072B2"), ("precision", "float32", "#D55E00")):
+        runs = json.loads((RESULTS / f"atari-{name}.json").read_text())["runs"]
+        for number, run in enumerate(runs):
+            points = [(at, mean) for at, _, mean in run["evaluations"] if at <= steps]
+            axes.plot(*zip(*points, strict=True), color=colour, label=label if number == 0 else None)
+    axes.set(xlabel="steps", ylabel="return", title="Pong, three seeds in each precision: evaluations by drawn actions")
+    axes.legend()
+    figure.savefig(RESULTS / "atari-precision.png", dpi=110)
 
 
 def _result(place: Path, whole: float) -> dict[str, Any]:
@@ -99,10 +121,8 @@ if __name__ == "__main__":
     elif which == "pong":
         learn("atari-pong", "ALE/Pong-v5", range(1, 4))
     elif which == "breakout":
-        learn("atari-breakout", "ALE/Breakout-v5", range(1, 4), "--time", "15m")
+        learn("atari-breakout", "ALE/Breakout-v5", range(1, 4), "--time", "15m", at_once=3)
     elif which == "precision":
-        for precision in ("bfloat16", "float32"):
-            limits = ["--steps", "600000", "--target", "none", "--network.precision", precision]
-            learn(f"atari-precision-{precision}", "ALE/Pong-v5", range(1, 4), *limits)
+        precision()
     else:
         sys.exit(__doc__)
