@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical, Gaussian, Product
@@ -32,7 +32,7 @@ from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
-from troupe.runs.export_check import TOLERANCE, Arrays, difference, observations
+from troupe.runs.export_check import TOLERANCE, Arrays, difference, is_action, observations
 from troupe.runs.plots import output_file
 
 if TYPE_CHECKING:
@@ -101,6 +101,10 @@ class Policy(nn.Module):
     def __init__(self, network: ActorCritic, actions: Actions):
         super().__init__()
         self.network, self.actions = network, actions
+        self._leaves = nn.ModuleList(
+            _Numbers(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf)
+            for leaf in actions.leaves
+        )
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
         packing = self.network.packing
@@ -111,19 +115,14 @@ class Policy(nn.Module):
 
     def outputs(self, said: PolicyOutput) -> dict[str, Tensor]:
         """By name: the action, what it was chosen by, the value."""
-        chosen, chosen_by = {}, {}
         parts = iter(_parts(said))
-        for leaf in self.actions.leaves:
-            if isinstance(leaf.space, gym.spaces.Box):
-                mean, log_std = _in_its_unit(leaf.space, next(parts))
-                low, high = torch.tensor(leaf.space.low), torch.tensor(leaf.space.high)
-                chosen[leaf.named("action")] = mean.clamp(low, high).to(_dtype(leaf))
-                chosen_by |= {leaf.named("mean"): mean, leaf.named("log_std"): log_std}
-            else:
-                choices = list(islice(parts, max(1, leaf.size)))
-                chosen[leaf.named("action")] = _counted(leaf, torch.stack([each.mode() for each in choices], -1))
-                chosen_by[leaf.named("probabilities")] = torch.cat([_probabilities(each) for each in choices], -1)
-        return chosen | chosen_by | {"value": said.value}
+        outputs = {
+            leaf.named(root): each
+            for leaf, of_leaf in zip(self.actions.leaves, self._leaves, strict=True)
+            for root, each in of_leaf(parts).items()
+        }
+        ordered = sorted(outputs, key=lambda name: not is_action(name))
+        return {name: outputs[name] for name in ordered} | {"value": said.value}
 
     def expected(self, packed: Shaped[Tensor, "N *shape"]) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
         """The outputs as an agent makes them, which sees packed observations and turns rows into actions in NumPy;
@@ -134,41 +133,64 @@ class Policy(nn.Module):
         decided = torch.ones(len(packed), dtype=torch.bool)
         for part in _parts(said):
             if isinstance(part, Categorical) and part.log_probs.shape[-1] > 1:
-                best, second = _probabilities(part).topk(2).values.unbind(-1)
+                best, second = part.log_probs.exp().topk(2).values.unbind(-1)
                 decided &= best - second > TOLERANCE
         return {name: each.numpy() for name, each in self.outputs(said).items()} | made, decided.numpy()
 
 
+Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box and each choice
+
+
+class _Numbers(nn.Module):
+    """A Box: mean and deviation as the environment measures, before anything is clipped; and the action."""
+
+    middle: Tensor
+    unit: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, space: gym.spaces.Box):
+        super().__init__()
+        self._shape, self._dtype = space.shape, _dtype(space)
+        middle, unit = scale(space)
+        for name, each in (("middle", middle), ("unit", unit), ("low", space.low), ("high", space.high)):
+            self.register_buffer(name, torch.tensor(each))
+
+    def forward(self, parts: Parts) -> dict[str, Tensor]:
+        part = next(parts)
+        assert isinstance(part, Gaussian)
+        mean, log_std = (each.reshape(each.shape[0], *self._shape) for each in (part.mean, part.log_std))
+        mean = self.middle + mean * self.unit
+        action = mean.clamp(self.low, self.high).to(self._dtype)
+        return {"action": action, "mean": mean, "log_std": log_std + self.unit.log()}
+
+
+class _Choices(nn.Module):
+    """A Discrete, MultiDiscrete or MultiBinary: probabilities, choice after choice; and the action."""
+
+    start: Tensor
+
+    def __init__(self, leaf: Leaf):
+        super().__init__()
+        self._shape, self._dtype = leaf.space.shape or (), _dtype(leaf.space)
+        self._count = max(1, leaf.size)
+        self.register_buffer("start", torch.tensor(getattr(leaf.space, "start", 0)))
+
+    def forward(self, parts: Parts) -> dict[str, Tensor]:
+        choices = [part for part in islice(parts, self._count) if isinstance(part, Categorical)]
+        chosen = torch.stack([part.mode() for part in choices], -1)
+        action = (chosen.reshape(chosen.shape[0], *self._shape) + self.start).to(self._dtype)
+        return {"action": action, "probabilities": torch.cat([part.log_probs.exp() for part in choices], -1)}
+
+
 def _parts(said: PolicyOutput) -> tuple[Categorical | Gaussian, ...]:
-    """One for each Box and each choice of the action space."""
     policy = said.distribution
     assert isinstance(policy, Categorical | Gaussian | Product)
     return policy.parts if isinstance(policy, Product) else (policy,)
 
 
-def _in_its_unit(
-    space: gym.spaces.Box, part: Categorical | Gaussian
-) -> tuple[Float[Tensor, "N *shape"], Float[Tensor, "N *shape"]]:
-    """Mean and logarithm of the deviation as the environment measures, before anything is clipped."""
-    assert isinstance(part, Gaussian)
-    middle, unit = (torch.tensor(each) for each in scale(space))
-    mean, log_std = (each.reshape(each.shape[0], *space.shape) for each in (part.mean, part.log_std))
-    return middle + mean * unit, log_std + unit.log()
-
-
-def _counted(leaf: Leaf, choices: Int[Tensor, "N k"]) -> Int[Tensor, "N *shape"]:
-    """Choices that were counted from 0, as the space counts them."""
-    shaped = choices.reshape(choices.shape[0], *(leaf.space.shape or ()))
-    return (shaped + torch.tensor(getattr(leaf.space, "start", 0))).to(_dtype(leaf))
-
-
-def _probabilities(part: Categorical | Gaussian) -> Float[Tensor, "N A"]:
-    assert isinstance(part, Categorical)
-    return part.log_probs.exp()
-
-
-def _dtype(leaf: Leaf) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, leaf.space.dtype)).dtype
+def _dtype(space: spaces.Space) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, space.dtype)).dtype
 
 
 def _first(count: int, arrays: Arrays) -> Arrays:
@@ -231,14 +253,16 @@ def _quietly() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """The line that matters of what torch wraps into a page of advice."""
-    cause = error.__cause__ or error
+    """What went wrong at first: torch wraps it into pages of advice, several times over."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
     return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
 
 
 def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
     """Five lines that ask the file about one observation."""
-    asked = [port.name for port in outputs if port.name.partition(".")[0] in ("action", "value")]
+    asked = [port.name for port in outputs if is_action(port.name) or port.name == "value"]
     values = [_zeros(leaf) for leaf in leaves]
     values += [f"np.ones({(1, *port.shape)}, bool)" for port in inputs[len(leaves) :]]  # the mask allows all
     told = ", ".join(f'"{port.name}": {value}' for port, value in zip(inputs, values, strict=True))

@@ -3,7 +3,6 @@
 import copy
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
@@ -56,13 +55,25 @@ def difference(file: Path, given: Arrays, expected: Arrays, decided: Bool[np.nda
     for (name, right), said in zip(expected.items(), session.run(list(expected), given), strict=True):
         if (said.shape, said.dtype) != (right.shape, right.dtype):
             return f"'{name}' is {said.dtype} {said.shape}, of the policy {right.dtype} {right.shape}"
-        counted = decided[(...,) + (None,) * (right.ndim - 1)] if name.partition(".")[0] == "action" else True
+        counted = decided[(...,) + (None,) * (right.ndim - 1)] if is_action(name) else True
         same = said == right  # infinite ones too, whose difference is no number
         off = np.subtract(said, right, where=~same, out=np.zeros(right.shape), dtype=np.float64)
         most = np.abs(off * counted).max(initial=0.0)
-        if not most <= TOLERANCE * max(1.0, np.abs(right, where=np.isfinite(right)).max(initial=0.0)):
+        if not most <= _tolerance(right):
             return f"'{name}' differs from the policy's by {most:.3g}"
     return ""
+
+
+def is_action(name: str) -> bool:
+    """Whether an output of that name is (a leaf of) the action."""
+    return name.partition(".")[0] == "action"
+
+
+def _tolerance(right: np.ndarray) -> float:
+    """Of numbers; those that are whole are to be the same."""
+    if right.dtype.kind != "f":
+        return 0.0
+    return max(TOLERANCE, float(np.finfo(right.dtype).eps)) * float(np.abs(right[np.isfinite(right)]).max(initial=1.0))
 
 
 def _anywhere(leaf: Leaf) -> np.ndarray:
@@ -89,7 +100,7 @@ def _statistics(network: ActorCritic) -> dict[spaces.Path, tuple[np.ndarray, np.
     if normalizer is None or not isinstance(eyes, Encoder) or eyes.numbers is None:
         return {}
     leaves = eyes.numbers.leaves
-    columns = torch.stack([normalizer.mean, 1 / normalizer.scale]).split([max(1, leaf.size) for leaf in leaves], 1)
+    columns = torch.stack([normalizer.mean, 1 / normalizer.scale]).split_with_sizes([leaf.size for leaf in leaves], 1)
     return {
         leaf.path: tuple(each.numpy().reshape(leaf.space.shape or ()) for each in pair)
         for leaf, pair in zip(leaves, columns, strict=True)
