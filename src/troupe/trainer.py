@@ -14,7 +14,7 @@ import gymnasium as gym
 from torch import Tensor, nn
 
 from troupe import config as configuration
-from troupe.agent import Agent, NetworkMaker, needs_network, put_weights
+from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.flat import named
@@ -354,8 +354,13 @@ class _Session:
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
-        greedy = self._config.evaluation.greedy
-        agent = Agent(network.eval(), self._source.observation_space, self._source.action_space, greedy=greedy)
+        agent = Agent(
+            network.eval(),
+            self._source.observation_space,
+            self._source.action_space,
+            greedy=self._config.evaluation.greedy,
+            about=origin(self._place, self._config),
+        )
         return Run(self._place, outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal)
 
     def _failed(self, failure: Failure, saved: Path | None) -> TroupeError:
