@@ -219,13 +219,15 @@ class VectorEnvironment:
         """Which environment has shown what does not fit its space, where one has and so broke the batch."""
         shown = getattr(self._vector, "_env_obs", None) or []
         for number, obs in enumerate(shown):
+            if obs is None:  # it has not shown anything yet
+                continue
             for leaf in self._packing.leaves:
                 try:
                     shape = np.shape(leaf.of(obs))
                 except Exception:
                     return f"{self._at(number)}: the observation has no entry {leaf.name}"
                 expected = leaf.space.shape or ()
-                if obs is not None and shape != expected:
+                if shape != expected:
                     return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
         return ""
 
@@ -274,7 +276,10 @@ class _Limits:
         if inside.all():
             return None
         number, what = _first(~inside, value)
-        return number, f"{what}, which is not in {self.leaf.space}"
+        if not self._box:
+            return number, f"{what}, which is not in {self.leaf.space}"
+        low, high = (bound[~inside[number]].flat[0] for bound in (self._low, self._high))
+        return number, f"{what}, which is not between its bounds, {low} and {high}"
 
 
 def _is_open(space: gym.spaces.Box) -> bool:
