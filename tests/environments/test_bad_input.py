@@ -119,7 +119,7 @@ def test_a_box_that_is_left_by_finite_numbers_is_told_once_and_lived_with():
     environment.reset(SEEDS)
     for _ in range(8):
         packed = environment.step(np.zeros(2, np.int64)).obs
-    assert list(environment.notices) == [
+    assert list(environment.notices.values()) == [
         f"{AT} 3: the observation['place'] holds 1.5, which is not between its bounds, -1.0 and 1.0"
     ]
     assert packed.shape[0] == 2
@@ -137,7 +137,7 @@ def test_a_box_that_is_left_is_told_with_the_bounds_of_that_number():
 
     environment = find(Robot).make_vector(2, Environment())
     environment.reset(SEEDS)
-    (notice,) = environment.notices
+    (notice,) = environment.notices.values()
     assert notice.endswith("Robot[0], step 0: the observation holds 2.5, which is not between its bounds, -2.0 and 2.0")
 
 
