@@ -312,6 +312,15 @@ def test_a_file_gives_back_what_is_hard_to_write():
     assert from_toml(to_toml(made)) == made
 
 
+def test_a_file_from_before_there_was_normalisation_has_none():
+    """As the weights beside it have: it would not fit them."""
+    before = to_toml(TrainConfig()).replace("normalize = true\n", "").replace("normalize_reward = true\n", "")
+    assert "normalize " not in before
+    read = from_toml(before)
+    assert (read.network.normalize, read.loss.normalize_reward) == (False, False)
+    assert config.replace(read, {"network.normalize": True, "loss.normalize_reward": True}) == TrainConfig()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -74,11 +74,62 @@ class EndlessDrift(Drift):
         return self.played > STEPS
 
 
+class Nested(Drift):
+    """Nested on both sides; one of three ways is barred, another one after every step, as the info says."""
+
+    observation_space = gym.spaces.Dict(
+        {"place": gym.spaces.Box(-1e3, 1e3, (1,), np.float64), "rest": gym.spaces.Tuple([gym.spaces.Discrete(10)])}
+    )
+    action_space = gym.spaces.Tuple(
+        [gym.spaces.Discrete(3, start=-1), gym.spaces.Box(-2, 2, (2,)), gym.spaces.MultiBinary(2)]
+    )
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"action_mask": self._allowed()}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        assert self._allowed()[action[0] + 1], "barred"
+        obs, reward, *ends, _ = super().step(action[0] + action[1].sum() + action[2][0])
+        return obs, reward, *ends, {"action_mask": self._allowed()}
+
+    def _allowed(self):
+        return np.array([self.played % 3 != way for way in range(3)] + 4 * [True], np.int8)
+
+    def _obs(self):
+        return {"place": np.array([self.place]), "rest": (self.played,)}
+
+
+class Barred(Drift):
+    """The mask is in the observation; where the episode has ended it allows nothing."""
+
+    observation_space = gym.spaces.Dict(
+        {"action_mask": gym.spaces.MultiBinary(3), "where": gym.spaces.Box(-1e3, 1e3, (2,), np.float32)}
+    )
+
+    def step(self, action):
+        assert self._obs()["action_mask"][action + 1], "barred"
+        return super().step(action)
+
+    def _obs(self):
+        over = self.place > 4 or self.played == self.length
+        mask = np.array([self.played % 3 != way and not over for way in range(3)], np.int8)
+        return {"where": super()._obs(), "action_mask": mask}
+
+
+def swing() -> gym.Env:
+    return gym.make("Pendulum-v1", max_episode_steps=15)
+
+
 WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "CartPole": ("CartPole-v1", SMALL),
     "dice of its own": (Drift, SMALL),
     "one long episode": (EndlessDrift, SMALL),
     "the article's window": (Drift, WINDOW),
+    "numbers for actions": (swing, SMALL),
+    "nested spaces and masks": (Nested, SMALL | {"loss.reward_clip": 1.0}),
+    "masks that are observed": (Barred, SMALL),
+    "masks in the article's window": (Barred, WINDOW),
     "bonuses for what is new": (Drift, SMALL | {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}),
 }
 
@@ -287,6 +338,30 @@ def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_p
     last = start(*words)
     assert (whole.wait(), last.wait() in (0, 2)) == (0, True)  # 2: it had reached the end before
     assert differences(tmp_path / "whole", tmp_path / "pieces") == []
+
+
+# What is left
+
+
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_run_that_is_loaded_is_judged_alike_however_often_and_plays_what_is_allowed(uninterrupted, world):
+    """The environments of these worlds raise where it is not."""
+    env, place = WORLDS[world][0], uninterrupted(world)
+    make = None if isinstance(env, str) else env
+    for greedy in (True, False):
+        one, other = (troupe.evaluate(place, episodes=3, greedy=greedy, env=make) for _ in range(2))
+        assert one.returns.tolist() == other.returns.tolist()
+    agent, played = troupe.load(place), make() if make else gym.make(env)
+    before = {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
+    obs, info = played.reset(seed=1)
+    for _ in range(9):
+        action = agent.act(obs, mask=info.get("action_mask"), greedy=False)
+        assert played.action_space.contains(action)
+        obs, _, terminated, truncated, info = played.step(action)
+        if terminated or truncated:
+            obs, info = played.reset()
+    assert all(torch.equal(before[name], tensor) for name, tensor in agent.network.state_dict().items())
+    assert any("normalizer" in name for name in before)
 
 
 # The verdict

@@ -525,13 +525,17 @@ def to_toml(config: TrainConfig) -> str:
     return tomli_w.dumps(dataclasses.asdict(config))
 
 
+# What a run had before there was a setting for it, where its default is not that.
+_BEFORE = {"network.normalize": False, "loss.normalize_reward": False}
+
+
 def from_toml(text: str) -> TrainConfig:
-    """Reads what `to_toml` wrote; raises UsageError for anything else."""
+    """Reads what `to_toml` wrote, also before there were all the settings; raises UsageError for anything else."""
     try:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not a TOML file: {error}") from None
-    config = build(dict(flatten(settings)))
+    config = build(_BEFORE | dict(flatten(settings)))
     _check_together(config)
     return config
 

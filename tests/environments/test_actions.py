@@ -71,6 +71,14 @@ def test_without_two_bounds_a_number_is_the_environments_own_and_clipped_at_the_
     assert Actions(space).to_environment(rows).tolist() == [[100, 100, 2], [-100, 0, -100]]
 
 
+def test_the_largest_numbers_there_are_as_bounds_are_no_bounds():
+    """Half their distance is infinite, and 0 times that no number."""
+    for dtype in (np.float32, np.float64):
+        most = np.finfo(dtype).max
+        actions = Actions(SPACES.Box(-most, most, (2,), dtype))
+        assert actions.to_environment(np.array([[0.0, 0.5]], np.float32)).tolist() == [[0.0, 0.5]]
+
+
 def test_random_rows_keep_to_masks():
     actions = Actions(SPACES.MultiDiscrete([3, 2]))
     masks = np.array([[False, True, False, True, True]] * 2000)
@@ -92,6 +100,16 @@ def test_random_rows_keep_to_masks():
 )
 def test_a_mask_may_be_one_array_or_one_for_each_choice(given_mask):
     assert Actions(SPACES.MultiDiscrete([3, 2])).mask(given_mask).tolist() == [True, False, True, False, True]
+
+
+def test_a_nested_mask_is_read_in_the_order_of_the_space_and_not_in_its_own():
+    """Gymnasium sorts a Dict: arm before turn. Whoever writes turn first means turn all the same."""
+    space = SPACES.Dict({"turn": SPACES.Discrete(3), "arm": SPACES.Tuple([SPACES.Discrete(2), SPACES.Box(-1, 1)])})
+    written = {"turn": np.array([1, 1, 0]), "arm": ([0, 1], None)}
+    assert Actions(space).mask(written).tolist() == [False, True, True, True, False]
+    assert Actions(space).mask({"arm": (np.array([0, 1]), None), "turn": [1, 1, 0]}).tolist() == [0, 1, 1, 1, 0]
+    with pytest.raises(ValueError, match="has an entry 'leg', which is no part of the action"):
+        Actions(space).mask(written | {"leg": [1]})
 
 
 def test_a_mask_of_another_length_is_refused_with_both_numbers():

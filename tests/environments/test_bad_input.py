@@ -119,10 +119,37 @@ def test_a_box_that_is_left_by_finite_numbers_is_told_once_and_lived_with():
     environment.reset(SEEDS)
     for _ in range(8):
         packed = environment.step(np.zeros(2, np.int64)).obs
-    assert list(environment.notices) == [
-        f"{AT} 3: the observation['place'] holds 1.5, which is not in Box(-1.0, 1.0, (2,), float32)"
+    assert list(environment.notices.values()) == [
+        f"{AT} 3: the observation['place'] holds 1.5, which is not between its bounds, -1.0 and 1.0"
     ]
     assert packed.shape[0] == 2
+
+
+def test_a_box_that_is_left_is_told_with_the_bounds_of_that_number():
+    """Not with those of all: of a robot they fill a dozen lines."""
+
+    class Robot(gym.Env[Any, Any]):
+        observation_space = SPACES.Box(-np.arange(1, 31, dtype=np.float32), np.arange(1, 31, dtype=np.float32))
+        action_space = SPACES.Discrete(2)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return np.full(30, 2.5, np.float32).clip(max=np.where(np.arange(30) == 1, 2.5, 1.0)), {}
+
+    environment = find(Robot).make_vector(2, Environment())
+    environment.reset(SEEDS)
+    (notice,) = environment.notices.values()
+    assert notice.endswith("Robot[0], step 0: the observation holds 2.5, which is not between its bounds, -2.0 and 2.0")
+
+
+def test_where_a_reset_breaks_off_those_that_have_shown_nothing_are_not_blamed():
+    made = iter([Rich(fine), Rich(fine), Rich(at(0, "action_mask", np.ones(4))), Rich(fine)])
+
+    def rich() -> Rich:
+        return next(made)
+
+    with pytest.raises(EnvironmentFailed) as caught:
+        find(rich).make_vector(3, Environment()).reset(SEEDS)
+    assert "has no entry" not in str(caught.value)
 
 
 def test_masks_are_those_of_the_environment_and_where_an_episode_is_over_all_is_allowed():

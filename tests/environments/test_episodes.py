@@ -97,6 +97,23 @@ def test_another_reward_on_the_way_is_seen_even_where_the_observation_is_the_sam
     assert environment.restore(kept, obs) == [0, 1]
 
 
+def test_an_action_that_the_environment_changes_is_kept_as_it_was_given():
+    class Doubling(Slippery):
+        action_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+
+        def step(self, action):
+            action *= 2
+            return (*super().step(action)[:1], float(action.sum()), self.played == 4, False, {})
+
+    environment = made(Doubling, 2)
+    obs = environment.reset(np.random.SeedSequence(1)).copy()
+    for _ in range(3):
+        environment.step(np.full((2, 2), 0.25, np.float32))
+    kept = [state | {"actions": np.asarray(state["actions"])} for state in environment.state()]
+    assert np.unique(kept[0]["actions"]).tolist() == [0.25]
+    assert environment.restore(kept, obs) == []
+
+
 def test_native_is_what_it_was():
     vector = find("CartPole-v1").make_restorable(2, Environment(backend="native"))
     assert vector.state() is None

@@ -198,6 +198,8 @@ def test_nothing_is_received_that_was_not_sent():
         gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
         gym.spaces.Box(np.array([-1.0, -2.0], np.float32), np.array([1.0, np.inf], np.float32)),
         gym.spaces.Box(-1.0, 1.0, (), np.float32),
+        gym.spaces.Box(np.iinfo(np.int64).min, np.iinfo(np.int64).max, (2,), np.int64),
+        gym.spaces.Box(0, np.iinfo(np.uint64).max, (2,), np.uint64),
         gym.spaces.Discrete(5, start=-2),
         gym.spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[0, 1], [-2, 3]]),
         gym.spaces.MultiBinary(4),

@@ -272,3 +272,13 @@ def test_every_byte_is_itself_in_bfloat16():
     """Why images may be turned into bfloat16 before the division by 255."""
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(every.to(torch.bfloat16).float(), every.float())
+
+
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Box(-1, 1, (3,)), gym.spaces.Box(-1, 1, ()), gym.spaces.MultiDiscrete([2])]
+)
+def test_no_observations_give_no_features(space):
+    packing = Packing(space, Actions(ACTIONS))
+    eyes = encoder(packing, Network())
+    none = np.zeros((0, *packing.space.shape), packing.space.dtype)
+    assert eyes(packing.unpack(torch.from_numpy(none))[0]).shape == (0, eyes.features)

@@ -1,7 +1,6 @@
 """The rollout contract, proven with an environment that counts: everything in a rollout can be retraced."""
 
 import itertools
-from collections import deque
 from functools import partial
 from types import SimpleNamespace
 
@@ -180,7 +179,7 @@ class Told:
 
     def __init__(self, name, count, calls, lives=()):
         self.name, self.count, self.calls, self.lives, self.t = name, count, calls, lives, 0
-        self.notices = deque()
+        self.notices = {}
 
     def reset(self, seeds):
         self.seeds = seeds

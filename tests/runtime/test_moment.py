@@ -99,6 +99,16 @@ def test_no_sample_of_a_window_reaches_from_an_episode_that_was_lost_into_a_new_
     assert sample.first[0, 0]
 
 
+def test_a_window_is_put_back_from_before_rollouts_had_past_returns(counting):
+    old = WINDOW | {"loss.normalize_reward": False}
+    parts, again = (assembled(lambda: counting([(9, "terminated")]), old, 1) for _ in range(2))
+    collected(parts)
+    streams = kept(parts)
+    del streams["actors"][0]["rows"]["past_return"]
+    again.restore(streams)
+    assert not collected(again).past_return.any()
+
+
 def test_a_stopped_run_is_left_at_the_end_of_its_last_batch(counting):
     parts = assembled(counting, SETTINGS, 1)
     parts.settle()

@@ -8,6 +8,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -119,6 +120,20 @@ def test_episodes_and_steps_played_in_processes_are_all_counted(assembled, count
     episodes = parts.progress.take_episodes()
     assert len(episodes) == ended > 30
     assert {episode.length for episode in episodes} == set(lengths)
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_what_environments_notice_is_told_once_wherever_and_however_many_they_are(assembled, pays, frozen, place):
+    class Careless(pays):
+        observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
+
+        def step(self, action):
+            return (np.full(1, 1.5, np.float32), *super().step(action)[1:])
+
+    parts = assembled(Careless, SMALL | {"actor.place": place})
+    frozen(parts, 2)
+    (notice,) = parts.progress.notices
+    assert "holds 1.5, which is not between its bounds, -1.0 and 1.0" in notice
 
 
 # What can be sent

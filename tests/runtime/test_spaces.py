@@ -187,6 +187,13 @@ class Sawtooth(gym.Env[np.ndarray, int]):
         return np.array([1000 + 10 * self.k], np.float32)
 
 
+class Nested(Sawtooth):
+    observation_space = SPACES.Dict({"x": SPACES.Box(0, 1e6, (1,))})
+
+    def _show(self) -> Any:
+        return {"x": super()._show()}
+
+
 @pytest.mark.parametrize("topology", ["serial", "async", "queue", "hogwild"])
 @pytest.mark.parametrize("place", ["thread", "process"])
 def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(topology, place):
@@ -216,6 +223,16 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(t
     np.testing.assert_allclose(deviation, [x.std(), np.std(returns)], rtol=1e-4)
     normalizer = parts.master.statistics
     assert normalizer.deviation_of_returns == pytest.approx(np.std(returns), rel=1e-4)
+
+
+@pytest.mark.parametrize("env", [Sawtooth, Nested])
+def test_a_batch_of_reset_rows_alone_changes_no_statistics(env):
+    """Rollouts of one step, of environments whose episodes end together."""
+    settings = {"actor.environments": 2, "actor.rollout_steps": 1}
+    _, parts = worked(env, 12, **settings)
+    parts.close()
+    assert parts.progress.counts.steps == 20  # two of twelve batches were resets
+    assert parts.master.statistics.state()["statistics"][0].tolist() == [20, 20]
 
 
 def test_actors_see_numbers_through_the_statistics_of_the_weights_they_have():

@@ -10,6 +10,7 @@ on its way to the environment, and only there: the row keeps what was drawn, who
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 import gymnasium as gym
@@ -58,7 +59,7 @@ class Actions:
             return rows + self._first
         values, start = [], 0
         for leaf in self.leaves:
-            end = start + max(1, leaf.size)
+            end = start + leaf.size
             values.append(_of_row(leaf.space, rows[:, start:end]))
             start = end
         return with_entries(self.space, iter(values))
@@ -89,7 +90,7 @@ class Actions:
     def mask(self, given: Any) -> np.ndarray:
         """A mask as one row of booleans: an array of all alternatives in order, or nested as the space is,
         with one array for each choice. Raises ValueError where it is neither."""
-        row = np.concatenate([np.ravel(each) for each in _flat(given)]).astype(np.bool_)
+        row = np.concatenate([np.ravel(each) for each in _flat(given, self.space)]).astype(np.bool_)
         if row.shape != (self.mask_size,):
             raise ValueError(f"has {len(row)} entries, expected {self.mask_size}")
         return row
@@ -129,14 +130,20 @@ def unscaled(row: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
 
 def scale(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     """Where the policy's 0 lies in each of a Box's numbers, and how much its 1 is there."""
-    bounded = np.isfinite(space.low) & np.isfinite(space.high)
+    with np.errstate(over="ignore"):
+        bounded = np.isfinite(space.high - space.low)  # the largest numbers there are, as bounds, are none
     low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
     return (low + high) / 2, (high - low) / 2
 
 
-def _flat(nested: Any) -> list[Any]:
+def _flat(nested: Any, space: Space | None) -> list[Any]:
+    """The arrays of a mask in the order of the space: its own Dict may have been written in another."""
     if isinstance(nested, dict):
-        return [leaf for part in nested.values() for leaf in _flat(part)]
+        named = space.spaces if isinstance(space, gym.spaces.Dict) else dict.fromkeys(nested)
+        if unknown := [key for key in nested if key not in named]:
+            raise ValueError(f"has an entry {unknown[0]!r}, which is no part of the action")
+        return [leaf for key, part in named.items() for leaf in _flat(nested.get(key), part)]
     if isinstance(nested, tuple | list) and any(isinstance(each, np.ndarray | tuple | list | dict) for each in nested):
-        return [leaf for part in nested for leaf in _flat(part)]
+        parts = space.spaces if isinstance(space, gym.spaces.Tuple) else ()
+        return [leaf for each, part in zip_longest(nested, parts) for leaf in _flat(each, part)]
     return [] if nested is None else [nested]

@@ -56,8 +56,9 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         if self._over:  # it was put back here: the vector does not know that its next step is the reset row
             obs, info = self.reset()
             return obs, 0.0, False, False, info
+        row = self._row(action)  # before the environment can change it
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._actions.append(self._row(action))
+        self._actions.append(row)
         self._total += float(reward)
         self._over = bool(terminated or truncated)
         self._lives = info.get("lives", 0)
@@ -101,7 +102,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
     def _action(self, row: np.ndarray) -> Any:
         if not self._leaves[0].path:
             return row
-        ends = np.cumsum([max(1, leaf.size) for leaf in self._leaves])
+        ends = np.cumsum([leaf.size for leaf in self._leaves])
         parts = zip(self._leaves, np.split(row, ends[:-1]), strict=True)
         values = [part.astype(leaf.space.dtype).reshape(leaf.space.shape or ()) for leaf, part in parts]
         return with_entries(self.action_space, iter(values))

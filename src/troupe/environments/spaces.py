@@ -75,7 +75,7 @@ def describe(space: Space) -> dict[str, Any]:
         return {"type": "Tuple", "spaces": [describe(part) for part in space.spaces]}
     if isinstance(space, gym.spaces.Box):
         bounds = {
-            name: float(array.flat[0]) if array.size and (array == array.flat[0]).all() else array.tolist()
+            name: array.flat[0].item() if array.size and (array == array.flat[0]).all() else array.tolist()
             for name, array in (("low", space.low), ("high", space.high))
         }
         return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}

@@ -1,7 +1,6 @@
 """A batch of environments stepped together, with what goes wrong in them named in one line."""
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ class VectorEnvironment:
     transition (its action is ignored and its reward is 0), and the rollout marks it invalid.
 
     A step is a `send` and a `receive`. Here all the work is done in `receive`; AtariEnvironment begins
-    it with `send`. What it noticed and can be lived with stands in `notices`.
+    it with `send`. What it noticed and can be lived with stands in `notices`, by what it is about.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class VectorEnvironment:
         self._actions = Actions(vector.single_action_space)
         self._packing = Packing(vector.single_observation_space, self._actions, masked)
         self._limits = [_Limits(leaf) for leaf in self._packing.leaves]
-        self.notices: deque[str] = deque()
+        self.notices: dict[str, str] = {}
         self._steps = 0
         self._asked = False  # sent, and not received yet
         self._episodic_life = episodic_life
@@ -177,7 +176,8 @@ class VectorEnvironment:
             if unfit := limits.unfit(value):
                 raise EnvironmentFailed(f"{self._at(unfit[0])}: the observation{limits.leaf.name} {unfit[1]}")
             if stray := limits.stray(value):
-                self.notices.append(f"{self._at(stray[0])}: the observation{limits.leaf.name} {stray[1]}")
+                what = f"the observation{limits.leaf.name}"
+                self.notices[what] = f"{self._at(stray[0])}: {what} {stray[1]}"
         mask = self._masks(obs, info, ended) if self._packing.masked else None
         return self._packing.pack(obs, mask)
 
@@ -219,13 +219,15 @@ class VectorEnvironment:
         """Which environment has shown what does not fit its space, where one has and so broke the batch."""
         shown = getattr(self._vector, "_env_obs", None) or []
         for number, obs in enumerate(shown):
+            if obs is None:  # it has not shown anything yet
+                continue
             for leaf in self._packing.leaves:
                 try:
                     shape = np.shape(leaf.of(obs))
                 except Exception:
                     return f"{self._at(number)}: the observation has no entry {leaf.name}"
                 expected = leaf.space.shape or ()
-                if obs is not None and shape != expected:
+                if shape != expected:
                     return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
         return ""
 
@@ -274,7 +276,10 @@ class _Limits:
         if inside.all():
             return None
         number, what = _first(~inside, value)
-        return number, f"{what}, which is not in {self.leaf.space}"
+        if not self._box:
+            return number, f"{what}, which is not in {self.leaf.space}"
+        low, high = (bound[~inside[number]].flat[0] for bound in (self._low, self._high))
+        return number, f"{what}, which is not between its bounds, {low} and {high}"
 
 
 def _is_open(space: gym.spaces.Box) -> bool:

@@ -79,8 +79,7 @@ class Actor:
             self._past.write(rollout)
         self._progress.play(rollout.steps, self._episodes.count(rollout))
         for part in self._parts:
-            while part.environment.notices:
-                self._progress.notices.append(part.environment.notices.popleft())
+            self._progress.tell_once(part.environment.notices)
 
     def _send(self, part: Part, rollout: Rollout, t: int, epsilon: float) -> None:
         """Has the actions of step t computed and begins the step."""

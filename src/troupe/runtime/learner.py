@@ -100,7 +100,7 @@ class Learner:
         """Adds what a batch holds to the statistics that observations and rewards are normalised by."""
         rows = batch.valid
         numbers = None
-        if self._network.normalizer is not None:
+        if self._network.normalizer is not None and rows.any():  # short rollouts may be reset rows and nothing else
             numbers = self._network.numbers(_to(self._device, batch.obs[:-1][rows]))
         deviation = self._master.observe(numbers, torch.from_numpy(batch.past_return[rows]), writer)
         if self._rewards.normalize:

@@ -66,7 +66,7 @@ class Report:
 _encode = msgspec.msgpack.Encoder().encode
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_report = msgspec.msgpack.Decoder(Report).decode
-_NOTHING = Share(Counts(), [], Lag())
+_NOTHING = Share(Counts(), [], Lag(), {})
 
 
 class Lost(Exception):

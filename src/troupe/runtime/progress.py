@@ -37,6 +37,7 @@ class Share:
     counts: Counts
     episodes: list[Episode]
     lag: "Lag"
+    told: dict[str, str]
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Progress:
         self.recent: deque[Episode] = deque(maxlen=100)
         self.notices: deque[str] = deque()  # what a user should hear of in any case
         self.news: deque[str] = deque()  # and what only those who follow the run
+        self._told: dict[str, str] = {}  # of the notices, those that are told once, by what they are about
         self._ended: list[Episode] = []
         self._lag = Lag()
         self._lock = threading.Lock()
@@ -92,11 +94,21 @@ class Progress:
             self.counts.restarts += 1
             return self.counts.restarts
 
+    def tell_once(self, notices: Mapping[str, str]) -> None:
+        """What environments noticed: about the same thing only one of them, however many there are."""
+        if notices.keys() <= self._told.keys():
+            return
+        with self._lock:
+            for about, notice in notices.items():
+                if about not in self._told:
+                    self._told[about] = notice
+                    self.notices.append(notice)
+
     def take_share(self, before: Counts) -> Share:
         """What has been counted since the counts were set to `before`."""
         names = Counts.__slots__
         made = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in names))
-        share = Share(made, self.take_episodes(), self._lag)
+        share = Share(made, self.take_episodes(), self._lag, self._told)
         self._lag = Lag()
         return share
 
@@ -107,6 +119,7 @@ class Progress:
             self.recent.extend(share.episodes)
             self._ended.extend(share.episodes)
             self._lag.add(share.lag)
+        self.tell_once(share.told)
 
     def update(self, *, applied: bool) -> None:
         with self._lock:

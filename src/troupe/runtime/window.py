@@ -132,8 +132,8 @@ class WindowActor:
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         for i, row in enumerate(self._rows):
-            for name in FIELDS:
-                getattr(row, name)[...] = state["rows"][name][:, [i]]
+            for name, kept in state["rows"].items():  # not all FIELDS where the run is from before one of them
+                getattr(row, name)[...] = kept[:, [i]]
         self._next = state["next"]
         self._window.restore(state["window"], self._rows)
         self._ready = deque(
