@@ -90,7 +90,7 @@ def test_every_game_of_atari_has_tuned_settings_and_pong_its_own():
     assert preset.tuned_for("ALE/Breakout-v5") is preset.tuned["ALE/*"]
     assert preset.tuned_for("ALE/Pong-v5") is preset.tuned["ALE/Pong-v5"]
     assert preset.tuned_for("CartPole-v1") is preset.tuned["CartPole-v1"]
-    assert preset.tuned_for("Acrobot-v1") is None
+    assert preset.tuned_for("Taxi-v4") is None
 
 
 def test_the_article_preset_is_the_article():
