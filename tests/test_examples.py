@@ -14,7 +14,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 @pytest.mark.parametrize(
     ("name", "arguments"),
-    [("article.py", ["2"]), ("custom_environment.py", []), ("custom_network.py", []), ("train_and_act.py", [])],
+    [
+        ("article.py", ["2"]),
+        ("custom_environment.py", []),
+        ("custom_network.py", []),
+        ("onnx_agent.py", []),
+        ("train_and_act.py", []),
+    ],
 )
 def test_the_example_runs(name: str, arguments: list[str], tmp_path: Path):
     done = subprocess.run(

@@ -4,7 +4,7 @@ import copy
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
-from troupe.config import Network, UsageError
+from troupe.config import Network, TrainConfig, UsageError
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace
@@ -20,6 +20,9 @@ from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
 from troupe.networks.novelty import with_bonus_value
 from troupe.runs import checkpoint
+
+if TYPE_CHECKING:
+    from troupe.runs.export import Exported
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 
@@ -34,8 +37,10 @@ class Agent:
         action_space: gym.Space[Any],
         *,
         greedy: bool = True,
+        about: Mapping[str, str] | None = None,
     ):
         self.greedy = greedy  # what `act` does if it is not told
+        self.about = about or {}  # the run it comes from, for whoever finds an exported file
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
         self._actions = Actions(action_space)
         self._generator = torch.Generator()
@@ -62,6 +67,12 @@ class Agent:
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
         return probabilities, float(output.value[0])
+
+    def export(self, file: str | Path) -> "Exported":
+        """Writes the agent as an ONNX file, which other programs run without troupe (docs/extending.md)."""
+        from troupe.runs.export import export
+
+        return export(self, Path(file))
 
     def _batch(self, observation: Any, mask: Any) -> tuple[torch.Tensor, bool]:
         packing = self.network.packing
@@ -107,7 +118,13 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
         else own_network(network, observation_space, action_space, config.network, masked)
     )
     put_weights(run, saved.best, with_bonus_value(body, config))
-    return Agent(body.eval(), observation_space, action_space, greedy=config.evaluation.greedy)
+    greedy, about = config.evaluation.greedy, origin(run, config)
+    return Agent(body.eval(), observation_space, action_space, greedy=greedy, about=about)
+
+
+def origin(run: Path, config: TrainConfig) -> dict[str, str]:
+    """What an agent is said to come from: the run by its name, not by its place on somebody's disk."""
+    return {"run": run.resolve().name, "environment": config.env.id}
 
 
 def own_network(

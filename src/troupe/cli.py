@@ -147,6 +147,19 @@ def watch(options: argparse.Namespace) -> None:
         print(f"{len(returns)} episodes, returns {', '.join(f'{value:g}' for value in returns)}")
 
 
+def export(options: argparse.Namespace) -> None:
+    from troupe.extras import need
+
+    need("onnx")
+    from troupe.agent import load
+
+    done = load(options.run).export(options.file)
+    print(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
+    ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
+    _table(("", "name", "type", "shape"), [(side, port.name, str(port.dtype), port.batch) for side, port in ports])
+    print(f"\n{done.example}", end="")
+
+
 def plot(options: argparse.Namespace) -> None:
     from troupe.runs.plots import plot_runs
 
@@ -290,6 +303,10 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
     one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="(3)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment (0)")
+
+    one = add("export", export, "write a run's best agent as an ONNX file, for programs without troupe")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("file", metavar="FILE", help="FILE.onnx")
 
     one = add("resume", resume, "go on with a run where its newest checkpoint stands")
     one.add_argument("run", metavar="RUN", help="a run directory")

@@ -14,7 +14,7 @@ import gymnasium as gym
 from torch import Tensor, nn
 
 from troupe import config as configuration
-from troupe.agent import Agent, NetworkMaker, needs_network, put_weights
+from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.flat import named
@@ -162,7 +162,7 @@ class _Session:
         self._evaluator = Evaluator(source, config.env, config.evaluation.episodes, config.evaluation.final_episodes)
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
-            self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed,
+            self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, self._recent_returns,
         )  # fmt: skip
         self._rescue = Rescue(config, self._parts, self._rows.append)
         if saved:
@@ -231,6 +231,9 @@ class _Session:
             self._end("steps")
         elif stop.seconds and self._clock.seconds >= stop.seconds:
             self._end("time")
+
+    def _recent_returns(self) -> list[float]:
+        return [episode.total for episode in self._parts.progress.recent.copy()]
 
     def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
         """Called by the judge, while everything stands still."""
@@ -351,8 +354,13 @@ class _Session:
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
         network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
-        greedy = self._config.evaluation.greedy
-        agent = Agent(network.eval(), self._source.observation_space, self._source.action_space, greedy=greedy)
+        agent = Agent(
+            network.eval(),
+            self._source.observation_space,
+            self._source.action_space,
+            greedy=self._config.evaluation.greedy,
+            about=origin(self._place, self._config),
+        )
         return Run(self._place, outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal)
 
     def _failed(self, failure: Failure, saved: Path | None) -> TroupeError:

@@ -66,9 +66,10 @@ class Court:
         self.evaluator, self.gate, self.clock = Scripted(*returns), Gate(), HandClock()
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False
+        self.recent: list[float] = []
         self.judge = Judge(
             config, target, network, self.evaluator, np.random.SeedSequence(1), self.gate, self.clock,
-            self.rows.append, lambda: self.interrupted,
+            self.rows.append, lambda: self.interrupted, recent=lambda: self.recent,
         )  # fmt: skip
 
     def after(self, steps: int, weight: float = 0.0) -> bool:
@@ -105,6 +106,24 @@ def test_it_is_time_every_so_many_seconds_of_training():
         if len(court.evaluator.asked) > before:
             judged.append(seconds)
     assert judged == [2.5, 4.6, 9.0, 11.0]
+
+
+def test_a_run_whose_training_episodes_would_confirm_the_target_need_not_wait(monkeypatch):
+    """An evaluation takes 100 s here; a tenth of the time would be 900 s more of training, a third is 200."""
+    wall = iter(range(0, 10**6, 100))
+    monkeypatch.setattr("troupe.runs.judge.time.perf_counter", lambda: next(wall))
+    court = Court(*[[1.0]] * 9, every_steps=0, every_seconds=2.0, target=5.0)
+    judged = []
+    for seconds, recent in (
+        (2.5, []), (150.0, [9.0] * 9), (203.0, [9.0] * 8), (204.0, [9.0] * 8 + [4.0] * 9), (205.0, [0.0, *[9.0] * 9]),
+        (300.0, [9.0] * 9), (405.5, [9.0] * 9), (700.0, [4.0] * 9),
+    ):  # fmt: skip
+        court.clock.seconds, court.recent = seconds, recent
+        before = len(court.evaluator.asked)
+        court.after(10**9)
+        if len(court.evaluator.asked) > before:
+            judged.append(seconds)
+    assert judged == [2.5, 205.0, 405.5]
 
 
 def test_never_is_never():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from troupe.networks.actor_critic import build
+from troupe.runtime.processes import RemoteActor
 
 A3C = {
     "topology": "hogwild", "network.hidden": (8,), "actor.count": 1, "actor.environments": 1, "actor.rollout_steps": 5,
@@ -188,3 +189,22 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_shared_weights(assemble
     assert torch.equal(parts.master.vector, before)
     assert not parts.master.optimizer.state()["square"].any()
     assert parts.progress.counts.updates == 0
+
+
+def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled, counting, run, monkeypatch):
+    """The step size of a warm-up goes by that; each request says it."""
+    sent: list[int] = []
+    ask = RemoteActor.ask
+
+    def told(actor, rollout, counts):
+        sent.append(counts.updates)
+        ask(actor, rollout, counts)
+
+    monkeypatch.setattr(RemoteActor, "ask", told)
+    settings = A3C | {"actor.place": "process", "actor.count": 1, "threads": "free", "learner.warmup_updates": 10**9}
+    parts = assembled(counting, settings)
+    before = parts.master.vector.clone()
+    parts.progress.counts.updates = 10**9  # the warm-up is long over
+    run(parts, 3)
+    assert min(sent) >= 10**9
+    assert (parts.master.vector - before).abs().max() > 1e-6

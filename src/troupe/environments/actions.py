@@ -34,10 +34,10 @@ class Actions:
     def __init__(self, space: Space):
         """Raises UsageError for a space that is not supported."""
         self.space = space
-        self._leaves = leaves(space, "action space")
-        if not self._leaves:
+        self.leaves = leaves(space, "action space")
+        if not self.leaves:
             raise UsageError(f"action space {space} is not supported: it has no action")
-        self.parts = [part for leaf in self._leaves for part in _parts(leaf)]
+        self.parts = [part for leaf in self.leaves for part in _parts(leaf)]
         self.single = isinstance(space, gym.spaces.Discrete)
         self._first = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
         self.shape: tuple[int, ...] = () if self.single else (sum(part.width for part in self.parts),)
@@ -58,7 +58,7 @@ class Actions:
         if self.single:
             return rows + self._first
         values, start = [], 0
-        for leaf in self._leaves:
+        for leaf in self.leaves:
             end = start + leaf.size
             values.append(_of_row(leaf.space, rows[:, start:end]))
             start = end
@@ -85,7 +85,7 @@ class Actions:
         if self.single:
             return row + self._first
         batch = self.to_environment(row[None])
-        return with_entries(self.space, iter([leaf.of(batch)[0] for leaf in self._leaves]))
+        return with_entries(self.space, iter([leaf.of(batch)[0] for leaf in self.leaves]))
 
     def mask(self, given: Any) -> np.ndarray:
         """A mask as one row of booleans: an array of all alternatives in order, or nested as the space is,
@@ -123,12 +123,17 @@ def _of_row(space: Space, row: np.ndarray) -> np.ndarray:
 
 def unscaled(row: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
     """From the policy's unit to the environment's, within its bounds."""
+    middle, unit = scale(space)
+    clipped: np.ndarray = np.clip(middle + row * unit, space.low, space.high).astype(space.dtype)
+    return clipped
+
+
+def scale(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
+    """Where the policy's 0 lies in each of a Box's numbers, and how much its 1 is there."""
     with np.errstate(over="ignore"):
         bounded = np.isfinite(space.high - space.low)  # the largest numbers there are, as bounds, are none
     low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
-    value = (low + high) / 2 + row * ((high - low) / 2)
-    clipped: np.ndarray = np.clip(value, space.low, space.high).astype(space.dtype)
-    return clipped
+    return (low + high) / 2, (high - low) / 2
 
 
 def _flat(nested: Any, space: Space | None) -> list[Any]:

@@ -37,6 +37,10 @@ class Leaf(NamedTuple):
     def name(self) -> str:
         return "".join(f"[{key!r}]" for key in self.path)
 
+    def named(self, root: str) -> str:
+        """`root.key.0`: a name for where a nested value is taken apart."""
+        return ".".join([root, *map(str, self.path)])
+
 
 def leaves(space: Space, what: str = "space", path: Path = ()) -> list[Leaf]:
     """All leaves in order; raises UsageError that names one which is not supported. `what` it is the space of."""

@@ -162,7 +162,7 @@ class Body(nn.Module):
         value_features = features if self.value_trunk is None else self.value_trunk(encoded)
         parameters = self.policy(features)
         if self.log_std is not None:
-            parameters = torch.cat([parameters, self.log_std.expand(len(parameters), -1)], -1)
+            parameters = torch.cat([parameters, self.log_std.expand(parameters.shape[0], -1)], -1)
         return parameters, self.value(value_features).squeeze(-1)
 
 

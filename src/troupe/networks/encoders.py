@@ -33,7 +33,8 @@ class Numbers(nn.Module):
 
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
         vectors = [(leaf.of(obs), leaf.size) for leaf in self.leaves]
-        flat = [vector.reshape(len(vector), size).float() for vector, size in vectors]
+        # Not len(): that would be the number in the exported file (runs/export.py), whatever the batch there.
+        flat = [vector.reshape(vector.shape[0], size).float() for vector, size in vectors]
         return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
@@ -50,7 +51,7 @@ class OneHots(nn.Module):
         hot = []
         for leaf, choices in zip(self.leaves, self._choices, strict=True):
             value = leaf.of(obs)
-            columns = value.reshape(len(value), leaf.size).long().unbind(-1)
+            columns = value.reshape(value.shape[0], leaf.size).long().unbind(-1)
             hot += [
                 nn.functional.one_hot(column - first, n) for column, (n, first) in zip(columns, choices, strict=True)
             ]

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from troupe.runtime.progress import Clock
 from troupe.runtime.weights import HogwildMaster, Master
 
 _PURPOSES = ("progress", "confirm", "final")
-_SHARE = 9  # evaluations by the clock wait until there was this many times as much training as evaluation
+_SHARE = 9  # evaluations by the clock wait until there was this many times as much training as evaluation,
+_PROMISING_SHARE = 2  # or only as the last one took, where training promises success
 
 
 class Judge:
@@ -27,6 +28,9 @@ class Judge:
     The best weights are those with the highest mean less two standard errors. The target counts as
     reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
     where an evaluation lets expect that. `heed` hears each verdict while everything stands still.
+
+    Evaluations by the clock have a tenth of the time; where as many training episodes (`recent` gives their
+    returns) would confirm the target, they have a third, so that a run that has succeeded ends.
     """
 
     def __init__(
@@ -41,14 +45,16 @@ class Judge:
         tell: Callable[[Row], None],
         interrupted: Callable[[], bool],
         heed: Callable[[Scores, int, Tensor], None] | None = None,
+        recent: Callable[[], Sequence[float]] = tuple,
     ):
         self._config, self._target = config, target
         self._network = copy.deepcopy(network).cpu()
         self._weights = FlatWeights(self._network)
         self._evaluator, self._seeds = evaluator, seeds
         self._gate, self._clock, self._tell = gate, clock, tell
-        self._interrupted, self._heed = interrupted, heed
+        self._interrupted, self._heed, self._recent = interrupted, heed, recent
         self._next_steps, self._next_seconds = config.every_steps, config.every_seconds
+        self._next_promising = config.every_seconds
         self._best = self._weights.vector.clone()
         self.best_score: float | None = None  # nothing has been judged yet
         self.best_steps = 0
@@ -69,7 +75,9 @@ class Judge:
         if confirmed is None:
             return False
         self._next_steps = steps + self._config.every_steps
-        self._spent += time.perf_counter() - began
+        spent = time.perf_counter() - began
+        self._spent += spent
+        self._next_promising = self._clock.seconds + max(self._config.every_seconds, _PROMISING_SHARE * spent)
         self._next_seconds = max(self._clock.seconds + self._config.every_seconds, _SHARE * self._spent)
         return confirmed
 
@@ -104,7 +112,16 @@ class Judge:
 
     def _due(self, steps: int) -> bool:
         due = bool(self._config.every_steps and steps >= self._next_steps)
-        return due or bool(self._config.every_seconds and self._clock.seconds >= self._next_seconds)
+        if due or not self._config.every_seconds:
+            return due
+        seconds = self._clock.seconds
+        return seconds >= self._next_seconds or (seconds >= self._next_promising and self._is_promising())
+
+    def _is_promising(self) -> bool:
+        returns = np.array(self._recent()[-self._config.final_episodes :])
+        if self._target is None or len(returns) < self._config.final_episodes:
+            return False
+        return Scores(returns, returns).lower >= self._target
 
     def _judge(self, master: Master | HogwildMaster, steps: int) -> bool | None:
         """Whether the target has been confirmed; None where a stop came first, and then nothing is decided."""

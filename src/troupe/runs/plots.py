@@ -65,7 +65,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
     """Yields a path to write to, beside `file`, that takes its place at the end, or is removed on failure."""
     if file.suffix.lower() not in formats:
-        known = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        known = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
         raise UsageError(f"cannot write {file}: its name must end in {known}")
     if not file.parent.is_dir():
         raise UsageError(f"cannot write {file}: there is no folder {file.parent}")

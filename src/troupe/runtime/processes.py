@@ -18,7 +18,7 @@ import types
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -48,6 +48,7 @@ class Request:
     slot: int
     played: int
     steps: int
+    updates: int
 
 
 @dataclass(slots=True)
@@ -153,7 +154,7 @@ class RemoteActor:
         """Hands an empty rollout to the process."""
         self.waiting[rollout.slot] = rollout
         try:
-            self._connection.send_bytes(_encode(Request(rollout.slot, counts.played, counts.steps)))
+            self._connection.send_bytes(_encode(Request(rollout.slot, counts.played, counts.steps, counts.updates)))
         except OSError:
             raise self._lost(self._farewell()) from None
 
@@ -357,8 +358,8 @@ def play(
         connection.send_bytes(_encode(Report(-1, _NOTHING)))
         while True:
             request = _decode_request(connection.recv_bytes())
-            before = Counts(steps=request.steps, played=request.played)
-            progress.counts = Counts(steps=request.steps, played=request.played)
+            before = Counts(steps=request.steps, played=request.played, updates=request.updates)
+            progress.counts = replace(before)
             actor.watch.lap("wait")
             actor.collect(rollouts[request.slot])
             laps, metrics = actor.watch.take(), {name: float(value) for name, value in actor.metrics.items()}

@@ -1,0 +1,76 @@
+"""Gymnasium's environments against a line: five seeds each, by the tuned settings and by the defaults.
+
+python benchmarks/environments.py tuned|untuned [ENVIRONMENT ...]
+
+A result is added to what is in the file already, so that environments can be measured one at a time. A line is
+reached where every seed's final evaluation (100 greedy episodes of the best weights) is at or above it.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, troupe, write
+
+SEEDS = range(1, 6)
+# What is asked for: the mean return, within so many steps and minutes of training.
+LINES = {
+    "CartPole-v1": (475, 150_000, 0.2),
+    "Acrobot-v1": (-85, 500_000, 1),
+    "MountainCar-v0": (-115, 1_000_000, 2),
+    "MountainCarContinuous-v0": (90, 300_000, 1),
+    "Pendulum-v1": (-180, 500_000, 1),
+    "LunarLander-v3": (240, 1_500_000, 4),
+    "LunarLanderContinuous-v3": (240, 1_500_000, 4),
+    "BipedalWalker-v3": (280, 5_000_000, 20),
+    "HalfCheetah-v5": (4_500, 2_000_000, 10),
+    "Hopper-v5": (2_400, 2_000_000, 15),
+}
+
+
+def measure(name: str, *options: str) -> dict[str, Any]:
+    line, steps, minutes = LINES[name]
+    limits = ("--steps", str(steps), "--time", f"{minutes}m")
+    runs = []
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in SEEDS:
+            place = Path(folder) / f"seed{seed}"
+            _, whole = troupe("train", name, "--seed", str(seed), "--run-dir", str(place), *limits, *options)
+            summary = json.loads((place / "summary.json").read_text())
+            kept = ("seed", "outcome", "steps", "best_steps", "training_seconds", "peak_memory_mb")
+            runs.append({key: summary[key] for key in kept} | summary["evaluation"] | {"command_seconds": whole})
+            print(
+                name, seed, f"{runs[-1]['mean_return']:.1f}", summary["steps"], summary["training_seconds"], flush=True
+            )
+    scores = [run["mean_return"] for run in runs]
+    return {
+        "command": " ".join(["troupe train", name, f"--seed {SEEDS[0]}..{SEEDS[-1]}", *limits, *options]),
+        "line": line,
+        "reached": sum(score >= line for score in scores),
+        "lowest": min(scores),
+        "mean": statistics.mean(scores),
+        "steps": statistics.median(run["steps"] for run in runs),
+        "seconds": statistics.median(run["training_seconds"] for run in runs),
+        "runs": runs,
+    }
+
+
+def main(kind: str, names: list[str]) -> None:
+    file = RESULTS / f"environments-{kind}.json"
+    results: dict[str, Any] = json.loads(file.read_text())["environments"] if file.exists() else {}
+    for name in names or LINES:
+        results[name] = measure(name, *(("--untuned",) if kind == "untuned" else ()))
+        write(file.stem, {"environments": results})
+    for name, result in results.items():
+        seeds = f"{result['reached']} of {len(result['runs'])} at {result['line']:,}"
+        spent = f"{result['steps']:12,.0f} steps {result['seconds']:6.1f} s"
+        print(f"{name:26} {seeds:18} lowest {result['lowest']:10,.1f} {spent}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or sys.argv[1] not in ("tuned", "untuned") or not set(sys.argv[2:]) <= set(LINES):
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,107 @@
+"""Whether an exported file is the policy: observations to ask both about, and what differs in the answers."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from troupe.environments import spaces
+from troupe.environments.actions import Actions
+from troupe.environments.spaces import MASK, Leaf, with_entries
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.encoders import Encoder
+
+COUNT = 64  # observations
+TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32, summed up in another order
+LARGEST = 1e6  # of what is observed where bounds are, say, the largest float: there no network says a number
+
+Arrays = dict[str, np.ndarray]
+
+
+def observations(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped[Tensor, "N *shape"]]:
+    """The same ones by the names of the file's inputs, and packed as the network's `step` takes them.
+
+    Half of them lie anywhere in the space, half near to what the run's statistics say is usual. Masks allow half
+    of all alternatives.
+    """
+    packing, rng = network.packing, np.random.default_rng(0)
+    statistics = _statistics(network)
+    values = []
+    for leaf in packing.leaves:
+        value = _anywhere(leaf)
+        if value.dtype.kind == "f":
+            mean, deviation = statistics.get(leaf.path, (np.zeros(value.shape[1:]), np.ones(value.shape[1:])))
+            value[::2] = mean + deviation * rng.normal(size=value[::2].shape)
+        values.append(value)
+    given = {leaf.named("obs"): value for leaf, value in zip(packing.leaves, values, strict=True)}
+    mask = _masks(actions, rng) if packing.masked else None
+    packed = packing.pack(with_entries(packing.seen, iter(values)), mask)
+    return given if mask is None else given | {MASK: mask}, torch.from_numpy(packed)
+
+
+def difference(file: Path, given: Arrays, expected: Arrays, decided: Bool[np.ndarray, " N"]) -> str:
+    """What of the expected the file does not say in onnxruntime; nothing where they agree.
+
+    Actions count in the rows where they are `decided`.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    for (name, right), said in zip(expected.items(), session.run(list(expected), given), strict=True):
+        if (said.shape, said.dtype) != (right.shape, right.dtype):
+            return f"'{name}' is {said.dtype} {said.shape}, of the policy {right.dtype} {right.shape}"
+        counted = decided[(...,) + (None,) * (right.ndim - 1)] if is_action(name) else True
+        same = said == right  # infinite ones too, whose difference is no number
+        off = np.subtract(said, right, where=~same, out=np.zeros(right.shape), dtype=np.float64)
+        most = np.abs(off * counted).max(initial=0.0)
+        if not most <= _tolerance(right):
+            return f"'{name}' differs from the policy's by {most:.3g}"
+    return ""
+
+
+def is_action(name: str) -> bool:
+    """Whether an output of that name is (a leaf of) the action."""
+    return name.partition(".")[0] == "action"
+
+
+def _tolerance(right: np.ndarray) -> float:
+    """Of numbers; those that are whole are to be the same."""
+    if right.dtype.kind != "f":
+        return 0.0
+    return max(TOLERANCE, float(np.finfo(right.dtype).eps)) * float(np.abs(right[np.isfinite(right)]).max(initial=1.0))
+
+
+def _anywhere(leaf: Leaf) -> np.ndarray:
+    space = copy.deepcopy(leaf.space)
+    space.seed(0)
+    value = np.stack([np.asarray(space.sample(), space.dtype) for _ in range(COUNT)])
+    return value.clip(-LARGEST, LARGEST) if value.dtype.kind == "f" else value
+
+
+def _masks(actions: Actions, rng: np.random.Generator) -> Bool[np.ndarray, "N choices"]:
+    """At least one alternative of each choice is allowed."""
+    masks = rng.random((COUNT, actions.mask_size)) < 0.5
+    start = 0
+    for part in actions.parts:
+        if part.choices:
+            masks[np.arange(COUNT), start + rng.integers(part.choices, size=COUNT)] = True
+            start += part.choices
+    return masks
+
+
+def _statistics(network: ActorCritic) -> dict[spaces.Path, tuple[np.ndarray, np.ndarray]]:
+    """Mean and deviation of each leaf of numbers, where they are normalised."""
+    normalizer, eyes = network.normalizer, getattr(network.body, "encoder", None)
+    if normalizer is None or not isinstance(eyes, Encoder) or eyes.numbers is None:
+        return {}
+    leaves = eyes.numbers.leaves
+    columns = torch.stack([normalizer.mean, 1 / normalizer.scale]).split_with_sizes([leaf.size for leaf in leaves], 1)
+    return {
+        leaf.path: tuple(each.numpy().reshape(leaf.space.shape or ()) for each in pair)
+        for leaf, pair in zip(leaves, columns, strict=True)
+    }
