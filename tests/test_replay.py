@@ -86,6 +86,26 @@ class Spikes(Drift):
         return obs, (-3e38 if self.episode % 3 == 0 and self.played == 2 else reward), *ends
 
 
+class Nested(Drift):
+    """Nested on both sides, numbers among the actions, and one way is always barred: the mask is in the info."""
+
+    observation_space = gym.spaces.Dict({"place": Drift.observation_space, "played": gym.spaces.Discrete(10)})
+    action_space = gym.spaces.Tuple([Drift.action_space, gym.spaces.Box(-2, 2, (2,))])
+
+    def reset(self, **seed: Any) -> Any:
+        return super().reset(**seed)[0], {"action_mask": self._allowed()}
+
+    def step(self, action: Any) -> Any:
+        assert self._allowed()[action[0] + 1], "barred"
+        return *super().step(action[0] + action[1].sum())[:-1], {"action_mask": self._allowed()}
+
+    def _allowed(self) -> list[bool]:
+        return [self.played % 3 != way for way in range(3)]
+
+    def _obs(self) -> Any:
+        return {"place": super()._obs(), "played": self.played}
+
+
 class Kills(Drift):
     """The first that comes to its 20th step kills its process, once: the file `marker` says that it was done."""
 
@@ -221,8 +241,20 @@ def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> No
     is_repeated(tmp_path / "run", Drift)
 
 
-def test_the_articles_system_without_its_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_nested_worlds_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
+    several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.rollouts": 1, "actor.place": place}
+    train(tmp_path / "run", Nested, SMALL | several)
+    is_repeated(tmp_path / "run", Nested)
+    assert len(facts(tmp_path / "run", "observe")) == len(facts(tmp_path / "run", "batch"))
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_the_articles_system_without_its_delays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalised: bool
+) -> None:
     article = {"record": True, "stop.steps": 800, "stop.seconds": 0.0, "evaluation.every_seconds": 0.0}
+    article |= {"network.normalize": normalised, "loss.normalize_reward": normalised}
     train(tmp_path / "run", "CartPole-v0", article | {"evaluation.final_episodes": 1}, preset="article")
     config = checkpoint.read_config(tmp_path / "run")
     assert (config.actor.count, config.actor.window_steps, config.learner.count) == (8, 8, 2)

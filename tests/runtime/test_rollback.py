@@ -77,6 +77,25 @@ def test_workers_in_processes_see_all_of_it(elsewhere):
     torch.testing.assert_close(master.vector - BEST, torch.tensor([-0.05, 0.05, -0.05]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("topology", ["serial", "hogwild"])
+def test_the_best_weights_keep_what_they_normalise_by_when_learning_goes_on(assembled, counting, run, topology):
+    """The policy that collapsed has been elsewhere; a rollout from where the best one was changes little."""
+    normalised = {"network.normalize": True, "loss.normalize_reward": True}
+    parts = run(assembled(counting, (A3C if topology == "hogwild" else SMALL | {"topology": "serial"}) | normalised), 5)
+    master = parts.master
+    best, place = master.vector.clone(), master.statistics._places
+    rewards = master.statistics.deviation_of_returns
+    master.observe(torch.full((1000, 2), 500.0), torch.zeros(0), 0)
+    assert (master.vector[place[0]] - best[place[0]]).abs().max() > 400
+    counted = master.statistics.state()["statistics"][0].clone()
+    parts.roll_back(best, 0.5)
+    assert torch.equal(master.statistics.state()["statistics"][0], counted)
+    master.observe(torch.zeros(1, 2), torch.zeros(0), 0)
+    for each in place:
+        torch.testing.assert_close(master.vector[each], best[each], rtol=0.01, atol=0)
+    assert master.statistics.deviation_of_returns == rewards
+
+
 # What waits
 
 

@@ -127,6 +127,8 @@ class Master:
         version."""
         with self.lock:
             self.vector.copy_(vector)
+            if self.statistics:
+                self.statistics.go_back_to(vector)
             self.optimizer.reset()
             self.step_factor *= step_factor
             self.oldest = self.publish()
@@ -209,6 +211,8 @@ class HogwildMaster:
         self.oldest = np.iinfo(np.int64).max  # meanwhile nobody learns
         self.step_factor *= step_factor
         self.vector.copy_(vector)
+        if self.statistics:
+            self.statistics.go_back_to(vector)
         self.optimizer.reset()
         self._block["rollbacks"][0] += 1
         self.oldest = self.version

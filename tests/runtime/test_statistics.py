@@ -1,0 +1,61 @@
+"""Statistics that several write: who reads finds every batch whole."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from troupe.runtime.statistics import Statistics
+
+PLACES = slice(0, 1), slice(1, 2)
+ROWS, NONE = torch.full((5, 1), 3.0), torch.zeros(0)
+
+
+class Killed(BaseException):
+    pass
+
+
+def broken_off(statistics: Statistics, writer: int) -> None:
+    """Writes a batch of ROWS up to the middle: they are counted, and not summed up."""
+
+    def half(rows: torch.Tensor, columns: slice) -> None:
+        statistics._sums[writer, 0, columns] += len(rows)
+        raise Killed
+
+    whole, statistics._of_writers[writer] = statistics._of_writers[writer], SimpleNamespace(add=half)
+    with pytest.raises(Killed):
+        statistics.add(ROWS, NONE, writer)
+    statistics._of_writers[writer] = whole
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_who_reads_in_the_middle_of_a_batch_reads_again(shared: bool) -> None:
+    """Counted but not summed up, five times 3 have a mean of 0."""
+    statistics, vector = Statistics(1, PLACES, 2, shared=shared), torch.zeros(2)
+    broken_off(statistics, 1)
+    looks: list[int] = []
+
+    class Ended:
+        """The writer goes on when it has been looked at twice."""
+
+        def copy(self) -> np.ndarray:
+            looks.append(1)
+            if len(looks) == 3:
+                statistics._sums[1, 1:, 0] += torch.tensor([15.0, 45.0])
+                statistics._block["ended"][1] = 1
+            copied: np.ndarray = statistics._block["ended"].copy()
+            return copied
+
+    statistics._ended = Ended()  # type: ignore[assignment]
+    statistics.write_to(vector)
+    assert vector.tolist() == [3.0, 1e4]
+    assert len(looks) == 3
+
+
+def test_a_writer_that_was_killed_in_the_middle_keeps_nobody_from_reading_and_its_successor_mends_it() -> None:
+    statistics, vector = Statistics(1, PLACES, 2), torch.zeros(2)
+    broken_off(statistics, 1)
+    statistics.write_to(vector)
+    statistics.add(ROWS, NONE, 1)
+    assert statistics._begun.tolist() == statistics._ended.tolist() == [0, 2]
