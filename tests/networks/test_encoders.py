@@ -104,7 +104,7 @@ def test_an_unroll_of_images_is_the_step_of_every_row(kind, shape):
     network = build(images(*shape), ACTIONS, Network(encoder=kind))
     random(network)
     obs = some(3, 2, *shape)
-    logits, value, _ = network.unrolled_heads(obs)
+    logits, value = network.unrolled_heads(obs)[:2]
     output = network.unroll(obs)
     assert (logits.shape, value.shape) == ((3, 2, 6), (3, 2))
     torch.testing.assert_close(output.distribution.log_probs, logits.log_softmax(-1))
