@@ -57,7 +57,7 @@ class Core(nn.Module):
         """
         kind = features.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
-            seen = features.float()
+            seen = features.to(memory.state.dtype)
             if self.before is not None:
                 seen = torch.cat([seen, self.before(memory).flatten(0, memory.first.ndim - 1)], -1)
             if memory.first.ndim == 1:
