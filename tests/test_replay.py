@@ -221,6 +221,12 @@ def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> No
     is_repeated(tmp_path / "run", Drift)
 
 
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_a_policy_with_memory(tmp_path: Path, place: str) -> None:
+    memory = {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True, "actor.place": place}
+    is_repeated(train(tmp_path / "run", Drift, SMALL | memory).path, Drift)
+
+
 def test_the_articles_system_without_its_delays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     article = {"record": True, "stop.steps": 800, "stop.seconds": 0.0, "evaluation.every_seconds": 0.0}
     train(tmp_path / "run", "CartPole-v0", article | {"evaluation.final_episodes": 1}, preset="article")

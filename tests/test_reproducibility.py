@@ -79,6 +79,7 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dice of its own": (Drift, SMALL),
     "one long episode": (EndlessDrift, SMALL),
     "the article's window": (Drift, WINDOW),
+    "a memory": (Drift, SMALL | {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True}),
     "bonuses for what is new": (Drift, SMALL | {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}),
 }
 
