@@ -246,6 +246,10 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
             "novelty.coefficient: a window's samples do not show what follows each action, .*; set actor.window_steps",
         ),
         (
+            {"network.core": "gru", "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
+            r"network.core = 'gru': a window's samples \(actor.window_steps\) are single steps, and a memory",
+        ),
+        (
             A3C | {"record": True},
             "record: a run of topology hogwild with local inference cannot be replayed",
         ),
