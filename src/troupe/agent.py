@@ -61,8 +61,11 @@ class Agent:
 
     @torch.inference_mode()
     def distribution(self, observation: Any, mask: Any = None) -> tuple[np.ndarray | None, float]:
-        """The probability of every action, None where they are not a single choice; and the value."""
-        batch, _ = self._batch(observation, mask)
+        """The probability of every action, None where they are not a single choice; and the value.
+
+        An observation that ends an episode may forbid every action: as nobody acts on it, it allows them all.
+        """
+        batch, _ = self._batch(observation, mask, acting=False)
         output = self.network.step(batch)
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
@@ -74,16 +77,24 @@ class Agent:
 
         return export(self, Path(file))
 
-    def _batch(self, observation: Any, mask: Any) -> tuple[torch.Tensor, bool]:
+    def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
         packing = self.network.packing
         if packing.plain:
             return self._plain_batch(observation)
         try:
-            said = observation[MASK] if packing.masked == "observation" else mask
-            packed = packing.pack_one(observation, packing.mask(said) if packing.masked else None)
+            allowed = self._allowed(observation, mask, acting=acting) if packing.masked else None
+            packed = packing.pack_one(observation, allowed)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UsageError(f"observation does not fit {self.observation_space}: {error}") from None
         return torch.from_numpy(packed[None]), True
+
+    def _allowed(self, observation: Any, mask: Any, *, acting: bool) -> np.ndarray:
+        given = observation[MASK] if self.network.packing.masked == "observation" else mask
+        try:
+            over = not (acting or given is None or self._actions.mask(given).any())
+            return self.network.packing.mask(given, over=over)
+        except ValueError as error:
+            raise UsageError(f"{MASK} {error}") from None
 
     def _plain_batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
         shape = self.observation_space.shape or ()
