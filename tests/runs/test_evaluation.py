@@ -174,7 +174,7 @@ def test_what_was_trained_in_envpool_is_judged_there_and_without_it_too(there, m
     monkeypatch.setattr(pool, "installed", lambda: there)
     evaluator = Evaluator(find("CartPole-v1"), Environment(backend="envpool", threads=2), 40)
     assert isinstance(evaluator._environment, pool.PoolEnvironment) is there
-    scores = evaluator.run(ActorCritic(Fixed(0.0, 1.0)), 40, SEEDS)
+    scores = evaluator.run(fixed(0.0, 1.0), 40, SEEDS)
     assert (scores.returns == scores.lengths).all()
     assert set(scores.lengths) <= {8, 9, 10, 11}
     evaluator.close()

@@ -121,7 +121,7 @@ def test_an_observation_that_ends_an_episode_and_allows_nothing_is_valued_and_sh
     assert [moment.thought.chosen for moment in moments] == [1, 1, 1, None]
     assert moments[0].thought.probabilities.tolist() == [0, 1]
     assert moments[-1].thought.probabilities.sum() == pytest.approx(1)
-    with pytest.raises(UsageError, match="^action_mask forbids every action$"):
+    with pytest.raises(UsageError, match=r"^action_mask forbids every action$"):
         agent.act({"action_mask": np.zeros(2, np.int8), "left": np.zeros(1)})
 
 
