@@ -267,7 +267,7 @@ def leaves_in_the_end(env):
         # The 30th step is the 32nd of the batch, in which resets count.
         (nan_obs, "actor-0", r"\[0\], step 32: the observation holds nan"),
         (infinite_reward, "actor-0", r"\[0\], step 32: reward is -inf"),
-        (wrong_shape, "actor-0", "step raised ValueError"),
+        (wrong_shape, "actor-0", r"\[0\], step 32: the observation has shape \(3,\), its space \(2,\)"),
         (wrong_reward, "actor-0", "step raised ValueError"),
         (raises, "actor-0", r"step raised ValueError: broken wheel \(step 32\)"),
         (leaves, "actor-0", "SystemExit: bye"),

@@ -92,8 +92,11 @@ class Agent:
     @torch.inference_mode()
     def distribution(self, observation: Any, mask: Any = None, reward: Any = None) -> tuple[np.ndarray | None, float]:
         """The probability of every action, None where they are not a single choice; and the value. Nothing is
-        remembered of it: that is for `act`."""
-        batch, _ = self._batch(observation, mask)
+        remembered of it: that is for `act`.
+
+        An observation that ends an episode may forbid every action: as nobody acts on it, it allows them all.
+        """
+        batch, _ = self._batch(observation, mask, acting=False)
         output = self.network.step(batch, self._before(len(batch), reward))
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
@@ -125,16 +128,24 @@ class Agent:
             raise UsageError(f"reward = {reward!r}: expected a number for each of {count}") from None
         return memory._replace(reward=rewards)
 
-    def _batch(self, observation: Any, mask: Any) -> tuple[torch.Tensor, bool]:
+    def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
         packing = self.network.packing
         if packing.plain:
             return self._plain_batch(observation)
         try:
-            said = observation[MASK] if packing.masked == "observation" else mask
-            packed = packing.pack_one(observation, packing.mask(said) if packing.masked else None)
+            allowed = self._allowed(observation, mask, acting=acting) if packing.masked else None
+            packed = packing.pack_one(observation, allowed)
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UsageError(f"observation does not fit {self.observation_space}: {error}") from None
         return torch.from_numpy(packed[None]), True
+
+    def _allowed(self, observation: Any, mask: Any, *, acting: bool) -> np.ndarray:
+        given = observation[MASK] if self.network.packing.masked == "observation" else mask
+        try:
+            over = not (acting or given is None or self._actions.mask(given).any())
+            return self.network.packing.mask(given, over=over)
+        except ValueError as error:
+            raise UsageError(f"{MASK} {error}") from None
 
     def _plain_batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
         shape = self.observation_space.shape or ()

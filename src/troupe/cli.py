@@ -112,6 +112,7 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    from troupe.runs.display import score
     from troupe.runs.evaluation import evaluate
 
     scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
@@ -120,8 +121,9 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     policy = "greedy" if scores.greedy else "stochastic"
     print(
-        f"{policy} policy, {options.episodes} episodes: mean return {scores.mean:.1f}, deviation {scores.std:.1f}, "
-        f"from {scores.returns.min():g} to {scores.returns.max():g}, mean length {scores.lengths.mean():.0f} steps"
+        f"{policy} policy, {options.episodes} episodes: mean return {score(scores.mean)}, "
+        f"deviation {score(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
+        f"mean length {scores.lengths.mean():.0f} steps"
     )
 
 
@@ -144,7 +146,8 @@ def watch(options: argparse.Namespace) -> None:
         else:
             returns = window.show_window(agent, make, options.episodes, options.seed)
     if returns:
-        print(f"{len(returns)} episodes, returns {', '.join(f'{value:g}' for value in returns)}")
+        number = "1 episode, return" if len(returns) == 1 else f"{len(returns)} episodes, returns"
+        print(f"{number} {', '.join(f'{value:g}' for value in returns)}")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -204,7 +207,7 @@ def envs(_: argparse.Namespace) -> None:
     _table(("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds"), rows)
     print("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
     print("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
-    print("Every other Gymnasium environment with Box or Discrete observations and Discrete actions trains untuned.")
+    print("Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md).")
 
 
 def presets(_: argparse.Namespace) -> None:

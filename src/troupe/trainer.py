@@ -21,7 +21,7 @@ from troupe.networks.flat import named
 from troupe.preparation import first_network, fit, one_torch_thread
 from troupe.runs import checkpoint
 from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
-from troupe.runs.display import Display, Limits, Mode
+from troupe.runs.display import Display, Limits, Mode, score
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
@@ -442,12 +442,14 @@ class _Session:
         if self._parts.predictions:
             learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""
-        fitting = [f"  {line}" for line in self._fitting]
+        notes = [f"  {line}" for line in self._fitting]
+        if self._source.masked:
+            notes.append(f"  actions as the {self._source.masked}'s {spaces.MASK} allows")
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
             f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "
             f"{learning} on {self._parts.master.vector.device.type}",
-            *fitting,
+            *notes,
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
 
@@ -467,7 +469,7 @@ class _Session:
                 f"  judge it: troupe evaluate {self._place}",
             ]
         return [
-            f"{reached}: mean return {scores.mean:.1f} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
+            f"{reached}: mean return {score(scores.mean)} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
             f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes",
             f"  {spent}",
             f"  picture {picture or 'none: no episode ended while training'}",

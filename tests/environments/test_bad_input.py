@@ -1,6 +1,7 @@
 """What an environment may do wrong, each in one line with its index, the step and the field."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -164,6 +165,20 @@ def test_masks_are_those_of_the_environment_and_where_an_episode_is_over_all_is_
         packed = environment.step(np.zeros(2, np.int64)).obs
         over = step % 6 == 5  # after five steps, and the row after that is the reset
         assert masks(packed)[0] == ([1, 1, 1] if over else [1, 0, 1])
+
+
+def test_masks_that_come_after_the_first_reset_are_not_heeded_which_is_told():
+    class Late(Rich):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            return super().reset()[0], {}
+
+    environment = find(partial(Late, fine)).make_vector(2, Environment())
+    environment.reset(SEEDS)
+    assert not environment.notices
+    environment.step(np.zeros(2, np.int64))
+    assert list(environment.notices.values()) == [
+        "environment python:partial: action_mask is in the info of steps and not of resets: not heeded"
+    ]
 
 
 def test_a_first_reset_that_fails_is_told_before_anything_starts():

@@ -1,10 +1,12 @@
 """The picture beside which the agent's thoughts are: what is drawn is what was thought."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from troupe.runs.panel import CHOSEN, OTHER, VALUE, Panel, amount, precise
-from troupe.runs.play import History, Moment, Thought
+from troupe.runs.play import History, Moment, Number, Thought
 
 
 def moment(shares=(0.25, 0.75), values=(1.0,), chosen=0, step=12, total=12.0) -> Moment:
@@ -68,6 +70,19 @@ def test_a_fast_swing_of_the_value_is_a_band_with_its_mean_in_it():
     solid = of_colour(picture, VALUE)[126:]
     assert solid.any(axis=0).sum() > 200
     assert np.median(solid.sum(axis=0)[solid.any(axis=0)]) < 20  # of some 150
+
+
+def test_the_numbers_of_an_action_are_bars_from_the_middle_of_their_bounds():
+    numbers = [Number(3.0, 1.0), Number(0.1, 0.5), Number(-1.0, 0.25)]
+    shown = moment(shares=None, chosen=None)
+    shown = replace(shown, thought=shown.thought._replace(numbers=numbers))
+    picture = Panel("World", ["gas", "steer", "lift"]).compose(BLACK, shown)
+    right, left = bar_lengths(picture, CHOSEN)
+    assert left / right == pytest.approx(0.5, abs=0.02)
+    columns = [np.flatnonzero(row) for row in of_colour(picture, CHOSEN) if row.any()]
+    assert abs(columns[0].min() - columns[-1].max()) <= 2  # they meet in the middle
+    many = replace(shown, thought=shown.thought._replace(numbers=[Number(1.0, 1.0)] * 1000))
+    assert not of_colour(Panel("World").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
 
 
 def test_without_probabilities_there_are_no_bars():

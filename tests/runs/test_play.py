@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from troupe.config import TroupeError
+from troupe.agent import Agent
+from troupe.config import Network, TroupeError, UsageError
+from troupe.networks.actor_critic import build
 from troupe.runs import play
 
 
@@ -65,7 +67,62 @@ def test_actions_that_cannot_be_counted_have_no_probabilities(countdown):
         def distribution(self, observation: Any) -> tuple[None, float]:
             return None, 1.0
 
-    assert shots(Steering(), countdown("rgb_array"), 60)[0][0].moment.thought == (None, 1.0, None)
+    env = countdown("rgb_array")
+    env.action_space = gym.spaces.MultiDiscrete([2, 2], start=[1, 0])
+    assert shots(Steering(), env, 60)[0][0].moment.thought == (None, 1.0, None, [])
+
+
+def test_numbers_of_an_action_stand_between_their_bounds_and_those_of_the_last_one_at_the_end(countdown):
+    class Steering:
+        step = 0.0
+
+        def act(self, observation: Any) -> Any:
+            self.step += 1
+            return np.array([self.step, -0.5, 7.0], np.float32)
+
+        def distribution(self, observation: Any) -> tuple[None, float]:
+            return None, 1.0
+
+    env = countdown("rgb_array", length=2)
+    bounds = np.array([0, -1, -np.inf], np.float32), np.array([4, 1, np.inf], np.float32)
+    env.action_space = gym.spaces.Box(*bounds)
+    thoughts = [shot.moment.thought for shot, _ in shots(Steering(), env, 60)]
+    assert [each.numbers for each in thoughts] == [
+        [(1, 0.25), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)],
+    ]  # fmt: skip
+
+
+def test_an_observation_that_ends_an_episode_and_allows_nothing_is_valued_and_shown():
+    class Barred(gym.Env[Any, Any]):
+        metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+        observation_space = gym.spaces.Dict(
+            {"action_mask": gym.spaces.MultiBinary(2), "left": gym.spaces.Box(0, 9, (1,))}
+        )
+        action_space = gym.spaces.Discrete(2)
+        render_mode = "rgb_array"
+
+        def reset(self, **_: Any) -> Any:
+            self.left = 3
+            return self._obs(), {}
+
+        def step(self, action: int) -> Any:
+            self.left -= 1
+            return self._obs(), 1.0, self.left == 0, False, {}
+
+        def render(self) -> Any:
+            return np.zeros((8, 8, 3), np.uint8)
+
+        def _obs(self) -> Any:
+            return {"action_mask": np.array([0, self.left > 0], np.int8), "left": np.full(1, self.left, np.float32)}
+
+    spaces = Barred.observation_space, Barred.action_space
+    agent = Agent(build(*spaces, Network(), "observation"), *spaces)
+    moments = [shot.moment for shot, _ in shots(agent, Barred(), 60)]
+    assert [moment.thought.chosen for moment in moments] == [1, 1, 1, None]
+    assert moments[0].thought.probabilities.tolist() == [0, 1]
+    assert moments[-1].thought.probabilities.sum() == pytest.approx(1)
+    with pytest.raises(UsageError, match=r"^action_mask forbids every action$"):
+        agent.act({"action_mask": np.zeros(2, np.int8), "left": np.zeros(1)})
 
 
 def test_frames_that_a_wrapper_skips_are_seen_at_the_worlds_speed(countdown, decided):

@@ -104,3 +104,10 @@ def test_it_plays_at_the_environments_speed_and_drops_pictures_when_late(countdo
     terminal.show_terminal(decided(), lambda mode: env, 1, 0, io.StringIO())
     assert clock.now == pytest.approx(101 * 0.02, abs=0.13)
     assert 12 <= env.rendered <= 22
+
+
+def test_the_numbers_of_an_action_have_their_names_where_there_is_room():
+    thought = play.Thought(None, 0.0, None, [play.Number(-1.25, 0.0), play.Number(30.0, 1.0)])
+    assert terminal._policy(thought, ["gas"], True, 60, 2) == ["gas  -1.25    number 1  30.00 █"]
+    assert terminal._policy(thought, ["gas"], False, 12, 2) == ["action  @"]
+    assert terminal._policy(thought._replace(numbers=[]), ["gas"], True, 60, 2) == []

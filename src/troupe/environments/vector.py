@@ -179,7 +179,13 @@ class VectorEnvironment:
             if stray := limits.stray(value):
                 what = f"the observation{limits.leaf.name}"
                 self.notices[what] = f"{self._at(stray[0])}: {what} {stray[1]}"
-        mask = self._masks(obs, info, ended) if self._packing.masked else None
+        mask = None
+        if self._packing.masked:
+            mask = self._masks(obs, info, ended)
+        elif MASK in info:
+            self.notices[MASK] = (
+                f"environment {self._name}: {MASK} is in the info of steps and not of resets: not heeded"
+            )
         return self._packing.pack(obs, mask)
 
     def _masks(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:

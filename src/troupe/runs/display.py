@@ -198,7 +198,7 @@ def _progress(view: _View) -> _Progress:
     if limits.target is not None and view.history and limits.target > view.history[0]:
         first, recent = view.history[0], view.history[-1]
         share = (recent - first) / (limits.target - first)
-        towards.append((share, f"return {_number(recent)} of {limits.target:g}"))
+        towards.append((share, f"return {score(recent)} of {limits.target:g}"))
     fraction, words = max(towards, default=(0.0, f"{steps:,} steps"))
     return _Progress(min(max(fraction, 0.0), 1.0), words, max(min(left), 0.0) if left else None)
 
@@ -224,10 +224,11 @@ def _name(part: str) -> str:
     return "actors" if part == "actor" else part
 
 
-def _number(value: float | None) -> str:
+def score(value: float | None) -> str:
+    """A mean return: of small ones the second digit counts, too, where a game is won or lost for 1 or 0."""
     if value is None:
         return "-"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
 def _time(seconds: float) -> str:
@@ -255,8 +256,8 @@ def _line(view: _View) -> str:
     cells = (
         _time(row["seconds"]),
         f"{row['steps']:,}",
-        _number(row.get("recent_return")),
-        _number(view.best),
+        score(row.get("recent_return")),
+        score(view.best),
         f"{row.get('steps_per_s', 0):,.0f}",
         f"{row.get('updates_per_s', 0):,.0f}",
         f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
@@ -332,12 +333,12 @@ def _lines(view: _View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
         (f"  {progress.words}", ""),
         ("" if left is None else f"  {at_most}{_time(left)} left", "dim"),
     )
-    best = "" if view.best is None else f"  best evaluation {_number(view.best)}"
+    best = "" if view.best is None else f"  best evaluation {score(view.best)}"
     target = "" if limits.target is None else f"  target {limits.target:g}"
     yield line(
         "return",
         (f"{_sparkline(view.history, size, glyphs.levels):<{size}}", "green"),
-        (f"  {_number(row.get('recent_return'))}", "bold"),
+        (f"  {score(row.get('recent_return'))}", "bold"),
         (best, ""),
         (target, "dim"),
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from troupe.runs.play import HISTORY_SECONDS, History, Moment, Picture, Thought, action_name
+from troupe.runs.play import HISTORY_SECONDS, History, Moment, Picture, Thought, action_name, number_name
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -75,19 +75,24 @@ def _draw(moment: Moment, title: str, actions: Sequence[str], height: int) -> "I
     letter = max(LEAST_LETTER, round(height / LETTERS_HIGH))
     panel = Image.new("RGB", (round(letter * 64 / 3), height), PAPER)
     draw = ImageDraw.Draw(panel)
-    edge, count = round(1.4 * letter), 0 if moment.thought.probabilities is None else len(moment.thought.probabilities)
+    bars, edge = _bars(moment.thought, actions), round(1.4 * letter)
     left, right, bottom = edge, panel.width - edge, height - edge
     top = round(9.7 * letter)
-    grid = _grid(count, bottom - top - 6.4 * letter, letter)
-    end = min(top + round(15 * letter), bottom - (round(grid.height + 2.2 * letter) if count else 0))
+    grid = _grid(len(bars), bottom - top - 6.4 * letter, letter)
+    shown = bool(bars) and (grid.columns > 0 or moment.thought.probabilities is not None)
+    end = min(top + round(15 * letter), bottom - (round(grid.height + 2.2 * letter) if shown else 0))
 
     _draw_words(draw, left, right, letter, title, moment)
     _draw_history(panel, (left, top, right, end), letter, moment.history)
-    if count:
+    if shown:
         line = end + round(1.8 * letter)
-        draw.text((left, line), "policy", SOFT, _font(round(0.9 * letter)), anchor="ls")
-        draw_policy = _draw_bars if grid.columns else _draw_histogram
-        draw_policy(draw, (left, line + round(0.4 * letter), right), letter, grid, moment.thought, actions)
+        heading = "action" if moment.thought.probabilities is None else "policy"
+        draw.text((left, line), heading, SOFT, _font(round(0.9 * letter)), anchor="ls")
+        corner = left, line + round(0.4 * letter), right
+        if grid.columns:
+            _draw_bars(draw, corner, letter, grid, bars)
+        else:
+            _draw_histogram(draw, corner, letter, grid, moment.thought, actions)
     return panel
 
 
@@ -162,6 +167,31 @@ def _range(history: History) -> tuple[float, float]:
 # The policy
 
 
+class _Bar(NamedTuple):
+    """`begin` and `end` are shares of the room there is for it."""
+
+    name: str
+    begin: float
+    end: float
+    number: str
+    colour: str
+    chosen: bool = False
+
+
+def _bars(thought: Thought, names: Sequence[str]) -> list[_Bar]:
+    """One for each action and its probability; or for each number of an action, from the middle of its bounds."""
+    if thought.probabilities is None:
+        return [
+            _Bar(number_name(names, i), min(0.5, each.place), max(0.5, each.place), precise(each.value), CHOSEN)
+            for i, each in enumerate(thought.numbers)
+        ]
+    return [
+        _Bar(action_name(names, i), 0.0, share, f"{100 * share:.0f} %", CHOSEN if chosen else OTHER, chosen)
+        for i, share in enumerate(thought.probabilities.tolist())
+        for chosen in [i == thought.chosen]
+    ]
+
+
 class _Grid(NamedTuple):
     """Where the bars go: columns of lines, or, without columns, upright side by side."""
 
@@ -179,39 +209,32 @@ def _grid(count: int, room: float, letter: int) -> _Grid:
 
 
 def _draw_bars(
-    draw: "ImageDraw.ImageDraw",
-    corner: tuple[int, int, int],
-    letter: int,
-    grid: _Grid,
-    thought: Thought,
-    names: Sequence[str],
+    draw: "ImageDraw.ImageDraw", corner: tuple[int, int, int], letter: int, grid: _Grid, bars: Sequence[_Bar]
 ) -> None:
-    """An action a line: its name, its bar, its percentage. Of two columns only the bars have room for no more."""
-    assert thought.probabilities is not None
+    """A bar a line: its name, itself, its number. Of two columns only the bars have room for no more."""
     left, top, right = corner
     cell, pitch = (right - left + letter) / grid.columns - letter, grid.height / grid.lines
-    font, count = _font(round(min(0.9 * letter, pitch))), len(thought.probabilities)
-    mark = 0.9 * letter
-    words = [_cut(draw, action_name(names, action), font, 0.55 * cell) for action in range(count)]
+    font, mark = _font(round(min(0.9 * letter, pitch))), 0.9 * letter
+    words = [_cut(draw, bar.name, font, 0.55 * cell) for bar in bars]
     start = mark + max(draw.textlength(word, font) for word in words) + 0.6 * letter
-    percentages = grid.columns == 1
-    length = cell - start - (3.2 * letter if percentages else 0)
+    numbers = grid.columns == 1
+    length = cell - start - (3.2 * letter if numbers else 0)
     thick = min(0.8 * letter, 0.7 * pitch)
-    for action, share in enumerate(thought.probabilities.tolist()):
-        column, line = divmod(action, grid.lines)
+    for place, (word, bar) in enumerate(zip(words, bars, strict=True)):
+        column, line = divmod(place, grid.lines)
         x, y = left + column * (cell + letter), top + (line + 0.5) * pitch
-        chosen = action == thought.chosen
-        ink = INK if chosen else SOFT
-        if chosen:
+        ink = INK if bar.chosen else SOFT
+        if bar.chosen:
             h = 0.32 * letter
             draw.polygon([(x, y - h), (x + 1.6 * h, y), (x, y + h)], CHOSEN)
-        draw.text((x + mark, y), words[action], ink, font, anchor="lm")
+        draw.text((x + mark, y), word, ink, font, anchor="lm")
         upper, lower = round(y - thick / 2), round(y + thick / 2)
         draw.rectangle((x + start, upper, x + start + length - 1, lower), TRACK)
-        if share * length >= 1:
-            draw.rectangle((x + start, upper, x + start + share * length - 1, lower), CHOSEN if chosen else OTHER)
-        if percentages:
-            draw.text((x + cell, y), f"{100 * share:.0f} %", ink, font, anchor="rm")
+        if (bar.end - bar.begin) * length >= 1:
+            first, last = x + start + bar.begin * length, x + start + bar.end * length - 1
+            draw.rectangle((first, upper, last, lower), bar.colour)
+        if numbers:
+            draw.text((x + cell, y), bar.number, ink, font, anchor="rm")
 
 
 def _draw_histogram(

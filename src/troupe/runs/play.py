@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from troupe.config import TroupeError, UsageError
+from troupe.environments.actions import scale
 from troupe.environments.spaces import MASK
 
 Env = gym.Env[Any, Any]
@@ -52,12 +53,20 @@ class Remembering(Protocol):
     def reset(self) -> None: ...
 
 
+class Number(NamedTuple):
+    """One number of an action that is a Box, and where it stands between its bounds: from 0 to 1."""
+
+    value: float
+    place: float
+
+
 class Thought(NamedTuple):
     """What the agent makes of an observation."""
 
     probabilities: Float[np.ndarray, " actions"] | None
     value: float
     chosen: int | None  # the action it takes; None where the episode is over
+    numbers: Sequence[Number] = ()  # of that action, or of the last where the episode is over
 
 
 class History:
@@ -107,7 +116,7 @@ class Stage:
         emulator = hasattr(world, "ale")
         repeats = float(np.mean(getattr(world, "_frameskip", 1))) if emulator else 1.0
         self.title, self.actions = _title(env), _action_names(env)
-        self.first_action = int(getattr(env.action_space, "start", 0))
+        self.first_action = int(env.action_space.start) if isinstance(env.action_space, gym.spaces.Discrete) else 0
         # ALE's metadata say 30 whatever it repeats. An Atari has 60 frames a second, 12:7 wide pixels, and often
         # draws things in every other frame only: a picture shows those too, and more than 30 would show no more.
         self.fps = 60 / repeats if emulator else _frames_per_second(world, env)
@@ -134,7 +143,7 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
         camera.rewind()
         if remembering:
             remembering.reset()
-        history = History()
+        history, numbers = History(), list[Number]()
         total, step, ended, reward = 0.0, 0, False, 0.0
         while True:
             seconds = camera.frame / stage.fps
@@ -145,7 +154,8 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             history.add(seconds, value)
             action: Any = None if ended else agent.act(observation, **told)
             chosen = None if ended or probabilities is None else int(action) - stage.first_action
-            thought = Thought(probabilities, value, chosen)
+            numbers = numbers if ended else _numbers(env.action_space, action)
+            thought = Thought(probabilities, value, chosen, numbers)
             moment = Moment(episode, episodes, step, seconds, total, thought, history, ended)
             if ended or camera.frame % stage.stride == 0:
                 yield Shot(moment, seconds, stage.picture)
@@ -159,6 +169,14 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             total += reward
             step += 1
             ended = terminated or truncated or step >= max_steps
+
+
+def _numbers(space: gym.Space[Any], action: Any) -> list[Number]:
+    if not isinstance(space, gym.spaces.Box):
+        return []
+    middle, unit = scale(space)
+    places = 0.5 + 0.5 * (action - middle) / np.where(unit > 0, unit, 1)
+    return [Number(*each) for each in zip(np.ravel(action).tolist(), np.ravel(places).clip(0, 1).tolist(), strict=True)]
 
 
 def in_real_time(shots: Iterator[Shot]) -> Iterator[tuple[Shot, bool]]:
@@ -300,8 +318,16 @@ def _title(env: Env) -> str:
 _ACTIONS = {
     "CartPole": ("left", "right"),
     "MountainCar": ("left", "coast", "right"),
+    "MountainCarContinuous": ("force",),
     "Acrobot": ("left", "none", "right"),
+    "Pendulum": ("torque",),
     "LunarLander": ("none", "left", "main", "right"),
+    "LunarLanderContinuous": ("main", "sideways"),
+    "BipedalWalker": ("hip 1", "knee 1", "hip 2", "knee 2"),
+    "Blackjack": ("stick", "hit"),
+    "CliffWalking": ("up", "right", "down", "left"),
+    "FrozenLake": ("left", "down", "right", "up"),
+    "Taxi": ("down", "up", "right", "left", "pick up", "drop off"),
 }
 
 
@@ -316,3 +342,7 @@ def _action_names(env: Env) -> Sequence[str]:
 def action_name(names: Sequence[str], action: int) -> str:
     """Where the names end, actions go by their numbers."""
     return names[action] if action < len(names) else f"action {action}"
+
+
+def number_name(names: Sequence[str], number: int) -> str:
+    return names[number] if number < len(names) else f"number {number}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from troupe.config import TroupeError, UsageError
 from troupe.runs.directory import run_name
+from troupe.runs.display import score
 from troupe.runs.plots import plot_runs
 from troupe.trainer import Run, train
 
@@ -95,11 +96,11 @@ def _table(runs: Mapping[int, Run], asked: int) -> str:
         steps.append(run.steps)
         spent.append(run.seconds)
         lines.append(
-            f"{seed:>6}  {run.outcome:8}{run.scores.mean:>8.1f}{run.scores.returns.min():>8g}"
+            f"{seed:>6}  {run.outcome:8}{score(run.scores.mean):>8}{run.scores.returns.min():>8g}"
             f"{run.scores.returns.max():>8g}{run.steps:>12,}{run.seconds:>9.2f}{run.steps / run.seconds:>10,.0f}"
         )
     lines.append(
-        f"{len(runs)} of {asked} runs: mean return {np.mean(means):.1f}, lowest {min(means):.1f}; medians: "
-        f"{np.median(steps):,.0f} steps, {np.median(spent):.2f} s of training (longest {max(spent):.2f} s)"
+        f"{len(runs)} of {asked} runs: mean return {score(float(np.mean(means)))}, lowest {score(min(means))}; "
+        f"medians: {np.median(steps):,.0f} steps, {np.median(spent):.2f} s of training (longest {max(spent):.2f} s)"
     )
     return "\n".join(lines)

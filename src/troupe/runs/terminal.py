@@ -14,11 +14,13 @@ from troupe.runs.panel import amount, precise
 from troupe.runs.play import (
     MakeEnv,
     Moment,
+    Number,
     Picture,
     Player,
     Thought,
     action_name,
     in_real_time,
+    number_name,
     opened,
     play,
     without_display,
@@ -89,7 +91,7 @@ def _state(moment: Moment, unicode: bool, columns: int) -> str:
 def _policy(thought: Thought, names: Sequence[str], unicode: bool, columns: int, lines: int) -> list[str]:
     """A bar for each action where there is room for all of them, else a character, and the chosen one's name."""
     if thought.probabilities is None:
-        return []
+        return _numbers(thought.numbers, names, unicode, columns)
     shares = thought.probabilities.tolist()
     words = [action_name(names, action) for action in range(len(shares))]
     full, empty, arrow = ("█", "░", "▸") if unicode else ("#", ".", ">")
@@ -105,6 +107,16 @@ def _policy(thought: Thought, names: Sequence[str], unicode: bool, columns: int,
     if thought.chosen is not None:
         line += f"  {arrow}{words[thought.chosen]} {100 * shares[thought.chosen]:.0f} %"
     return [line]
+
+
+def _numbers(numbers: Sequence[Number], names: Sequence[str], unicode: bool, columns: int) -> list[str]:
+    """With their names where there is room, else a character for each."""
+    levels = [_level(each.place, unicode, least=0) for each in numbers]
+    words = [f"{number_name(names, i)} {precise(each.value):>6} {levels[i]}" for i, each in enumerate(numbers)]
+    line = "  ".join(words)
+    if len(line) > columns:
+        line = f"action {''.join(levels)}"
+    return [line] if numbers else []
 
 
 def _level(share: float, unicode: bool, least: int) -> str:
