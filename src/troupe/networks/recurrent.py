@@ -80,7 +80,7 @@ class Core(nn.Module):
     def unroll(
         self, features: Float[Tensor, "T B F"], state: Float[Tensor, "B S"], first: Bool[Tensor, "T B"]
     ) -> Float[Tensor, "T B units"]:
-        """The same as T steps: one call where no episode begins inside, else log2 T of them at the most.
+        """The same as T steps: one call where no episode begins inside, else log2 T + 1 at the most.
 
         Where episodes begin, a column falls apart into sequences that know nothing of each other. Those of like
         length are run side by side, whichever columns they are from; behind the end of a shorter one stand rows of

@@ -1,0 +1,101 @@
+"""What a memory is good for, and what it costs: cues to be remembered, a CartPole without velocities, steps per second.
+
+python benchmarks/memory.py [SEEDS] [SCALE]      # SCALE below 1 shortens every run: to see that it works
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from common import RESULTS, troupe, write
+
+CORES = ("lstm", "gru", "none")
+SERIAL = [
+    "--topology", "serial", "--actor.count", "1", "--actor.environments", "16", "--learner.rollouts", "1",
+    "--actor.rollout_steps", "128", "--evaluation.every_seconds", "0", "--evaluation.every_steps", "10000",
+]  # fmt: skip
+CUE = [*SERIAL, "--network.core_units", "64", "--loss.gamma", "0.998", "--loss.lam", "0.99", "--target", "0.99"]
+TASKS: dict[str, tuple[list[str], int]] = {  # what else is said, and the most steps
+    "cue20": (CUE, 200_000),
+    "cue50": (CUE, 400_000),
+    "cue100": (CUE, 800_000),
+    "positions": ([*SERIAL, "--target", "475"], 500_000),
+}
+COSTS: dict[str, tuple[list[str], int]] = {  # the same network, without memory and with an LSTM of 128
+    "CartPole-v1": (["--untuned", "--topology", "serial"], 60_000),
+    "ALE/Pong-v5": (["--network.precision", "float32"], 40_000),
+}
+
+
+def main(seeds: int = 5, scale: float = 1.0) -> None:
+    result: dict[str, Any] = {"seeds": seeds, "tasks": {}, "cost": {}}
+    with tempfile.TemporaryDirectory() as folder:
+        for task, (settings, steps) in TASKS.items():
+            result["tasks"][task] = {
+                core: figures(
+                    [
+                        trained(
+                            Path(folder),
+                            f"{Path(__file__).parent}/hidden.py:{task}",
+                            core,
+                            seed,
+                            settings,
+                            int(steps * scale),
+                        )
+                        for seed in range(1, seeds + 1)
+                    ]
+                )
+                for core in CORES
+            }
+            print(task, json.dumps(result["tasks"][task]), flush=True)
+        for env, (settings, steps) in COSTS.items():
+            result["cost"][env] = cost(Path(folder), env, settings, int(steps * scale), seeds)
+            print(env, json.dumps(result["cost"][env]), flush=True)
+    if scale == 1.0:
+        write("memory", result)
+    else:
+        print(f"not written to {RESULTS}: the runs were shortened")
+
+
+def trained(folder: Path, env: str, core: str, seed: int, settings: list[str], steps: int) -> dict[str, Any]:
+    """One run until its target is confirmed, and the figures of its summary."""
+    place = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    asked = ["--network.core", core, "--steps", str(steps), "--seed", str(seed), "--run-dir", str(place), "--quiet"]
+    troupe("train", env, *settings, *asked)
+    summary = json.loads((place / "summary.json").read_text())
+    evaluation = summary["evaluation"]
+    return {
+        "seed": seed,
+        "mean_return": evaluation["mean_return"],
+        "steps": summary["steps"],
+        "seconds": summary["training_seconds"],
+    }
+
+
+def figures(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "lowest": min(run["mean_return"] for run in runs),
+        "mean": statistics.mean(run["mean_return"] for run in runs),
+        "median_steps": statistics.median(run["steps"] for run in runs),
+        "median_seconds": statistics.median(run["seconds"] for run in runs),
+        "runs": runs,
+    }
+
+
+def cost(folder: Path, env: str, settings: list[str], steps: int, times: int) -> dict[str, Any]:
+    """Steps per second of training, by turns, for the machine's speed wanders."""
+    speeds: dict[str, list[float]] = {"none": [], "lstm": []}
+    still = [*settings, "--target", "none", "--evaluation.every_seconds", "0", "--evaluation.final_episodes", "1"]
+    for seed in range(times):
+        for core, measured in speeds.items():
+            run = trained(folder, env, core, seed, still, steps)
+            measured.append(run["steps"] / run["seconds"])
+    ratios = [lstm / none for lstm, none in zip(speeds["lstm"], speeds["none"], strict=True)]
+    return {"steps_per_s": speeds, "ratio": statistics.median(ratios)}
+
+
+if __name__ == "__main__":
+    main(*(kind(text) for kind, text in zip((int, float), sys.argv[1:], strict=False)))
