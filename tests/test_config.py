@@ -90,7 +90,7 @@ def test_every_game_of_atari_has_tuned_settings_and_pong_its_own():
     assert preset.tuned_for("ALE/Breakout-v5") is preset.tuned["ALE/*"]
     assert preset.tuned_for("ALE/Pong-v5") is preset.tuned["ALE/Pong-v5"]
     assert preset.tuned_for("CartPole-v1") is preset.tuned["CartPole-v1"]
-    assert preset.tuned_for("Acrobot-v1") is None
+    assert preset.tuned_for("Taxi-v4") is None
 
 
 def test_the_article_preset_is_the_article():
@@ -244,6 +244,10 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         (
             {"novelty.coefficient": 1.0, "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
             "novelty.coefficient: a window's samples do not show what follows each action, .*; set actor.window_steps",
+        ),
+        (
+            {"network.core": "gru", "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
+            r"network.core = 'gru': a window's samples \(actor.window_steps\) are single steps, and a memory",
         ),
         (
             A3C | {"record": True},

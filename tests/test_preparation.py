@@ -70,7 +70,7 @@ class Measured:
             raise self.fails
         return Costs(self.environment, self.environment, {size: size * self.act for size in sizes})
 
-    def _measure_pass(self, network: Any, size: int) -> float:
+    def _measure_pass(self, network: Any, size: int, steps: int) -> float:
         assert torch.get_num_threads() == 1
         self.passes.append((network.precision, size))
         return self.learn[network.precision]

@@ -242,6 +242,12 @@ def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> No
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
+def test_a_policy_with_memory(tmp_path: Path, place: str) -> None:
+    memory = {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True, "actor.place": place}
+    is_repeated(train(tmp_path / "run", Drift, SMALL | memory).path, Drift)
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
 def test_nested_worlds_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
     several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.rollouts": 1, "actor.place": place}
     train(tmp_path / "run", Nested, SMALL | several)

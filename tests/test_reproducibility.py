@@ -130,6 +130,7 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "nested spaces and masks": (Nested, SMALL | {"loss.reward_clip": 1.0}),
     "masks that are observed": (Barred, SMALL),
     "masks in the article's window": (Barred, WINDOW),
+    "a memory": (Drift, SMALL | {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True}),
     "bonuses for what is new": (Drift, SMALL | {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}),
 }
 

@@ -19,6 +19,7 @@ from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
 from troupe.networks.novelty import with_bonus_value
+from troupe.networks.recurrent import Memory
 from troupe.runs import checkpoint
 
 if TYPE_CHECKING:
@@ -28,7 +29,11 @@ NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 
 
 class Agent:
-    """A policy with its value. Observations come one at a time, as the environment gives them."""
+    """A policy with its value. Observations come one at a time, as the environment gives them.
+
+    One with memory remembers what it was shown; `reset` begins a new episode. Of a batch each observation has a
+    memory of its own, by its place. Who plays several at once takes a `session` for each.
+    """
 
     def __init__(
         self,
@@ -45,28 +50,54 @@ class Agent:
         self._actions = Actions(action_space)
         self._generator = torch.Generator()
         self._generator.seed()
+        self._memory: Memory | None = None  # for the next observations; None at the beginning
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether `act` and `distribution` are to be told the `reward` of the step before."""
+        return self.network.reads_rewards
+
+    def reset(self, ended: Any = None) -> None:
+        """Forgets: the next observation begins an episode. Of a batch only those of which `ended` is true, or whose
+        numbers it holds."""
+        if ended is None:
+            self._memory = None
+        elif self._memory is not None:
+            first = self._memory.first.clone()
+            first[torch.as_tensor(np.asarray(ended))] = True
+            self._memory = self._memory._replace(first=first)
+
+    def session(self) -> "Agent":
+        """The same policy with a memory of its own."""
+        return Agent(self.network, self.observation_space, self.action_space, greedy=self.greedy)
 
     @torch.inference_mode()
-    def act(self, observation: Any, *, mask: Any = None, greedy: bool | None = None) -> Any:
+    def act(self, observation: Any, *, mask: Any = None, reward: Any = None, greedy: bool | None = None) -> Any:
         """The action for one observation, or actions for a batch [N, ...] of them (nested ones come one at a time):
         the likeliest (`greedy`) or drawn from the policy; None is as its run was judged.
 
         `mask` is what an environment that says so in its info allows (`info["action_mask"]`); None allows all.
+        `reward` is that of the step before, for an agent that reads it. With a memory, what is given is remembered.
         """
         greedy = self.greedy if greedy is None else greedy
         batch, single = self._batch(observation, mask)
-        distribution = self.network.step(batch).distribution
-        rows = (distribution.mode() if greedy else distribution.sample(self._generator)).numpy()
+        output = self.network.step(batch, self._before(len(batch), reward))
+        drawn = output.distribution.mode() if greedy else output.distribution.sample(self._generator)
+        if output.state is not None:
+            going_on, unknown = torch.zeros(len(batch), dtype=torch.bool), torch.zeros(len(batch))
+            self._memory = Memory(output.state, going_on, drawn, unknown)
+        rows = drawn.numpy()
         return self._actions.one(rows[0]) if single else self._actions.to_environment(rows)
 
     @torch.inference_mode()
-    def distribution(self, observation: Any, mask: Any = None) -> tuple[np.ndarray | None, float]:
-        """The probability of every action, None where they are not a single choice; and the value.
+    def distribution(self, observation: Any, mask: Any = None, reward: Any = None) -> tuple[np.ndarray | None, float]:
+        """The probability of every action, None where they are not a single choice; and the value. Nothing is
+        remembered of it: that is for `act`.
 
         An observation that ends an episode may forbid every action: as nobody acts on it, it allows them all.
         """
         batch, _ = self._batch(observation, mask, acting=False)
-        output = self.network.step(batch)
+        output = self.network.step(batch, self._before(len(batch), reward))
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
         return probabilities, float(output.value[0])
@@ -76,6 +107,26 @@ class Agent:
         from troupe.runs.export import export
 
         return export(self, Path(file))
+
+    def _before(self, count: int, reward: Any) -> Memory | None:
+        """What it remembers of each of `count`."""
+        memory = self._memory
+        if memory is None:
+            return self.network.fresh(count)
+        if len(memory.first) != count:
+            raise UsageError(
+                f"{count} observation{'s' * (count != 1)} for an agent that remembers {len(memory.first)}: reset() "
+                "begins new episodes, and session() gives an agent with a memory of its own"
+            )
+        if not self.reads_rewards or memory.first.all():
+            return memory
+        if reward is None:
+            raise UsageError("this agent reads the reward of the step before: act(observation, reward=...)")
+        try:
+            rewards = torch.as_tensor(np.asarray(reward, np.float32)).reshape(count)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"reward = {reward!r}: expected a number for each of {count}") from None
+        return memory._replace(reward=rewards)
 
     def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
         packing = self.network.packing

@@ -144,6 +144,11 @@ class Network:
     log_std: Annotated[
         float, _doc("Box actions: logarithm of the first deviation, in half the distance of the bounds", ge=-5, le=2)
     ] = 0.0
+    core: Annotated[
+        Literal["none", "lstm", "gru"], _doc("memory between the encoder and the hidden layers, kept within an episode")
+    ] = "none"
+    core_units: Annotated[int, _doc("its units", ge=1)] = 128
+    core_inputs: Annotated[bool, _doc("it reads the action and the reward before each observation, too")] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         _doc("what networks compute in; auto: bfloat16 for images where a measurement at the start shows a gain"),
@@ -401,6 +406,11 @@ def _check_together(config: TrainConfig) -> None:
         raise UsageError(
             f"actor.environments = {config.actor.environments}: an actor with a window (actor.window_steps) plays one; "
             "set it to 1, and actor.count to as many as you want"
+        )
+    if config.actor.window_steps and config.network.core != "none":
+        raise UsageError(
+            f"network.core = '{config.network.core}': a window's samples (actor.window_steps) are single steps, and a "
+            "memory is learned from sequences; set it to none, or take a preset that learns from rollouts (a3c, appo)"
         )
     if config.novelty.coefficient and config.actor.window_steps:
         raise UsageError(

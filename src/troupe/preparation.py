@@ -80,7 +80,7 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
     for precision in ("float32", "bfloat16"):
         built, _, _ = first_network(None, source, replace(config, {"network.precision": precision}))
         with one_torch_thread():
-            seconds[precision] = measure_pass(built, _pass_size(config))
+            seconds[precision] = measure_pass(built, _pass_size(config), config.actor.rollout_steps)
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain > _CLEARLY else "float32"
     said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
@@ -143,7 +143,7 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
     if costs is None:
         return config
     with one_torch_thread():
-        learn = epochs * measure_pass(built, _pass_size(config))
+        learn = epochs * measure_pass(built, _pass_size(config), config.actor.rollout_steps)
     act = costs.act[size] / size
     share = cores() / (costs.step_computing + act + learn)
     playing = math.ceil(share * costs.step_computing / (actor.count * actor.parts))

@@ -383,3 +383,11 @@ def test_a_wrong_word_is_one_line(words, message, run, tmp_path, monkeypatch, ca
     assert cli.run(["export", *words.format(run=run).split()]) == 2
     assert capsys.readouterr().err == message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_agent_with_a_memory_is_refused_in_one_line(tmp_path):
+    spaces = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
+    agent = Agent(build(*spaces, Network(core="gru", core_units=4)), *spaces)
+    with pytest.raises(UsageError, match=r"an agent with a memory \(network.core\) cannot be exported yet"):
+        agent.export(tmp_path / "agent.onnx")
+    assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from troupe.runtime.gate import Closed
 from troupe.runtime.inference import Decision
 from troupe.runtime.learner import Rewards, to_batch
 from troupe.runtime.progress import Episode, Progress
-from troupe.runtime.rollout import FIELDS, allocate, check, columns
+from troupe.runtime.rollout import ROWS, allocate, check, columns
 
 NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
@@ -325,7 +325,7 @@ def test_one_part_is_the_plain_loop(stage):
                 "reward": transition.reward, "terminated": transition.terminated, "truncated": transition.truncated,
                 "life_lost": False, "valid": ~ended, "horizon": 1, "policy_version": 0, "past_return": 0,
             }  # fmt: skip
-            assert expected.keys() == set(FIELDS)
+            assert expected.keys() == set(ROWS)
             for name, value in expected.items():
                 assert (getattr(rollout, name)[t] == value).all(), (t, name)
             obs, first, ended = transition.obs.copy(), ended, transition.terminated | transition.truncated

@@ -19,6 +19,7 @@ SETTINGS = {
     "exploration.epsilon": 0.5, "learner.rollouts": 1,
 }  # fmt: skip
 WINDOW = SETTINGS | {"actor.environments": 1, "actor.window_steps": 3, "loss.kind": "a3c"}
+MEMORY = SETTINGS | {"network.core": "lstm", "network.core_units": 6, "network.core_inputs": True}
 
 
 def assembled(env: Any, settings: dict[str, Any], seed: int) -> Parts:
@@ -50,7 +51,7 @@ def kept(parts: Parts) -> Any:
     return made(parts.moment().streams)
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, WINDOW], ids=["rollouts", "window"])
+@pytest.mark.parametrize("settings", [SETTINGS, WINDOW, MEMORY], ids=["rollouts", "window", "memory"])
 def test_at_every_step_of_an_episode_its_end_and_its_reset_a_restored_actor_goes_on_alike(settings):
     parts = assembled("CartPole-v1", settings, 1)
     for _ in range(25):

@@ -10,10 +10,16 @@ from troupe.runtime.rollout import FIELDS, Rollout, allocate, check, columns, st
 IMAGE = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
 
 
+NUMBERS = (
+    "obs", "action", "reward", "behaviour_log_prob", "horizon", "policy_version",
+    "initial_state", "initial_action", "initial_reward",
+)  # fmt: skip
+
+
 def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
     """Every number in it is another one, and says which actor it came from."""
-    rollout = allocate(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments)
-    for place, name in enumerate(("obs", "action", "reward", "behaviour_log_prob", "horizon", "policy_version")):
+    rollout = allocate(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments, memory=4)
+    for place, name in enumerate(NUMBERS):
         array = getattr(rollout, name)
         array[...] = 1000 * actor + 100 * place + np.arange(array.size).reshape(array.shape)
     rollout.valid[0, 0] = rollout.terminated[1, 1] = rollout.truncated[2, 0] = rollout.first[1, 0] = True
@@ -37,9 +43,9 @@ def test_memory_for_a_gpu_is_pinned_field_by_field_and_else_like_any_other(monke
         return pinned[-1]
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
-    plain = allocate(IMAGE, 5, 2)
+    plain = allocate(IMAGE, 5, 2, memory=3)
     assert pinned == []
-    rollout = allocate(IMAGE, 5, 2, pinned=True)
+    rollout = allocate(IMAGE, 5, 2, memory=3, pinned=True)
     assert len(pinned) == len(FIELDS)
     addresses = {tensor.data_ptr() for tensor in pinned}
     for name in FIELDS:

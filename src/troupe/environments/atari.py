@@ -150,6 +150,7 @@ class AtariEnvironment(VectorEnvironment):
     ):
         assert not masked, "no game has action masks"
         super().__init__(vector, name, delay_seconds, episodic_life=episodic_life)
+        self.observation_space = SPACE
         self._packing = Packing(SPACE, self._actions)
         self._frames = Frames(self.count)
 

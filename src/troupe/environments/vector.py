@@ -84,8 +84,9 @@ class VectorEnvironment:
         self._name = name
         self._delay = delay_seconds
         self.count: int = vector.num_envs
-        self._actions = Actions(vector.single_action_space)
-        self._packing = Packing(vector.single_observation_space, self._actions, masked)
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self._actions = Actions(self.action_space)
+        self._packing = Packing(self.observation_space, self._actions, masked)
         self._limits = [_Limits(leaf) for leaf in self._packing.leaves]
         self.notices: dict[str, str] = {}
         self._steps = 0

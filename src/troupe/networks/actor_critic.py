@@ -15,6 +15,7 @@ from troupe.config import Network, UsageError
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.networks.encoders import Encoder, encoder, hidden_layers, orthogonal
+from troupe.networks.recurrent import Core, Memory, core
 
 LEAST_LOG_STD, MOST_LOG_STD = -5.0, 2.0
 
@@ -23,6 +24,7 @@ class PolicyOutput(NamedTuple):
     distribution: Distribution
     value: Float[Tensor, "*batch"]
     bonus_value: Float[Tensor, "*batch"] | None = None
+    state: Float[Tensor, "B S"] | None = None  # of a memory, after a step
 
 
 class Heads(NamedTuple):
@@ -32,11 +34,15 @@ class Heads(NamedTuple):
     value: Float[Tensor, "*batch"]
     mask: Bool[Tensor, "*batch choices"] | None = None
     bonus_value: Float[Tensor, "*batch"] | None = None
+    state: Float[Tensor, "B S"] | None = None
 
 
 class ActorCritic(nn.Module):
     """A policy and a value on any body: a module that maps observations [N, ...], nested as the environment's,
     to the policy's parameters [N, P] and values [N]. The body may be one's own (docs/extending.md).
+
+    One that remembers (`memory_size` > 0) reads a `Memory` beside its observations, and a step gives the state after
+    it. Without a `Memory` an episode begins with what is observed. Others ignore all of that.
 
     Observations come packed (environments/packing.py). `precision` is what the body computes in; weights,
     parameters and values are float32 all the same. `bonus_value` values the bonuses for what is new
@@ -53,41 +59,74 @@ class ActorCritic(nn.Module):
     ):
         super().__init__()
         self.body, self.packing, self.precision, self.bonus_value = body, packing, precision, bonus_value
-        self._head = PolicyHead(actions)
+        self._head, self._actions = PolicyHead(actions), actions
+        remembering = body.core if isinstance(body, Body) else None
+        self.memory_size = remembering.state_size if remembering else 0
 
-    def step(self, obs: Shaped[Tensor, "B *shape"]) -> PolicyOutput:
-        return self.policy(self.heads(obs))
+    def step(self, obs: Shaped[Tensor, "B *shape"], memory: Memory | None = None) -> PolicyOutput:
+        return self.policy(self.heads(obs, memory))
 
-    def unroll(self, obs: Shaped[Tensor, "T B *shape"]) -> PolicyOutput:
+    def unroll(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> PolicyOutput:
         """The same for every row of a rollout, in one call."""
-        return self.policy(self.unrolled_heads(obs))
+        return self.policy(self.unrolled_heads(obs, memory))
 
-    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> Heads:
+    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> Heads:
         rows = obs.shape[:2]
-        parameters, value, mask, _ = self.heads(obs.flatten(0, 1))
+        heads = self.heads(obs.flatten(0, 1), self.fresh(*rows, device=obs.device) if memory is None else memory)
+        parameters, value, mask = heads[:3]
         return Heads(
             parameters.reshape(*rows, -1), value.reshape(rows), None if mask is None else mask.reshape(*rows, -1)
         )
 
-    def learned_heads(self, obs: Shaped[Tensor, "T B *shape"]) -> Heads:
+    def learned_heads(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> Heads:
         """All that is learned: `unrolled_heads`, and the value of bonuses where there is one."""
-        heads = self.unrolled_heads(obs)
+        heads = self.unrolled_heads(obs, memory)
         if self.bonus_value is None:
             return heads
         seen, _ = self.packing.unpack(obs.flatten(0, 1))
         return heads._replace(bonus_value=self.bonus_value(seen).reshape(obs.shape[:2]))
 
-    def heads(self, obs: Shaped[Tensor, "N *shape"]) -> Heads:
+    def heads(self, obs: Shaped[Tensor, "N *shape"], memory: Memory | None = None) -> Heads:
+        """Of N observations, each a step of its own; or, with a memory of T rows, of N = T B, one row after another."""
         seen, mask = self.packing.unpack(obs)
+        if self.memory_size and memory is None:
+            memory = self.fresh(len(obs), device=obs.device)
         if self.precision == torch.float32:
-            parameters, value = self.body(seen)
-            return Heads(parameters, value, mask)
+            parameters, value, state = self._think(seen, memory)
+            return Heads(parameters, value, mask, state=state)
         with torch.autocast(obs.device.type, self.precision):
-            parameters, value = self.body(seen)
-        return Heads(parameters.float(), value.float(), mask)
+            parameters, value, state = self._think(seen, memory)
+        return Heads(parameters.float(), value.float(), mask, state=state)
+
+    def _think(self, seen: Any, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        if not self.memory_size:
+            return *self.body(seen), None
+        assert isinstance(self.body, Body)
+        assert memory is not None
+        return self.body.remembering(seen, memory)
+
+    def fresh(self, *rows: int, device: torch.device | None = None) -> Memory | None:
+        """The memory of [B] or [T, B] rows before anything was seen, the first of them an episode's first; None for
+        a network that has none."""
+        if not self.memory_size:
+            return None
+        first = torch.zeros(rows, dtype=torch.bool, device=device)
+        first.view(-1, rows[-1])[0] = True
+        return Memory(
+            torch.zeros(rows[-1], self.memory_size, device=device),
+            first,
+            torch.from_numpy(np.zeros((*rows, *self._actions.shape), self._actions.dtype)).to(device),
+            torch.zeros(rows, device=device),
+        )
+
+    @property
+    def reads_rewards(self) -> bool:
+        """Whether what it does depends on the action and the reward before, too."""
+        core = self.body.core if isinstance(self.body, Body) else None
+        return core is not None and core.before is not None
 
     def policy(self, heads: Heads) -> PolicyOutput:
-        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value, heads.bonus_value)
+        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value, heads.bonus_value, heads.state)
 
     @property
     def normalizer(self) -> Normalizer | None:
@@ -138,26 +177,36 @@ class PolicyHead:
 
 
 class Body(nn.Module):
-    """Encoder and hidden layers, one trunk for policy and value or one for each, and their heads.
+    """Encoder, memory if there is one, hidden layers, one trunk for policy and value or one for each, and their heads.
 
     A Gaussian's deviations are weights of their own, the same for every observation.
     """
 
-    def __init__(self, encoder: Encoder, head: PolicyHead, config: Network):
+    def __init__(self, encoder: Encoder, head: PolicyHead, config: Network, core: Core | None = None):
         super().__init__()
-        self.encoder = encoder
-        features = (self.encoder.features, *config.hidden)[-1]
-        self.trunk = hidden_layers(self.encoder.features, config.hidden, config.activation)
-        self.value_trunk = (
-            None if config.shared else hidden_layers(self.encoder.features, config.hidden, config.activation)
-        )
+        self.encoder, self.core = encoder, core
+        encoded = core.features if core else encoder.features
+        features = (encoded, *config.hidden)[-1]
+        self.trunk = hidden_layers(encoded, config.hidden, config.activation)
+        self.value_trunk = None if config.shared else hidden_layers(encoded, config.hidden, config.activation)
         # A near-uniform first policy explores; a value head of ordinary size learns at once.
         self.policy = orthogonal(features, head.outputs, 0.01)
         self.value = orthogonal(features, 1, 1.0)
         self.log_std = nn.Parameter(torch.full((head.numbers,), config.log_std)) if head.numbers else None
 
     def forward(self, obs: Any) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
-        encoded = self.encoder(obs)
+        """Of a body without memory."""
+        return self._decide(self.encoder(obs))
+
+    def remembering(
+        self, obs: Any, memory: Memory
+    ) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"], Float[Tensor, "B S"] | None]:
+        """Of one with: the state after a step as well."""
+        assert self.core is not None
+        features, state = self.core(self.encoder(obs), memory)
+        return *self._decide(features), state
+
+    def _decide(self, encoded: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
         features = self.trunk(encoded)
         value_features = features if self.value_trunk is None else self.value_trunk(encoded)
         parameters = self.policy(features)
@@ -175,7 +224,8 @@ def build(
     eyes = encoder(packing, config)
     if eyes.only_images:  # they have their hidden layer, as published
         config = replace(config, hidden=(), shared=True)
-    return ActorCritic(Body(eyes, PolicyHead(actions), config), packing, actions, precision(config))
+    remembering = core(eyes.features, actions, config)
+    return ActorCritic(Body(eyes, PolicyHead(actions), config, remembering), packing, actions, precision(config))
 
 
 def around(
@@ -186,6 +236,11 @@ def around(
     masked: MaskPlace = "",
 ) -> ActorCritic:
     """A network of one's own; raises UsageError where it breaks its signature, tried on two observations."""
+    if config.core != "none":
+        raise UsageError(
+            f"network.core = '{config.core}': a network of one's own is given no memory; set it to none, or leave the "
+            "network to troupe"
+        )
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)
     network = ActorCritic(body, packing, actions, precision(config))

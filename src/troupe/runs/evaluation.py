@@ -15,6 +15,7 @@ from troupe.agent import load
 from troupe.config import Environment, UsageError
 from troupe.environments import EnvironmentSource, of_run
 from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.recurrent import Memory
 from troupe.runs.checkpoint import read_config
 from troupe.runtime.inference import generator
 from troupe.runtime.measure import cores
@@ -102,13 +103,18 @@ class Evaluator:
         ended = np.zeros(environment.count, np.bool_)
         total, length = np.zeros(environment.count), np.zeros(environment.count, np.int64)
         returns, lengths = [], []
+        memory = network.fresh(environment.count)
         with torch.inference_mode():
             while share.any():
                 if stopped():
                     return None
-                distribution = network.step(torch.from_numpy(obs)).distribution
+                output = network.step(torch.from_numpy(obs), memory)
+                distribution = output.distribution
                 action = distribution.mode() if greedy else distribution.sample(draws)
                 obs, reward, terminated, truncated, _ = environment.step(action.numpy())
+                if output.state is not None:  # what has ended is reset with this step
+                    before = torch.as_tensor(reward, dtype=torch.float32)
+                    memory = Memory(output.state, torch.from_numpy(ended), action, before)
                 total += reward
                 length += ~ended
                 ended = terminated | truncated

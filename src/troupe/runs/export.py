@@ -71,6 +71,10 @@ def export(agent: "Agent", file: Path) -> Exported:
     Raises UsageError where the extra `onnx` is missing or a network of one's own cannot be exported.
     """
     need("onnx")
+    if agent.network.memory_size:
+        raise UsageError(
+            "an agent with a memory (network.core) cannot be exported yet: its state has no place in the file"
+        )
     network = copy.deepcopy(agent.network).eval()
     network.precision, network.bonus_value = torch.float32, None
     policy = Policy(network, Actions(agent.action_space))

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
@@ -40,6 +40,17 @@ class Player(Protocol):
 
     def distribution(self, observation: Any, *, mask: Any = ...) -> tuple[Float[np.ndarray, " actions"] | None, float]:
         """The probability of every action, or None where actions cannot be counted; and the value."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A player that remembers what it was shown, as `Agent` is: it is told of each episode that a new one begins, and
+    `reward=` of the step before where it reads that."""
+
+    @property
+    def reads_rewards(self) -> bool: ...
+
+    def reset(self) -> None: ...
 
 
 class Number(NamedTuple):
@@ -126,17 +137,22 @@ class Stage:
 def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int = MAX_STEPS) -> Iterator[Shot]:
     """Every picture of the episodes, in order; the last moment of each is marked, and always has a picture."""
     env, camera = stage.env, stage.camera
+    remembering = agent if isinstance(agent, Remembering) else None
     for episode in range(episodes):
         observation, info = env.reset(seed=seed if episode == 0 else None)
         camera.rewind()
+        if remembering:
+            remembering.reset()
         history, numbers = History(), list[Number]()
-        total, step, ended = 0.0, 0, False
+        total, step, ended, reward = 0.0, 0, False, 0.0
         while True:
             seconds = camera.frame / stage.fps
-            mask = {"mask": info[MASK]} if MASK in info and not ended else {}
-            probabilities, value = agent.distribution(observation, **mask)
+            told = {"mask": info[MASK]} if MASK in info and not ended else {}
+            if remembering and remembering.reads_rewards:
+                told["reward"] = reward
+            probabilities, value = agent.distribution(observation, **told)
             history.add(seconds, value)
-            action: Any = None if ended else agent.act(observation, **mask)
+            action: Any = None if ended else agent.act(observation, **told)
             chosen = None if ended or probabilities is None else int(action) - stage.first_action
             numbers = numbers if ended else _numbers(env.action_space, action)
             thought = Thought(probabilities, value, chosen, numbers)
@@ -146,10 +162,11 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             if ended:
                 break
             camera.begin_step()
-            observation, reward, terminated, truncated, info = env.step(action)
+            observation, received, terminated, truncated, info = env.step(action)
+            reward = float(received)
             for frame, picture in camera.between:
                 yield Shot(moment, frame / stage.fps, picture)
-            total += float(reward)
+            total += reward
             step += 1
             ended = terminated or truncated or step >= max_steps
 

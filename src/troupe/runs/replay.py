@@ -179,8 +179,9 @@ class _Replay:
         actors = [_Actor(self._versions) for _ in range(config.actor.count)]
         local, self._gate = ByValue(copy.deepcopy(built).cpu()), Gate()
         self._plans = make_plans(
-            config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number])
-        )
+            config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number]),
+            memory=built.memory_size,
+        )  # fmt: skip
         learners = make_learners(
             config, self._source, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
         )
@@ -254,7 +255,8 @@ class _Replay:
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
-        return allocate(self._source.packing.space, *self._config.actor.rollout_shape, self._source.actions)
+        shape, memory = self._config.actor.rollout_shape, self._plans[0].memory
+        return allocate(self._source.packing.space, *shape, self._source.actions, memory)
 
     def _keep(self, version: int) -> None:
         """Remembers the weights just published, and forgets those no rollout goes by any more."""

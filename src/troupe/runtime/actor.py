@@ -10,8 +10,9 @@ import numpy as np
 from troupe.algorithm.losses import Metrics
 from troupe.environments.vector import VectorEnvironment
 from troupe.runtime.gate import Retired
-from troupe.runtime.inference import Inference, LocalInference
+from troupe.runtime.inference import Decision, Inference, LocalInference
 from troupe.runtime.progress import Episode, Progress, Stopwatch
+from troupe.runtime.recall import Recall
 from troupe.runtime.rollout import Rollout
 
 
@@ -31,7 +32,7 @@ class Actor:
 
     `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
     is not asked: whoever owns the actor sees there that it hangs. With `gamma` it writes down the past
-    returns that rewards are normalised by.
+    returns that rewards are normalised by. `recall` is what a policy with memory remembers of them.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Actor:
         seeds: np.random.SeedSequence,
         pulse: np.ndarray,
         gamma: float | None = None,
+        recall: Recall | None = None,
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
@@ -56,6 +58,7 @@ class Actor:
         self._ended = np.zeros(count, np.bool_)  # the next step of these is their reset row
         self._episodes = EpisodeCounter(count)
         self._past = PastReturn(count, gamma) if gamma is not None else None
+        self._recall = recall
         self.watch = Stopwatch()
 
     def collect(self, rollout: Rollout) -> None:
@@ -67,6 +70,8 @@ class Actor:
         rollout.pulls = [(version, played)]
         epsilon = self._epsilon(played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
+        if self._recall:
+            self._recall.begin(rollout)
         steps = len(rollout.action)
         for t in range(steps + 1):
             for part in self._parts:
@@ -77,6 +82,8 @@ class Actor:
         self._obs, self._first = rollout.obs[-1].copy(), rollout.first[-1].copy()
         if self._past is not None:
             self._past.write(rollout)
+        if self._recall:
+            self._recall.end(rollout)
         self._progress.play(rollout.steps, self._episodes.count(rollout))
         for part in self._parts:
             self._progress.tell_once(part.environment.notices)
@@ -86,12 +93,21 @@ class Actor:
         environment, columns = part
         environment.delay()
         self.watch.lap("wait")
-        action, log_prob, version = self._inference.act(rollout.obs[t, columns], epsilon)
-        rollout.action[t, columns] = action
-        rollout.behaviour_log_prob[t, columns] = log_prob
-        rollout.policy_version[t, columns] = version
-        environment.send(action)
+        decision = self._decide(rollout, t, columns, epsilon)
+        rollout.action[t, columns] = decision.action
+        rollout.behaviour_log_prob[t, columns] = decision.log_prob
+        rollout.policy_version[t, columns] = decision.version
+        environment.send(decision.action)
         self.watch.lap("act")
+
+    def _decide(self, rollout: Rollout, t: int, columns: slice, epsilon: float) -> Decision:
+        obs = rollout.obs[t, columns]
+        if self._recall is None:
+            return self._inference.act(obs, epsilon)
+        decision = self._inference.act(obs, epsilon, self._recall.before(rollout, t, columns))
+        assert decision.state is not None
+        self._recall.keep(decision.state, columns)
+        return decision
 
     def _receive(self, part: Part, rollout: Rollout, t: int) -> None:
         """Waits for step t and writes down what came of it."""
@@ -129,6 +145,7 @@ class Actor:
             "ended": self._ended.copy(),  # it is written to while the next rollout is played
             "episodes": self._episodes.state(),
             "past": None if self._past is None else self._past.total.copy(),
+            "memory": self._recall and self._recall.state(),
             "inference": self._inference.state(),
             "environment": environment,
         }
@@ -140,6 +157,8 @@ class Actor:
         self._episodes.restore(state["episodes"])
         if self._past is not None:
             self._past.total = state["past"].copy()
+        if self._recall:
+            self._recall.restore(state["memory"])
         self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
         (part,) = self._parts
         strayed = part.environment.restore(state["environment"], self._obs)

@@ -62,14 +62,19 @@ def assemble(
     predictions = None
     if config.inference.kind == "batched":
         predictions = PredictionQueue(
-            source.packing.space, most.actors, config.actor.environments, source.actions, shared=apart
+            source.packing.space,
+            most.actors,
+            config.actor.environments,
+            source.actions,
+            network.memory_size,
+            shared=apart,
         )
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
         config, source, actor_seeds, exploration_seed, most.actors,
         lambda number: predictions.client(number) if predictions else (local, weights),
-        "cpu" if apart else device.type,
+        "cpu" if apart else device.type, network.memory_size,
     )  # fmt: skip
     queue, actors = _seats(config, source, plans, table, device.type, apart=apart)
     learners = []
@@ -94,6 +99,7 @@ def make_plans(
     number: int,
     brain: Callable[[int], Brain],
     device: str = "cpu",
+    memory: int = 0,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
@@ -112,6 +118,7 @@ def make_plans(
             window=config.actor.window_steps,
             brain=brain(each),
             learner=LearnerPlan(config.learner, loss, build_rewards(config.loss)),
+            memory=memory,
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
     ]
@@ -208,16 +215,17 @@ def _seats(
     steps, environments = config.actor.rollout_shape
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)
-    space = source.packing.space
+    shape = source.packing.space, steps, environments
+    memory = plans[0].memory
     if not apart:
-        new_rollout = partial(allocate, space, steps, environments, source.actions, pinned=device == "cuda")
+        new_rollout = partial(allocate, *shape, source.actions, memory, pinned=device == "cuda")
         shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
         seats = [
             ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
         ]
         return shared, seats
     check_sendable(plans[0])
-    block, rollouts = allocate_shared(space, steps, environments, number, source.actions)
+    block, rollouts = allocate_shared(*shape, number, source.actions, memory)
     shared = RolloutQueue([] if hogwild else rollouts)
     pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
     remote = []

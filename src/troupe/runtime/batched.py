@@ -1,6 +1,7 @@
 """Batched inference (GA3C, Babaeizadeh et al. 2017): actors without a network, and predictors that serve them.
 
-An actor writes its observations into shared memory and its number into one pipe, the prediction queue.
+An actor writes its observations into shared memory and its number into one pipe, the prediction queue. With a
+policy that remembers it writes there what that reads, too, and finds the new state beside its actions.
 A predictor takes all the numbers that are there, acts for all these actors in one pass of the network,
 writes the actions back and wakes each actor through a pipe of its own. A write of a few bytes into a
 pipe is whole or not at all, so an actor that is killed at any moment leaves the queue in order.
@@ -23,6 +24,7 @@ from troupe.config import UsageError
 from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
+from troupe.networks.recurrent import Memory
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.inference import Decision
 from troupe.runtime.progress import Stopwatch
@@ -43,7 +45,14 @@ class PredictionQueue:
     """Carries the observations of `actors` actors to predictors, and actions back."""
 
     def __init__(
-        self, space: gym.Space[Any], actors: int, environments: int, actions: Actions | None = None, *, shared: bool
+        self,
+        space: gym.Space[Any],
+        actors: int,
+        environments: int,
+        actions: Actions | None = None,
+        memory: int = 0,
+        *,
+        shared: bool,
     ):
         if os.name != "posix":
             raise UsageError("inference.kind = 'batched': its queue needs the pipes of Linux or macOS; use local")
@@ -56,6 +65,12 @@ class PredictionQueue:
                 "action": ((n, b, *shape), dtype),
                 "log_prob": ((n, b), np.float32),
                 "version": ((n,), np.int64),
+                "memory_state": ((n, b, memory), np.float32),
+                "memory_first": ((n, b), np.bool_),
+                "memory_action": ((n, b, *shape), dtype),
+                "memory_reward": ((n, b), np.float32),
+                # Apart from that before: a request that is answered twice steps once.
+                "next_state": ((n, b, memory), np.float32),
             },
             shared=shared,
         )
@@ -109,9 +124,12 @@ class BatchedInference:
         """The predictors hold the weights, and may change them at any step."""
         return -1
 
-    def act(self, obs: np.ndarray, epsilon: float) -> Decision:
+    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
         client, cells, number = self._client, self._client.cells, self._client.actor
         cells["obs"][number], cells["epsilon"][number] = obs, epsilon
+        if memory is not None:
+            for name, value in memory._asdict().items():
+                cells[f"memory_{name}"][number] = value
         self._ticket = (self._ticket + 1) % 2**32
         os.write(client.requests.fileno(), _REQUEST.pack(number, self._ticket))
         while True:
@@ -122,7 +140,9 @@ class BatchedInference:
             if not reply:  # the other end is gone
                 raise Closed
             if _REPLY.unpack(reply)[0] == self._ticket:
-                return Decision(cells["action"][number], cells["log_prob"][number], int(cells["version"][number]))
+                state = None if memory is None else cells["next_state"][number]
+                version = int(cells["version"][number])
+                return Decision(cells["action"][number], cells["log_prob"][number], version, state)
 
 
 class Predictor:
@@ -154,12 +174,28 @@ class Predictor:
             device = self._flat.vector.device
             obs = torch.from_numpy(cells["obs"][actors]).to(device)
             epsilon = torch.from_numpy(cells["epsilon"][actors]).to(device)
-            policy = self._network.unroll(obs).distribution  # [requests, environments]
-            behaviour = policy.with_epsilon(epsilon[:, None, None]) if epsilon.any() else policy
+            output = self._network.step(obs.flatten(0, 1), self._memory(actors))  # [requests * environments]
+            policy, environments = output.distribution, obs.shape[1]
+            behaviour = (
+                policy.with_epsilon(epsilon.repeat_interleave(environments)[:, None]) if epsilon.any() else policy
+            )
             action = behaviour.sample(self._generator)
-            cells["action"][actors] = action.cpu().numpy()
-            cells["log_prob"][actors] = behaviour.log_prob(action).cpu().numpy()
+            self._write("action", actors, action)
+            self._write("log_prob", actors, behaviour.log_prob(action))
+            if output.state is not None:
+                self._write("next_state", actors, output.state)
             cells["version"][actors] = self._version
         self._queue.answer(requests)
         self.served, self.batches = self.served + len(requests), self.batches + 1
         self.watch.lap("predict")
+
+    def _memory(self, actors: list[int]) -> Memory | None:
+        """What the policy reads of the past of these actors, if it has a memory."""
+        if not self._network.memory_size:
+            return None
+        cells = (torch.from_numpy(self._queue.cells[f"memory_{name}"][actors]) for name in Memory._fields)
+        return Memory(*(cell.flatten(0, 1) for cell in cells)).to(self._flat.vector.device)
+
+    def _write(self, name: str, actors: list[int], rows: torch.Tensor) -> None:
+        cell = self._queue.cells[name]
+        cell[actors] = rows.cpu().numpy().reshape(len(actors), *cell.shape[1:])

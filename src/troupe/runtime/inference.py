@@ -8,6 +8,7 @@ import torch
 
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
+from troupe.networks.recurrent import Memory
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.weights import Weights
 
@@ -16,14 +17,18 @@ class Decision(NamedTuple):
     action: np.ndarray  # [B, ...], rows of numbers (environments/actions.py)
     log_prob: np.ndarray  # [B], under the policy that really acted, exploration included
     version: int  # of the weights that acted
+    state: np.ndarray | None = None  # [B, S], of a policy with memory, after this
 
 
 class Inference(Protocol):
     def refresh(self) -> int:
         """Called between rollouts: the only moment at which an actor's own weights change. Their version."""
 
-    def act(self, obs: np.ndarray, epsilon: float) -> Decision:
-        """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations."""
+    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
+        """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations.
+
+        A policy with memory is handed what it reads, and hands back its new state: whoever plays keeps it.
+        """
 
 
 def generator(seed: np.random.SeedSequence, device: torch.device | str = "cpu") -> torch.Generator:
@@ -46,12 +51,15 @@ class LocalInference:
         self._version = self._weights.pull(self._pulled, self._version)
         return self._version
 
-    def act(self, obs: np.ndarray, epsilon: float) -> Decision:
+    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
         with self._gate.turn(), torch.inference_mode():
             seen = torch.from_numpy(obs).to(self._device, non_blocking=True)
-            behaviour = self._network.step(seen).distribution.with_epsilon(epsilon)
+            output = self._network.step(seen, memory and memory.to(self._device))
+            behaviour = output.distribution.with_epsilon(epsilon)
             action = behaviour.sample(self._generator)
-            return Decision(action.cpu().numpy(), behaviour.log_prob(action).cpu().numpy(), self._version)
+            log_prob = behaviour.log_prob(action).cpu().numpy()
+            state = None if output.state is None else output.state.cpu().numpy()
+            return Decision(action.cpu().numpy(), log_prob, self._version, state)
 
     def state(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state().numpy()}

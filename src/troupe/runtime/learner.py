@@ -16,10 +16,12 @@ from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.flat import FlatWeights
+from troupe.networks.recurrent import Memory
 from troupe.runtime.crew import Crew
 from troupe.runtime.curiosity import Curiosity
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.recall import of_rollout
 from troupe.runtime.rollout import Rollout, columns
 from troupe.runtime.weights import HogwildMaster, Master
 
@@ -116,11 +118,12 @@ class Learner:
     def compute_gradient(self, rollout: Rollout, bonus: Bonus | None = None) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
         obs = _to(self._device, rollout.obs)
+        memory = of_rollout(rollout).to(self._device) if self._network.memory_size else None
         if self._crew.size == 1:
-            loss = self._judge(self._network.policy(self._network.learned_heads(obs)), rollout, bonus)
+            loss = self._judge(self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus)
             gradient = self.weights.gradient(loss)
         else:
-            loss, gradient = self._share_out(obs, rollout, bonus)
+            loss, gradient = self._share_out(obs, memory, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         return gradient.add_(0.0 * loss.detach())
 
@@ -130,7 +133,9 @@ class Learner:
         loss, self.metrics = self._loss(outputs, batch._replace(bonus=bonus) if bonus else batch)
         return loss
 
-    def _share_out(self, obs: Tensor, rollout: Rollout, bonus: Bonus | None) -> tuple[Tensor, Tensor]:
+    def _share_out(
+        self, obs: Tensor, memory: Memory | None, rollout: Rollout, bonus: Bonus | None
+    ) -> tuple[Tensor, Tensor]:
         """Loss and gradient, the passes through the network shared out by environments.
 
         The loss stays one, of all environments: its gradient with respect to what the network said is
@@ -140,7 +145,10 @@ class Learner:
         ends = np.linspace(0, environments, min(self._crew.size, environments) + 1).astype(int)
         shares = [slice(*ends) for ends in pairwise(ends.tolist())]
 
-        passes = self._crew.map(lambda share: self._network.learned_heads(obs[:, share]), shares)
+        def forward(share: slice) -> Heads:
+            return self._network.learned_heads(obs[:, share], memory and memory.columns(share))
+
+        passes = self._crew.map(forward, shares)
         mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
         whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
         output = self._network.policy(Heads(whole[0], whole[1], mask, *whole[2:]))

@@ -98,11 +98,13 @@ def _play(
     return obs, step / count, computing / count
 
 
-def measure_pass(network: ActorCritic, size: int) -> float:
-    """Seconds for each of `size` observations in one pass of learning: forwards and back."""
+def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
+    """Seconds for each of about `size` observations in one pass of learning: forwards and back. A memory makes a
+    difference of how many `steps` come one after another."""
     device = next(network.parameters()).device
     space = network.packing.space
-    obs = torch.from_numpy(np.zeros((1, size, *(space.shape or ())), space.dtype)).to(device)
+    rows = (min(steps, size), max(1, size // steps)) if network.memory_size else (1, size)
+    obs = torch.from_numpy(np.zeros((*rows, *(space.shape or ())), space.dtype)).to(device)
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def once() -> None:
@@ -114,7 +116,7 @@ def measure_pass(network: ActorCritic, size: int) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return cost(once, _SECONDS)[0] / size
+    return cost(once, _SECONDS)[0] / (rows[0] * rows[1])
 
 
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:

@@ -17,6 +17,7 @@ from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.inference import Inference, LocalInference, generator
 from troupe.runtime.learner import Learner, LossFunction, Rewards
 from troupe.runtime.progress import Progress
+from troupe.runtime.recall import Recall
 from troupe.runtime.rollout import allocate
 from troupe.runtime.shared import ByValue
 from troupe.runtime.weights import HogwildMaster, Weights
@@ -53,6 +54,7 @@ class ActorPlan:
     window: int
     brain: Brain
     learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
+    memory: int = 0  # size of the policy's
 
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
@@ -66,7 +68,8 @@ class ActorPlan:
 
         def actor(inference: Inference) -> Actor:
             gamma = self.learner.rewards.gamma if self.learner.rewards.normalize else None
-            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse, gamma)
+            recall = Recall(self.environments, self.memory, self.source.value.actions) if self.memory else None
+            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse, gamma, recall)
 
         if isinstance(self.brain, PredictionClient):
             return self._windowed(actor(BatchedInference(self.brain, gate)))
@@ -76,8 +79,10 @@ class ActorPlan:
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
         own = FlatWeights(network)
-        # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from.
-        precision = network.precision if network.normalizer is None else torch.float32
+        # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from, nor is
+        # what a memory is added up with.
+        exact = network.normalizer is not None or network.memory_size
+        precision = torch.float32 if exact else network.precision
         own.move_to(own.vector.to(self.device, precision))
         draws = generator(action_seed, own.vector.device)
         return self._windowed(actor(LocalInference(own, weights, draws, gate)))

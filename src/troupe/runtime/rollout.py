@@ -12,6 +12,9 @@ valid               [T, B] bool    false on the reset row that follows an episod
 horizon             [T, B] int     environment steps a row spans: 1, or n for the article's samples
 policy_version      [T, B] int     the weights that acted
 past_return         [T, B]         the episode's rewards until now, the older the more discounted; 0 where nobody asks
+initial_state       [B, S]         the policy's memory before obs[0], which it forgets where first[0]; S = 0 without one
+initial_action      [B, ...]       what was played before obs[0], for a memory to read; 0 without one
+initial_reward      [B]            raw, of that
 
 Observations are packed and actions are rows of numbers (environments/packing.py, actions.py); masks of allowed
 actions travel with the observations.
@@ -28,10 +31,12 @@ import torch
 from troupe.environments.actions import Actions
 from troupe.runtime.shared import Block
 
-FIELDS = (
+ROWS = (
     "obs", "first", "action", "behaviour_log_prob", "reward", "terminated", "truncated", "life_lost", "valid",
     "horizon", "policy_version", "past_return",
 )  # fmt: skip
+INITIAL = ("initial_state", "initial_action", "initial_reward")  # of environments, not of steps
+FIELDS = ROWS + INITIAL
 
 
 @dataclass(slots=True)
@@ -52,6 +57,9 @@ class Rollout:
     horizon: np.ndarray
     policy_version: np.ndarray
     past_return: np.ndarray
+    initial_state: np.ndarray
+    initial_action: np.ndarray
+    initial_reward: np.ndarray
     actor: int = -1
     generation: int = 0
     index: int = -1
@@ -70,10 +78,10 @@ class Rollout:
 
 
 def fields(
-    space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None
+    space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None, memory: int = 0
 ) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Shape and type of every array of a rollout with packed observations of `space`; actions are single choices
-    unless it is said what else they are."""
+    unless it is said what else they are, and `memory` is the size S of the policy's."""
     shape, dtype = (actions.shape, actions.dtype) if actions else ((), np.int64)
     t, b = steps, environments
     return {
@@ -89,11 +97,20 @@ def fields(
         "horizon": ((t, b), np.int64),
         "policy_version": ((t, b), np.int64),
         "past_return": ((t, b), np.float32),
+        "initial_state": ((b, memory), np.float32),
+        "initial_action": ((b, *shape), dtype),
+        "initial_reward": ((b,), np.float32),
     }
 
 
 def allocate(
-    space: gym.Space[Any], steps: int, environments: int, actions: Actions | None = None, *, pinned: bool = False
+    space: gym.Space[Any],
+    steps: int,
+    environments: int,
+    actions: Actions | None = None,
+    memory: int = 0,
+    *,
+    pinned: bool = False,
 ) -> Rollout:
     """An empty rollout; actors write in place, step by step. `pinned` is memory that a GPU copies from by itself."""
 
@@ -101,7 +118,7 @@ def allocate(
         array = np.zeros(shape, dtype)
         return torch.from_numpy(array).pin_memory().numpy() if pinned else array
 
-    schema = fields(space, steps, environments, actions)
+    schema = fields(space, steps, environments, actions, memory)
     arrays: dict[str, Any] = {name: zeros(*field) for name, field in schema.items()}
     empty = Rollout(**arrays)
     empty.valid[:], empty.horizon[:] = True, 1
@@ -118,10 +135,10 @@ def slots(block: Block, number: int) -> list[Rollout]:
 
 
 def allocate_shared(
-    space: gym.Space[Any], steps: int, environments: int, number: int, actions: Actions | None = None
+    space: gym.Space[Any], steps: int, environments: int, number: int, actions: Actions | None = None, memory: int = 0
 ) -> tuple[Block, list[Rollout]]:
     """`number` empty rollouts in memory that processes can share, and that memory."""
-    one = fields(space, steps, environments, actions)
+    one = fields(space, steps, environments, actions, memory)
     block = Block({name: ((number, *shape), dtype) for name, (shape, dtype) in one.items()}, shared=True)
     block["valid"][:], block["horizon"][:] = True, 1
     return block, slots(block, number)
@@ -130,14 +147,16 @@ def allocate_shared(
 def stack(rollouts: Sequence[Rollout]) -> Rollout:
     """One rollout with the environments of all, copied, in the order given."""
     joined: dict[str, Any] = {
-        name: np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=1) for name in FIELDS
+        name: np.concatenate([getattr(rollout, name) for rollout in rollouts], axis=int(name in ROWS))
+        for name in FIELDS
     }
     return Rollout(**joined)
 
 
 def columns(rollout: Rollout, chosen: np.ndarray) -> Rollout:
     """The environments `chosen`, with all their steps: a minibatch keeps sequences whole."""
-    cut: dict[str, Any] = {name: getattr(rollout, name)[:, chosen] for name in FIELDS}
+    cut: dict[str, Any] = {name: getattr(rollout, name)[:, chosen] for name in ROWS}
+    cut |= {name: getattr(rollout, name)[chosen] for name in INITIAL}
     return Rollout(**cut)
 
 
@@ -145,7 +164,7 @@ def check(rollout: Rollout) -> None:
     """Raises ValueError, naming the field, where a rollout breaks the contract."""
     t, b = rollout.reward.shape
     for name in FIELDS:
-        rows = (t + 1, b) if name in ("obs", "first") else (t, b)
+        rows: tuple[int, ...] = (b,) if name in INITIAL else (t + 1, b) if name in ("obs", "first") else (t, b)
         shape = getattr(rollout, name).shape
         if shape[: len(rows)] != rows:
             raise ValueError(f"rollout.{name} has shape {shape}, expected {rows} first")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from troupe.algorithm.losses import Metrics
 from troupe.runtime.actor import Actor
 from troupe.runtime.progress import Stopwatch
-from troupe.runtime.rollout import FIELDS, Rollout, stack
+from troupe.runtime.rollout import ROWS, Rollout, stack
 
 
 class Sample(NamedTuple):
@@ -122,7 +122,7 @@ class WindowActor:
         number = {id(row): i for i, row in enumerate(self._rows)}
         rows = stack(self._rows)
         return state | {
-            "rows": {name: getattr(rows, name) for name in FIELDS},
+            "rows": {name: getattr(rows, name) for name in ROWS},
             "next": self._next,
             "window": self._window.state(number),
             "ready": [
@@ -132,7 +132,7 @@ class WindowActor:
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         for i, row in enumerate(self._rows):
-            for name, kept in state["rows"].items():  # not all FIELDS where the run is from before one of them
+            for name, kept in state["rows"].items():  # not all of them where the run is from before one of them
                 getattr(row, name)[...] = kept[:, [i]]
         self._next = state["next"]
         self._window.restore(state["window"], self._rows)
