@@ -145,5 +145,10 @@ def test_weights_that_are_not_finite_are_refused_by_name(value):
 
 
 def test_a_module_without_parameters_is_refused():
-    with pytest.raises(UsageError, match="it has no parameters"):
+    with pytest.raises(UsageError, match="it has no parameters that a gradient reaches"):
         FlatWeights(nn.Tanh())
+
+
+def test_a_module_whose_parameters_are_all_frozen_is_refused():
+    with pytest.raises(UsageError, match="it has no parameters that a gradient reaches"):
+        FlatWeights(network().requires_grad_(requires_grad=False))

@@ -49,7 +49,10 @@ def leaves(space: Space, what: str = "space", path: Path = ()) -> list[Leaf]:
         return [leaf for key, part in parts for leaf in leaves(part, what, (*path, key))]
     leaf = Leaf(path, space)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or (
-        isinstance(space, gym.spaces.Box) and space.dtype is not None and space.dtype.kind in "biuf"
+        isinstance(space, gym.spaces.Box)
+        and space.dtype is not None
+        and space.dtype.kind in "biuf"
+        and space.dtype.itemsize <= 8
     ):
         return [leaf]
     raise UsageError(

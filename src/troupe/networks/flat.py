@@ -24,8 +24,8 @@ class FlatWeights(Generic[M]):
         self.module = module
         self.parameters = list(module.parameters())
         self.buffers = list(module.buffers())
-        if not self.parameters:
-            raise UsageError("network: it has no parameters, so there is nothing to learn")
+        if not any(parameter.requires_grad for parameter in self.parameters):
+            raise UsageError("network: it has no parameters that a gradient reaches, so there is nothing to learn")
         for name, parameter in module.named_parameters():
             if parameter.dtype != torch.float32:
                 raise UsageError(f"network: parameter '{name}' is {parameter.dtype}; weights are kept in float32")
