@@ -452,7 +452,7 @@ def test_an_environment_that_raises_in_a_process_ends_the_run(trained, tmp_path,
     """It is not replaced: a bug in one's environment is not papered over."""
     _, _, error = trained("Raises", TOPOLOGIES[topology])
     assert re.match(
-        r"actor-\d failed: environment .*worlds.py:Raises: step raised ValueError: out of fuel, \? "
+        r"actor-\d failed: environment .*worlds.py:Raises\[\d\]: step raised ValueError: out of fuel, \? "
         r"\(step \d+\) \(traceback in .*error.txt; weights saved in .*checkpoints/\d+\)$",
         error,
     )

@@ -277,13 +277,13 @@ def test_rollouts_that_were_dropped_for_lag(tmp_path: Path) -> None:
 
 
 def test_updates_that_were_refused(tmp_path: Path) -> None:
-    run = train(tmp_path / "run", Spikes)
+    run = train(tmp_path / "run", Spikes, SMALL | {"loss.normalize_reward": False})
     assert checkpoint.load(run.path, pytest.fail).state["counts"]["skipped_updates"] > 0
     is_repeated(run.path, Spikes)
 
 
 def test_an_update_that_was_refused_only_in_the_run_is_a_divergence(tmp_path: Path) -> None:
-    run = train(tmp_path / "run", Spikes)
+    run = train(tmp_path / "run", Spikes, SMALL | {"loss.normalize_reward": False})
     assert replay(run.path, env=Drift).diverged is not None
 
 

@@ -355,12 +355,14 @@ def test_a_run_that_is_loaded_is_judged_alike_however_often_and_plays_what_is_al
     agent, played = troupe.load(place), make() if make else gym.make(env)
     before = {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
     obs, info = played.reset(seed=1)
+    reward = 0.0
     for _ in range(9):
-        action = agent.act(obs, mask=info.get("action_mask"), greedy=False)
+        action = agent.act(obs, mask=info.get("action_mask"), reward=reward, greedy=False)
         assert played.action_space.contains(action)
-        obs, _, terminated, truncated, info = played.step(action)
+        obs, reward, terminated, truncated, info = played.step(action)
         if terminated or truncated:
             obs, info = played.reset()
+            agent.reset()
     assert all(torch.equal(before[name], tensor) for name, tensor in agent.network.state_dict().items())
     assert any("normalizer" in name for name in before)
 
