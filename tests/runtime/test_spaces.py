@@ -219,7 +219,7 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(t
     for reward in (2, 3, 4, 5):
         returns.append(0.5 * returns[-1] + reward)
     np.testing.assert_allclose(sums[1] / steps, [x.mean(), np.mean(returns)], rtol=1e-6)
-    deviation = np.sqrt(sums[2] / steps - (sums[1] / steps) ** 2)
+    deviation = (sums[2] / steps - (sums[1] / steps) ** 2).sqrt()
     np.testing.assert_allclose(deviation, [x.std(), np.std(returns)], rtol=1e-4)
     normalizer = parts.master.statistics
     assert normalizer.deviation_of_returns == pytest.approx(np.std(returns), rel=1e-4)
