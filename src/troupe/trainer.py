@@ -162,7 +162,7 @@ class _Session:
         self._evaluator = Evaluator(source, config.env, config.evaluation.episodes, config.evaluation.final_episodes)
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
-            self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, self._recent_returns,
+            self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, progress.recent_returns,
         )  # fmt: skip
         self._rescue = Rescue(config, self._parts, self._rows.append)
         if saved:
@@ -231,9 +231,6 @@ class _Session:
             self._end("steps")
         elif stop.seconds and self._clock.seconds >= stop.seconds:
             self._end("time")
-
-    def _recent_returns(self) -> list[float]:
-        return [episode.total for episode in self._parts.progress.recent.copy()]
 
     def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
         """Called by the judge, while everything stands still."""

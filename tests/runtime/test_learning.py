@@ -1,5 +1,6 @@
 """That it learns: small problems with known answers, in the serial topology with one seed, so without luck."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.topologies import Parts
 
 SMALL = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 16,
@@ -23,26 +24,20 @@ SMALL = {
 EPOCHS = {"a3c": 1, "impala": 1, "appo": 4}
 
 
-def trained(env: Any, loss: str, batches: int, **settings: Any) -> ActorCritic:
-    source = find(env)
-    asked = SMALL | {"loss.kind": loss, "learner.epochs": EPOCHS[loss]} | settings
-    config = resolve(source.id, settings=asked)
-    torch.manual_seed(0)
-    network = build(source.observation_space, source.action_space, config.network)
-    parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    learned: list[int] = []
+@pytest.fixture
+def trained(run: Callable[..., Parts]) -> Callable[..., ActorCritic]:
+    """The network after so many batches."""
 
-    def after_batch() -> None:
-        learned.append(1)
-        if len(learned) == batches:
-            supervisor.end()
+    def train(env: Any, loss: str, batches: int, **settings: Any) -> ActorCritic:
+        source = find(env)
+        asked = SMALL | {"loss.kind": loss, "learner.epochs": EPOCHS[loss]} | settings
+        config = resolve(source.id, settings=asked)
+        torch.manual_seed(0)
+        network = build(source.observation_space, source.action_space, config.network)
+        run(assemble(config, source, network, np.random.SeedSequence(0), Progress()), batches)
+        return network
 
-    with Supervisor(parts.gate, parts.queue.close) as supervisor:
-        parts.start(supervisor, after_batch)
-        assert supervisor.wait(100)
-    assert supervisor.failure is None
-    parts.close()
-    return network
+    return train
 
 
 def probabilities(network: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
@@ -51,19 +46,19 @@ def probabilities(network: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
-def test_the_identity_is_learned(echo, loss):
+def test_the_identity_is_learned(trained, echo, loss):
     """Reward 1 for the action that equals the observation, which the action does not influence."""
     network = trained(echo, loss, 200, **{"loss.gamma": 0.5})
     assert probabilities(network, torch.arange(4)).diagonal().min() >= 0.95
 
 
 @pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
-def test_the_better_arm_of_a_bandit_is_learned(pays, loss):
+def test_the_better_arm_of_a_bandit_is_learned(trained, pays, loss):
     network = trained(partial(pays, arms=(0.0, 0.5, 1.0, 0.5), length=1, terminates=True), loss, 250)
     assert probabilities(network, torch.ones(1, 1))[0, 2] >= 0.95
 
 
-def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(echo):
+def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(trained, echo):
     """The article's way: one-row samples from a sliding window, behaviour not quite the policy."""
     settings = {
         "actor.environments": 1, "actor.window_steps": 4, "learner.rollouts": 32, "loss.gamma": 0.5, "loss.lam": 1.0,
@@ -75,7 +70,7 @@ def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(echo):
 
 @pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
 @pytest.mark.parametrize("terminates", [False, True], ids=["cut off", "terminated"])
-def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(pays, loss, terminates):
+def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(trained, pays, loss, terminates):
     """Reward 1 each step, gamma 0.8. A time limit does not end the world: V = 1 / (1 - gamma) = 5. If the
     fifth step truly is the last, V over steps that look alike is the mean of 1, 1.8, ..., 3.36, which is 2.31."""
     settings = {"loss.gamma": 0.8, "loss.lam": 1.0, "actor.environments": 10, "actor.rollout_steps": 18}

@@ -15,7 +15,6 @@ from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import Rollout, check
-from troupe.runtime.supervisor import Supervisor
 from troupe.runtime.topologies import Parts
 
 SPACES = gym.spaces
@@ -87,31 +86,23 @@ class Steer(gym.Env[np.ndarray, np.ndarray]):
         return np.array([self.x], np.float32)
 
 
-def worked(env: Callable[[], Any], batches: int, **settings: Any) -> tuple[ActorCritic, Parts]:
-    """Parts that have learned from so many batches."""
-    source = find(env)
-    config = resolve(source.id, settings=SMALL | settings)
-    torch.manual_seed(0)
-    network = build(source.observation_space, source.action_space, config.network, source.masked)
-    parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    learned: list[int] = []
+@pytest.fixture
+def worked(run: Callable[..., Parts]) -> Callable[..., tuple[ActorCritic, Parts]]:
+    """Parts that have learned from so many batches, and the network."""
 
-    def after_batch() -> None:
-        learned.append(1)
-        if len(learned) == batches:
-            supervisor.end()
+    def work(env: Callable[[], Any], batches: int, **settings: Any) -> tuple[ActorCritic, Parts]:
+        source = find(env)
+        config = resolve(source.id, settings=SMALL | settings)
+        torch.manual_seed(0)
+        network = build(source.observation_space, source.action_space, config.network, source.masked)
+        return network, run(assemble(config, source, network, np.random.SeedSequence(0), Progress()), batches)
 
-    with Supervisor(parts.gate, parts.queue.close) as supervisor:
-        parts.start(supervisor, after_batch)
-        assert supervisor.wait(100)
-    assert supervisor.failure is None
-    return network, parts
+    return work
 
 
-def test_nested_riddles_are_answered_in_every_part_of_a_nested_action():
+def test_nested_riddles_are_answered_in_every_part_of_a_nested_action(worked):
     network, parts = worked(Ask, 250)
     returns = [episode.total for episode in list(parts.progress.recent)[-50:]]
-    parts.close()
     assert np.mean(returns) > 0.8 * 8 * 10 * 2  # of at most 2 a step
     source = find(Ask)
     obs = {"number": np.array([1000 + 50 * 0.4]), "rest": (6, np.array([0, 1], np.int8))}
@@ -127,21 +118,19 @@ def test_nested_riddles_are_answered_in_every_part_of_a_nested_action():
 
 @pytest.mark.parametrize("topology", ["async", "queue", "ga3c", "hogwild"])
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_no_topology_plays_what_is_forbidden(topology, place):
+def test_no_topology_plays_what_is_forbidden(worked, topology, place):
     """The environment would raise, and the run fail."""
     more: dict[str, Any] = {"inference.kind": "batched"} if topology == "ga3c" else {}
     if topology == "hogwild":
         more = {"learner.epochs": 1, "loss.kind": "a3c"}
     settings = {"topology": topology, "actor.count": 2, "actor.environments": 4, "actor.place": place, **more}
     _, parts = worked(Ask, 6, **settings)
-    parts.close()
     assert parts.progress.counts.steps > 0
     assert parts.progress.counts.skipped_updates == 0
 
 
-def test_a_continuous_action_is_learned_to_its_known_optimum():
-    network, parts = worked(Steer, 250)
-    parts.close()
+def test_a_continuous_action_is_learned_to_its_known_optimum(worked):
+    network, _ = worked(Steer, 250)
     obs = torch.linspace(-0.9, 0.9, 7)[:, None]
     with torch.no_grad():
         played = find(Steer).actions.to_environment(network.step(obs).distribution.mode().numpy())
@@ -196,7 +185,7 @@ class Nested(Sawtooth):
 
 @pytest.mark.parametrize("topology", ["serial", "async", "queue", "hogwild"])
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(topology, place):
+def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(worked, topology, place):
     """Five observations 1000 to 1040 and the last, which nobody acts on: it stands in the row that is not valid.
 
     Whole episodes of six rows: 30 rows are five episodes.
@@ -210,7 +199,6 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(t
         "actor.place": "auto" if topology == "serial" else place, "learner.learning_rate": 1e-6, **more,
     }  # fmt: skip
     _, parts = worked(Sawtooth, 5, **settings)
-    parts.close()
     sums = parts.master.statistics.state()["statistics"]
     steps = parts.progress.counts.steps
     assert sums[0].tolist() == [steps, steps]
@@ -226,27 +214,24 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(t
 
 
 @pytest.mark.parametrize("env", [Sawtooth, Nested])
-def test_a_batch_of_reset_rows_alone_changes_no_statistics(env):
+def test_a_batch_of_reset_rows_alone_changes_no_statistics(worked, env):
     """Rollouts of one step, of environments whose episodes end together."""
     settings = {"actor.environments": 2, "actor.rollout_steps": 1}
     _, parts = worked(env, 12, **settings)
-    parts.close()
     assert parts.progress.counts.steps == 20  # two of twelve batches were resets
     assert parts.master.statistics.state()["statistics"][0].tolist() == [20, 20]
 
 
-def test_actors_see_numbers_through_the_statistics_of_the_weights_they_have():
-    network, parts = worked(Sawtooth, 3)
-    parts.close()
+def test_actors_see_numbers_through_the_statistics_of_the_weights_they_have(worked):
+    network, _ = worked(Sawtooth, 3)
     obs = torch.tensor([[1000.0], [1040.0]])
     normalized = network.body.encoder.normalizer(obs)
     torch.testing.assert_close(normalized, torch.tensor([[-2.0], [2.0]]) / 2**0.5, atol=1e-3, rtol=0)
     assert network.normalizer.mean.item() == pytest.approx(1020, abs=2)
 
 
-def test_statistics_survive_in_the_state_of_the_master():
+def test_statistics_survive_in_the_state_of_the_master(worked):
     _, parts = worked(Sawtooth, 3)
-    parts.close()
     state = {name: tensor.clone() for name, tensor in parts.master.state().items()}
     before = parts.master.statistics.deviation_of_returns
     parts.master.statistics.add(torch.ones(5, 1), torch.full((5,), 1e6))

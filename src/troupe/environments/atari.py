@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TransformObservation
 
 from troupe.config import Environment, UsageError
-from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.packing import Packing
 from troupe.environments.vector import VectorEnvironment
 
 ONLY_HERE = ("threads", "sticky", "episodic_life", "fire_reset", "noops", "frame_skip")  # of Environment
@@ -139,17 +139,9 @@ class AtariEnvironment(VectorEnvironment):
 
     _vector: Any
 
-    def __init__(
-        self,
-        vector: VectorEnv[Any, Any, Any],
-        name: str,
-        delay_seconds: float = 0.0,
-        *,
-        episodic_life: bool = False,
-        masked: MaskPlace = "",
-    ):
-        assert not masked, "no game has action masks"
-        super().__init__(vector, name, delay_seconds, episodic_life=episodic_life)
+    def __init__(self, vector: VectorEnv[Any, Any, Any], *what: Any, **how: Any):
+        super().__init__(vector, *what, **how)
+        assert not self._packing.masked, "no game has action masks"
         self.observation_space = SPACE
         self._packing = Packing(SPACE, self._actions)
         self._frames = Frames(self.count)

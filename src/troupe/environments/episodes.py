@@ -6,13 +6,13 @@ from the actions since: keeping these keeps the environment, and playing them ag
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
-from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import leaves, with_entries
 from troupe.environments.vector import Numbered, VectorEnvironment
 
@@ -115,17 +115,11 @@ class StrayedError(Exception):
 class RestorableEnvironment(VectorEnvironment):
     """A vector of `Episodes`."""
 
-    def __init__(
-        self,
-        vector: SyncVectorEnv,
-        name: str,
-        delay_seconds: float = 0.0,
-        *,
-        episodic_life: bool = False,
-        masked: MaskPlace = "",
-    ):
-        super().__init__(vector, name, delay_seconds, episodic_life=episodic_life, masked=masked)
-        self._episodes: Sequence[Any] = [env.env if isinstance(env, Numbered) else env for env in vector.envs]
+    _vector: SyncVectorEnv
+
+    @cached_property
+    def _episodes(self) -> Sequence[Any]:
+        return [env.env if isinstance(env, Numbered) else env for env in self._vector.envs]
 
     def state(self) -> list[dict[str, Any]]:
         return [each.state() for each in self._episodes]

@@ -11,6 +11,7 @@ from torch import Tensor
 from troupe.config import Evaluation
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
+from troupe.runs.collapse import Score
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.metrics import Row
 from troupe.runtime.gate import Gate
@@ -121,7 +122,7 @@ class Judge:
         returns = np.array(self._recent()[-self._config.final_episodes :])
         if self._target is None or len(returns) < self._config.final_episodes:
             return False
-        return Scores(returns, returns).lower >= self._target
+        return Score.of(returns).lower >= self._target
 
     def _judge(self, master: Master | HogwildMaster, steps: int) -> bool | None:
         """Whether the target has been confirmed; None where a stop came first, and then nothing is decided."""

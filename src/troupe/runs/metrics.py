@@ -115,7 +115,7 @@ class Reporter:
         parts, counts = self._parts, self._parts.progress.counts
         episodes = parts.progress.take_episodes()
         totals = [episode.total for episode in episodes]
-        recent = [episode.total for episode in parts.progress.recent.copy()]
+        recent = parts.progress.recent_returns()
         lag_mean, lag_max = parts.progress.take_lag()
         actors = [seat.actor for seat in parts.actors]
         if not self._pace or self._is_time(seconds - self._seconds):

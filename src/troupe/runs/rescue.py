@@ -26,9 +26,9 @@ class Rescue:
     def look_at_the_start(self) -> None:
         """Takes the first training episodes for what the run began at: they cost nothing, and the first
         evaluation may find a policy that has already learned."""
-        recent = self._parts.progress.recent
-        if self._watch.first is None and len(recent) >= self._episodes:
-            self._watch.begin(Score.of(np.array([episode.total for episode in recent.copy()])))
+        progress = self._parts.progress
+        if self._watch.first is None and len(progress.recent) >= self._episodes:
+            self._watch.begin(Score.of(np.array(progress.recent_returns())))
 
     def heed(self, scores: Scores, steps: int, seconds: float, best: Tensor, best_steps: int) -> None:
         """The judge has given `scores` to the weights as they are; all parts stand still."""

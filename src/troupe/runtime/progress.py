@@ -126,6 +126,10 @@ class Progress:
             self.counts.updates += applied
             self.counts.skipped_updates += not applied
 
+    def recent_returns(self) -> list[float]:
+        """Of the last hundred episodes, in the order in which they ended."""
+        return [episode.total for episode in self.recent.copy()]  # a copy is whole, whoever appends meanwhile
+
     def state(self) -> tuple[Counts, tuple[Episode, ...]]:
         with self._lock:
             return replace(self.counts), tuple(self.recent)
