@@ -385,9 +385,63 @@ def test_a_wrong_word_is_one_line(words, message, run, tmp_path, monkeypatch, ca
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_agent_with_a_memory_is_refused_in_one_line(tmp_path):
-    spaces = gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(2)
-    agent = Agent(build(*spaces, Network(core="gru", core_units=4)), *spaces)
-    with pytest.raises(UsageError, match=r"an agent with a memory \(network.core\) cannot be exported yet"):
-        agent.export(tmp_path / "agent.onnx")
-    assert list(tmp_path.iterdir()) == []
+REMEMBERING: dict[str, tuple[str, dict[str, Any]]] = {
+    "an LSTM": ("numbers, choices counted from 5", {"core": "lstm"}),
+    "a GRU": ("numbers, choices counted from 5", {"core": "gru"}),
+    "told of a choice": ("numbers, choices counted from 5", {"core": "lstm", "core_inputs": True}),
+    "told of a Box": ("a choice, a Box", {"core": "gru", "core_inputs": True}),
+    "told of half a number": ("an image, channels first, a small Box", {"core": "gru", "core_inputs": True}),
+    "told of all, masked": ("everything nested, masked by the info", {"core": "lstm", "core_inputs": True}),
+}
+
+
+@pytest.mark.parametrize("kind", REMEMBERING)
+def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, tmp_path):
+    """Three environments side by side, whose episodes end at different steps."""
+    spaces, settings = REMEMBERING[kind]
+    observations, actions, masked = KINDS[spaces]
+    one, rng = agent(observations, actions, masked, core_units=6, **settings), np.random.default_rng(3)
+    done = one.export(tmp_path / "one.onnx")
+    players, first = [one.session() for _ in range(3)], np.ones(3, bool)
+    last = {port.name: np.zeros((3, *port.shape), port.dtype) for port in done.inputs}
+    observations.seed(7)
+    for _ in range(20):
+        seen = [observations.sample() for _ in range(3)]
+        masks = [mask_of(actions, rng) if masked else None for _ in range(3)]
+        reward = rng.normal(size=3).astype(np.float32)
+        fed = {"first": first, "last_reward": reward, **({"action_mask": np.stack(masks)} if masked else {})}
+        for row in zip(*(leaves(observations, each, "obs").items() for each in seen), strict=True):
+            fed[row[0][0]] = np.stack([value for _, value in row])
+        answer = onnxruntime.InferenceSession(done.file).run(None, {name: (last | fed)[name] for name in last})
+        said = {port.name: value for port, value in zip(done.outputs, answer, strict=True)}
+        for i, player in enumerate(players):
+            if first[i]:
+                player.reset()
+            expected = player.act(seen[i], mask=masks[i], reward=reward[i])
+            for name, value in leaves(actions, expected, "action").items():
+                assert said[name][i] == pytest.approx(value, rel=1e-3, abs=1e-3)
+        last["state"], first = said["next_state"], rng.random(3) < 0.2
+        for name in last:
+            if name.startswith("last_action"):
+                leaf = name.removeprefix("last_action")
+                last[name] = said.get(f"mean{leaf}", said[f"action{leaf}"])
+    assert np.abs(last["state"]).max() > 0.1
+
+
+def test_what_a_file_with_memory_is_given_and_says(tmp_path):
+    spaces, settings = REMEMBERING["told of a Box"]
+    done = agent(*KINDS[spaces], core_units=6, **settings).export(tmp_path / "one.onnx")
+    assert [f"{port.name} {port.dtype} {port.batch}" for port in done.inputs] == [
+        "obs int64 [N]", "state float32 [N, 6]", "first bool [N]", "last_action float32 [N, 2]",
+        "last_reward float32 [N]",
+    ]  # fmt: skip
+    assert [port.name for port in done.outputs] == ["action", "mean", "log_std", "value", "next_state"]
+
+
+@pytest.mark.parametrize("kind", ["an LSTM", "told of all, masked"])
+def test_examples_with_memory_run(kind, tmp_path, capsys):
+    spaces, settings = REMEMBERING[kind]
+    done = agent(*KINDS[spaces], core_units=6, **settings).export(tmp_path / "one.onnx")
+    assert len(done.example.splitlines()) == 5
+    exec(done.example, {})
+    assert capsys.readouterr().out

@@ -92,13 +92,14 @@ class ActorCritic(nn.Module):
         if self.memory_size and memory is None:
             memory = self.fresh(len(obs), device=obs.device)
         if self.precision == torch.float32:
-            parameters, value, state = self._think(seen, memory)
+            parameters, value, state = self.think(seen, memory)
             return Heads(parameters, value, mask, state=state)
         with torch.autocast(obs.device.type, self.precision):
-            parameters, value, state = self._think(seen, memory)
+            parameters, value, state = self.think(seen, memory)
         return Heads(parameters.float(), value.float(), mask, state=state)
 
-    def _think(self, seen: Any, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    def think(self, seen: Any, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Parameters, values and the state after a step, as the body makes them of observations that are unpacked."""
         if not self.memory_size:
             return *self.body(seen), None
         assert isinstance(self.body, Body)

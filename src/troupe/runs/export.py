@@ -5,6 +5,9 @@ Its inputs are the leaves of an observation, named by their paths (`obs`, `obs.i
 environment takes it; what it was chosen by, for those who want to draw (`probabilities` of choices, `mean` and
 `log_std` of a Box, in the environment's unit); and `value`. The first axis of each is the batch, of any size.
 Normalisation and masks are part of the graph, which computes in float32 whatever the run trained in.
+
+A policy with memory keeps nothing in the file: it is given `state` and `first`, and `last_action` (leaf by leaf) and
+`last_reward` where it reads them, and says `next_state`.
 """
 
 import copy
@@ -32,7 +35,8 @@ from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
-from troupe.runs.export_check import TOLERANCE, Arrays, difference, is_action, observations
+from troupe.networks.recurrent import Memory
+from troupe.runs.export_check import TOLERANCE, Arrays, difference, is_action, questions
 from troupe.runs.plots import output_file
 
 if TYPE_CHECKING:
@@ -71,10 +75,6 @@ def export(agent: "Agent", file: Path) -> Exported:
     Raises UsageError where the extra `onnx` is missing or a network of one's own cannot be exported.
     """
     need("onnx")
-    if agent.network.memory_size:
-        raise UsageError(
-            "an agent with a memory (network.core) cannot be exported yet: its state has no place in the file"
-        )
     network = copy.deepcopy(agent.network).eval()
     network.precision, network.bonus_value = torch.float32, None
     policy = Policy(network, Actions(agent.action_space))
@@ -86,8 +86,8 @@ def export(agent: "Agent", file: Path) -> Exported:
         "action_space": json.dumps(spaces.describe(agent.action_space)),
     }
     with output_file(file, (".onnx",)) as unfinished, torch.no_grad():
-        given, packed = observations(network, policy.actions)
-        expected, decided = policy.expected(packed)
+        given, packed, memory = questions(network, policy.actions)
+        expected, decided = policy.expected(packed, memory)
         unfinished.write_bytes(_converted(policy, given, list(expected), about))
         for count in (1, len(packed)):
             wrong = difference(unfinished, _first(count, given), _first(count, expected), decided[:count])
@@ -105,20 +105,31 @@ class Policy(nn.Module):
     def __init__(self, network: ActorCritic, actions: Actions):
         super().__init__()
         self.network, self.actions = network, actions
-        self._leaves = nn.ModuleList(
+        self._leaves = [
             _Numbers(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf)
             for leaf in actions.leaves
-        )
+        ]
+        self._modules_of_leaves = nn.ModuleList(self._leaves)  # torch does not look into lists
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
-        packing = self.network.packing
-        seen, mask = (given[:-1], given[-1]) if packing.masked else (given, None)
-        parameters, value = self.network.body(with_entries(packing.seen, iter(seen)))
-        said = self.network.policy(Heads(parameters.float(), value.float(), mask))
+        network, inputs = self.network, iter(given)
+        seen = with_entries(network.packing.seen, inputs)
+        mask = next(inputs) if network.packing.masked else None
+        memory = self._memory(*inputs) if network.memory_size else None
+        parameters, value, state = network.think(seen, memory)
+        said = network.policy(Heads(parameters.float(), value.float(), mask, state=state))
         return tuple(self.outputs(said).values())
 
+    def _memory(self, state: Tensor, first: Tensor, *last: Tensor) -> Memory:
+        """Of the inputs behind the observation's."""
+        if not last:
+            return Memory(state, first, first, state[:, 0])  # nothing reads the action and the reward
+        *action, reward = last
+        row = torch.cat([of_leaf.row(each) for of_leaf, each in zip(self._leaves, action, strict=True)], 1)
+        return Memory(state, first, row[:, 0] if self.actions.single else row, reward)
+
     def outputs(self, said: PolicyOutput) -> dict[str, Tensor]:
-        """By name: the action, what it was chosen by, the value."""
+        """By name: the action, what it was chosen by, the value, the state of a memory."""
         parts = iter(_parts(said))
         outputs = {
             leaf.named(root): each
@@ -126,12 +137,15 @@ class Policy(nn.Module):
             for root, each in of_leaf(parts).items()
         }
         ordered = sorted(outputs, key=lambda name: not is_action(name))
-        return {name: outputs[name] for name in ordered} | {"value": said.value}
+        state = {} if said.state is None else {"next_state": said.state}
+        return {name: outputs[name] for name in ordered} | {"value": said.value} | state
 
-    def expected(self, packed: Shaped[Tensor, "N *shape"]) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
+    def expected(
+        self, packed: Shaped[Tensor, "N *shape"], memory: Memory | None
+    ) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
         """The outputs as an agent makes them, which sees packed observations and turns rows into actions in NumPy;
         and the rows in which no two alternatives are so nearly as likely that rounding decides."""
-        said = self.network.step(packed)
+        said = self.network.step(packed, memory)
         action = self.actions.to_environment(said.distribution.mode().numpy())
         made = {leaf.named("action"): leaf.of(action) for leaf in self.actions.leaves}
         decided = torch.ones(len(packed), dtype=torch.bool)
@@ -168,6 +182,10 @@ class _Numbers(nn.Module):
         action = mean.clamp(self.low, self.high).to(self._dtype)
         return {"action": action, "mean": mean, "log_std": log_std + self.unit.log()}
 
+    def row(self, action: Tensor) -> Tensor:
+        """An action before it is clipped in the policy's unit."""
+        return ((action - self.middle) / self.unit).flatten(1).float()
+
 
 class _Choices(nn.Module):
     """A Discrete, MultiDiscrete or MultiBinary: probabilities, choice after choice; and the action."""
@@ -185,6 +203,10 @@ class _Choices(nn.Module):
         chosen = torch.stack([part.mode() for part in choices], -1)
         action = (chosen.reshape(chosen.shape[0], *self._shape) + self.start).to(self._dtype)
         return {"action": action, "probabilities": torch.cat([part.log_probs.exp() for part in choices], -1)}
+
+    def row(self, action: Tensor) -> Tensor:
+        """Choices counted from 0."""
+        return (action.long() - self.start).reshape(action.shape[0], self._count)
 
 
 def _parts(said: PolicyOutput) -> tuple[Categorical | Gaussian, ...]:
@@ -265,16 +287,21 @@ def _cause(error: Exception) -> str:
 
 
 def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
-    """Five lines that ask the file about one observation."""
-    asked = [port.name for port in outputs if is_action(port.name) or port.name == "value"]
+    """Five lines that ask the file about one observation, an episode's first."""
+    asked = [port.name for port in outputs if is_action(port.name) or port.name in ("value", "next_state")]
     values = [_zeros(leaf) for leaf in leaves]
-    values += [f"np.ones({(1, *port.shape)}, bool)" for port in inputs[len(leaves) :]]  # the mask allows all
+    # A mask allows all; `first` is true, and what was before then counts for nothing.
+    values += [
+        f"np.{'ones' if port.dtype == np.bool_ else 'zeros'}({(1, *port.shape)}, np.{port.dtype.type.__name__})"
+        for port in inputs[len(leaves) :]
+    ]
+    state = ", state" if asked[-1] == "next_state" else ""
     told = ", ".join(f'"{port.name}": {value}' for port, value in zip(inputs, values, strict=True))
     return f"""\
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession({json.dumps(str(file))})
-*action, value = session.run({json.dumps(asked)}, {{{told}}})
+*action, value{state} = session.run({json.dumps(asked)}, {{{told}}})
 print(*[each[0] for each in action], value[0])
 """
 

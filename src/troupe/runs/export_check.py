@@ -3,16 +3,18 @@
 import copy
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from troupe.environments import spaces
-from troupe.environments.actions import Actions
+from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import MASK, Leaf, with_entries
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.encoders import Encoder
+from troupe.networks.recurrent import Memory
 
 COUNT = 64  # observations
 TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32, summed up in another order
@@ -21,11 +23,12 @@ LARGEST = 1e6  # of what is observed where bounds are, say, the largest float: t
 Arrays = dict[str, np.ndarray]
 
 
-def observations(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped[Tensor, "N *shape"]]:
-    """The same ones by the names of the file's inputs, and packed as the network's `step` takes them.
+def questions(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped[Tensor, "N *shape"], Memory | None]:
+    """The same ones by the names of the file's inputs, and as the network's `step` takes them: observations, packed,
+    and what is remembered.
 
-    Half of them lie anywhere in the space, half near to what the run's statistics say is usual. Masks allow half
-    of all alternatives.
+    Half of the observations lie anywhere in the space, half near to what the run's statistics say is usual. Masks
+    allow half of all alternatives. Half of the rows begin an episode.
     """
     packing, rng = network.packing, np.random.default_rng(0)
     statistics = _statistics(network)
@@ -38,8 +41,35 @@ def observations(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped
         values.append(value)
     given = {leaf.named("obs"): value for leaf, value in zip(packing.leaves, values, strict=True)}
     mask = _masks(actions, rng) if packing.masked else None
-    packed = packing.pack(with_entries(packing.seen, iter(values)), mask)
-    return given if mask is None else given | {MASK: mask}, torch.from_numpy(packed)
+    packed = torch.from_numpy(packing.pack(with_entries(packing.seen, iter(values)), mask))
+    given |= {} if mask is None else {MASK: mask}
+    if not network.memory_size:
+        return given, packed, None
+    remembered, memory = _remembered(network, actions, rng)
+    return given | remembered, packed, memory
+
+
+def _remembered(network: ActorCritic, actions: Actions, rng: np.random.Generator) -> tuple[Arrays, Memory]:
+    state = rng.uniform(-1, 1, (COUNT, network.memory_size)).astype(np.float32)
+    first, rows = rng.random(COUNT) < 0.5, actions.random(rng, COUNT)
+    reward = rng.normal(size=COUNT).astype(np.float32)
+    memory = Memory(*(torch.from_numpy(each) for each in (state, first, rows, reward)))
+    given = {"state": state, "first": first}
+    if network.reads_rewards:
+        action, ends = actions.to_environment(rows), np.cumsum([leaf.size for leaf in actions.leaves])
+        columns = np.split(rows.reshape(COUNT, -1), ends[:-1], axis=1)
+        for leaf, drawn in zip(actions.leaves, columns, strict=True):
+            given[leaf.named("last_action")] = (
+                _unclipped(leaf.space, drawn) if isinstance(leaf.space, gym.spaces.Box) else leaf.of(action)
+            )
+        given["last_reward"] = reward
+    return given, memory
+
+
+def _unclipped(space: gym.spaces.Box, drawn: np.ndarray) -> np.ndarray:
+    """As the file says a `mean`: not rounded to the type of the action either."""
+    middle, unit = scale(space)
+    return np.asarray(middle + drawn.reshape(-1, *space.shape) * unit)
 
 
 def difference(file: Path, given: Arrays, expected: Arrays, decided: Bool[np.ndarray, " N"]) -> str:
