@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from troupe import config
-from troupe.config import TrainConfig, UsageError, build, from_toml, resolve, to_toml
+from troupe.config import TrainConfig, UsageError, build, from_toml, layers, resolve, to_toml
 
 
 def refusal(settings: dict[str, Any], env: str = "X-v0", **how: Any) -> str:
@@ -57,7 +57,7 @@ def test_later_layers_win_defaults_preset_tuned_and_what_was_said(monkeypatch):
         "p", "", "", {"learner": {"epochs": 2, "count": 1}, "seed": 5},
         {"Y-v0": config.Tuned(settings={"learner": {"epochs": 3}, "queue.capacity": 9})},
     )  # fmt: skip
-    monkeypatch.setattr(config, "load_preset", {"p": preset}.__getitem__)
+    monkeypatch.setattr(layers, "load_preset", {"p": preset}.__getitem__)
     assert TrainConfig().learner.epochs == 4
     assert resolve("X-v0", "p").learner.epochs == 2
     tuned = resolve("Y-v0", "p")
@@ -73,7 +73,7 @@ def test_settings_for_a_pattern_are_for_all_that_have_none_of_their_own(monkeypa
     named = {"ALE/*": tuned(5), "ALE/Pong-v5": tuned(7), "*/Breakout-v5": tuned(9), "X[1]": tuned(8)}
     for names in (list(named), list(reversed(named))):  # what stands first does not matter to an exact name
         preset = config.Preset("p", "", "", {"learner.epochs": 2}, {name: named[name] for name in names})
-        monkeypatch.setattr(config, "load_preset", {"p": preset}.__getitem__)
+        monkeypatch.setattr(layers, "load_preset", {"p": preset}.__getitem__)
         for env, epochs in {"ALE/Pong-v5": 7, "ALE/Qbert-v5": 5, "ale/Pong-v5": 2, "Pong-v5": 2, "X-v0": 2}.items():
             found, made = preset.tuned_for(env), resolve(env, "p")
             assert (found.settings["learner.epochs"] if found else 2) == made.learner.epochs == epochs, env

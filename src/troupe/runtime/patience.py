@@ -6,8 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from troupe import config
-
+_TROUPE = str(Path(__file__).parents[1])
 _LONGEST_LOOK_SECONDS = 0.2
 
 
@@ -34,5 +33,5 @@ class Patience:
 def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:
     """What to say of an environment that does not answer, and its own part of the stack, innermost call first."""
     lines = [line.strip() for line in stack]
-    ours = next((i for i, line in enumerate(lines) if str(Path(config.__file__).parent) in line), len(lines))
+    ours = next((i for i, line in enumerate(lines) if _TROUPE in line), len(lines))
     return "\n    ".join([f"environment {environment} has not answered for {seconds:g} s", *lines[:ours]])

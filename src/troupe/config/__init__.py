@@ -1,0 +1,66 @@
+"""The configuration of a run: what there is to say (settings), how it is said by name (values), in layers and
+in files, and what does not go together (checks).
+
+Nothing in here imports torch or Gymnasium: a wrong word is answered at once.
+"""
+
+from troupe.config.errors import TroupeError, UsageError, did_you_mean
+from troupe.config.files import from_toml, to_toml
+from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
+from troupe.config.settings import (
+    Actor,
+    Adjust,
+    Backend,
+    Checkpoint,
+    Collapse,
+    Environment,
+    Evaluation,
+    Exploration,
+    Inference,
+    Learner,
+    Loss,
+    Network,
+    Novelty,
+    Queue,
+    Stop,
+    Topology,
+    TrainConfig,
+)
+from troupe.config.values import Field, build, fields, flatten, replace, seconds
+
+__all__ = [
+    "Actor",
+    "Adjust",
+    "Backend",
+    "Checkpoint",
+    "Collapse",
+    "Environment",
+    "Evaluation",
+    "Exploration",
+    "Field",
+    "Inference",
+    "Learner",
+    "Loss",
+    "Network",
+    "Novelty",
+    "Preset",
+    "Queue",
+    "Stop",
+    "Topology",
+    "TrainConfig",
+    "TroupeError",
+    "Tuned",
+    "UsageError",
+    "Verified",
+    "build",
+    "did_you_mean",
+    "fields",
+    "flatten",
+    "from_toml",
+    "load_preset",
+    "presets",
+    "replace",
+    "resolve",
+    "seconds",
+    "to_toml",
+]

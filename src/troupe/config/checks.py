@@ -1,0 +1,90 @@
+"""What no single setting can say: which of them do not go together."""
+
+from troupe.config.errors import UsageError
+from troupe.config.settings import TrainConfig
+
+
+def check_together(config: TrainConfig) -> None:
+    """What no single field can say."""
+    if config.actor.window_steps and config.loss.kind != "a3c":
+        raise UsageError(
+            f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "
+            f"which only loss.kind a3c reads, not {config.loss.kind}; set it to 0"
+        )
+    if config.actor.window_steps and config.loss.reward_clip:
+        raise UsageError(
+            "loss.reward_clip: a window's samples hold sums of rewards, which are not to be clipped; set it to 0"
+        )
+    if config.actor.window_steps and config.actor.environments > 1:
+        raise UsageError(
+            f"actor.environments = {config.actor.environments}: an actor with a window (actor.window_steps) plays one; "
+            "set it to 1, and actor.count to as many as you want"
+        )
+    if config.actor.window_steps and config.network.core != "none":
+        raise UsageError(
+            f"network.core = '{config.network.core}': a window's samples (actor.window_steps) are single steps, and a "
+            "memory is learned from sequences; set it to none, or take a preset that learns from rollouts (a3c, appo)"
+        )
+    if config.novelty.coefficient and config.actor.window_steps:
+        raise UsageError(
+            "novelty.coefficient: a window's samples do not show what follows each action, so they earn no bonus; "
+            "set actor.window_steps to 0"
+        )
+    if config.topology not in ("queue", "ga3c") and config.learner.count > 1:
+        has = "learns in every actor" if config.topology == "hogwild" else "has one learner"
+        raise UsageError(
+            f"learner.count = {config.learner.count}: topology {config.topology} {has}; "
+            "use --topology queue for several"
+        )
+    if config.topology == "serial" and config.actor.count > 1 and not config.actor.auto:
+        raise UsageError(
+            f"actor.count = {config.actor.count}: topology serial has one actor; "
+            f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
+        )
+    if config.inference.kind == "batched" and config.topology in ("serial", "hogwild"):
+        raise UsageError(
+            f"inference.kind = 'batched': in topology {config.topology} whoever acts has the network; "
+            "use async, queue or ga3c"
+        )
+    if config.topology == "ga3c" and config.inference.kind != "batched":
+        raise UsageError("topology = 'ga3c': its actors have no network; set inference.kind to batched")
+    if config.adjust.every_seconds and config.topology != "ga3c":
+        raise UsageError(f"adjust.every_seconds: topology {config.topology} does not adjust its numbers; ga3c does")
+    if config.topology == "hogwild":
+        _check_hogwild(config)
+    if config.record and (config.topology not in ("async", "queue") or config.inference.kind != "local"):
+        raise UsageError(
+            f"record: a run of topology {config.topology} with {config.inference.kind} inference cannot be replayed; "
+            "async and queue with local inference can, and serial repeats itself without a record"
+        )
+    if config.collapse.answer == "rollback":
+        _check_rollback(config)
+    if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
+        raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
+
+
+def _check_rollback(config: TrainConfig) -> None:
+    if config.record:
+        raise UsageError(
+            "record: a run that goes back to its best weights (collapse.answer = 'rollback') cannot be replayed; "
+            "use --on-collapse report"
+        )
+    if not (config.evaluation.every_steps or config.evaluation.every_seconds):
+        raise UsageError(
+            "collapse.answer = 'rollback': nothing is judged while training, so no weights are the best; "
+            "set evaluation.every_steps or evaluation.every_seconds"
+        )
+
+
+def _check_hogwild(config: TrainConfig) -> None:
+    """Each worker makes one gradient of each rollout of its own: what speaks of batches has no place."""
+    if config.actor.window_steps:
+        raise UsageError("actor.window_steps: topology hogwild learns from whole rollouts; set it to 0")
+    if config.novelty.coefficient:
+        raise UsageError(
+            "novelty.coefficient: in topology hogwild no learner sees what the others have seen; "
+            "use async, queue or ga3c"
+        )
+    for name, value in (("epochs", config.learner.epochs), ("minibatches", config.learner.minibatches)):
+        if value != 1:
+            raise UsageError(f"learner.{name} = {value}: topology hogwild makes one gradient of each rollout; set 1")

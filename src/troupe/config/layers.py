@@ -1,0 +1,90 @@
+"""Presets, and a run's configuration out of layers: defaults < preset < tuned for the environment < what was said."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import msgspec
+
+from troupe.config.checks import check_together
+from troupe.config.errors import UsageError, did_you_mean
+from troupe.config.settings import TrainConfig
+from troupe.config.values import build, flatten
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What tuned settings were seen to reach: every seed's final evaluation, and the medians."""
+
+    seeds: int
+    lowest: float
+    mean: float
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    verified: Verified | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    name: str
+    summary: str
+    source: str
+    settings: Mapping[str, Any]
+    tuned: Mapping[str, Tuned] = field(default_factory=dict)
+
+    def tuned_for(self, env_id: str) -> Tuned | None:
+        """The settings for an environment; those of a name with a * are for all that have none of their own."""
+        fitting = (tuned for name, tuned in self.tuned.items() if fnmatchcase(env_id, name))
+        return self.tuned.get(env_id) or next(fitting, None)
+
+
+def presets() -> list[str]:
+    """Names of the presets, the default first."""
+    names = [entry.name[:-5] for entry in resources.files("troupe.presets").iterdir() if entry.name.endswith(".toml")]
+    return sorted(names, key=lambda name: (name != "appo", name))
+
+
+@cache
+def load_preset(name: str) -> Preset:
+    if name not in presets():
+        raise UsageError(f"no preset '{name}'{did_you_mean(name, presets())} (troupe presets lists them)")
+    text = resources.files("troupe.presets").joinpath(f"{name}.toml").read_text()
+    return msgspec.convert({"name": name} | tomllib.loads(text), Preset)
+
+
+def resolve(
+    env_id: str,
+    preset: str = "appo",
+    settings: Mapping[str, Any] | None = None,
+    *,
+    tuned: bool = True,
+) -> TrainConfig:
+    """The configuration of a run: defaults < preset < its settings for `env_id` < `settings`.
+
+    `settings` maps dotted names ("learner.epochs") to values, which may be strings as a shell gives
+    them. Raises UsageError, naming the nearest word, for what does not exist or is out of range.
+    """
+    chosen = load_preset(preset)
+    layers: list[Mapping[str, Any]] = [chosen.settings]
+    found = chosen.tuned_for(env_id) if tuned else None
+    if found:
+        layers.append(found.settings)
+    layers.append(settings or {})
+    merged: dict[str, Any] = {"preset": preset, "tuned": found is not None, "env.id": env_id}
+    for layer in layers:
+        said = dict(flatten(layer))
+        if "actor.count" in said or "actor.environments" in said:
+            merged["actor.auto"] = False  # whoever names a number means it
+        merged |= said
+    config = build(merged)
+    check_together(config)
+    return config
