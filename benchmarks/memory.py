@@ -1,4 +1,5 @@
-"""What a memory is good for, and what it costs: cues to be remembered, a CartPole without velocities, steps per second.
+"""What a memory is good for, and what it costs: cues to be remembered, a CartPole without velocities, three tasks of
+POPGym (Morad et al. 2023), steps per second.
 
 python benchmarks/memory.py [SEEDS] [SCALE]      # SCALE below 1 shortens every run: to see that it works
 """
@@ -18,11 +19,15 @@ SERIAL = [
     "--actor.rollout_steps", "128", "--evaluation.every_seconds", "0", "--evaluation.every_steps", "10000",
 ]  # fmt: skip
 CUE = [*SERIAL, "--network.core_units", "64", "--loss.gamma", "0.998", "--loss.lam", "0.99", "--target", "0.99"]
-TASKS: dict[str, tuple[list[str], int]] = {  # what else is said, and the most steps
-    "cue20": (CUE, 200_000),
-    "cue50": (CUE, 400_000),
-    "cue100": (CUE, 800_000),
-    "positions": ([*SERIAL, "--target", "475"], 500_000),
+HIDDEN = f"{Path(__file__).parent}/hidden.py"
+TASKS: dict[str, tuple[tuple[str, ...], list[str], int]] = {  # with which cores, what else is said, the most steps
+    f"{HIDDEN}:cue20": (CORES, CUE, 200_000),
+    f"{HIDDEN}:cue50": (CORES, CUE, 400_000),
+    f"{HIDDEN}:cue100": (CORES, CUE, 800_000),
+    f"{HIDDEN}:positions": (CORES, [*SERIAL, "--target", "475"], 500_000),
+    "popgym:popgym-RepeatFirstEasy-v0": (("gru", "none"), ["--target", "0.95"], 1_000_000),
+    "popgym:popgym-RepeatPreviousEasy-v0": (("gru", "none"), ["--target", "0.95"], 1_000_000),
+    "popgym:popgym-PositionOnlyCartPoleEasy-v0": (("gru", "none"), ["--target", "0.98"], 1_000_000),
 }
 COSTS: dict[str, tuple[list[str], int]] = {  # the same network, without memory and with an LSTM of 128
     "CartPole-v1": (["--untuned", "--topology", "serial"], 60_000),
@@ -33,24 +38,15 @@ COSTS: dict[str, tuple[list[str], int]] = {  # the same network, without memory 
 def main(seeds: int = 5, scale: float = 1.0) -> None:
     result: dict[str, Any] = {"seeds": seeds, "tasks": {}, "cost": {}}
     with tempfile.TemporaryDirectory() as folder:
-        for task, (settings, steps) in TASKS.items():
-            result["tasks"][task] = {
+        for task, (cores, settings, steps) in TASKS.items():
+            name, limit = task.rpartition(":")[2], int(steps * scale)
+            result["tasks"][name] = {
                 core: figures(
-                    [
-                        trained(
-                            Path(folder),
-                            f"{Path(__file__).parent}/hidden.py:{task}",
-                            core,
-                            seed,
-                            settings,
-                            int(steps * scale),
-                        )
-                        for seed in range(1, seeds + 1)
-                    ]
+                    [trained(Path(folder), task, core, seed, settings, limit) for seed in range(1, seeds + 1)]
                 )
-                for core in CORES
+                for core in cores
             }
-            print(task, json.dumps(result["tasks"][task]), flush=True)
+            print(name, json.dumps(result["tasks"][name]), flush=True)
         for env, (settings, steps) in COSTS.items():
             result["cost"][env] = cost(Path(folder), env, settings, int(steps * scale), seeds)
             print(env, json.dumps(result["cost"][env]), flush=True)
