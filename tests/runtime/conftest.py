@@ -25,7 +25,7 @@ from troupe.runtime.actor import Actor
 from troupe.runtime.assembly import assemble
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import LocalInference
-from troupe.runtime.learner import Learner, Rewards
+from troupe.runtime.learner import Entropy, Learner, Rewards
 from troupe.runtime.processes import warm_up
 from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import FIELDS, Rollout, allocate, check
@@ -136,6 +136,7 @@ def school() -> Callable[..., School]:
         master: Master | None = None,
         rewards: Rewards = Rewards(0.9),  # noqa: B008
         progress: Progress | None = None,
+        entropy: Entropy | None = None,
         **settings: Any,
     ) -> School:
         actions = Actions(gym.spaces.Discrete(2))
@@ -146,7 +147,9 @@ def school() -> Callable[..., School]:
             master = Master(vector, Descent(), WeightStore(vector))
         config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
         progress = progress or Progress()
-        learner = Learner(network, master, loss, config, progress, Gate(), np.random.default_rng(0), rewards)
+        learner = Learner(
+            network, master, loss, config, progress, Gate(), np.random.default_rng(0), rewards, entropy=entropy
+        )
         return School(learner, master, master.optimizer, progress)
 
     return make

@@ -15,7 +15,7 @@ import torch
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import build_loss, build_rewards
-from troupe.runtime.learner import Rewards, to_batch
+from troupe.runtime.learner import Entropy, Rewards, to_batch
 from troupe.runtime.rollout import allocate, columns, stack
 
 CPU = torch.device("cpu")
@@ -246,6 +246,35 @@ def test_an_annealed_step_size_falls_to_nothing_with_the_steps_learned_from(scho
         made.progress.counts.steps = steps
         made.learner.learn(blank())
     assert made.optimizer.rates == pytest.approx([0.8, 0.6, 0.0, 0.0])
+
+
+def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(school, blank):
+    weights = []
+
+    def loss(outputs, batch, *, entropy_coefficient):
+        weights.append(entropy_coefficient)
+        return mean_value(outputs, batch)
+
+    made = school(loss, entropy=Entropy(0.01, 1000))
+    for steps in (0, 250, 1000, 3000):
+        made.progress.counts.steps = steps
+        made.learner.learn(blank())
+    assert weights == pytest.approx([0.01, 0.0075, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
+def test_what_is_left_of_the_entropy_bonus_takes_the_place_of_its_weight(school, blank, kind):
+    """Halfway it is the same update as with half the weight."""
+    settings = {"kind": kind, "normalize_advantage": False}
+    full, half = (build_loss(Loss(**settings, entropy_coefficient=weight)) for weight in (0.1, 0.05))
+    gradients = []
+    for made in (school(full, entropy=Entropy(0.1, 1000)), school(half), school(full)):
+        made.master.vector[0] = 1.0  # else the policy is uniform, and its entropy has no slope
+        made.progress.counts.steps = 500
+        made.learner.learn(blank(reward=1.0))
+        gradients += made.optimizer.gradients
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert not torch.allclose(gradients[0], gradients[2])
 
 
 def test_a_step_size_that_warms_up_rises_with_the_updates_made(school, blank):

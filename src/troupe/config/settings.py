@@ -144,6 +144,9 @@ class Loss:
     normalize_advantage: Annotated[bool, _doc("appo: advantages with mean 0 and deviation 1")] = True
     value_coefficient: Annotated[float, _doc("weight of (target - V)^2", ge=0)] = 0.5
     entropy_coefficient: Annotated[float, _doc("weight of the entropy bonus", ge=0)] = 0.01
+    entropy_anneal_steps: Annotated[
+        int, _doc("environment steps in which the entropy bonus falls to 0; 0 is never", ge=0)
+    ] = 0
     probability_floor: Annotated[float, _doc("a3c: log(pi + floor), the article's 1e-10", ge=0, lt=1)] = 0.0
     reward_scale: Annotated[float, _doc("rewards are multiplied by this for learning only", gt=0)] = 1.0
     normalize_reward: Annotated[

@@ -22,7 +22,7 @@ from troupe.runtime.exploration import schedules
 from troupe.runtime.gate import Gate
 from troupe.runtime.inference import generator
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
-from troupe.runtime.learner import Learner, LossFunction, Rewards
+from troupe.runtime.learner import Entropy, Learner, LossFunction, Rewards
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
 from troupe.runtime.processes import AHEAD, RemoteActor, check_sendable, warm_up
@@ -117,7 +117,7 @@ def make_plans(
             device=device,
             window=config.actor.window_steps,
             brain=brain(each),
-            learner=LearnerPlan(config.learner, loss, build_rewards(config.loss)),
+            learner=LearnerPlan(config.learner, loss, build_rewards(config.loss), build_entropy(config.loss)),
             memory=memory,
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
@@ -137,6 +137,7 @@ def make_learners(
         Learner(
             copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
             np.random.default_rng(seed), build_rewards(config.loss), make_curiosity(config, source, master, seed),
+            build_entropy(config.loss),
         )
         for seed in seeds
     ]  # fmt: skip
@@ -246,6 +247,11 @@ def build_loss(config: Loss) -> LossFunction:
     if config.kind == "impala":
         return partial(losses.impala, **corrected)
     return partial(losses.appo, clip=config.clip, normalize_advantage=config.normalize_advantage, **corrected)
+
+
+def build_entropy(config: Loss) -> Entropy | None:
+    """None where its weight stays as it is."""
+    return Entropy(config.entropy_coefficient, config.entropy_anneal_steps) if config.entropy_anneal_steps else None
 
 
 def build_rewards(config: Loss) -> Rewards:

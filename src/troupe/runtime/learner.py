@@ -25,7 +25,7 @@ from troupe.runtime.recall import of_rollout
 from troupe.runtime.rollout import Rollout, columns
 from troupe.runtime.weights import HogwildMaster, Master
 
-LossFunction = Callable[[Outputs, Batch], tuple[Tensor, Metrics]]
+LossFunction = Callable[..., tuple[Tensor, Metrics]]  # of Outputs and Batch; with an Entropy, of entropy_coefficient
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
 
 
@@ -43,6 +43,22 @@ class Rewards:
         return scaled.clip(-self.clip, self.clip) if self.clip else scaled
 
 
+@dataclass(frozen=True)
+class Entropy:
+    """The weight of an entropy bonus that falls to 0."""
+
+    coefficient: float
+    steps: int
+
+    def after(self, steps: int) -> float:
+        return self.coefficient * left(steps, self.steps)
+
+
+def left(steps: int, of: int) -> float:
+    """The share that is left after so many steps of what falls linearly to 0 in `of` steps; if 0, it stays."""
+    return max(0.0, 1.0 - steps / of) if of else 1.0
+
+
 class Learner:
     """Improves the master's weights, a batch of rollouts at a time, on a copy of the network of its own."""
 
@@ -57,12 +73,13 @@ class Learner:
         rng: np.random.Generator,
         rewards: Rewards,
         curiosity: Curiosity | None = None,
+        entropy: Entropy | None = None,  # None leaves it to the loss
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
         self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
-        self.curiosity = curiosity
+        self.curiosity, self._entropy = curiosity, entropy
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
         self.watch = Stopwatch()
@@ -130,7 +147,9 @@ class Learner:
     def _judge(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
         outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
         batch = to_batch(rollout, self._rewards, self._device)
-        loss, self.metrics = self._loss(outputs, batch._replace(bonus=bonus) if bonus else batch)
+        batch = batch._replace(bonus=bonus) if bonus else batch
+        weight = {"entropy_coefficient": self._entropy.after(self._progress.counts.steps)} if self._entropy else {}
+        loss, self.metrics = self._loss(outputs, batch, **weight)
         return loss
 
     def _share_out(
@@ -190,12 +209,10 @@ class Learner:
         self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
 
     def _learning_rate(self) -> float:
-        left = 1.0
-        if self._config.anneal_steps:
-            left = max(0.0, 1.0 - self._progress.counts.steps / self._config.anneal_steps)
+        rate = self._config.learning_rate * left(self._progress.counts.steps, self._config.anneal_steps)
         if self._config.warmup_updates:
-            left *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
-        return self._config.learning_rate * left
+            rate *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
+        return rate
 
     def _minibatches(self, batch: Rollout, bonus: Bonus | None) -> Iterator[tuple[Rollout, Bonus | None]]:
         environments = batch.reward.shape[1]

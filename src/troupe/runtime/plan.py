@@ -15,7 +15,7 @@ from troupe.runtime.batched import BatchedInference, PredictionClient
 from troupe.runtime.exploration import EpsilonSchedule
 from troupe.runtime.gate import Gate, RemoteGate
 from troupe.runtime.inference import Inference, LocalInference, generator
-from troupe.runtime.learner import Learner, LossFunction, Rewards
+from troupe.runtime.learner import Entropy, Learner, LossFunction, Rewards
 from troupe.runtime.progress import Progress
 from troupe.runtime.recall import Recall
 from troupe.runtime.rollout import allocate
@@ -36,6 +36,7 @@ class LearnerPlan:
     config: LearnerConfig
     loss: LossFunction
     rewards: Rewards
+    entropy: Entropy | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,10 @@ class ActorPlan:
         self, network: ActorCritic, master: HogwildMaster, progress: Progress, gate: Gate | RemoteGate
     ) -> Learner:
         plan = self.learner
-        return Learner(network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0), plan.rewards)
+        return Learner(
+            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0), plan.rewards,
+            entropy=plan.entropy,
+        )  # fmt: skip
 
     def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:
         first, second = (
