@@ -281,6 +281,11 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
     status, _, err = troupe(f"resume {copy}")
     assert status == 2
     assert re.fullmatch(r"troupe: '.*' has already run .* give it more with --steps or --time\n", err)
+    status, _, err = troupe(f"resume {copy} --steps 3000 --on-collapse rolback")
+    assert (status, err) == (
+        2,
+        "troupe: collapse.answer = 'rolback': expected report | rollback; did you mean rollback?\n",
+    )
     status, out, _ = troupe(f"resume {copy} --steps 3000")
     assert status == 0
     assert re.search(r"seed 0, resumed at step 2,\d\d\d\n", out)

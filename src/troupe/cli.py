@@ -106,7 +106,11 @@ def resume(options: argparse.Namespace) -> int:
 
     seconds = config.seconds(options.time) if options.time else None
     done = trainer.resume(
-        options.run, steps=options.steps, seconds=seconds, display="quiet" if options.quiet else "auto"
+        options.run,
+        steps=options.steps,
+        seconds=seconds,
+        on_collapse=options.on_collapse,
+        display="quiet" if options.quiet else "auto",
     )
     return 128 + done.signal if done.signal else 0
 
@@ -315,6 +319,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("--steps", type=_count(1), metavar="N", help="new limit of steps, those already made included")
     one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
+    _add_on_collapse(one)
     one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
 
     one = add("plot", plot, "draw return against steps and seconds; several runs give mean and 95 %% band")
@@ -350,13 +355,17 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
     parser.add_argument("--actors", metavar="N", help="how many actors; auto, the default, measures what suits")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
+    _add_on_collapse(parser)
+    _add_settings(parser)
+
+
+def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-collapse",
         metavar="A",
         help="when the return falls far below its best and stays there: report (the default) or rollback, "
         "which goes back to the best weights and makes smaller steps",
     )
-    _add_settings(parser)
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

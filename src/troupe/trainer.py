@@ -89,19 +89,21 @@ def resume(
     *,
     steps: int | None = None,
     seconds: float | None = None,
+    on_collapse: str | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
     display: Mode = "silent",
 ) -> Run:
-    """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones."""
+    """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
+
+    `on_collapse`, "report" or "rollback", takes the place of what the run was told before.
+    """
     place = Path(run)
-    with Display(display) as said:
-        saved = checkpoint.load(place, said.event)
+    with Display(display) as shown:
+        saved = checkpoint.load(place, shown.event)
     config = checkpoint.read_config(place)
-    limits = {"stop.steps": steps, "stop.seconds": seconds}
-    changed = {name: value for name, value in limits.items() if value is not None}
-    if changed:
-        config = configuration.replace(config, changed)
+    said = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
+    config = configuration.replace(config, {name: value for name, value in said.items() if value is not None})
     done = saved.state["counts"]["steps"], saved.state["seconds"]
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
         raise UsageError(

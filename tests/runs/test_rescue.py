@@ -113,6 +113,16 @@ def test_with_rollback_it_goes_on_from_the_best_weights_and_keeps_its_level(tmp_
     assert (summary(run.path)["collapses"], summary(run.path)["rollbacks"]) == (1, 1)
 
 
+def test_a_collapse_that_was_only_reported_is_answered_by_resuming_with_rollback(tmp_path):
+    run = climb(tmp_path / "run", steps=700)
+    assert returns(run.path)[-1] == 0.0
+    settings = {"steps": 1300, "network": Ridge(), "env": TwoArms}
+    assert troupe.resume(run.path, on_collapse="rollback", **settings).scores.mean == 5.0
+    assert returns(run.path)[-1] == 5.0
+    assert [row["answer"] for row in rows(run.path, "collapse")] == ["report", "rollback"]
+    assert (summary(run.path)["collapses"], summary(run.path)["rollbacks"]) == (2, 1)
+
+
 def test_were_the_moments_not_reset_they_would_lead_over_the_edge_again(tmp_path, monkeypatch):
     """Which is why they are; and after so many rollbacks as were allowed the collapse is only reported."""
     monkeypatch.setattr(Adam, "reset", lambda self: None)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from troupe.config.checks import check_together
 from troupe.config.errors import UsageError, did_you_mean
 from troupe.config.settings import TrainConfig
 
@@ -31,7 +32,9 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
 
 def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
     """`config` with the settings in `changed`, by dotted name, checked."""
-    return build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
+    replaced = build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
+    check_together(replaced)
+    return replaced
 
 
 def _convert(name: str, value: Any, field: "Field") -> Any:

@@ -62,6 +62,10 @@ class CollapseWatch:
         """The collapse has been answered: another is as many scores away as the first was."""
         self._fallen = 0
 
+    def reconsider(self) -> None:
+        """A collapse that was told of before is one anew if the next score says so."""
+        self._fallen = min(self._fallen, self._evaluations - 1)
+
     def state(self) -> dict[str, Any]:
         return {
             "first": self.first and asdict(self.first),

@@ -36,7 +36,7 @@ class Rescue:
             return
         self.collapses += 1
         answer = "report"
-        if self._config.answer == "rollback" and self.rollbacks < self._config.rollbacks:
+        if self._may_roll_back:
             answer = "rollback"
             self.rollbacks += 1
             self._parts.roll_back(best, self._config.step_factor)
@@ -69,6 +69,12 @@ class Rescue:
         self.collapses, self.rollbacks = state["collapses"], state["rollbacks"]
         master.step_factor, master.oldest = state["step_factor"], state["oldest"]
         self._watch.restore(state["watch"])
+        if self._may_roll_back:  # which may have been said only now
+            self._watch.reconsider()
+
+    @property
+    def _may_roll_back(self) -> bool:
+        return self._config.answer == "rollback" and self.rollbacks < self._config.rollbacks
 
     def _what(self, scores: Scores, steps: int) -> str:
         first, best, times = self._watch.first, self._watch.best, self._config.evaluations
