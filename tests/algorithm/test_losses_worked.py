@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from troupe.algorithm.distributions import Categorical
-from troupe.algorithm.losses import Batch, Outputs, a3c, appo, impala, masked_mean, normalize
+from troupe.algorithm.losses import Batch, Lately, Outputs, a3c, appo, impala, masked_mean, normalize
 
 
 def single_step(reward: float, log_mu: float = 0.0, actions: int = 2) -> Batch:
@@ -88,3 +88,36 @@ def test_advantages_without_deviation_become_zero(constant: float, rows: int):
     """Also where the mean of equal numbers is not that number, for want of digits."""
     actual: Tensor = normalize(torch.full((rows,), constant), torch.ones(rows, dtype=torch.bool))
     assert actual.abs().max() < 1e-2
+
+
+def test_advantages_lately_are_those_of_the_minibatches_before_as_well_each_counting_less():
+    """Minibatches of 1, -1; of 3, 3 and one that does not count. By hand: means 0 and 3, mean squares 1 and 9,
+    weights 1/4 and 1/2 of 3/4: mean 2, mean square 19/3, deviation sqrt(7/3)."""
+    lately, all_valid = Lately(0.5), torch.ones(2, dtype=torch.bool)
+    torch.testing.assert_close(lately.normalize(torch.tensor([1.0, -1.0]), all_valid), torch.tensor([1.0, -1.0]))
+    valid = torch.tensor([True, True, False])
+    second = lately.normalize(torch.tensor([3.0, 3.0, math.nan]), valid)[valid]
+    torch.testing.assert_close(second, torch.full((2,), 1 / math.sqrt(7 / 3)))
+    before = lately.state()
+    lately.normalize(torch.tensor([5.0, 5.0]), ~all_valid)
+    lately.normalize(torch.tensor([math.inf, 5.0]), all_valid)
+    assert lately.state() == before
+    again = Lately(0.5)
+    again.restore(before)
+    assert torch.equal(again.normalize(torch.ones(2), all_valid), lately.normalize(torch.ones(2), all_valid))
+
+
+def test_without_decay_lately_is_now():
+    advantage, valid = torch.tensor([0.5, 2.0, -7.0]), torch.tensor([True, True, False])
+    lately = Lately(0.0)
+    lately.normalize(torch.tensor([100.0, 3.0, 1.0]), valid)
+    torch.testing.assert_close(lately.normalize(advantage, valid)[valid], normalize(advantage, valid)[valid])
+
+
+def test_a_minibatch_in_which_nothing_happened_is_not_blown_up():
+    """Noise of a thousandth beside minibatches with won and lost games."""
+    lately, valid, noise = Lately(0.9), torch.ones(100, dtype=torch.bool), torch.linspace(-1e-3, 1e-3, 100)
+    for _ in range(20):
+        lately.normalize(torch.linspace(-1, 1, 100), valid)
+    assert lately.normalize(noise, valid).abs().max() < 2e-3 * math.sqrt(3)
+    assert normalize(noise, valid).abs().max() > 1

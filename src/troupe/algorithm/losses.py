@@ -9,7 +9,8 @@ A bonus for what is new is a second stream of rewards, with a value and an advan
 in the same way; the policy follows the sum of both advantages.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -55,6 +56,7 @@ class Batch(NamedTuple):
     trace: Float[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
     bonus: Bonus | None = None
+    lately: "Lately | None" = None  # what advantages are normalised by; None: by their own mean and deviation
 
 
 Metrics = dict[str, Tensor]
@@ -71,6 +73,37 @@ def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Fl
     centred = centred - masked_mean(centred, valid)  # what rounding left of a large mean
     deviation = masked_mean(centred.square(), valid).sqrt()
     return centred / (deviation + 1e-8)
+
+
+class Lately:
+    """Mean and mean square of advantages, those of each minibatch counting `decay` times as much as the next one's.
+
+    A small minibatch of a game that is seldom decided may hold nothing but noise. By its own deviation that noise would
+    be as large as what was won or lost elsewhere.
+    """
+
+    def __init__(self, decay: float):
+        self._decay, self._moments = decay, (0.0, 0.0)
+        self._weight = 0.0  # of all that was seen: as in Adam, it takes out the zeros at the beginning
+
+    def normalize(self, advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        """Adds these, and gives them in deviations from the mean."""
+        if valid.any():
+            new = masked_mean(advantage, valid), masked_mean(advantage.square(), valid)
+            first, second = (
+                self._decay * old + (1 - self._decay) * float(now) for old, now in zip(self._moments, new, strict=True)
+            )
+            if math.isfinite(second):
+                self._moments, self._weight = (first, second), self._decay * self._weight + 1 - self._decay
+        mean, square = (each / max(self._weight, 1e-8) for each in self._moments)
+        return (advantage - mean) / (math.sqrt(max(0.0, square - mean**2)) + 1e-8)
+
+    def state(self) -> list[float]:
+        return [*self._moments, self._weight]
+
+    def restore(self, state: Sequence[float]) -> None:
+        first, second, self._weight = state
+        self._moments = (first, second)
 
 
 def a3c(
@@ -137,7 +170,7 @@ def appo(
     vtrace = partial(returns.vtrace, log_ratio.detach(), lam=lam, rho_clip=rho_clip, c_clip=c_clip)
     targets, advantage = _estimate(outputs, batch, vtrace)
     if normalize_advantage:
-        advantage = normalize(advantage, batch.valid)
+        advantage = (batch.lately.normalize if batch.lately else normalize)(advantage, batch.valid)
     ratio = log_ratio.exp()
     policy = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
     loss, metrics = _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)

@@ -178,6 +178,10 @@ class Learner:
     threads: Annotated[int, _doc("threads that share one learner's passes; 0 is chosen by a measurement", ge=0)] = 0
     epochs: Annotated[int, _doc("passes over each batch", ge=1)] = 4
     minibatches: Annotated[int, _doc("parts a batch is cut into, by whole environments", ge=1)] = 4
+    advantage_decay: Annotated[
+        float,
+        _doc("of the mean and deviation that appo normalises by, 0: each minibatch by its own", ge=0, lt=1),
+    ] = 0.0
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from troupe.algorithm.losses import Batch, Bonus, Metrics, Outputs
+from troupe.algorithm.losses import Batch, Bonus, Lately, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
@@ -80,6 +80,7 @@ class Learner:
         self._progress, self._gate, self._rng = progress, gate, rng
         self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
         self.curiosity, self._entropy = curiosity, entropy
+        self._lately = Lately(config.advantage_decay) if config.advantage_decay else None
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
         self.watch = Stopwatch()
@@ -147,7 +148,7 @@ class Learner:
     def _judge(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
         outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
         batch = to_batch(rollout, self._rewards, self._device)
-        batch = batch._replace(bonus=bonus) if bonus else batch
+        batch = batch._replace(bonus=bonus, lately=self._lately)
         weight = {"entropy_coefficient": self._entropy.after(self._progress.counts.steps)} if self._entropy else {}
         loss, self.metrics = self._loss(outputs, batch, **weight)
         return loss
@@ -203,10 +204,13 @@ class Learner:
         self._crew.close()
 
     def state(self) -> dict[str, Any]:
-        return {"rng": self._rng.bit_generator.state, "refused": self._refused}
+        lately = self._lately and self._lately.state()
+        return {"rng": self._rng.bit_generator.state, "refused": self._refused, "lately": lately}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
+        if self._lately and state.get("lately"):
+            self._lately.restore(state["lately"])
 
     def _learning_rate(self) -> float:
         rate = self._config.learning_rate * left(self._progress.counts.steps, self._config.anneal_steps)
