@@ -5,7 +5,6 @@ import tomllib
 
 import tomli_w
 
-from troupe.config.checks import check_together
 from troupe.config.errors import UsageError
 from troupe.config.settings import TrainConfig
 from troupe.config.values import build, flatten
@@ -25,6 +24,4 @@ def from_toml(text: str) -> TrainConfig:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"not a TOML file: {error}") from None
-    config = build(_BEFORE | dict(flatten(settings)))
-    check_together(config)
-    return config
+    return build(_BEFORE | dict(flatten(settings)))

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from troupe.config.checks import check_together
 from troupe.config.errors import UsageError, did_you_mean
 from troupe.config.settings import TrainConfig
 from troupe.config.values import build, flatten
@@ -85,6 +84,4 @@ def resolve(
         if "actor.count" in said or "actor.environments" in said:
             merged["actor.auto"] = False  # whoever names a number means it
         merged |= said
-    config = build(merged)
-    check_together(config)
-    return config
+    return build(merged)

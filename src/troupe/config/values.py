@@ -18,7 +18,7 @@ from troupe.config.settings import TrainConfig
 
 
 def build(dotted: Mapping[str, Any]) -> TrainConfig:
-    """A configuration from dotted names; every name and value is checked."""
+    """A configuration from dotted names; every name and value is checked, and what does not go together."""
     known = fields()
     nested: dict[str, Any] = {}
     for name, value in dotted.items():
@@ -27,14 +27,14 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
         checked = _convert(name, value, known[name])
         section, _, leaf = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[leaf] = checked
-    return msgspec.convert(nested, TrainConfig)
+    config = msgspec.convert(nested, TrainConfig)
+    check_together(config)
+    return config
 
 
 def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
     """`config` with the settings in `changed`, by dotted name, checked."""
-    replaced = build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
-    check_together(replaced)
-    return replaced
+    return build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
 
 
 def _convert(name: str, value: Any, field: "Field") -> Any:

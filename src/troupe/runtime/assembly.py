@@ -103,7 +103,8 @@ def make_plans(
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
-    loss = build_loss(config.loss)
+    loss, rewards, entropy = build_loss(config.loss), build_rewards(config.loss), build_entropy(config.loss)
+    learner = LearnerPlan(config.learner, loss, rewards, entropy)
     return [
         ActorPlan(
             number=each,
@@ -117,7 +118,7 @@ def make_plans(
             device=device,
             window=config.actor.window_steps,
             brain=brain(each),
-            learner=LearnerPlan(config.learner, loss, build_rewards(config.loss), build_entropy(config.loss)),
+            learner=learner,
             memory=memory,
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
