@@ -27,7 +27,7 @@ BATCH_TURNS = 20  # 2 rollouts of 8 steps, then 2 passes over 2 minibatches
 SMALL = {
     "topology": "serial", "actor.count": 1, "actor.environments": 4, "actor.rollout_steps": 8, "network.hidden": (8,),
     "learner.rollouts": 2, "learner.epochs": 2, "learner.minibatches": 2, "learner.anneal_steps": 1000,
-    "learner.advantage_decay": 0.9, "loss.entropy_anneal_steps": 1000,
+    "learner.advantage_decay": 0.9, "learner.average_decay": 0.9, "loss.entropy_anneal_steps": 1000,
     "exploration.epsilon": 0.5, "exploration.epsilon_end": 0.05, "exploration.decay_steps": 300,
     "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2, "stop.target": "none",
 }  # fmt: skip

@@ -305,7 +305,7 @@ class _Session:
         recent = [[episode.total, episode.length] for episode in moment.recent]
         return checkpoint.Checkpoint(
             model=model,
-            best=model | self._judge.best(moment.weights),
+            best=model | self._judge.best(moment.kept),
             optimizer=moment.optimizer,
             state={
                 "counts": asdict(moment.counts),
@@ -331,7 +331,7 @@ class _Session:
             saved = self._save()
             if not failure and not self._signal:
                 # Apart: an environment that never returns must not keep the signal from being heard.
-                scores = apart(lambda: self._judge.last(self._parts.master.vector, counts.steps), self._interrupted)
+                scores = apart(lambda: self._judge.last(self._parts.master.kept, counts.steps), self._interrupted)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
@@ -352,7 +352,7 @@ class _Session:
             ) from error
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
-        network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.vector))
+        network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.kept))
         agent = Agent(
             network.eval(),
             self._source.observation_space,

@@ -1,4 +1,4 @@
-"""Adam and RMSProp against written-out references and torch's own; clipping by norm."""
+"""Adam, RMSProp and the mean of weights against written-out references and torch's own; clipping by norm."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from troupe.algorithm.optimizers import Adam, RMSProp, clip_by_norm
+from troupe.algorithm.optimizers import Adam, Averaged, RMSProp, clip_by_norm
 
 
 def gradients(steps: int, size: int = 5) -> list[Tensor]:
@@ -37,7 +37,7 @@ def follow_torch(kind, steps: int = 200, **options) -> Tensor:
 
 
 LIKE = torch.ones(5, dtype=torch.float64)
-OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp}
+OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp, "averaged": lambda weights: Averaged(Adam(weights), weights, 0.9)}
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS.keys())
 
 
@@ -102,7 +102,35 @@ def test_an_accumulator_that_starts_from_one_makes_the_first_steps_small_and_is_
     assert moves[1.0, 1999] == pytest.approx(moves[0.0, 1999], rel=1e-2)
 
 
-# Both
+# The mean of the weights
+
+
+def test_the_mean_counts_the_weights_after_each_step_and_those_of_the_beginning_for_the_rest():
+    """With decay d, after n steps: d^n w_0 + (1 - d) sum over k of d^(n - k) w_k."""
+    plain, averaged, weights = Adam(LIKE), Averaged(Adam(LIKE), LIKE, 0.8), LIKE.clone()
+    seen, ours = [LIKE.clone()], LIKE.clone()
+    for gradient, rate in zip(gradients(30), rates(30), strict=True):
+        plain.step(weights, gradient, rate)
+        averaged.step(ours, gradient, rate)
+        seen.append(weights.clone())
+    assert torch.equal(ours, weights), "learning goes on as if there were no mean"
+    expected = 0.8**30 * seen[0] + 0.2 * sum(0.8 ** (30 - k) * seen[k] for k in range(1, 31))
+    torch.testing.assert_close(averaged.average, expected, rtol=1e-12, atol=0)
+
+
+def test_the_mean_of_noisy_steps_is_nearer_to_what_is_learned():
+    """Of an AR(1) process's variance, p its coefficient, (1 - d)(1 + d p) / ((1 + d)(1 - d p)) is left in the mean."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.full((10_000,), 3.0)
+    descent = RMSProp(weights, 1.0, 1.0, 0.0)  # its accumulator stays at zero: plain descent
+    optimizer, p, d = Averaged(descent, weights, 0.99), 0.95, 0.99
+    for _ in range(1000):  # the gradient of the square of the distance from 1, and noise
+        optimizer.step(weights, weights - 1 + torch.randn(len(weights), generator=generator), 1 - p)
+    left = (optimizer.average - 1).square().mean() / (weights - 1).square().mean()
+    assert float(left) == pytest.approx((1 - d) * (1 + d * p) / ((1 + d) * (1 - d * p)), rel=0.05)
+
+
+# All
 
 
 @every_optimizer
@@ -130,7 +158,7 @@ def test_a_reset_optimizer_is_as_new_and_where_others_see_it_too(optimizer):
     used.attach(shared)
     for gradient in gradients(5):
         used.step(LIKE.clone(), gradient, 0.01)
-    used.reset()
+    used.reset(LIKE)
     ours, theirs = LIKE.clone(), LIKE.clone()
     for gradient in gradients(8)[5:]:
         used.step(ours, gradient, 0.01)

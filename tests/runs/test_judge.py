@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from troupe.algorithm.optimizers import Adam, Averaged
 from troupe.config import Evaluation
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
@@ -55,14 +56,22 @@ class Scripted:
 class Court:
     """A judge and everything around it; `after(steps, weight)` is a batch that left such weights."""
 
-    def __init__(self, *returns: Sequence[float] | None, target: float | None = None, **settings: Any):
+    def __init__(
+        self,
+        *returns: Sequence[float] | None,
+        target: float | None = None,
+        decay: float | None = None,
+        **settings: Any,
+    ):
         config = Evaluation(**{"every_steps": 100, "every_seconds": 0.0, "episodes": 4, "final_episodes": 9} | settings)
         actions = Actions(gym.spaces.Discrete(1))
         body = torch.nn.Linear(1, 1, bias=False)
         network = ActorCritic(body, Packing(gym.spaces.Box(-1, 1, (1,)), actions), actions)
         self.weights = FlatWeights(network)
         self.weights.vector.zero_()
-        self.master = Master(self.weights.vector, None, WeightStore(self.weights.vector))
+        vector = self.weights.vector
+        self.optimizer = Adam(vector) if decay is None else Averaged(Adam(vector), vector, decay)
+        self.master = Master(vector, self.optimizer, WeightStore(vector))
         self.evaluator, self.gate, self.clock = Scripted(*returns), Gate(), HandClock()
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False
@@ -159,6 +168,14 @@ def test_the_weights_that_are_judged_are_the_masters_of_that_moment_and_stay_unt
     court.after(200, weight=4.0)
     assert [each["weight"] for each in court.evaluator.asked] == [3.0, 4.0]
     assert court.master.vector.item() == 4.0
+
+
+def test_where_a_mean_of_the_weights_is_kept_it_is_what_is_judged_and_best():
+    court = Court([9.0], decay=0.75)
+    court.optimizer.step(court.master.vector, torch.ones(1), 4.0)  # from 0 to -4
+    court.judge.after_batch(court.master, 100)
+    assert court.evaluator.asked[0]["weight"] == court.best == pytest.approx(-1.0)
+    assert court.master.vector.item() == pytest.approx(-4.0)
 
 
 def test_no_two_evaluations_play_the_same_episodes():

@@ -109,6 +109,7 @@ class Descent:
 
     gradients: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    average: None = None
 
     def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:
         self.gradients.append(gradient.clone())

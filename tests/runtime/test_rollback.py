@@ -31,7 +31,8 @@ def plain() -> Master:
 
 
 def hogwild(*, shared: bool = False) -> HogwildMaster:
-    return HogwildMaster(torch.zeros(3), partial(build_optimizer, Learner()), 2, 7, shared=shared)
+    make_optimizer = partial(build_optimizer, Learner(average_decay=0.5))
+    return HogwildMaster(torch.zeros(3), make_optimizer, 2, 7, shared=shared)
 
 
 @pytest.mark.parametrize("make", [plain, hogwild])
@@ -61,6 +62,20 @@ def test_steps_after_it_are_those_of_a_new_optimizer_and_smaller(make):
     assert master.step_factor == 0.25
 
 
+@pytest.mark.parametrize("topology", ["async", "hogwild"])
+def test_a_mean_of_the_weights_begins_again_with_the_best_ones(topology):
+    config, vector = Learner(average_decay=0.9), torch.zeros(3)
+    if topology == "hogwild":
+        master = HogwildMaster(vector, partial(build_optimizer, config), 2)
+    else:
+        master = Master(vector, build_optimizer(config, vector), WeightStore(vector))
+    master.apply(torch.ones(3), 0.1)
+    torch.testing.assert_close(master.vector, torch.full((3,), -0.1))
+    torch.testing.assert_close(master.kept, torch.full((3,), -0.01))
+    master.roll_back(BEST, 0.5)
+    assert torch.equal(master.kept, BEST)
+
+
 def test_workers_in_processes_see_all_of_it(elsewhere):
     def look(master, gradient):
         import torch
@@ -75,6 +90,7 @@ def test_workers_in_processes_see_all_of_it(elsewhere):
     master.roll_back(BEST, 0.5)
     assert elsewhere(look, master, [1.0, -1.0, 1.0]).result() == (8, BEST.tolist(), 8, 0.5)
     torch.testing.assert_close(master.vector - BEST, torch.tensor([-0.05, 0.05, -0.05]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(master.kept, (master.vector + BEST) / 2)
 
 
 @pytest.mark.parametrize("topology", ["serial", "hogwild"])
@@ -117,7 +133,7 @@ def test_rollouts_from_before_a_rollback_are_dropped_and_counted_whatever_the_bo
 def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(school, blank):
     """A second learner holds a gradient, or has passes left to make, while the first one's batch is judged."""
     made = school(mean_value, epochs=3)
-    made.optimizer.reset = lambda: None
+    made.optimizer.reset = lambda _: None
     touches = made.learner.touches(blank(2, 2))
     assert [next(touches) for _ in range(4)] == ["copy", "apply", "copy", "apply"]
     assert len(made.optimizer.gradients) == 1

@@ -182,6 +182,10 @@ class Learner:
         float,
         _doc("of the mean and deviation that appo normalises by, 0: each minibatch by its own", ge=0, lt=1),
     ] = 0.0
+    average_decay: Annotated[
+        float,
+        _doc("of the running mean of the weights, which is judged and kept; 0: the newest weights are", ge=0, lt=1),
+    ] = 0.0
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0

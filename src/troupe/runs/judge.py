@@ -130,7 +130,7 @@ class Judge:
         def stopped() -> bool:
             return self._gate.stopped
 
-        self._weights.vector.copy_(master.vector)
+        self._weights.vector.copy_(master.kept)
         scores = self._evaluate("progress", self._config.episodes, steps, stopped)
         if scores is None:
             return None

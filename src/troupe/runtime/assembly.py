@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from troupe.algorithm import losses
-from troupe.algorithm.optimizers import Adam, Optimizer, RMSProp
+from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
 from troupe.config import Learner as LearnerConfig
 from troupe.config import Loss, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
@@ -269,6 +269,9 @@ def build_statistics(
 
 
 def build_optimizer(config: LearnerConfig, vector: torch.Tensor) -> Optimizer:
+    optimizer: Optimizer
     if config.optimizer == "adam":
-        return Adam(vector, epsilon=config.epsilon)
-    return RMSProp(vector, decay=config.decay, epsilon=config.epsilon, initial=config.initial_accumulator)
+        optimizer = Adam(vector, epsilon=config.epsilon)
+    else:
+        optimizer = RMSProp(vector, decay=config.decay, epsilon=config.epsilon, initial=config.initial_accumulator)
+    return Averaged(optimizer, vector, config.average_decay) if config.average_decay else optimizer

@@ -102,6 +102,11 @@ class Master:
     def version(self) -> int:
         return self.store.version
 
+    @property
+    def kept(self) -> Float[Tensor, " P"]:
+        """What is judged, and kept in the end."""
+        return _kept(self)
+
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
         """Counts what a batch holds in the statistics; returns the deviation of returns that is now known."""
         assert self.statistics is not None
@@ -129,7 +134,7 @@ class Master:
             self.vector.copy_(vector)
             if self.statistics:
                 self.statistics.go_back_to(vector)
-            self.optimizer.reset()
+            self.optimizer.reset(vector)
             self.step_factor *= step_factor
             self.oldest = self.publish()
 
@@ -196,6 +201,10 @@ class HogwildMaster:
     def oldest(self, version: int) -> None:
         self._block["oldest"][0] = version
 
+    @property
+    def kept(self) -> Float[Tensor, " P"]:
+        return _kept(self)
+
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
         """Whatever the weights are now: even of the version one has, an update may have been half done."""
         version = self.version
@@ -213,7 +222,7 @@ class HogwildMaster:
         self.vector.copy_(vector)
         if self.statistics:
             self.statistics.go_back_to(vector)
-        self.optimizer.reset()
+        self.optimizer.reset(vector)
         self._block["rollbacks"][0] += 1
         self.oldest = self.version
 
@@ -247,6 +256,11 @@ class HogwildMaster:
     def __setstate__(self, state: tuple[Any, Block, Statistics | None]) -> None:
         self._make_optimizer, self._block, self.statistics = state
         self._attach()
+
+
+def _kept(master: Master | HogwildMaster) -> Float[Tensor, " P"]:
+    average = master.optimizer.average
+    return master.vector if average is None else average
 
 
 def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:
