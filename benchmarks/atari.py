@@ -62,7 +62,7 @@ def _middle(results: list[dict[str, Any]]) -> dict[str, Any]:
     return {**ordered[len(ordered) // 2], "fractions": [result["fraction"] for result in ordered]}
 
 
-def learn(name: str, game: str, seeds: range, *options: str, at_once: int = 1) -> None:
+def learn(name: str, game: str, seeds: range, *options: str, at_once: int = 1, picture: bool = True) -> None:
     """`troupe train GAME` for every seed, with its curve; `at_once` of them share the machine."""
     with tempfile.TemporaryDirectory() as folder:
 
@@ -76,22 +76,22 @@ def learn(name: str, game: str, seeds: range, *options: str, at_once: int = 1) -
         with ThreadPoolExecutor(at_once) as pool:
             runs = list(pool.map(train, seeds))
         RESULTS.mkdir(exist_ok=True)
-        troupe("plot", *(str(Path(folder) / f"seed{seed}") for seed in seeds), "-o", str(RESULTS / f"{name}.png"))
+        if picture:
+            troupe("plot", *(str(Path(folder) / f"seed{seed}") for seed in seeds), "-o", str(RESULTS / f"{name}.png"))
     command = " ".join([f"troupe train {game} --seed {seeds[0]}..{seeds[-1]}", *options])
     memory = round(peak_memory_of_children_mb())
     write(name, {"command": command, "at_once": at_once, "runs": runs, "peak_memory_mb": memory})
 
 
 def precision(steps: int = 300_000) -> None:
-    """Pong in float32, beside the runs of `pong`, which are in bfloat16: the evaluations of both against steps."""
-    limits = ("--steps", str(steps), "--target", "none", "--network.precision", "float32")
-    learn("atari-precision", "ALE/Pong-v5", range(1, 4), *limits, at_once=3)
+    """Pong in float32 and in bfloat16, three seeds at once: the evaluations of both against steps."""
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for name, label, colour in (("pong", "bfloat16", "#0072B2"), ("precision", "float32", "#D55E00")):
-        runs = json.loads((RESULTS / f"atari-{name}.json").read_text())["runs"]
-        for number, run in enumerate(runs):
+    for kind, colour in (("float32", "#D55E00"), ("bfloat16", "#0072B2")):
+        limits = ("--steps", str(steps), "--target", "none", "--network.precision", kind)
+        learn(f"atari-{kind}", "ALE/Pong-v5", range(1, 4), *limits, at_once=3, picture=False)
+        for number, run in enumerate(json.loads((RESULTS / f"atari-{kind}.json").read_text())["runs"]):
             points = [(at, mean) for at, _, mean in run["evaluations"] if at <= steps]
-            axes.plot(*zip(*points, strict=True), color=colour, label=label if number == 0 else None)
+            axes.plot(*zip(*points, strict=True), "o-", color=colour, label=kind if number == 0 else None)
     axes.set(xlabel="steps", ylabel="return", title="Pong, three seeds in each precision: evaluations by drawn actions")
     axes.legend()
     figure.savefig(RESULTS / "atari-precision.png", dpi=110)
