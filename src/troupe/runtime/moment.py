@@ -15,7 +15,6 @@ class Moment:
     way. None where they cannot be had, because threads are in the middle of something."""
 
     weights: Tensor
-    kept: Tensor  # what there is to judge: these weights, or their running mean
     optimizer: dict[str, Tensor]
     version: int
     counts: Counts
@@ -32,8 +31,12 @@ class Moment:
         novelty: list[dict[str, Any]] | None = None,
     ) -> "Moment":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
-        weights, kept = master.vector.clone(), master.kept.clone()
-        return cls(weights, kept, optimizer, master.version, *progress.state(), streams, novelty or [])
+        return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams, novelty or [])
+
+    @property
+    def kept(self) -> Tensor:
+        """What there is to judge: the weights, or their running mean."""
+        return self.optimizer.get("average", self.weights)
 
     def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""
