@@ -11,7 +11,7 @@ from troupe.config import Network, UsageError
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import build
-from troupe.networks.encoders import Encoder, FromBytes, Images, encoder, is_image
+from troupe.networks.encoders import Encoder, FromBytes, Images, _rounded_to_sum_zero, encoder, is_image
 
 ACTIONS = gym.spaces.Discrete(6)
 KINDS = ("a3c", "nature", "impala")
@@ -266,6 +266,51 @@ def test_a_step_in_bfloat16_gives_probabilities_that_sum_to_one_in_float32():
     output = network.step(some(7, 4, 60, 60))
     assert output.distribution.log_probs.dtype == output.value.dtype == torch.float32
     torch.testing.assert_close(output.distribution.log_probs.exp().sum(-1), torch.ones(7), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("held", [torch.float32, torch.bfloat16])  # a learner's weights; an actor's copy
+def test_an_even_picture_is_not_seen_in_bfloat16_either(kind, held):
+    """Filters rounded one by one answer by some 0.01: enough to switch a unit with a small bias on or off."""
+    eyes = Images(images(84, 84, 4), kind)
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    with torch.no_grad():
+        first.weight += 0.3  # what they have in common, drifted far
+    first.to(held)
+    for brightness in (87, 255):
+        even = torch.full((1, 4, 84, 84), brightness).to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16):
+            said = first(even)[..., 1:-1, 1:-1]
+        assert said.abs().max() < 1e-4
+
+
+def test_only_the_smallest_weight_of_a_filter_is_rounded_further():
+    filters = torch.randn(16, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    filters -= filters.mean((1, 2, 3), keepdim=True)
+    rounded = _rounded_to_sum_zero(filters).flatten(1)
+    plain = filters.bfloat16().float().flatten(1)
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert plain.sum(1).abs().mean() > 0.01 > 50 * rounded.sum(1).abs().max()
+    others = torch.ones_like(plain, dtype=torch.bool).scatter(1, plain.abs().argmin(1, keepdim=True), False)
+    assert torch.equal(rounded[others], plain[others])
+
+
+def test_gradients_on_a_picture_that_is_mostly_even_are_the_same_in_bfloat16():
+    """A game's: what filters say of the background must not depend on how they were rounded."""
+    obs = torch.full((16, 84, 84, 4), 87, dtype=torch.uint8)
+    obs[:, 20:60, 30:60] = some(16, 40, 30, 4)
+    eyes = Images(images(84, 84, 4), "a3c")
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    with torch.no_grad():
+        first.bias.uniform_(-2e-3, 2e-3, generator=torch.Generator().manual_seed(4))
+    gradients = []
+    for rough in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=rough):
+            loss = eyes(obs).float().sum(1).square().mean()
+        gradients.append(torch.autograd.grad(loss, [first.bias, first.weight]))
+    for exact, mine in zip(*gradients, strict=True):
+        assert functional.cosine_similarity(mine.flatten(), exact.flatten(), dim=0) > 0.99
+        assert mine.norm() == pytest.approx(float(exact.norm()), rel=0.02)
 
 
 def test_every_byte_is_itself_in_bfloat16():

@@ -104,9 +104,23 @@ class FromBytes(nn.Conv2d):
     """
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        weight = centred * (1 / 255)
-        return nn.functional.conv2d(images, weight, self.bias, self.stride, self.padding)
+        weight = self.weight.float()  # an actor's copy may be bfloat16, too coarse for a mean to be subtracted in
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) * (1 / 255)
+        if images.dtype == torch.bfloat16:
+            weight = weight + (_rounded_to_sum_zero(weight.detach()) - weight.detach())
+        return nn.functional.conv2d(images, weight.to(images.dtype), self.bias, self.stride, self.padding)
+
+
+def _rounded_to_sum_zero(filters: Float[Tensor, "D C h w"]) -> Float[Tensor, "D C h w"]:
+    """In bfloat16, each filter's smallest weight taking what rounding made of its sum, for it has the finest digits.
+
+    Rounded one by one, they would answer to an even picture by up to a hundredth of their size, anew after each
+    update, which is enough to switch on and off what a filter says of everything that does not move.
+    """
+    rounded = filters.bfloat16().float().flatten(1)
+    smallest = rounded.abs().argmin(1, keepdim=True)
+    rest = rounded.scatter(1, smallest, 0.0).sum(1, keepdim=True)
+    return rounded.scatter(1, smallest, -rest).bfloat16().float().view_as(filters)
 
 
 def _plain(first: nn.Conv2d, *following: nn.Conv2d) -> nn.Sequential:
