@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 from common import RESULTS, peak_memory_of_children_mb, troupe, write
 
 BURN = [sys.executable, "-c", "while True: pass"]
-COLOURS, MARKS = ("#D55E00", "#0072B2"), "os^"
+COLOURS = ("#D55E00", "#0072B2")
+EVERY = 20_000  # steps between two points of a training curve
 
 
 def bench(*options: str) -> dict[str, Any]:
@@ -95,10 +96,9 @@ def compare(results: dict[str, str], steps: int, file: Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     for (kind, name), colour in zip(results.items(), COLOURS, strict=False):
         for run in json.loads((RESULTS / f"{name}.json").read_text())["runs"]:
-            points = [(at, mean) for at, _, mean in run["evaluations"] if at <= steps]
-            label = kind if run["seed"] == 1 else None
-            axes.plot(*zip(*points, strict=True), MARKS[run["seed"] - 1], color=colour, ls="-", label=label)
-    axes.set(xlabel="steps", ylabel="return", title="Pong, seeds 1 (circle), 2 (square), 3: evaluations by drawn actions")
+            points = [(at, mean) for at, mean in run["returns"] if at <= steps]
+            axes.plot(*zip(*points, strict=True), color=colour, label=kind if run["seed"] == 1 else None)
+    axes.set(xlabel="steps", ylabel="return", title="Pong, three seeds each: the last 100 episodes of training")
     axes.legend()
     figure.savefig(file, dpi=110)
 
@@ -106,6 +106,11 @@ def compare(results: dict[str, str], steps: int, file: Path) -> None:
 def _result(place: Path, whole: float) -> dict[str, Any]:
     summary = json.loads((place / "summary.json").read_text())
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    returns: list[list[float]] = []
+    for row in rows:
+        if row["kind"] == "report" and row["recent_return"] is not None:
+            if not returns or row["steps"] >= returns[-1][0] + EVERY:
+                returns.append([row["steps"], round(row["recent_return"], 2)])
     return {
         "seed": summary["seed"],
         "outcome": summary["outcome"],
@@ -117,6 +122,7 @@ def _result(place: Path, whole: float) -> dict[str, Any]:
         "evaluations": [
             [row["steps"], round(row["seconds"]), round(row["mean"], 2)] for row in rows if row["kind"] == "evaluation"
         ],
+        "returns": returns,
     }
 
 
