@@ -108,9 +108,9 @@ def _result(place: Path, whole: float) -> dict[str, Any]:
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     returns: list[list[float]] = []
     for row in rows:
-        if row["kind"] == "report" and row["recent_return"] is not None:
-            if not returns or row["steps"] >= returns[-1][0] + EVERY:
-                returns.append([row["steps"], round(row["recent_return"], 2)])
+        known = row["kind"] == "report" and row["recent_return"] is not None
+        if known and (not returns or row["steps"] >= returns[-1][0] + EVERY):
+            returns.append([row["steps"], round(row["recent_return"], 2)])
     return {
         "seed": summary["seed"],
         "outcome": summary["outcome"],

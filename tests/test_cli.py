@@ -249,7 +249,7 @@ def test_bench_json_is_one_object_with_its_keys(troupe, monkeypatch):
     from troupe import bench
 
     monkeypatch.setattr(bench, "STAGE_SECONDS", 0.05)
-    status, out, err = troupe("bench CartPole-v1 --json --time 0.2s --actor.environments 2")
+    status, out, err = troupe("bench CartPole-v1 --json --time 1s --actor.environments 2")
     assert (status, err) == (0, "")
     result = json.loads(out)
     assert {"stages", "limit_steps_per_s", "steps_per_s", "fraction"} <= result.keys()

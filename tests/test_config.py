@@ -160,7 +160,7 @@ def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest
             "hogwild!",
             "topology = 'hogwild!': expected serial | queue | hogwild | ga3c | async; did you mean hogwild?",
         ),
-        ("stop.target", "aut", "stop.target = 'aut': expected auto | none; did you mean auto?"),
+        ("stop.target", "aut", "stop.target = 'aut': expected float | auto | none; did you mean auto?"),
         ("stop.steps", None, "stop.steps = None: expected int, got null"),
     ],
 )

@@ -49,7 +49,8 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
         return converted
     except msgspec.ValidationError as error:
         wrong = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
-        wrong = f"expected {' | '.join(field.choices)}" if field.choices else wrong[0].lower() + wrong[1:]
+        number = "float | " if float in typing.get_args(typing.get_args(field.type)[0]) else ""
+        wrong = f"expected {number}{' | '.join(field.choices)}" if field.choices else wrong[0].lower() + wrong[1:]
         near = did_you_mean(given, field.choices) if isinstance(given, str) else ""
         raise UsageError(f"{name} = {given!r}: {wrong}{near}") from None
 
