@@ -108,6 +108,21 @@ def test_a_vector_version_that_resets_at_once_is_not_used(monkeypatch):
         source.make_vector(2, Environment(backend="native"))
 
 
+def test_a_registered_environment_need_not_take_a_render_mode(monkeypatch):
+    class Plain(gym.Env):
+        observation_space = action_space = gym.spaces.Discrete(2)
+
+        def reset(self, *, seed=None, options=None):
+            super().reset(seed=seed)
+            return 0, {}
+
+    monkeypatch.setitem(gym.registry, "Plain-v0", gym.envs.registration.EnvSpec("Plain-v0", Plain))
+    source = find("Plain-v0")
+    source.make().close()
+    with pytest.raises(TypeError, match="render_mode"):
+        source.make("rgb_array")
+
+
 # module:Id
 
 
