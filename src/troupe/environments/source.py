@@ -248,7 +248,7 @@ def _from_registry(env_id: str) -> EnvironmentSource:
             return replace(_probe(env_id, game), native_vector=batch, atari=True)
 
     def make(render_mode: str | None = None, config: Environment | None = None) -> gym.Env[Any, Any]:  # noqa: ARG001
-        asked = {"render_mode": render_mode} if render_mode else {}  # not every environment takes one
+        asked: dict[str, Any] = {"render_mode": render_mode} if render_mode else {}  # not every environment takes one
         with quiet_gymnasium():
             return gym.make(env_id, **asked)
 
