@@ -177,8 +177,8 @@ def test_train_says_what_runs_and_what_came_out(troupe):
     lines = out.splitlines()
     assert lines[0].startswith("CartPole-v1: preset appo")
     assert lines[0].endswith("seed 3")
-    assert "backend" in lines[2]
-    assert "until 2,000 steps; run directory run" in lines[3]
+    # What was measured stands between, where there was time for it.
+    assert any("until 2,000 steps; run directory run" in line for line in lines[2:4])
     assert lines[-4].startswith("steps limit reached: mean return ")
     assert lines[-1] == "  watch:  troupe watch run"
 

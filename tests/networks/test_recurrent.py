@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from troupe.config import Network, UsageError
 from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import around, build
-from troupe.networks.recurrent import Before, Core, Memory
+from troupe.networks.recurrent import Before, Core, Memory, grouped
 
 BOX = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 CHOICES = gym.spaces.Discrete(4)
@@ -160,6 +160,20 @@ def test_an_unroll_is_one_call_where_no_episode_begins_inside_and_a_few_wherever
         assert len(calls) <= math.log2(steps) + 1
         rows = sum(length * sequences for length, sequences, _ in calls)
         assert steps * columns <= rows < 2 * steps * columns
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=8), st.integers(0, 99), st.integers(0, 40))
+def test_sequences_are_grouped_as_costs_least_of_all_ways(lengths, call, step):
+    lengths = np.sort(lengths)[::-1]
+    count = len(lengths)
+
+    def cost(ends) -> int:
+        return sum(call + lengths[begin] * (step + end - begin) for begin, end in itertools.pairwise((0, *ends, count)))
+
+    groups = list(grouped(lengths, call, step))
+    assert [number for group in groups for number in range(count)[group]] == list(range(count))
+    ways = itertools.chain.from_iterable(itertools.combinations(range(1, count), inner) for inner in range(count))
+    assert cost([group.stop for group in groups[:-1]]) == min(map(cost, ways))
 
 
 def test_an_lstm_begins_by_remembering_and_weights_begin_orthogonal_by_gates():

@@ -159,13 +159,13 @@ def _sequences(begins: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, np.n
     length = np.diff(np.append(column * steps + start, begins.size))
     order = np.argsort(-length, kind="stable")
     column, start, length = column[order], start[order], length[order]
-    for group in _groups(length, _CALL[kind], _STEP[kind]):
+    for group in grouped(length, _CALL[kind], _STEP[kind]):
         t = np.arange(length[group][0])[:, None]
         rows = np.minimum(start[group] + t, steps - 1) * environments + column[group]
         yield rows, t < length[group], column[group]
 
 
-def _groups(length: np.ndarray, call: int, step: int) -> Iterator[slice]:
+def grouped(length: np.ndarray, call: int, step: int) -> Iterator[slice]:
     """Sequences, the longest first, in those groups that cost least: each a call, and all as long as its longest."""
     count = len(length)
     least, end = np.zeros(count + 1), np.zeros(count, np.int64)  # of all from here on; where the group here ends
