@@ -89,6 +89,17 @@ def test_the_summary_has_its_keys(tmp_path):
     assert summary["versions"].keys() == {"python", "troupe", "torch", "gymnasium", "numpy"}
 
 
+def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_path):
+    """All are worth the same in this world, and of two equals the newer are kept."""
+    run = small(tmp_path, topology="serial", **{"evaluation.every_steps": 150, "learner.average_decay": 0.0})
+    judged = [row["steps"] for row in read_metrics(run.path) if row.get("purpose") == "progress"]
+    assert len(judged) == 2
+    saved = checkpoint.load(run.path, print)
+    assert judged[-1] == run.steps == saved.state["best_steps"] == strict(run.path / "summary.json")["best_steps"]
+    for name, best in saved.best.items():
+        torch.testing.assert_close(best, saved.model[name], rtol=0, atol=0)
+
+
 def test_reported_returns_are_raw(tmp_path):
     run = small(tmp_path, **{"loss.reward_scale": 0.001, "evaluation.every_steps": 64})
     rows = read_metrics(run.path)

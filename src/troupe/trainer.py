@@ -331,7 +331,10 @@ class _Session:
             saved = self._save()
             if not failure and not self._signal:
                 # Apart: an environment that never returns must not keep the signal from being heard.
-                scores = apart(lambda: self._judge.last(self._parts.master.kept, counts.steps), self._interrupted)
+                newest = self._parts.master.kept
+                if apart(lambda: self._judge.look_again(newest, counts.steps), self._interrupted):
+                    saved = self._save()
+                scores = apart(lambda: self._judge.last(newest, counts.steps), self._interrupted)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:

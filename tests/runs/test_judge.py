@@ -221,6 +221,24 @@ def test_before_anything_has_been_judged_the_newest_weights_are_the_best():
     assert court.best == 1.0
 
 
+@pytest.mark.parametrize(("found", "better"), [([12.0, 12.0], True), ([3.0, 3.0], False), (None, False)])
+def test_weights_that_a_run_ends_with_have_a_look_of_their_own(found, better):
+    court = Court([10.0, 10.0], found)
+    court.after(100, weight=1.0)
+    court.master.vector.fill_(7.0)
+    assert court.judge.look_again(court.master.vector, 170) == better
+    assert (court.best, court.judge.best_steps) == ((7.0, 170) if better else (1.0, 100))
+    assert court.evaluator.asked[-1]["episodes"] == 4
+
+
+def test_what_has_just_been_judged_and_what_nobody_judges_has_none():
+    court = Court([10.0, 10.0])
+    assert not court.judge.look_again(court.master.vector, 50)
+    court.after(100)
+    assert not court.judge.look_again(court.master.vector, 100)
+    assert len(court.evaluator.asked) == 1
+
+
 def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
     court = Court([10.0], [2.0], [6.0])
     court.after(100, weight=1.0)

@@ -60,6 +60,7 @@ class Judge:
         self.best_score: float | None = None  # nothing has been judged yet
         self.best_steps = 0
         self._spent = 0.0  # seconds of all evaluations
+        self._judged = -1  # the step of the last one
 
     def after_batch(self, master: Master | HogwildMaster, steps: int) -> bool:
         """Evaluates when it is time to; true once the target has been confirmed."""
@@ -86,6 +87,14 @@ class Judge:
         """The best weights by name; `newest` where nothing has been judged."""
         vector = newest if self.best_score is None else self._best
         return {name: part.cpu().clone() for name, part in self._weights.named(vector).items()}
+
+    def look_again(self, newest: Tensor, steps: int) -> bool:
+        """Whether the weights that a run ends with, which nobody may have looked at for long, are the best."""
+        if self.best_score is None or self._judged == steps:
+            return False
+        self._weights.vector.copy_(newest)
+        scores = self._evaluate("progress", self._config.episodes, steps, self._interrupted)
+        return scores is not None and self._prefer(scores, steps)
 
     def last(self, newest: Tensor, steps: int) -> Scores | None:
         """The verdict on the best weights, in fresh episodes: the choice among many cannot flatter it."""
@@ -140,12 +149,19 @@ class Judge:
             if verdict is None:
                 return None
             scores, confirmed = verdict, verdict.lower >= self._target
-        if confirmed or self.best_score is None or scores.lower >= self.best_score:
-            self._best.copy_(self._weights.vector)
-            self.best_score, self.best_steps = scores.lower, steps
+        self._judged = steps
+        self._prefer(scores, steps, whatever=confirmed)
         if self._heed:
             self._heed(scores, steps, self._best)
         return confirmed
+
+    def _prefer(self, scores: Scores, steps: int, *, whatever: bool = False) -> bool:
+        """Whether the weights just judged are the best so far, and kept."""
+        better = whatever or self.best_score is None or scores.lower >= self.best_score
+        if better:
+            self._best.copy_(self._weights.vector)
+            self.best_score, self.best_steps = scores.lower, steps
+        return better
 
     def _evaluate(self, purpose: str, episodes: int, steps: int, stopped: Callable[[], bool]) -> Scores | None:
         # Of purpose and step, not of how often it has been judged: the same again after a stop.
