@@ -14,7 +14,7 @@ from troupe.environments.actions import Actions
 
 # What a call costs beside its rows, and each of its steps, in rows, forwards and back (128 units, one core): an LSTM's
 # call 0.45 ms, its row 7 us; a GRU's step, of which PyTorch makes many calls, 0.16 ms, its row 5 us.
-_CALL, _STEP = {"lstm": 64, "gru": 0}, {"lstm": 0, "gru": 32}
+_LSTM, _GRU = (64, 0), (0, 32)
 
 
 class Memory(NamedTuple):
@@ -95,7 +95,7 @@ class Core(nn.Module):
         environments = features.shape[1]
         features, empty = features.flatten(0, 1), torch.zeros_like(state[:1])
         outputs, place, done = [], np.empty(begins.size, np.int64), 0
-        for rows, inside, column in _sequences(begins, "lstm" if self.lstm else "gru"):
+        for rows, inside, column in _sequences(begins, *(_LSTM if self.lstm else _GRU)):
             # Those that begin where the rollout does go on from its state, others from nothing.
             known = torch.from_numpy(np.where(rows[0] < environments, column, environments)).to(state.device)
             run = self._run(features[torch.from_numpy(rows).to(features.device)], torch.cat([state, empty])[known])
@@ -146,7 +146,7 @@ class Before:
         return torch.cat([*parts, reward.unsqueeze(-1)], -1).masked_fill(memory.first.unsqueeze(-1), 0.0)
 
 
-def _sequences(begins: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _sequences(begins: np.ndarray, call: int, step: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The sequences of [T, B] rows, in groups of like length, the longest first.
 
     For each group of n, the longest of L rows: the rows [L, n] by their number t B + b, which of them are inside
@@ -159,7 +159,7 @@ def _sequences(begins: np.ndarray, kind: str) -> Iterator[tuple[np.ndarray, np.n
     length = np.diff(np.append(column * steps + start, begins.size))
     order = np.argsort(-length, kind="stable")
     column, start, length = column[order], start[order], length[order]
-    for group in grouped(length, _CALL[kind], _STEP[kind]):
+    for group in grouped(length, call, step):
         t = np.arange(length[group][0])[:, None]
         rows = np.minimum(start[group] + t, steps - 1) * environments + column[group]
         yield rows, t < length[group], column[group]
