@@ -121,7 +121,7 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         (result(), [ENV]),
         (
             result(env_waits=0.9),
-            ["the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 4)"],
+            ["the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 8)"],
         ),
         (
             result(settings={"actor.count": 16, "actor.environments": 1}, env_waits=0.9),

@@ -57,6 +57,7 @@ class Ridge(torch.nn.Module):
 TOO_LARGE = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 10,
     "learner.rollouts": 1, "learner.epochs": 1, "learner.minibatches": 1, "learner.learning_rate": 0.5,
+    "learner.average_decay": 0.0,
     "loss.kind": "a3c", "loss.gamma": 0.0, "loss.entropy_coefficient": 0.0,
     "evaluation.every_seconds": 0.0, "evaluation.every_steps": 1, "evaluation.episodes": 4,
     "evaluation.final_episodes": 4,
@@ -204,8 +205,8 @@ def test_a_run_of_before_there_was_such_a_thing_can_be_gone_on_with(tmp_path, mo
 APART = {"actor.place": "process"}
 TOGETHER = {"actor.place": "thread"}
 TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
-    "serial": ("appo", {"topology": "serial", "actor.count": 1}),
-    "async": ("appo", TOGETHER),
+    "serial": ("appo", {"topology": "serial", "actor.count": 1, "actor.environments": 8}),
+    "async": ("appo", {"actor.environments": 8} | TOGETHER),
     "async, processes": ("impala", APART),
     "queue, several learners": ("article", {"learner.count": 3}),
     "queue, processes": ("a3c", {"topology": "queue", "learner.count": 2} | APART),
@@ -254,6 +255,7 @@ def test_a_rollback_in_every_topology(tmp_path, staged, name):
     )  # fmt: skip
     assert torch.equal(staged["weights"], staged["best"])
     assert staged["before"] < staged["oldest"] <= staged["after"]
+    assert torch.equal(staged["optimizer"].pop("average", staged["best"]), staged["best"])
     for part in staged["optimizer"].values():
         assert (part == part.flatten()[0]).all()  # as at first: all alike
     assert summary(run.path)["rollbacks"] == 1

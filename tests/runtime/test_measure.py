@@ -19,7 +19,7 @@ from troupe.preparation import fit
 from troupe.runtime.measure import Costs, measure, measure_backends
 
 US = 1e-6
-SIZES = (1, 2, 4, 8, 16)
+SIZES = (1, 2, 4, 8, 16, 32)
 WAITING = Costs(step=10_000 * US, step_computing=100 * US, act=dict.fromkeys(SIZES, 200 * US))
 COMPUTING = Costs(step=100 * US, step_computing=100 * US, act=dict.fromkeys(SIZES, 100 * US))
 NATIVE = Costs(step=1 * US, step_computing=1 * US, act=dict.fromkeys(SIZES, 100 * US))
@@ -198,8 +198,8 @@ def test_environments_and_batches_stay(
 
 def test_what_is_measured_decides(costs: list[Costs]) -> None:
     config, said = chosen(Waits, {"actor.place": "process"})
-    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (16, 1, 16)
-    assert said == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments"]
+    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (32, 1, 32)
+    assert said == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments"]
     costs[0] = COMPUTING
     assert chosen(Waits, {"actor.place": "process"})[0].actor.count == 2
     assert chosen(Waits, {"actor.place": "thread"})[0].actor.count == 1
@@ -240,7 +240,7 @@ def test_a_preset_that_asks_for_numbers_is_measured_if_told_to(costs: list[Costs
 def test_serial_has_one_actor_with_them_all(costs: list[Costs]) -> None:
     config, _ = chosen(Waits, {"topology": "serial"})
     assert len(costs) == 1
-    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (1, 16, 1)
+    assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (1, 32, 1)
 
 
 def words(place: Path, *more: str) -> list[str]:
@@ -254,11 +254,11 @@ def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
     assert cli.run(words(tmp_path / "run")) == 0
     shown = capsys.readouterr()
     text = " ".join((shown.out + shown.err).split())
-    assert "async: 16 x 1 environments in threads" in text
-    assert "actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 16 x 1 environments" in text
+    assert "async: 32 x 1 environments in threads" in text
+    assert "actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments" in text
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
-    assert (kept["actor"]["count"], kept["actor"]["environments"], kept["actor"]["auto"]) == (16, 1, False)
-    assert kept["learner"]["rollouts"] == 16
+    assert (kept["actor"]["count"], kept["actor"]["environments"], kept["actor"]["auto"]) == (32, 1, False)
+    assert kept["learner"]["rollouts"] == 32
     costs[0] = NATIVE
     troupe.resume(tmp_path / "run", steps=400)
     assert len(costs) == 2  # measured once
@@ -272,7 +272,7 @@ def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: 
         return tomllib.loads((tmp_path / place / "config.toml").read_text())["actor"]
 
     three = actor("three", "--actors", "3")
-    assert (three["count"], three["environments"], len(costs)) == (3, 8, 1)
+    assert (three["count"], three["environments"], len(costs)) == (3, 16, 1)
     auto = actor("auto", "--actors", "auto", "--preset", "impala")
     assert (auto["count"], auto["environments"], len(costs)) == (64, 1, 2)
     capsys.readouterr()
@@ -299,4 +299,4 @@ def test_what_is_wrong_with_an_environment_shows_in_the_run(
     with pytest.raises(TroupeError, match=says):
         troupe.train(env, run_dir=tmp_path / "run", settings=settings)
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["actor"]
-    assert (kept["count"], kept["environments"], kept["auto"]) == (2, 8, False)
+    assert (kept["count"], kept["environments"], kept["auto"]) == (2, 16, False)

@@ -181,4 +181,5 @@ def test_a_serial_run_rolled_back_is_at_rest_there(assembled, counting, run):
     assert torch.equal(parts.master.vector, best)
     assert torch.equal(moment.weights, best)
     assert moment.version == parts.master.oldest == 4
+    assert torch.equal(moment.optimizer.pop("average"), best)
     assert not np.any([part.any() for part in moment.optimizer.values()])
