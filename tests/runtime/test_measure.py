@@ -1,5 +1,7 @@
 """How many actors: by what steps cost, the same environments and batches, and only where nobody has said a number."""
 
+import subprocess
+import sys
 import threading
 import time
 import tomllib
@@ -16,7 +18,7 @@ from troupe.config import TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
-from troupe.runtime.measure import Costs, measure, measure_backends
+from troupe.runtime.measure import Costs, cores, measure, measure_backends
 
 US = 1e-6
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -120,6 +122,19 @@ def test_waiting_is_told_from_computing(monkeypatch: pytest.MonkeyPatch) -> None
     assert computing.step_computing >= 0.01
     assert waiting.act.keys() == {1, 4}
     assert all(cost > 0 for cost in waiting.act.values())
+
+
+@pytest.mark.skipif(not Path("/proc/thread-self/schedstat").exists(), reason="only Linux says who had to wait")
+def test_computing_beside_busy_programs_is_not_taken_for_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cores())]
+    try:
+        computing, waiting = measured(Computes, [1], monkeypatch), measured(Waits, [1], monkeypatch)
+    finally:
+        for program in busy:
+            program.kill()
+            program.wait()
+    assert computing.computing > 0.8
+    assert waiting.computing < 0.5
 
 
 def test_a_native_batch_is_measured_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

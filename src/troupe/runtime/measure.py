@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -120,13 +121,25 @@ def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
 
 
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
-    """Seconds that `work` takes, and seconds of processor time, of all threads; the first call is not counted."""
+    """Seconds that `work` takes, and seconds of processor time, of all threads; the first call is not counted.
+
+    Seconds in which other programs had the processors are left out: what computes would seem to wait.
+    """
     work()
-    times, began, used = 0, time.perf_counter(), time.process_time()
+    times, began, used, kept = 0, time.perf_counter(), time.process_time(), _kept_from_running()
     while time.perf_counter() - began < seconds:
         work()
         times += 1
-    return (time.perf_counter() - began) / times, (time.process_time() - used) / times
+    took = time.perf_counter() - began - (_kept_from_running() - kept)
+    return took / times, (time.process_time() - used) / times
+
+
+def _kept_from_running() -> float:
+    """Seconds in which this thread could have run, but no processor was free; always 0 where only Linux says."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+    except (OSError, IndexError):
+        return 0.0
 
 
 def cores() -> int:
