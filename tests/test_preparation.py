@@ -1,6 +1,5 @@
 """What is settled before a run: precision, actors, threads and device, each by numbers that are given here."""
 
-from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
@@ -12,8 +11,9 @@ from torch import nn
 from troupe import preparation
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
-from troupe.preparation import _device, first_network, fit, one_torch_thread
+from troupe.preparation import _device, first_network, fit
 from troupe.runtime.measure import Costs, measure_pass
+from troupe.torch_threads import one_torch_thread
 
 US = 1e-6
 
@@ -386,15 +386,3 @@ def test_first_weights_follow_the_seed_and_leave_torchs_own_stream_alone():
     assert not torch.equal(weights(1), weights(2))
     assert not torch.equal(weights(1), weights(1, resumes=1))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_torch_has_its_threads_back_afterwards():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        with suppress(ValueError), one_torch_thread():
-            assert torch.get_num_threads() == 1
-            raise ValueError
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)

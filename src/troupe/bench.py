@@ -12,7 +12,7 @@ import numpy as np
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
-from troupe.preparation import fit, one_torch_thread
+from troupe.preparation import fit
 from troupe.runs.plots import read_metrics
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
@@ -20,6 +20,7 @@ from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
+from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
 
 STAGE_SECONDS = 1.0

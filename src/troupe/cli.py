@@ -134,8 +134,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run
-    from troupe.preparation import one_torch_thread
     from troupe.runs import checkpoint, terminal, video, window
+    from troupe.torch_threads import one_torch_thread
 
     run = Path(options.run)
     agent = load(run)

@@ -2,8 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +19,7 @@ from troupe.networks.novelty import with_bonus_value
 from troupe.runtime.assembly import place_of
 from troupe.runtime.interruption import apart
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
+from troupe.torch_threads import one_torch_thread
 
 A = TypeVar("A")
 
@@ -182,14 +183,3 @@ def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:
         return torch.device(config.device)
     # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
     return torch.device("cuda" if available and is_image(source.observation_space) else "cpu")
-
-
-@contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """torch's own threads spin at barriers and starve beside any other busy thread (docs/architecture.md)."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

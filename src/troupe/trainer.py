@@ -18,7 +18,7 @@ from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.flat import named
-from troupe.preparation import first_network, fit, one_torch_thread
+from troupe.preparation import first_network, fit
 from troupe.runs import checkpoint
 from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Limits, Mode, score
@@ -31,6 +31,7 @@ from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
+from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 Outcome = Literal["solved", "steps", "time", "interrupted"]

@@ -19,6 +19,7 @@ from troupe.networks.recurrent import Memory
 from troupe.runs.checkpoint import read_config
 from troupe.runtime.inference import generator
 from troupe.runtime.measure import cores
+from troupe.torch_threads import one_torch_thread
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 
@@ -152,7 +153,8 @@ def evaluate(
     evaluator = Evaluator(of_run(Path(run), config.env.id, env), config.env, episodes)
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     greedy = config.evaluation.greedy if greedy is None else greedy
-    scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
+    with one_torch_thread():
+        scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
     evaluator.close()
     assert scores is not None
     return scores

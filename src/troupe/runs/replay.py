@@ -24,7 +24,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import of_run
 from troupe.networks.flat import FlatWeights
-from troupe.preparation import first_network, one_torch_thread
+from troupe.preparation import first_network
 from troupe.runs import checkpoint
 from troupe.runtime.assembly import build_optimizer, build_statistics, make_learners, make_plans
 from troupe.runtime.gate import Gate
@@ -34,6 +34,7 @@ from troupe.runtime.progress import Progress
 from troupe.runtime.rollout import Rollout, allocate, stack
 from troupe.runtime.shared import ByValue
 from troupe.runtime.weights import Master, WeightStore
+from troupe.torch_threads import one_torch_thread
 
 
 @dataclass(frozen=True)

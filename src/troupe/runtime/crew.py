@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from troupe.torch_threads import heed_torch_threads
+
 A = TypeVar("A")
 B = TypeVar("B")
 
@@ -17,7 +19,7 @@ class Crew:
 
     def __init__(self, size: int):
         self.size = size
-        self._others = ThreadPoolExecutor(size - 1, thread_name_prefix="learner-crew") if size > 1 else None
+        self._others = ThreadPoolExecutor(size - 1, "learner-crew", heed_torch_threads) if size > 1 else None
 
     def map(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """[work(item) for item in items], the first by the caller, all at the same time; what one raises is raised."""

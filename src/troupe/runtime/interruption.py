@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
+from troupe.torch_threads import heed_torch_threads
+
 T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often whoever can be interrupted looks whether it was
 _PATIENCE_SECONDS = 1.0
@@ -38,6 +40,7 @@ def apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
     done: Future[T] = Future()
 
     def run() -> None:
+        heed_torch_threads()
         try:
             done.set_result(work())
         except BaseException as error:
