@@ -4,14 +4,13 @@ python benchmarks/environments.py tuned|untuned [ENVIRONMENT ...]
 
 A result is added to what is in the file already, so that environments can be measured one at a time. A line is
 reached where every seed's final evaluation (100 greedy episodes of the best weights) is at or above it: by the defaults
-no other seed is tried after one that missed it. Runs of long budgets share the machine, two at once.
+no other seed is tried after one that missed it.
 """
 
 import json
 import statistics
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,14 @@ LINES = {
     "HalfCheetah-v5": (4_500, 2_000_000, 10, 4_700),
     "Hopper-v5": (2_400, 2_000_000, 15, 2_600),
 }
-_LONG = 15  # minutes
 
 
 def measure(name: str, kind: str) -> dict[str, Any]:
     line, steps, minutes, aim = LINES[name]
     options = ["--steps", str(steps), "--time", f"{minutes}m"]
     options += ["--untuned", "--target", str(aim)] if kind == "untuned" else []
-    at_once = 2 if minutes >= _LONG else 1
     runs: list[dict[str, Any]] = []
-
-    def run(seed: int) -> None:
-        if kind == "untuned" and any(done["mean_return"] < line for done in runs):
-            return
+    for seed in SEEDS:
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder) / "run"
             _, whole = troupe("train", name, "--seed", str(seed), "--run-dir", str(place), *options)
@@ -52,20 +46,18 @@ def measure(name: str, kind: str) -> dict[str, Any]:
         kept = ("seed", "outcome", "steps", "best_steps", "training_seconds", "peak_memory_mb")
         runs.append({key: summary[key] for key in kept} | summary["evaluation"] | {"command_seconds": whole})
         print(name, seed, f"{runs[-1]['mean_return']:.1f}", summary["steps"], summary["training_seconds"], flush=True)
-
-    with ThreadPoolExecutor(at_once) as pool:
-        list(pool.map(run, SEEDS))
+        if kind == "untuned" and runs[-1]["mean_return"] < line:
+            break
     scores = [run["mean_return"] for run in runs]
     return {
         "command": " ".join(["troupe train", name, f"--seed {SEEDS[0]}..{SEEDS[-1]}", *options]),
-        "at_once": at_once,
         "line": line,
         "reached": sum(score >= line for score in scores),
         "lowest": min(scores),
         "mean": statistics.mean(scores),
         "steps": statistics.median(run["steps"] for run in runs),
         "seconds": statistics.median(run["training_seconds"] for run in runs),
-        "runs": sorted(runs, key=lambda run: run["seed"]),
+        "runs": runs,
     }
 
 

@@ -57,7 +57,7 @@ class Ridge(torch.nn.Module):
 TOO_LARGE = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 10,
     "learner.rollouts": 1, "learner.epochs": 1, "learner.minibatches": 1, "learner.learning_rate": 0.5,
-    "learner.average_decay": 0.0,
+    "learner.average_decay": 0.0, "learner.anneal_steps": 0,
     "loss.kind": "a3c", "loss.gamma": 0.0, "loss.entropy_coefficient": 0.0,
     "evaluation.every_seconds": 0.0, "evaluation.every_steps": 1, "evaluation.episodes": 4,
     "evaluation.final_episodes": 4,

@@ -248,6 +248,19 @@ def test_an_annealed_step_size_falls_to_nothing_with_the_steps_learned_from(scho
     assert made.optimizer.rates == pytest.approx([0.8, 0.6, 0.0, 0.0])
 
 
+@pytest.mark.parametrize(("asked", "limit", "steps"), [("auto", 900, 1200), ("auto", 0, 0), (500, 900, 500)])
+@pytest.mark.parametrize("topology", ["serial", "hogwild"])
+def test_the_limit_on_steps_decides_how_long_a_step_size_is_annealed_if_told_to(
+    assembled, counting, asked, limit, steps, topology
+):
+    settings = {"topology": topology, "actor.count": 1, "learner.epochs": 1, "learner.minibatches": 1}
+    settings |= {"actor.place": "thread", "stop.steps": limit, "learner.anneal_steps": asked}
+    parts = assembled(counting, settings)
+    learner = parts.actors[0].actor._learner if topology == "hogwild" else parts.learners[0]
+    assert learner._config.anneal_steps == steps
+    parts.close()
+
+
 def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(school, blank):
     weights = []
 

@@ -189,7 +189,10 @@ class Learner:
     optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0
-    anneal_steps: Annotated[int, _doc("environment steps in which the step size falls to 0; 0 is never", ge=0)] = 0
+    anneal_steps: Annotated[
+        Annotated[int, Meta(ge=0)] | Literal["auto"],
+        _doc("environment steps in which the step size falls to 0; 0 is never; auto is to a quarter at stop.steps"),
+    ] = 0
     decay: Annotated[float, _doc("rmsprop: decay of the squared gradient", ge=0, lt=1)] = 0.99
     epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8
     initial_accumulator: Annotated[float, _doc("rmsprop: where the squared gradient starts", ge=0)] = 0.0

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -104,7 +104,7 @@ def make_plans(
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
     loss, rewards, entropy = build_loss(config.loss), build_rewards(config.loss), build_entropy(config.loss)
-    learner = LearnerPlan(config.learner, loss, rewards, entropy)
+    learner = LearnerPlan(learner_settings(config), loss, rewards, entropy)
     return [
         ActorPlan(
             number=each,
@@ -134,14 +134,22 @@ def make_learners(
     progress: Progress,
     gate: Gate,
 ) -> list[Learner]:
+    settings = learner_settings(config)
     return [
         Learner(
-            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
+            copy.deepcopy(network), master, build_loss(config.loss), settings, progress, gate,
             np.random.default_rng(seed), build_rewards(config.loss), make_curiosity(config, source, master, seed),
             build_entropy(config.loss),
         )
         for seed in seeds
     ]  # fmt: skip
+
+
+def learner_settings(config: TrainConfig) -> LearnerConfig:
+    """With a number for the steps in which the step size falls to 0: at the run's last step a quarter of it is left."""
+    if config.learner.anneal_steps != "auto":
+        return config.learner
+    return replace(config.learner, anneal_steps=config.stop.steps * 4 // 3)
 
 
 def make_curiosity(

@@ -213,7 +213,9 @@ class Learner:
             self._lately.restore(state["lately"])
 
     def _learning_rate(self) -> float:
-        rate = self._config.learning_rate * left(self._progress.counts.steps, self._config.anneal_steps)
+        horizon = self._config.anneal_steps
+        assert horizon != "auto", "assemble has put a number there"
+        rate = self._config.learning_rate * left(self._progress.counts.steps, horizon)
         if self._config.warmup_updates:
             rate *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
         return rate
