@@ -18,7 +18,7 @@ from troupe.config import TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
-from troupe.runtime.measure import Costs, cores, measure, measure_backends
+from troupe.runtime.measure import Costs, cores, cost, measure, measure_backends
 
 US = 1e-6
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -135,6 +135,19 @@ def test_computing_beside_busy_programs_is_not_taken_for_waiting(monkeypatch: py
             program.wait()
     assert computing.computing > 0.8
     assert waiting.computing < 0.5
+
+
+def test_to_be_kept_from_running_while_clocks_are_read_makes_no_cost_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([0.0, 0.05])
+
+    def kept() -> float:
+        answer = next(answers)
+        time.sleep(answer)
+        return answer
+
+    monkeypatch.setattr("troupe.runtime.measure._kept_from_running", kept)
+    took, _ = cost(lambda: time.sleep(1e-3), 1e-4)
+    assert took > 0
 
 
 def test_a_native_batch_is_measured_as_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,10 +127,11 @@ def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
     """
     work()
     times, began, used, kept = 0, time.perf_counter(), time.process_time(), _kept_from_running()
-    while time.perf_counter() - began < seconds:
+    while not times or time.perf_counter() - began < seconds:
         work()
         times += 1
-    took = time.perf_counter() - began - (_kept_from_running() - kept)
+    kept = _kept_from_running() - kept  # first: what comes between it and the clock would make it negative
+    took = time.perf_counter() - began - kept
     return took / times, (time.process_time() - used) / times
 
 
