@@ -161,6 +161,7 @@ def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest
             "topology = 'hogwild!': expected serial | queue | hogwild | ga3c | async; did you mean hogwild?",
         ),
         ("stop.target", "aut", "stop.target = 'aut': expected float | auto | none; did you mean auto?"),
+        ("learner.anneal_steps", "-5", "learner.anneal_steps = '-5': expected int >= 0 | auto"),
         ("stop.steps", None, "stop.steps = None: expected int, got null"),
     ],
 )

@@ -49,8 +49,8 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
         return converted
     except msgspec.ValidationError as error:
         wrong = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
-        number = "float | " if float in typing.get_args(typing.get_args(field.type)[0]) else ""
-        wrong = f"expected {number}{' | '.join(field.choices)}" if field.choices else wrong[0].lower() + wrong[1:]
+        kinds = (*_numbers(field.type), *field.choices)
+        wrong = f"expected {' | '.join(kinds)}" if field.choices else wrong[0].lower() + wrong[1:]
         near = did_you_mean(given, field.choices) if isinstance(given, str) else ""
         raise UsageError(f"{name} = {given!r}: {wrong}{near}") from None
 
@@ -84,6 +84,14 @@ def _choices(kind: Any) -> tuple[str, ...]:
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return tuple(choice for part in typing.get_args(kind) for choice in _choices(part))
     return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
+def _numbers(kind: Any) -> Iterator[str]:
+    """The numbers that may stand in place of a choice: "float", or "int >= 0"."""
+    for part in typing.get_args(typing.get_args(kind)[0]):
+        number, *limits = typing.get_args(part) or (part,)
+        if number in (int, float):
+            yield number.__name__ + "".join(f" >= {limit.ge}" for limit in limits)
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
