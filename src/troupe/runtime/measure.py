@@ -136,7 +136,7 @@ def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
 
 
 def _kept_from_running() -> float:
-    """Seconds in which this thread could have run, but no processor was free; always 0 where only Linux says."""
+    """Seconds in which this thread could have run, but no processor was free; 0 where the system does not say."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
     except (OSError, IndexError):
