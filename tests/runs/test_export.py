@@ -347,7 +347,7 @@ def test_the_file_says_where_it_comes_from_and_nothing_of_the_computer(printed, 
     assert [each.name for each in file.parent.iterdir()] == ["pole.onnx"]
     model = onnx.load(file)
     about = {each.key: each.value for each in model.metadata_props}
-    assert (about["run"], about["environment"], about["troupe"]) == ("short", "CartPole-v1", version("troupe"))
+    assert (about["run"], about["environment"], about["troupe"]) == ("short", "CartPole-v1", version("troupe-rl"))
     assert json.loads(about["action_space"]) == {"type": "Discrete", "n": 2, "start": 0}
     assert json.loads(about["observation_space"])["shape"] == [4]
     assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)] == [("", 18)]

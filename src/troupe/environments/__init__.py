@@ -1,6 +1,7 @@
 """Environments: from an id, a file or a callable to a batch of environments stepped together."""
 
-from troupe.environments.source import EnvironmentSource, find, of_run
+from troupe.environments.find import find, of_run
+from troupe.environments.source import EnvironmentSource
 from troupe.environments.vector import EnvironmentFailed, VectorEnvironment
 
 __all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find", "of_run"]

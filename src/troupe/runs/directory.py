@@ -8,6 +8,8 @@ from pathlib import Path
 
 from troupe.config import TrainConfig, UsageError
 
+DISTRIBUTION = "troupe-rl"  # what pip calls this package
+
 
 def run_name(env_id: str) -> str:
     """An environment's id as a folder's name."""
@@ -50,5 +52,7 @@ def peak_memory_mb() -> float | None:
 
 
 def versions() -> dict[str, str]:
-    packages = ("troupe", "torch", "gymnasium", "numpy")
-    return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in packages}
+    packages = {"troupe": DISTRIBUTION} | {name: name for name in ("torch", "gymnasium", "numpy")}
+    return {"python": sys.version.split()[0]} | {
+        name: importlib.metadata.version(package) for name, package in packages.items()
+    }

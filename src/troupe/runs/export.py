@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +35,7 @@ from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.recurrent import Memory
+from troupe.runs.directory import versions
 from troupe.runs.export_check import TOLERANCE, Arrays, difference, is_action, questions
 from troupe.runs.plots import output_file
 
@@ -81,7 +81,7 @@ def export(agent: "Agent", file: Path) -> Exported:
     _check_names(policy)
     about = {
         **agent.about,
-        "troupe": version("troupe"),
+        "troupe": versions()["troupe"],
         "observation_space": json.dumps(spaces.describe(agent.observation_space)),
         "action_space": json.dumps(spaces.describe(agent.action_space)),
     }

@@ -1,0 +1,52 @@
+"""Makes an environment once, to see what it is and that it can be played."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+
+from troupe.config import UsageError
+from troupe.environments.packing import MaskPlace
+from troupe.environments.source import EnvironmentSource, one_line
+from troupe.environments.spaces import MASK
+
+# What to install for environments whose module or namespace names them.
+EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco"}
+
+
+def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
+    """Makes one environment to see what it is, and begins an episode to see whether it says what is allowed."""
+    try:
+        env = make()
+    except UsageError:
+        raise
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(missing(name, error)) from None
+    except Exception as error:
+        raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
+    source = EnvironmentSource(name, make, env.observation_space, env.action_space, _masked(name, env), threshold)
+    env.close()
+    return source
+
+
+def _masked(name: str, env: gym.Env[Any, Any]) -> MaskPlace:
+    """Where its action masks come from."""
+    if isinstance(env.observation_space, gym.spaces.Dict) and MASK in env.observation_space.spaces:
+        return "observation"
+    if getattr(env.unwrapped, "ale", None) is not None:
+        return ""
+    try:
+        _, info = env.reset(seed=0)
+    except Exception as error:
+        raise UsageError(f"environment {name}: reset raised {one_line(error)}") from error
+    return "info" if MASK in info else ""
+
+
+def missing(env_id: str, error: Exception) -> str:
+    entry = str(getattr(gym.registry.get(env_id.rpartition(":")[2]), "entry_point", ""))
+    words = re.split(r"[\W_]+", entry.lower())
+    for word, extra in EXTRAS.items():
+        if word in words:
+            return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{extra}]'"
+    return f"environment {env_id} needs a package that is not installed: {error}"
