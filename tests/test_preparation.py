@@ -1,5 +1,6 @@
 """What is settled before a run: precision, actors, threads and device, each by numbers that are given here."""
 
+import dataclasses
 from typing import Any
 
 import gymnasium as gym
@@ -30,6 +31,10 @@ class Pictures(gym.Env[np.ndarray, int]):
 
     def step(self, action: int) -> Any:
         return np.zeros((40, 36, 2), np.uint8), 0.0, False, False, {}
+
+
+class Game(Pictures):
+    """The same, taken for an Atari game: its emulators step in threads of their own."""
 
 
 class Numbers(Pictures):
@@ -82,9 +87,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 
 
 def fitted(
-    env: Any = Pictures, settings: dict[str, Any] | None = None, network: Any = None, **how: Any
+    env: Any = Game, settings: dict[str, Any] | None = None, network: Any = None, **how: Any
 ) -> tuple[TrainConfig, list[str]]:
-    source = find(env)
+    source = dataclasses.replace(find(env), atari=env is Game)
     usual = {"actor.count": 1, "actor.environments": 32, "actor.place": "thread", "learner.epochs": 3}
     config = resolve(source.id, settings=usual | (settings or {}), **how)
     return fit(config, source, network)
@@ -271,6 +276,16 @@ def test_several_learners_share_the_threads_that_learning_is_worth(measured, set
     assert said[-1].endswith(f" to act, {learners * learning} to learn")
 
 
+def test_pictures_that_are_no_game_step_with_their_actor_and_may_be_played_as_settled(measured):
+    """`env.threads` is for emulators and EnvPool; every other picture was refused for a number nobody had asked for."""
+    measured.cores = 16
+    config, said = fitted(Pictures)
+    assert (config.env.threads, config.learner.threads) == (0, 8)
+    assert said[-1].endswith(" of learning in 3 passes: 1 to act, 8 to learn")
+    find(Pictures).check(config.env)
+    assert fitted(Pictures, {"learner.threads": 2, "network.precision": "float32"})[1] == []
+
+
 @pytest.mark.parametrize(
     ("asked", "threads"),
     [
@@ -309,7 +324,7 @@ def test_the_rest_of_the_configuration_stays_as_it_was(measured):
     source = find(Pictures)
     before = resolve(source.id, settings={"actor.count": 1, "actor.environments": 6, "seed": 3})
     after, _ = fit(before, source, None)
-    settled = {"network.precision": "float32", "learner.threads": 2, "env.threads": 1}
+    settled = {"network.precision": "float32", "learner.threads": 2}
     assert after == replace(before, settled)
     assert fit(after, source, None) == (after, [])  # and is settled once and for all
 

@@ -134,8 +134,12 @@ def _fit_actors(
 
 
 def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
-    """Threads for emulators and learner in proportion to the work that a step is for each."""
-    if config.learner.threads and config.env.threads:
+    """Threads for emulators and learner in proportion to the work that a step is for each.
+
+    Other environments step in the thread of their actor: only the learner's are chosen then.
+    """
+    threaded = source.has_threads(config.env)
+    if config.learner.threads and (config.env.threads or not threaded):
         return config
     actor, epochs = config.actor, config.learner.epochs
     built, _, _ = first_network(None, source, config)
@@ -147,16 +151,18 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
         learn = epochs * measure_pass(built, _pass_size(config), config.actor.rollout_steps)
     act = costs.act[size] / size
     share = cores() / (costs.step_computing + act + learn)
-    playing = math.ceil(share * costs.step_computing / (actor.count * actor.parts))
     learners = actor.count if config.topology == "hogwild" else config.learner.count
     learning = math.ceil(share * learn / learners + _SPARE) if _device(config, source).type == "cpu" else 1
-    threads = {"learner.threads": config.learner.threads or learning, "env.threads": config.env.threads or playing}
-    config = replace(config, threads)
-    emulators = actor.count * actor.parts * config.env.threads
+    config = replace(config, {"learner.threads": config.learner.threads or learning})
+    playing = ""
+    if threaded:
+        each = config.env.threads or math.ceil(share * costs.step_computing / (actor.count * actor.parts))
+        config = replace(config, {"env.threads": each})
+        playing = f"{actor.count * actor.parts * each} to play, "
     said.append(
         f"threads: a step is {costs.step_computing * 1e6:,.0f} us of playing, {act * 1e6:,.0f} of acting and "
         f"{learn * 1e6:,.0f} of learning in {epochs} pass{'es' if epochs > 1 else ''}: "
-        f"{emulators} to play, {actor.count} to act, {learners * config.learner.threads} to learn"
+        f"{playing}{actor.count} to act, {learners * config.learner.threads} to learn"
     )
     return config
 

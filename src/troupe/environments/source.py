@@ -75,6 +75,10 @@ class EnvironmentSource:
         """Whether `make_vector` gives environments that step without Python."""
         return self.backend(config) != "sync"
 
+    def has_threads(self, config: Environment) -> bool:
+        """Whether a batch steps in threads of its own, so that `env.threads` means something."""
+        return self.atari or self.backend(config) == "envpool"
+
     def is_restorable(self, config: Environment) -> bool:
         """Whether `make_restorable` gives environments that can be put back where they were.
 
@@ -117,7 +121,7 @@ class EnvironmentSource:
         if config.backend == "envpool":
             self._check_pool()
         for name in () if self.atari else atari.ONLY_HERE:
-            if name == "threads" and config.backend == "envpool":
+            if name == "threads" and self.has_threads(config):
                 continue
             if getattr(config, name) != getattr(Environment(), name):
                 raise UsageError(f"env.{name} = {getattr(config, name)}: only Atari games have it, not {self.id}")
