@@ -9,6 +9,7 @@ import torch
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner
 from troupe.runtime.assembly import build_optimizer
+from troupe.runtime.statistics import Statistics
 from troupe.runtime.topologies import _sift
 from troupe.runtime.weights import HogwildMaster, Master, WeightStore
 
@@ -74,6 +75,30 @@ def test_a_mean_of_the_weights_begins_again_with_the_best_ones(topology):
     torch.testing.assert_close(master.kept, torch.full((3,), -0.01))
     master.roll_back(BEST, 0.5)
     assert torch.equal(master.kept, BEST)
+
+
+@pytest.mark.parametrize("topology", ["async", "hogwild"])
+def test_statistics_are_never_a_mean_of_statistics_nor_after_a_rollback(topology):
+    """A weight, and the mean and the scale of one number: the observations 4998 and 5002 have mean 5000 and deviation 2;
+    with 5008 and 5032 they have 5010 and sqrt((144 + 64 + 4 + 484) / 4) = sqrt(174)."""
+    config, vector = Learner(average_decay=0.9), torch.tensor([0.0, 0.0, 1.0])
+    statistics = Statistics(1, (slice(1, 2), slice(2, 3)))
+    make = partial(build_optimizer, config, fixed=[slice(1, 3)])
+    if topology == "hogwild":
+        master = HogwildMaster(vector, make, 1, statistics=statistics)
+    else:
+        master = Master(vector, make(vector), WeightStore(vector), statistics)
+    master.apply(torch.tensor([1.0, 0.0, 0.0]), 0.1)
+    master.observe(torch.tensor([[4998.0], [5002.0]]), torch.zeros(0), 0)
+    best = master.kept.clone()
+    torch.testing.assert_close(best, torch.tensor([-0.01, 5000.0, 0.5]))
+    master.apply(torch.tensor([1.0, 0.0, 0.0]), 0.1)
+    master.observe(torch.tensor([[5008.0], [5032.0]]), torch.zeros(0), 0)
+    torch.testing.assert_close(master.kept[1:], torch.tensor([5010.0, 174**-0.5]))
+    master.roll_back(best, 0.5)
+    assert torch.equal(master.kept, best)
+    master.observe(torch.tensor([[5000.0]]), torch.zeros(0), 0)  # of four of 5000 +- 2 before
+    torch.testing.assert_close(master.kept[1:], torch.tensor([5000.0, (16 / 5) ** -0.5]))
 
 
 def test_workers_in_processes_see_all_of_it(elsewhere):

@@ -6,7 +6,7 @@ is updated several times faster than a list of tensors. And RMSProp comes in var
 be confused: where epsilon stands and what the accumulator starts from are stated here and tested.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor
 class Optimizer(Protocol):
     """Changes weights in place. `state()` names every tensor it needs to go on; `load` takes them back,
     `reset` makes them what they are where one begins with `weights`, and `attach` puts other tensors in their place,
-    which several processes may share. `average` is the running mean of the weights, where one is kept."""
+    which several processes may share. `kept` is what to evaluate and save of `weights`: themselves, or their mean."""
 
-    @property
-    def average(self) -> Float[Tensor, " P"] | None: ...
+    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]: ...
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
     def load(self, state: Mapping[str, Tensor]) -> None: ...
@@ -30,8 +29,6 @@ class Optimizer(Protocol):
 
 class Adam:
     """Kingma & Ba 2015, algorithm 1, with bias correction; epsilon outside the root."""
-
-    average = None
 
     def __init__(self, like: Float[Tensor, " P"], beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8):
         self.beta1, self.beta2, self.epsilon = beta1, beta2, epsilon
@@ -46,6 +43,9 @@ class Adam:
             lr=learning_rate, beta1=self.beta1, beta2=self.beta2, weight_decay=0.0, eps=self.epsilon,
             amsgrad=False, maximize=False,
         )  # fmt: skip
+
+    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return weights
 
     def state(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "square": self.square, "steps": self.steps}
@@ -70,8 +70,6 @@ class RMSProp:
     makes the first few hundred steps small.
     """
 
-    average = None
-
     def __init__(self, like: Float[Tensor, " P"], decay: float = 0.99, epsilon: float = 0.1, initial: float = 0.0):
         self.decay, self.epsilon, self.initial = decay, epsilon, initial
         self.square = torch.full_like(like, initial)
@@ -79,6 +77,9 @@ class RMSProp:
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         self.square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
         weights.addcdiv_(gradient, (self.square + self.epsilon).sqrt_(), value=-learning_rate)
+
+    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        return weights
 
     def state(self) -> dict[str, Tensor]:
         return {"square": self.square}
@@ -98,10 +99,20 @@ class Averaged:
 
     Large steps on noisy gradients leave the newest weights somewhere around what they are learning; the mean lies
     nearer to it. Learning goes on from the newest weights as if the mean were not there.
+
+    `fixed` says where in the vector the parameters lie that no gradient reaches, such as the statistics that observations
+    are normalised by. These are not noisy steps around something: of them `kept` has the newest, never the mean.
     """
 
-    def __init__(self, inner: Optimizer, weights: Float[Tensor, " P"], decay: float):
-        self._inner, self._decay, self.average = inner, decay, weights.clone()
+    def __init__(self, inner: Optimizer, weights: Float[Tensor, " P"], decay: float, fixed: Sequence[slice] = ()):
+        self._inner, self._decay, self._fixed = inner, decay, fixed
+        self.average = weights.clone()
+
+    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        kept = self.average.clone()
+        for place in self._fixed:
+            kept[place] = weights[place]
+        return kept
 
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         self._inner.step(weights, gradient, learning_rate)

@@ -51,6 +51,11 @@ class FlatWeights(Generic[M]):
             start += each.numel()
         raise KeyError("no parameter of this module")
 
+    @property
+    def fixed(self) -> list[slice]:
+        """Where those parameters lie that no gradient reaches."""
+        return [self.place(parameter) for parameter in self.parameters if not parameter.requires_grad]
+
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
         """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
         learned = [parameter for parameter in self.parameters if parameter.requires_grad]

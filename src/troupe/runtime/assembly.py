@@ -202,11 +202,11 @@ def _master(
     flat = FlatWeights(network)
     if config.topology != "hogwild":
         store = WeightStore(flat.vector.cpu(), version, shared=shared)
-        optimizer, statistics = build_optimizer(config.learner, flat.vector), build_statistics(config, flat)
+        optimizer, statistics = build_optimizer(config.learner, flat.vector, flat.fixed), build_statistics(config, flat)
         if isinstance(journal, Journal):
             return RecordedMaster(flat.vector, optimizer, store, journal, statistics)
         return Master(flat.vector, optimizer, store, statistics)
-    make_optimizer, workers = partial(build_optimizer, config.learner), config.actor.count
+    make_optimizer, workers = partial(build_optimizer, config.learner, fixed=flat.fixed), config.actor.count
     statistics = build_statistics(config, flat, workers, shared=shared)
     master = HogwildMaster(flat.vector.cpu(), make_optimizer, workers, version, statistics, shared=shared)
     flat.move_to(master.vector)
@@ -276,10 +276,11 @@ def build_statistics(
     return Statistics.of(flat, writers, shared=shared)
 
 
-def build_optimizer(config: LearnerConfig, vector: torch.Tensor) -> Optimizer:
+def build_optimizer(config: LearnerConfig, vector: torch.Tensor, fixed: Sequence[slice] = ()) -> Optimizer:
+    """`fixed` are the parts of `vector` that no gradient reaches."""
     optimizer: Optimizer
     if config.optimizer == "adam":
         optimizer = Adam(vector, epsilon=config.epsilon)
     else:
         optimizer = RMSProp(vector, decay=config.decay, epsilon=config.epsilon, initial=config.initial_accumulator)
-    return Averaged(optimizer, vector, config.average_decay) if config.average_decay else optimizer
+    return Averaged(optimizer, vector, config.average_decay, fixed) if config.average_decay else optimizer

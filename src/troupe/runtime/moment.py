@@ -15,6 +15,7 @@ class Moment:
     way. None where they cannot be had, because threads are in the middle of something."""
 
     weights: Tensor
+    kept: Tensor  # what there is to evaluate: the weights, or their running mean
     optimizer: dict[str, Tensor]
     version: int
     counts: Counts
@@ -31,12 +32,9 @@ class Moment:
         novelty: list[dict[str, Any]] | None = None,
     ) -> "Moment":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
-        return cls(master.vector.clone(), optimizer, master.version, *progress.state(), streams, novelty or [])
-
-    @property
-    def kept(self) -> Tensor:
-        """What there is to judge: the weights, or their running mean."""
-        return self.optimizer.get("average", self.weights)
+        weights = master.vector.clone()
+        kept = master.optimizer.kept(weights)
+        return cls(weights, kept, optimizer, master.version, *progress.state(), streams, novelty or [])
 
     def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""

@@ -259,8 +259,7 @@ class HogwildMaster:
 
 
 def _kept(master: Master | HogwildMaster) -> Float[Tensor, " P"]:
-    average = master.optimizer.average
-    return master.vector if average is None else average
+    return master.optimizer.kept(master.vector)
 
 
 def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:

@@ -1,0 +1,95 @@
+"""Numbers of any size and offset: what an environment says reaches the network, the returns and the saved agent whole."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import troupe
+
+SMALL = {
+    "network.hidden": (8,), "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "learner.rollouts": 1,
+    "learner.minibatches": 1, "learner.epochs": 1, "learner.anneal_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1,
+}  # fmt: skip
+
+
+class Pressure(gym.Env):
+    """An observation around `offset` whose last digits are the action to take. Twenty steps an episode."""
+
+    def __init__(self, offset: float = 5000.0, step: float = 5.0, dtype: type = np.float64):
+        self._offset, self._step, self._dtype = offset, step, dtype
+        low, high = (-np.inf, np.inf) if np.issubdtype(dtype, np.floating) else (0, 2**62)
+        self.observation_space, self.action_space = gym.spaces.Box(low, high, (1,), dtype), gym.spaces.Discrete(3)
+
+    def _show(self) -> np.ndarray:
+        self._cue = int(self.np_random.integers(3))
+        return np.array([self._offset + self._step * (self._cue - 1)], self._dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._t = 0
+        return self._show(), {}
+
+    def step(self, action):
+        reward, self._t = float(action == self._cue), self._t + 1
+        return self._show(), reward, False, self._t == 20, {}
+
+
+def saved(run: Path, which: str) -> dict[str, Tensor]:
+    checkpoint = max((run / "checkpoints").iterdir(), key=lambda folder: int(folder.name))
+    return safetensors.torch.load((checkpoint / f"{which}.safetensors").read_bytes())
+
+
+# What is kept of a run whose weights are averaged
+
+AVERAGED = {
+    "serial": {"topology": "serial", "actor.auto": False},
+    "async": {"topology": "async", "actor.place": "thread"},
+    "hogwild": {"topology": "hogwild", "loss.kind": "a3c", "actor.place": "thread"},
+    "ga3c": {"topology": "ga3c", "inference.kind": "batched", "actor.place": "thread"},
+}
+
+
+@pytest.mark.parametrize("topology", AVERAGED)
+def test_the_saved_agent_normalises_as_the_actors_did_and_its_weights_are_averaged(topology, tmp_path):
+    settings = SMALL | AVERAGED[topology] | {"learner.average_decay": 0.99}
+    run = troupe.train(Pressure, steps=400, run_dir=tmp_path / "run", settings=settings)
+    newest, kept = saved(run.path, "model"), saved(run.path, "best")
+    for name in ("mean", "scale"):
+        assert torch.equal(newest[f"body.encoder.normalizer.{name}"], kept[f"body.encoder.normalizer.{name}"])
+    assert float(run.agent.network.normalizer.mean[0]) == pytest.approx(5000, abs=1)
+    assert not torch.equal(newest["body.policy.weight"], kept["body.policy.weight"])
+
+
+def test_it_does_so_after_a_resume(tmp_path):
+    settings = SMALL | AVERAGED["serial"] | {"learner.average_decay": 0.99}
+    straight = troupe.train(Pressure, steps=600, run_dir=tmp_path / "straight", settings=settings)
+    troupe.train(Pressure, steps=300, run_dir=tmp_path / "run", settings=settings)
+    troupe.resume(tmp_path / "run", steps=600, env=Pressure)
+    one, other = (dict(saved(path, "best")) for path in (straight.path, tmp_path / "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Frozen(nn.Module):
+    """A layer that is not trained, and one that is."""
+
+    def __init__(self):
+        super().__init__()
+        self.fixed = nn.Linear(1, 8).requires_grad_(requires_grad=False)
+        self.learned = nn.Linear(8, 4)
+
+    def forward(self, x):
+        outputs = self.learned(torch.tanh(self.fixed(x.float() / 5000)))
+        return outputs[:, :3], outputs[:, 3]
+
+
+def test_a_layer_of_ones_own_that_is_not_trained_stays_what_it_was_to_the_last_bit(tmp_path):
+    network = Frozen()
+    settings = SMALL | AVERAGED["serial"] | {"learner.average_decay": 0.9}
+    run = troupe.train(Pressure, network=network, steps=400, run_dir=tmp_path / "run", settings=settings)
+    assert torch.equal(run.agent.network.body.fixed.weight, network.fixed.weight)
+    assert not torch.equal(run.agent.network.body.learned.weight, network.learned.weight)
