@@ -1,4 +1,4 @@
-"""Numbers of any size and offset: what an environment says reaches the network, the returns and the saved agent whole."""
+"""Numbers of any size and offset reach the network, the returns and the saved agent whole."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ import troupe
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "learner.rollouts": 1,
-    "learner.minibatches": 1, "learner.epochs": 1, "learner.anneal_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1,
+    "learner.minibatches": 1, "learner.epochs": 1, "learner.anneal_steps": 0, "evaluation.every_seconds": 0.0,
+    "evaluation.final_episodes": 1,
 }  # fmt: skip
 
 

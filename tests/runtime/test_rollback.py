@@ -79,7 +79,7 @@ def test_a_mean_of_the_weights_begins_again_with_the_best_ones(topology):
 
 @pytest.mark.parametrize("topology", ["async", "hogwild"])
 def test_statistics_are_never_a_mean_of_statistics_nor_after_a_rollback(topology):
-    """A weight, and the mean and the scale of one number: the observations 4998 and 5002 have mean 5000 and deviation 2;
+    """A weight, and the mean and the scale of one number: observations of 4998 and 5002 have mean 5000 and deviation 2;
     with 5008 and 5032 they have 5010 and sqrt((144 + 64 + 4 + 484) / 4) = sqrt(174)."""
     config, vector = Learner(average_decay=0.9), torch.tensor([0.0, 0.0, 1.0])
     statistics = Statistics(1, (slice(1, 2), slice(2, 3)))

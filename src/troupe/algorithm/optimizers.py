@@ -100,8 +100,8 @@ class Averaged:
     Large steps on noisy gradients leave the newest weights somewhere around what they are learning; the mean lies
     nearer to it. Learning goes on from the newest weights as if the mean were not there.
 
-    `fixed` says where in the vector the parameters lie that no gradient reaches, such as the statistics that observations
-    are normalised by. These are not noisy steps around something: of them `kept` has the newest, never the mean.
+    `fixed` says where in the vector the parameters lie that no gradient reaches, such as the statistics that
+    observations are normalised by: of them `kept` has the newest, never the mean.
     """
 
     def __init__(self, inner: Optimizer, weights: Float[Tensor, " P"], decay: float, fixed: Sequence[slice] = ()):
