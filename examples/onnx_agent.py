@@ -1,4 +1,4 @@
-"""An agent where there is neither troupe nor PyTorch: onnxruntime plays. To write it: pip install 'troupe[onnx]'."""
+"""An agent where there is neither troupe nor PyTorch: onnxruntime plays. To write it: troupe export (README)."""
 
 import gymnasium as gym
 import numpy as np

@@ -204,7 +204,7 @@ def often() -> Any:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+@pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 def test_a_run_in_envpool_is_replayed_there(tmp_path: Path) -> None:
     run = train(tmp_path / "run", "CartPole-v1", THREADS | {"env.backend": "envpool", "env.threads": 2})
     is_repeated(run.path)

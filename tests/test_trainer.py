@@ -430,7 +430,7 @@ def test_a_resumed_run_keeps_its_counters_and_appends(tmp_path):
     plot_runs([first.path], tmp_path / "both.png")
 
 
-@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+@pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 def test_the_backend_that_was_chosen_is_that_of_the_run_from_then_on(tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "measure_backends", lambda *_: {"native": 2.0, "sync": 3.0, "envpool": 1.0})
     run = small(tmp_path, env="CartPole-v1", steps=300)
@@ -438,7 +438,7 @@ def test_the_backend_that_was_chosen_is_that_of_the_run_from_then_on(tmp_path, m
     assert troupe.resume(run.path, steps=600).steps >= 600
     monkeypatch.setattr(pool, "installed", lambda: False)
     assert len(troupe.evaluate(run.path, episodes=5).returns) == 5
-    with pytest.raises(UsageError, match=r"EnvPool is not installed: pip install 'troupe\[envpool\]'$"):
+    with pytest.raises(UsageError, match=r"EnvPool is not installed: pip install 'envpool>=1.2'$"):
         troupe.resume(run.path, steps=900)
 
 

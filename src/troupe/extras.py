@@ -1,15 +1,55 @@
-"""Packages that only some commands need, and that an extra of the same name brings."""
+"""Packages that only some uses need: which are missing, and the command that installs them by their own names.
 
+Not by an extra of ours: pip could not find it where troupe was installed from a checkout. The packages it can.
+"""
+
+import importlib.metadata
 import importlib.util
+import re
+import shlex
 
 from troupe.config import UsageError
 
-_PACKAGES = {"onnx": ("onnx", "onnxruntime", "onnxscript")}
+DISTRIBUTION = "troupe-rl"  # on the package index, "troupe" is another project
+
+# The packages of each extra, for an installation without metadata (a source tree on PYTHONPATH).
+_PACKAGES = {
+    "atari": ("ale-py", "opencv-python-headless"),
+    "box2d": ("gymnasium[box2d]",),
+    "mujoco": ("gymnasium[mujoco]",),
+    "envpool": ("envpool",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript", "torch"),
+}
+_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript")}  # without which a command cannot begin
 
 
 def need(extra: str) -> None:
-    """Raises UsageError where packages of the extra are missing. Imports none of them: that takes seconds."""
-    missing = [name for name in _PACKAGES[extra] if importlib.util.find_spec(name) is None]
+    """Raises UsageError where modules of the extra are missing. Imports none of them: that takes seconds."""
+    missing = [name for name in _MODULES[extra] if importlib.util.find_spec(name) is None]
     if missing:
         are = "are" if len(missing) > 1 else "is"
-        raise UsageError(f"{', '.join(missing)} {are} not installed: pip install 'troupe[{extra}]'")
+        raise UsageError(f"{', '.join(missing)} {are} not installed: {command(extra)}")
+
+
+def command(extra: str) -> str:
+    """What installs the packages of the extra: "pip install 'ale-py>=0.12' 'opencv-python-headless>=4.8'"."""
+    return f"pip install {' '.join(map(shlex.quote, requirements(extra)))}"
+
+
+def requirements(extra: str) -> tuple[str, ...]:
+    """The packages of the extra with their versions, as the installed distribution's metadata state them."""
+    try:
+        stated = importlib.metadata.requires(DISTRIBUTION) or []
+    except importlib.metadata.PackageNotFoundError:
+        stated = []
+    parts = (requirement.partition(";") for requirement in stated)
+    mine = tuple(name.strip() for name, _, marker in parts if re.search(rf"extra == ['\"]{extra}['\"]", marker))
+    return mine or _PACKAGES[extra]
+
+
+def version(distribution: str = DISTRIBUTION) -> str:
+    """The installed version; "unknown" where a package runs without its metadata (a source tree on PYTHONPATH)."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

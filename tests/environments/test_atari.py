@@ -276,7 +276,8 @@ def test_nobody_has_to_import_ale_py_and_it_says_nothing_of_its_own():
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(package):
     code = f"sys.modules['{package}'] = None\ntry:\n    find('{PONG}')\nexcept UsageError as error:\n    print(error)"
     assert in_a_process_of_its_own(code) == (
-        f"environment {PONG} needs a package that is not installed: pip install 'troupe[atari]'"
+        f"environment {PONG} needs a package that is not installed: "
+        "pip install 'ale-py>=0.12' 'opencv-python-headless>=4.8'"
     )
 
 

@@ -14,7 +14,7 @@ from troupe.config import Environment, UsageError
 from troupe.environments import EnvironmentSource, find, pool
 from troupe.environments.vector import VectorEnvironment
 
-needs_envpool = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+needs_envpool = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 POOL = Environment(backend="envpool")
 SEEDS = np.random.SeedSequence(7)
 
@@ -275,11 +275,11 @@ def test_another_environment_under_gymnasiums_name_is_not_taken_for_it() -> None
     assert pool.name_of(replace(spec, entry_point=partial(gym.make, "CartPole-v1"))) == ""
 
 
-def test_where_envpool_is_missing_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_envpool_is_missing_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     source = find("CartPole-v1")
     assert "envpool" not in source.backends
-    assert refused(source) == "env.backend = 'envpool': EnvPool is not installed: pip install 'troupe[envpool]'"
+    assert refused(source) == "env.backend = 'envpool': EnvPool is not installed: pip install 'envpool>=1.2'"
 
 
 @needs_envpool

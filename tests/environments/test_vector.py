@@ -12,7 +12,7 @@ from troupe.config import Environment, TroupeError
 from troupe.environments import EnvironmentFailed, VectorEnvironment, find, pool, spaces
 
 SEEDS = np.random.SeedSequence(1)
-NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 

@@ -168,7 +168,7 @@ def test_what_is_not_atari_is_judged_in_the_fastest_version_of_it():
     assert evaluator._environment.count == 100
 
 
-@pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+@pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 @pytest.mark.parametrize("there", [True, False])
 def test_what_was_trained_in_envpool_is_judged_there_and_without_it_too(there, monkeypatch):
     monkeypatch.setattr(pool, "installed", lambda: there)

@@ -355,7 +355,7 @@ def test_the_file_says_where_it_comes_from_and_nothing_of_the_computer(printed, 
     assert str(run.parent).encode() not in file.read_bytes()
 
 
-def test_without_the_extra_the_command_names_it_before_torch_is_loaded(run, tmp_path):
+def test_without_the_packages_the_command_names_them_before_torch_is_loaded(run, tmp_path):
     program = f"""
 import importlib.util, sys
 find = importlib.util.find_spec
@@ -367,7 +367,8 @@ sys.exit(status)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
-    assert done.stderr == "troupe: onnx, onnxruntime are not installed: pip install 'troupe[onnx]'\n"
+    packages = "'onnx>=1.17' 'onnxruntime>=1.20' 'onnxscript>=0.7' 'torch>=2.9'"
+    assert done.stderr == f"troupe: onnx, onnxruntime are not installed: pip install {packages}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,7 +18,7 @@ from troupe.runtime.learner import Rewards, to_batch
 from troupe.runtime.progress import Episode, Progress
 from troupe.runtime.rollout import ROWS, allocate, check, columns
 
-NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 

@@ -14,7 +14,7 @@ from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Parts
 
-NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs troupe[envpool]")
+NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 

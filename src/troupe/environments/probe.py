@@ -10,6 +10,7 @@ from troupe.config import UsageError
 from troupe.environments.packing import MaskPlace
 from troupe.environments.source import EnvironmentSource, one_line
 from troupe.environments.spaces import MASK
+from troupe.extras import command
 
 # What to install for environments whose module or namespace names them.
 EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco"}
@@ -48,5 +49,5 @@ def missing(env_id: str, error: Exception) -> str:
     words = re.split(r"[\W_]+", entry.lower())
     for word, extra in EXTRAS.items():
         if word in words:
-            return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{extra}]'"
+            return f"environment {env_id} needs a package that is not installed: {command(extra)}"
     return f"environment {env_id} needs a package that is not installed: {error}"

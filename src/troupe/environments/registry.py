@@ -13,6 +13,7 @@ from troupe.config import Environment, UsageError, did_you_mean
 from troupe.environments import atari, pool
 from troupe.environments.probe import EXTRAS, probe
 from troupe.environments.source import EnvironmentSource, one_line, quiet_gymnasium
+from troupe.extras import command
 
 
 def from_registry(env_id: str) -> EnvironmentSource:
@@ -74,7 +75,7 @@ def _unknown(env_id: str, error: Exception) -> str:
     name = env_id.rpartition(":")[2]
     namespace = name.partition("/")[0].lower() if "/" in name else ""
     if namespace in EXTRAS and not any(key.lower().startswith(f"{namespace}/") for key in gym.registry):
-        return f"environment {env_id} needs a package that is not installed: pip install 'troupe[{EXTRAS[namespace]}]'"
+        return f"environment {env_id} needs a package that is not installed: {command(EXTRAS[namespace])}"
     if isinstance(error, ImportError):
         return f"environment {env_id}: {error}"
     hint = did_you_mean(name, [known for known, spec in gym.registry.items() if not atari.is_old(spec)])

@@ -17,6 +17,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.vector import Numbered, VectorEnvironment
+from troupe.extras import command
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class EnvironmentSource:
             why = pool.OTHERWISE.get(self.id)
             refusal = f"{self.id} is not taken from EnvPool, for {why}" if why else f"EnvPool has no {self.id}"
         elif not pool.installed():
-            raise UsageError("env.backend = 'envpool': EnvPool is not installed: pip install 'troupe[envpool]'")
+            raise UsageError(f"env.backend = 'envpool': EnvPool is not installed: {command('envpool')}")
         else:
             refusal = pool.refusal(self.pool_name, self.observation_space, self.action_space)
         if refusal:

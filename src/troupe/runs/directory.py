@@ -1,14 +1,12 @@
 """A run's directory: its name and place, and what the summary says of machine and versions."""
 
-import importlib.metadata
 import re
 import sys
 from datetime import datetime
 from pathlib import Path
 
 from troupe.config import TrainConfig, UsageError
-
-DISTRIBUTION = "troupe-rl"  # what pip calls this package
+from troupe.extras import DISTRIBUTION, version
 
 
 def run_name(env_id: str) -> str:
@@ -53,6 +51,4 @@ def peak_memory_mb() -> float | None:
 
 def versions() -> dict[str, str]:
     packages = {"troupe": DISTRIBUTION} | {name: name for name in ("torch", "gymnasium", "numpy")}
-    return {"python": sys.version.split()[0]} | {
-        name: importlib.metadata.version(package) for name, package in packages.items()
-    }
+    return {"python": sys.version.split()[0]} | {name: version(package) for name, package in packages.items()}
