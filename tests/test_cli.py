@@ -180,7 +180,7 @@ def test_train_says_what_runs_and_what_came_out(troupe, monkeypatch):
     assert lines[0].endswith("seed 3")
     assert "backend" in lines[2]
     assert "until 2,000 steps; run directory run" in lines[3]
-    assert lines[-4].startswith("steps limit reached: mean return ")
+    assert lines[-4].startswith("steps limit reached: mean evaluation return ")
     assert lines[-1] == "  watch:  troupe watch run"
 
 
@@ -299,7 +299,9 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
 def test_seeds_give_a_table_and_a_picture(troupe):
     status, out, err = troupe(f"train CartPole-v1 --seeds 2 --seed 5 --steps 500 --run-dir out --quiet {TINY}")
     assert (status, err) == (0, "")
-    assert re.search(r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean return .*\npicture out/learning.png\n$", out)
+    assert re.search(
+        r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean evaluation return .*\npicture out/learning.png\n$", out
+    )
     assert {place.name for place in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
 
 

@@ -220,7 +220,7 @@ def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_pa
     status, out, _ = process.end()
     assert status == 0
     assert "left behind: actor-0" in out
-    assert "time limit reached: mean return" in out
+    assert "time limit reached: mean evaluation return" in out
 
 
 def test_a_second_signal_ends_at_once(start):

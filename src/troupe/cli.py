@@ -116,8 +116,8 @@ def resume(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from troupe.runs.display import score
     from troupe.runs.evaluation import evaluate
+    from troupe.runs.view import score
 
     scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
     if options.json:

@@ -21,11 +21,12 @@ from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.runs import checkpoint
 from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
-from troupe.runs.display import Display, Limits, Mode, score
+from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runs.rescue import Rescue
+from troupe.runs.view import Limits, score
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import Journal
@@ -472,7 +473,8 @@ class _Session:
                 f"  judge it: troupe evaluate {self._place}",
             ]
         return [
-            f"{reached}: mean return {score(scores.mean)} (min {scores.returns.min():g}, max {scores.returns.max():g}) "
+            f"{reached}: mean evaluation return {score(scores.mean)} "
+            f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
             f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes",
             f"  {spent}",
             f"  picture {picture or 'none: no episode ended while training'}",

@@ -125,6 +125,28 @@ def test_a_watch_that_was_put_away_goes_on_where_it_was():
     assert said == expected
 
 
+# Two kinds of return: of evaluations, and of the training episodes
+
+
+def collapses_beside(training: Sequence[float]) -> list[int]:
+    """Of a policy whose evaluations fall from 120 to 35 and stay there, beside these training returns."""
+    watch = CollapseWatch(0.5, 3)
+    evaluated = [20, 120, 35, 35, 35, 35, 35, 35]
+    both = zip(evaluated, training, strict=True)
+    seen = [watch.see(Score(mean, 0.0), Score(train, 0.0)) for mean, train in both]
+    return [place for place, collapsed in enumerate(seen) if collapsed]
+
+
+def test_evaluations_that_swing_while_the_training_return_rises_are_no_collapse():
+    """The article's policy on CartPole-v0: its greedy return fell to 35.6 and was at its best half a second later."""
+    assert collapses_beside([17, 20, 25, 31, 41, 52, 63, 75]) == []
+
+
+def test_a_training_return_that_has_fallen_as_well_makes_it_one():
+    assert collapses_beside([17, 100, 98, 97, 95, 20, 20, 20]) == [5]
+    assert collapses_beside([17, 100, 20, 20, 20, 70, 20, 20]) == [4]
+
+
 # Laws
 
 # Whole numbers, powers of two and halves, so that shifting and scaling round nothing.

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from troupe.runs import display
-from troupe.runs.display import Display, Limits
+from troupe.runs import display, live, view
+from troupe.runs.display import Display
+from troupe.runs.view import Limits
 
 LIMITS = Limits(steps=100_000, target=475.0)
 
@@ -90,7 +91,7 @@ def test_the_panel_tells_all_that_was_asked_for() -> None:
     text = panel(evaluation(301.0), evaluation(250.0), report(), collapse())
     for words in (
         "40 %  40,000 of 100,000 steps  at most 3 s left",
-        "100.0  best evaluation 301.0  target 475",
+        "training 100.0  best evaluation 301.0  target 475",
         "20,123 steps/s   311 updates/s",
         "3 of 4  lag 1.2 updates, at most 6",
         "env 12 %  act 10 %  wait 78 %",
@@ -103,7 +104,7 @@ def test_the_panel_tells_all_that_was_asked_for() -> None:
 def test_progress_is_towards_the_limit_nearest_its_end() -> None:
     assert "50 %  20 s of 40 s  20 s left" in panel(report(20.0), limits=Limits(steps=10**7, seconds=40.0))
     rows = report(1.0, recent_return=0.0), report(2.0, recent_return=380.0)
-    assert "80 %  return 380.0 of 475" in panel(*rows)
+    assert "80 %  training return 380.0 of 475" in panel(*rows)
 
 
 def test_a_run_without_limits_counts_its_steps() -> None:
@@ -114,18 +115,18 @@ def test_a_run_without_limits_counts_its_steps() -> None:
 
 def test_a_target_above_negative_returns_is_measured_from_the_first() -> None:
     rows = report(1.0, recent_return=-500.0), report(2.0, recent_return=-200.0)
-    assert "75 %  return -200.0 of -100" in panel(*rows, limits=Limits(target=-100.0))
+    assert "75 %  training return -200.0 of -100" in panel(*rows, limits=Limits(target=-100.0))
 
 
 def test_the_sparkline_goes_from_the_lowest_to_the_highest() -> None:
-    assert display._sparkline([0.0, 7.0], 10, "01234567") == "07"
-    assert display._sparkline([float(i) for i in range(80)], 8, "01234567") == "01234567"
-    assert display._sparkline([3.0, 3.0], 10, "01234567") == "00"
-    assert display._sparkline([], 10, "01234567") == ""
+    assert live._sparkline([0.0, 7.0], 10, "01234567") == "07"
+    assert live._sparkline([float(i) for i in range(80)], 8, "01234567") == "01234567"
+    assert live._sparkline([3.0, 3.0], 10, "01234567") == "00"
+    assert live._sparkline([], 10, "01234567") == ""
 
 
 def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
-    history = display._History()
+    history = view.History()
     for i in range(10_000):
         history.add(float(i))
     assert len(history.values) < 256
@@ -135,9 +136,9 @@ def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
 
 
 def test_bars_rounded_together_fill_their_place_exactly() -> None:
-    glyphs = display._Glyphs("#", ".", "")
+    glyphs = live._Glyphs("#", ".", "")
     for parts in ([(1 / 3, ""), (1 / 3, ""), (1 / 3, "")], [(0.0, "")], [(1.7, "")], [(0.5, ""), (0.9, "")]):
-        assert len("".join(text for text, _ in display._bar(parts, 10, glyphs))) == 10
+        assert len("".join(text for text, _ in live._bar(parts, 10, glyphs))) == 10
 
 
 @pytest.mark.parametrize("width", [1, 5, 12, 30, 59, 300])
@@ -193,7 +194,7 @@ def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) ->
     intro, heading, *lines = out.getvalue().splitlines()
     assert intro == "CartPole-v1 with appo"
     assert not re.search(r"[^\x20-\x7e\n]", out.getvalue())
-    names = ("time", "steps", "return", "best eval", "queue", "lag")
+    names = ("time", "steps", "training", "best eval", "queue", "lag")
     ends = [heading.index(name) + len(name) for name in names]
     assert all(line[end - 1] != " " and line[end] == " " for line in lines for end in ends)
     assert "470.5" in lines[-1]
@@ -270,4 +271,4 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
     ],
 )
 def test_the_bottleneck_in_words(bottleneck: str, words: str) -> None:
-    assert display._bottleneck(report(bottleneck=bottleneck)) == words
+    assert view.bottleneck_of(report(bottleneck=bottleneck)) == words

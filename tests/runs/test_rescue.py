@@ -16,6 +16,7 @@ import troupe
 from troupe.algorithm.optimizers import Adam
 from troupe.runs import checkpoint
 from troupe.runs.collapse import CollapseWatch
+from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.plots import plot_runs, read_metrics
 from troupe.runtime.topologies import Parts
 
@@ -92,8 +93,8 @@ def test_a_run_with_too_large_a_step_size_collapses_and_says_so(tmp_path, caplog
     assert seen[:5] == [5.0] * 5
     assert set(seen[5:]) == {0.0}
     assert [record.message for record in caplog.records] == [
-        "collapse at step 536: the return is 0.0 where it was 5.0 (the run began at 3.1), and the last 3 evaluations "
-        "say so; the weights of step 336 are kept (--on-collapse rollback goes on from there)"
+        "collapse at step 536: the evaluation return is 0.00 where it was 5.00 (the run began at 3.12), and the last 3 "
+        "evaluations say so; the weights of step 336 are kept (--on-collapse rollback goes on from there)"
     ]
     (row,) = rows(run.path, "collapse")
     assert (row["steps"], row["mean"], row["answer"], row["best_steps"]) == (536, 0.0, "report", 336)
@@ -138,6 +139,21 @@ def test_a_run_that_holds_its_level_is_left_alone(tmp_path, caplog):
     assert set(returns(run.path)) == {5.0}
     assert rows(run.path, "collapse") == caplog.records == []
     assert (summary(run.path)["collapses"], summary(run.path)["rollbacks"]) == (0, 0)
+
+
+def test_evaluations_that_fall_while_the_training_return_rises_are_no_collapse(tmp_path, monkeypatch, caplog):
+    means = [0.0, 5.0] + [0.0] * 6
+
+    def scripted(self, network, episodes, seeds, *, greedy, stopped):
+        mean = means.pop(0) if means else 5.0
+        return Scores(np.full(episodes, mean), np.full(episodes, 5), greedy)
+
+    monkeypatch.setattr(Evaluator, "run", scripted)
+    run = climb(tmp_path / "run", steps=700, learner_learning_rate=0.05)
+    assert returns(run.path)[:5] == [0.0, 5.0, 0.0, 0.0, 0.0]
+    training = [row["recent_return"] for row in rows(run.path, "report") if row["recent_return"] is not None]
+    assert training[-1] > 4.0
+    assert rows(run.path, "collapse") == caplog.records == []
 
 
 def test_the_picture_marks_the_collapse(tmp_path):
@@ -222,10 +238,9 @@ def staged(monkeypatch):
     seen: dict[str, Any] = {"verdicts": 0}
     roll_back = Parts.roll_back
 
-    def see(self, score):
+    def see(self, score, training=None):
         seen["verdicts"] += 1
-        self.begin(score)
-        self.best = self.best or score
+        self._evaluated.see(score)
         return seen["verdicts"] == 3
 
     def watched(parts: Parts, weights: torch.Tensor, factor: float) -> None:

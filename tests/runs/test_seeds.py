@@ -30,7 +30,7 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
     assert err == ""
     table = [line.split() for line in out.splitlines() if line[:8].strip().isdigit()]
     assert [(line[0], line[1]) for line in table] == [("4", "steps"), ("5", "steps"), ("6", "steps")]
-    assert "3 of 3 runs: mean return" in out
+    assert "3 of 3 runs: mean evaluation return" in out
     assert "picture out/learning.png" in out
     assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
     assert all((tmp_path / "out" / f"seed{seed}" / "summary.json").exists() for seed in (4, 5, 6))
@@ -42,7 +42,7 @@ def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, faili
     (line,) = err.splitlines()
     assert line.startswith("troupe: seed 1: ")
     assert "ValueError: no wheels" in line
-    assert "2 of 3 runs: mean return" in out
+    assert "2 of 3 runs: mean evaluation return" in out
 
 
 def test_when_all_fail_there_is_no_table(tmp_path, capsys, failing_in):
@@ -56,7 +56,7 @@ def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, fail
     once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
     assert train_seeds(failing_in([1], once), range(3), "out", ASKED) == 130
     out = capsys.readouterr().out
-    assert "1 of 3 runs: mean return" in out
+    assert "1 of 3 runs: mean evaluation return" in out
     assert "picture out/learning.png" in out
     assert not (tmp_path / "out" / "seed2").exists()
 

@@ -30,59 +30,103 @@ class Score:
         return self.mean - other.mean > _SURE * math.hypot(self.error, other.error)
 
 
-class CollapseWatch:
-    """Sees the scores of a run one after another, and says when they have collapsed.
+class _Level:
+    """What one kind of return began at, and the best it has been."""
 
-    Rewards may have any scale and sign, so a fall is measured against what was gained, best - first. A
-    score has fallen where it lacks more than the fraction `loss` of that, and more than the noise of the
-    two scores explains; so many `evaluations` in a row are a collapse. Where the best is not clearly above
-    the first, nothing has been learned yet that could be lost.
-    """
-
-    def __init__(self, loss: float, evaluations: int):
-        self._loss, self._evaluations = loss, evaluations
-        self.first: Score | None = None  # what the run began at
+    def __init__(self) -> None:
+        self.first: Score | None = None
         self.best: Score | None = None  # with the highest lower bound, as the best weights are chosen
-        self._fallen = 0  # scores in a row
 
-    def begin(self, score: Score) -> None:
-        """What the run began at, if that is known before the first evaluation; else it is that."""
+    def see(self, score: Score) -> None:
         if self.first is None:
             self.first = score
-
-    def see(self, score: Score) -> bool:
-        """Takes the next score; true where it makes a collapse. One that has not fallen ends the collapse."""
-        self.begin(score)
         if self.best is None or score.lower >= self.best.lower:
             self.best = score
-        self._fallen = self._fallen + 1 if self._has_fallen(score) else 0
-        return self._fallen == self._evaluations
 
-    def forgive(self) -> None:
-        """The collapse has been answered: another is as many scores away as the first was."""
-        self._fallen = 0
-
-    def reconsider(self) -> None:
-        """A collapse that was told of before is one anew if the next score says so."""
-        self._fallen = min(self._fallen, self._evaluations - 1)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "first": self.first and asdict(self.first),
-            "best": self.best and asdict(self.best),
-            "fallen": self._fallen,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.first, self.best = (state[name] and Score(**state[name]) for name in ("first", "best"))
-        self._fallen = state["fallen"]
-
-    def _has_fallen(self, score: Score) -> bool:
-        assert self.first is not None
-        assert self.best is not None
+    def has_lost(self, loss: float, score: Score) -> bool:
+        """Whether `score` lacks more than the fraction `loss` of what was gained, and more than noise explains."""
+        if self.first is None or self.best is None:
+            return False
         gain = self.best.mean - self.first.mean
         return (
             self.best.is_clearly_above(self.first)
             and self.best.is_clearly_above(score)
-            and self.best.mean - score.mean > self._loss * gain
+            and self.best.mean - score.mean > loss * gain
         )
+
+    def state(self) -> dict[str, Any]:
+        return {"first": self.first and asdict(self.first), "best": self.best and asdict(self.best)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.first, self.best = (state[name] and Score(**state[name]) for name in ("first", "best"))
+
+
+class CollapseWatch:
+    """Sees the evaluations of a run one after another, and says when they have collapsed.
+
+    Rewards may have any scale and sign, so a fall is measured against what was gained, best - first. An
+    evaluation has fallen where it lacks more than the fraction `loss` of that, and more than the noise of the
+    two scores explains; so many `evaluations` in a row are a collapse. Where the best is not clearly above
+    the first, nothing has been learned yet that could be lost.
+
+    Where the return of the latest training episodes is known as well, it must have fallen in the same way by then: an
+    evaluated policy may swing between good and bad while the sampled one steadily improves, and then nothing is lost.
+    """
+
+    def __init__(self, loss: float, evaluations: int):
+        self._loss, self._evaluations = loss, evaluations
+        self._evaluated, self._training = _Level(), _Level()
+        self._fallen = 0  # evaluations in a row
+        self._told = False  # of the fall that they are part of
+
+    @property
+    def first(self) -> Score | None:
+        """What the run began at."""
+        return self._evaluated.first
+
+    @property
+    def best(self) -> Score | None:
+        return self._evaluated.best
+
+    def begin(self, training: Score) -> None:
+        """What the run began at, if that is known before the first evaluation; else it is that."""
+        if self._evaluated.first is None:
+            self._evaluated.first = self._training.first = training
+
+    def see(self, score: Score, training: Score | None = None) -> bool:
+        """Takes the next evaluation; true where it makes a collapse. One that has not fallen ends the collapse."""
+        self._evaluated.see(score)
+        if training is not None:
+            self._training.see(training)
+        if not self._evaluated.has_lost(self._loss, score):
+            self.forgive()
+            return False
+        self._fallen += 1
+        confirmed = training is None or self._training.has_lost(self._loss, training)
+        if self._told or self._fallen < self._evaluations or not confirmed:
+            return False
+        self._told = True
+        return True
+
+    def forgive(self) -> None:
+        """The collapse has been answered: another is as many scores away as the first was."""
+        self._fallen, self._told = 0, False
+
+    def reconsider(self) -> None:
+        """A collapse that was told of before is one anew if the next score says so."""
+        self._fallen, self._told = min(self._fallen, self._evaluations - 1), False
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **self._evaluated.state(),
+            "training": self._training.state(),
+            "fallen": self._fallen,
+            "told": self._told,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._evaluated.restore(state)
+        if "training" in state:  # checkpoints of earlier versions have none
+            self._training.restore(state["training"])
+        self._fallen = state["fallen"]
+        self._told = state.get("told", self._fallen >= self._evaluations)

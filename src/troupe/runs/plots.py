@@ -192,8 +192,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 NOTE = (
-    "line: what the actors got, mean over runs; one that has ended keeps its last return · "
-    "band: 95 % bootstrap of the mean · diamonds: last evaluation of each run"
+    "line: training return (what the exploring actors got), mean over runs; a run that has ended keeps its last · "
+    "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
 )
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
@@ -247,11 +247,11 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
 
 def _draw_run(panel: "Axes", curve: _Curve, axis: str) -> None:
     x, points, collapses = curve.by(axis), curve.evaluations, curve.collapses
-    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="episodes of a report")
-    panel.plot(x, curve.smooth, color=COLOURS[0], lw=2.2, label="smoothed")
+    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="training return")
+    panel.plot(x, curve.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
     if len(points):
         at = points[:, 0 if axis == "steps" else 1]
-        panel.plot(at, points[:, 2], "D", color=COLOURS[1], ms=7, mec="white", label="evaluation", zorder=4)
+        panel.plot(at, points[:, 2], "D", color=COLOURS[1], ms=7, mec="white", label="evaluation return", zorder=4)
     if len(collapses):
         at = collapses[:, 0 if axis == "steps" else 1]
         panel.plot(at, collapses[:, 2], "X", color=INK, ms=10, mec="white", label="collapse", zorder=5)

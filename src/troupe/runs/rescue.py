@@ -11,6 +11,7 @@ from troupe.config import TrainConfig
 from troupe.runs.collapse import CollapseWatch, Score
 from troupe.runs.evaluation import Scores
 from troupe.runs.metrics import Row
+from troupe.runs.view import score
 from troupe.runtime.topologies import Parts
 
 
@@ -32,7 +33,9 @@ class Rescue:
 
     def heed(self, scores: Scores, steps: int, seconds: float, best: Tensor, best_steps: int) -> None:
         """The judge has given `scores` to the weights as they are; all parts stand still."""
-        if not self._watch.see(Score.of(scores.returns)):
+        training = self._parts.progress.recent_returns()[-self._episodes :]
+        recent = Score.of(np.array(training)) if len(training) == self._episodes else None
+        if not self._watch.see(Score.of(scores.returns), recent):
             return
         self.collapses += 1
         answer = "report"
@@ -82,8 +85,8 @@ class Rescue:
         assert best is not None
         evaluations = "the last evaluation" if times == 1 else f"the last {times} evaluations"
         return (
-            f"collapse at step {steps:,}: the return is {scores.mean:.1f} where it was {best.mean:.1f} "
-            f"(the run began at {first.mean:.1f}), and {evaluations} say so"
+            f"collapse at step {steps:,}: the evaluation return is {score(scores.mean)} "
+            f"where it was {score(best.mean)} (the run began at {score(first.mean)}), and {evaluations} say so"
         )
 
     def _done(self, answer: str, best_steps: int) -> str:

@@ -13,8 +13,8 @@ import numpy as np
 
 from troupe.config import TroupeError, UsageError
 from troupe.runs.directory import run_name
-from troupe.runs.display import score
 from troupe.runs.plots import plot_runs
+from troupe.runs.view import score
 from troupe.trainer import Run, train
 
 Name = TypeVar("Name")
@@ -100,7 +100,8 @@ def _table(runs: Mapping[int, Run], asked: int) -> str:
             f"{run.scores.returns.max():>8g}{run.steps:>12,}{run.seconds:>9.2f}{run.steps / run.seconds:>10,.0f}"
         )
     lines.append(
-        f"{len(runs)} of {asked} runs: mean return {score(float(np.mean(means)))}, lowest {score(min(means))}; "
+        f"{len(runs)} of {asked} runs: mean evaluation return {score(float(np.mean(means)))}, "
+        f"lowest {score(min(means))}; "
         f"medians: {np.median(steps):,.0f} steps, {np.median(spent):.2f} s of training (longest {max(spent):.2f} s)"
     )
     return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""What a display says of a run, whatever form it has: its state, its progress, its bottleneck, in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends the run; 0 and None are no limit."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    target: float | None = None
+
+
+class View(NamedTuple):
+    """All that one picture of the run is made of."""
+
+    row: Mapping[str, Any]
+    limits: Limits
+    history: list[float]
+    best: float | None
+
+
+class History:
+    """The returns of the whole run in at most 256 numbers: when they fill up, neighbours are merged."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._pending: list[float] = []
+        self._merged = 1
+
+    def add(self, value: float) -> None:
+        self._pending.append(value)
+        if len(self._pending) < self._merged:
+            return
+        self.values.append(sum(self._pending) / len(self._pending))
+        self._pending.clear()
+        if len(self.values) == 256:
+            pairs = zip(self.values[::2], self.values[1::2], strict=True)
+            self.values[:] = [(left + right) / 2 for left, right in pairs]
+            self._merged *= 2
+
+
+class Progress(NamedTuple):
+    fraction: float
+    words: str
+    seconds_left: float | None  # until the limit of steps or time, at the speed so far
+
+
+def progress_of(view: View) -> Progress:
+    """Towards the limit that is nearest its end; a target is measured from the first return seen."""
+    row, limits = view.row, view.limits
+    steps, seconds = row["steps"], row["seconds"]
+    towards: list[tuple[float, str]] = []
+    left: list[float] = []
+    if limits.steps:
+        towards.append((steps / limits.steps, f"{steps:,} of {limits.steps:,} steps"))
+        if steps:
+            left.append((limits.steps - steps) * seconds / steps)
+    if limits.seconds:
+        towards.append((seconds / limits.seconds, f"{time_text(seconds)} of {time_text(limits.seconds)}"))
+        left.append(limits.seconds - seconds)
+    if limits.target is not None and view.history and limits.target > view.history[0]:
+        first, recent = view.history[0], view.history[-1]
+        share = (recent - first) / (limits.target - first)
+        towards.append((share, f"training return {score(recent)} of {limits.target:g}"))
+    fraction, words = max(towards, default=(0.0, f"{steps:,} steps"))
+    return Progress(min(max(fraction, 0.0), 1.0), words, max(min(left), 0.0) if left else None)
+
+
+def bottleneck_of(row: Mapping[str, Any]) -> str:
+    """'the learner is the bottleneck (learn 90 %): the actors wait 78 % of their time'."""
+    part, _, activity = row.get("bottleneck", "").partition(": ")
+    if not part:
+        return ""
+    shares = row.get("shares", {})
+    busy = shares.get(part, {}).get(activity)
+    detail = f" ({activity} {busy:.0%})" if busy is not None else ""
+    words = f"the {part_name(part)} {'are' if part == 'actor' else 'is'} the bottleneck{detail}"
+    waits = [
+        f"the {part_name(other)} wait{'' if other == 'actor' else 's'} {share['wait']:.0%} of the time"
+        for other, share in shares.items()
+        if other != part and share.get("wait", 0) >= 0.05
+    ]
+    return f"{words}: {', '.join(waits)}".removesuffix(": ").replace("%", " %")
+
+
+def part_name(part: str) -> str:
+    return "actors" if part == "actor" else part
+
+
+def score(value: float | None) -> str:
+    """A mean return: of small ones the second digit counts, too, where a game is won or lost for 1 or 0."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def time_text(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} m"
+    return f"{minutes} m {seconds:02} s" if minutes else f"{seconds} s"
