@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
-from troupe.config import Network, TrainConfig, UsageError
+from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace
@@ -201,7 +201,7 @@ def own_network(
         own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
     except Exception as error:
         verb = "copied" if isinstance(network, nn.Module) else "made"
-        raise UsageError(f"network: it cannot be {verb}: {type(error).__name__}: {error}") from error
+        raise UsageError(f"network: it cannot be {verb}: {one_line(error)}") from error
     if not isinstance(own, nn.Module):
         raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
     return around(own, observation_space, action_space, config, masked)

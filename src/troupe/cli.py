@@ -16,12 +16,14 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from troupe import config
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
     logging.basicConfig(format="troupe: %(message)s")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
@@ -49,16 +51,16 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         elif isinstance(error, TroupeError):
-            print(f"troupe: {_one_line(error)}", file=sys.stderr)
+            print(f"troupe: {one_line(error)}", file=sys.stderr)
         else:
-            print(f"troupe: {type(error).__name__}: {_one_line(error)} (--debug shows where)", file=sys.stderr)
+            print(f"troupe: {one_line(error)} (--debug shows where)", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else int(done.code is not None)
 
 
-def _terminate(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
+def _interrupt(number: int, _: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)  # the number tells it from one that an environment raises
 
 
 def _flush(status: int) -> int:
@@ -71,10 +73,6 @@ def _flush(status: int) -> int:
             print(f"troupe: the output could not be written: {error.strerror}", file=sys.stderr)
             return status or 1
     return status
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def train(options: argparse.Namespace) -> int:

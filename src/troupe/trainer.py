@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from troupe import config as configuration
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
-from troupe.config import TrainConfig, TroupeError, UsageError
+from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
 from troupe.environments import EnvironmentSource, find, of_run, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
@@ -371,13 +371,13 @@ class _Session:
         """Writes down what happened, as far as the disk lets it, and says it in a line."""
         trace, where = "".join(traceback.format_exception(failure.error)), "--debug shows where"
         with suppress(OSError):
-            checkpoint.write_durably(self._place / "error.txt", trace.encode())
+            checkpoint.write_durably(self._place / "error.txt", printable(trace).encode())
             where = f"traceback in {self._place / 'error.txt'}"
         with suppress(OSError):
             self._write_summary("failed", None)
         older = checkpoint.newest_first(self._place)
         kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
-        return TroupeError(f"{failure.part} failed: {_one_line(failure.error)} ({where}; {kept})")
+        return TroupeError(f"{failure.part} failed: {one_line(failure.error)} ({where}; {kept})")
 
     def _interrupted(self) -> bool:
         return self._signal != 0
@@ -394,7 +394,7 @@ class _Session:
         try:
             apart(close, lambda: self._interrupted() or time.monotonic() > deadline)
         except Exception as error:
-            self._display.event(f"environment {self._source.id}: close raised {_one_line(error)}")
+            self._display.event(f"environment {self._source.id}: close raised {one_line(error)}")
 
     def _draw(self) -> Path | None:
         """The picture of the run; None where no episode has ended."""
@@ -501,8 +501,3 @@ def _target(config: TrainConfig, source: EnvironmentSource) -> float | None:
     if config.stop.target == "auto":
         return source.reward_threshold
     return None if config.stop.target == "none" else float(config.stop.target)
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, TroupeError) else f"{type(error).__name__}: {text}"

@@ -4,7 +4,7 @@ in files, and what does not go together (checks).
 Nothing in here imports torch or Gymnasium: a wrong word is answered at once.
 """
 
-from troupe.config.errors import TroupeError, UsageError, did_you_mean
+from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, printable
 from troupe.config.files import from_toml, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.settings import (
@@ -58,7 +58,9 @@ __all__ = [
     "flatten",
     "from_toml",
     "load_preset",
+    "one_line",
     "presets",
+    "printable",
     "replace",
     "resolve",
     "seconds",

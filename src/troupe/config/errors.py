@@ -1,6 +1,7 @@
 """What is said to a user who asked for what cannot be, or whose run failed."""
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -17,3 +18,33 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[near[0]]}?" if near else ""
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal would obey or UTF-8 cannot encode; line breaks and tabs stay.
+
+    Errors, ids and names come from environments and from files of strangers: they may hold control sequences,
+    characters that reverse the writing direction, or lone surrogates (bytes of a file name that are not UTF-8).
+    """
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def one_line(what: BaseException | str) -> str:
+    """Text, or what an exception says, as one printable line.
+
+    An exception gives `Type: text`, ours the text alone; one without text says where it was raised.
+    """
+    if isinstance(what, str):
+        return printable(" ".join(what.split()))
+    kind = type(what).__name__
+    try:
+        text = one_line(str(what))
+    except Exception:  # an exception of somebody's own, whose __str__ is broken
+        text = ""
+    if text:
+        return text if isinstance(what, TroupeError) else f"{kind}: {text}"
+    frames = traceback.extract_tb(what.__traceback__)
+    return one_line(f"{kind} raised at {frames[-1].filename}:{frames[-1].lineno}") if frames else kind

@@ -13,6 +13,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
+from troupe.environments.own_code import own_code
 from troupe.environments.spaces import leaves, with_entries
 from troupe.environments.vector import Numbered, VectorEnvironment
 
@@ -132,7 +133,9 @@ class RestorableEnvironment(VectorEnvironment):
         strayed = []
         for number, (each, kept) in enumerate(zip(self._episodes, state, strict=True)):
             try:
-                if not np.array_equal(self._pack_one(*each.restore(kept), over=kept["over"]), obs[number]):
+                with own_code():
+                    row = self._pack_one(*each.restore(kept), over=kept["over"])
+                if not np.array_equal(row, obs[number]):
                     raise StrayedError
             except Exception:  # whatever it is, the environment is not what it was
                 strayed.append(number)
@@ -143,7 +146,7 @@ class RestorableEnvironment(VectorEnvironment):
     def _begun(self, each: gym.Env[Any, Any]) -> tuple[Any, dict[str, Any]]:
         try:
             return each.reset()
-        except Exception as error:
+        except BaseException as error:
             raise self._failed("reset", error) from error
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from troupe.config import Environment, UsageError, did_you_mean
+from troupe.config import Environment, UsageError, did_you_mean, one_line
+from troupe.environments.own_code import own_code
 from troupe.environments.probe import probe
-from troupe.environments.source import EnvironmentSource, one_line
+from troupe.environments.source import EnvironmentSource
 
 
 def from_factory(name: str, factory: Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
@@ -36,7 +37,8 @@ def load_factory(path: Path, name: str) -> Callable[..., gym.Env[Any, Any]]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with own_code():
+            spec.loader.exec_module(module)
     except Exception as error:
         raise UsageError(f"{path} cannot be imported: {one_line(error)}") from error
     factory = getattr(module, name, None)

@@ -6,9 +6,10 @@ from typing import Any
 
 import gymnasium as gym
 
-from troupe.config import UsageError
+from troupe.config import UsageError, one_line
+from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace
-from troupe.environments.source import EnvironmentSource, one_line
+from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK
 from troupe.extras import command
 
@@ -19,7 +20,8 @@ EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco
 def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
     """Makes one environment to see what it is, and begins an episode to see whether it says what is allowed."""
     try:
-        env = make()
+        with own_code():
+            env = make()
     except UsageError:
         raise
     except (gym.error.DependencyNotInstalled, ImportError) as error:
@@ -27,7 +29,8 @@ def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | 
     except Exception as error:
         raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
     source = EnvironmentSource(name, make, env.observation_space, env.action_space, _masked(name, env), threshold)
-    env.close()
+    with own_code():
+        env.close()
     return source
 
 
@@ -38,7 +41,8 @@ def _masked(name: str, env: gym.Env[Any, Any]) -> MaskPlace:
     if getattr(env.unwrapped, "ale", None) is not None:
         return ""
     try:
-        _, info = env.reset(seed=0)
+        with own_code():
+            _, info = env.reset(seed=0)
     except Exception as error:
         raise UsageError(f"environment {name}: reset raised {one_line(error)}") from error
     return "info" if MASK in info else ""

@@ -9,10 +9,11 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from troupe.config import Environment, UsageError, did_you_mean
+from troupe.config import Environment, UsageError, did_you_mean, one_line
 from troupe.environments import atari, pool
+from troupe.environments.own_code import own_code
 from troupe.environments.probe import EXTRAS, probe
-from troupe.environments.source import EnvironmentSource, one_line, quiet_gymnasium
+from troupe.environments.source import EnvironmentSource, quiet_gymnasium
 from troupe.extras import command
 
 
@@ -47,7 +48,8 @@ def _spec(env_id: str) -> gym.envs.registration.EnvSpec:
     module, _, name = env_id.rpartition(":")
     if module:
         try:
-            importlib.import_module(module)
+            with own_code():
+                importlib.import_module(module)
         except Exception as error:
             raise UsageError(f"environment {env_id}: '{module}' cannot be imported: {one_line(error)}") from error
     try:
@@ -62,7 +64,7 @@ def _resets_on_the_next_step(spec: Any, native: Callable[[int, Environment], Vec
     if spec.vector_entry_point is None:
         return False
     try:
-        with quiet_gymnasium():
+        with quiet_gymnasium(), own_code():
             vector = native(1, Environment())
     except Exception:  # one that needs packages we do not ask for (JAX): the Python version serves
         return False

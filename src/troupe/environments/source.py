@@ -11,10 +11,11 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from troupe.config import Backend, Environment, UsageError
+from troupe.config import Backend, Environment, UsageError, one_line
 from troupe.environments import atari, pool
 from troupe.environments.actions import Actions
 from troupe.environments.episodes import Episodes, RestorableEnvironment
+from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.vector import Numbered, VectorEnvironment
 from troupe.extras import command
@@ -141,17 +142,14 @@ class EnvironmentSource:
     def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
         try:
             # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-            return SyncVectorEnv(
-                [lambda number=number: Numbered(make(), number) for number in range(count)],  # type: ignore[misc]
-                copy=False,
-                autoreset_mode=AutoresetMode.NEXT_STEP,
-            )
+            with own_code():
+                return SyncVectorEnv(
+                    [lambda number=number: Numbered(make(), number) for number in range(count)],  # type: ignore[misc]
+                    copy=False,
+                    autoreset_mode=AutoresetMode.NEXT_STEP,
+                )
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {one_line(error)}") from error
-
-
-def one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
-from troupe.config import TroupeError
+from troupe.config import TroupeError, one_line
 from troupe.environments.actions import Actions
+from troupe.environments.own_code import contained, own_code
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK, Leaf
 
@@ -42,15 +43,15 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
             return self.env.reset(seed=seed, options=options)
-        except Exception as error:
-            raise _Raised(self._number, "reset") from error
+        except BaseException as error:
+            raise _Raised(self._number, "reset") from contained(error)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
             return obs, float(reward), terminated, truncated, info
-        except Exception as error:
-            raise _Raised(self._number, "step") from error
+        except BaseException as error:
+            raise _Raised(self._number, "step") from contained(error)
 
 
 class _Raised(Exception):
@@ -100,7 +101,7 @@ class VectorEnvironment:
         """Every environment gets a seed of its own (see `_begin` for the exception)."""
         try:
             obs, info = self._begin(seeds.generate_state(self.count))
-        except Exception as error:
+        except BaseException as error:
             raise self._failed("reset", error) from _cause(error)
         self._asked = False
         if self._episodic_life:
@@ -122,7 +123,7 @@ class VectorEnvironment:
         self._steps += 1
         try:
             self._ask(self._actions.to_environment(action))
-        except Exception as error:
+        except BaseException as error:
             raise self._failed("step", error) from _cause(error)
         self._asked = True
 
@@ -132,7 +133,7 @@ class VectorEnvironment:
         self._asked = False
         try:
             obs, reward, terminated, truncated, info = self._answer()
-        except Exception as error:
+        except BaseException as error:
             raise self._failed("step", error) from _cause(error)
         if not np.isfinite(reward).all():
             bad = int(np.flatnonzero(~np.isfinite(reward))[0])
@@ -148,7 +149,8 @@ class VectorEnvironment:
         raise NotImplementedError
 
     def close(self) -> None:
-        self._vector.close()
+        with own_code():
+            self._vector.close()
 
     def _begin(self, seeds: np.ndarray) -> tuple[Any, dict[str, Any]]:
         """A native vector of Gymnasium's draws all its episodes from one stream, and takes the first seed."""
@@ -210,17 +212,14 @@ class VectorEnvironment:
     def _at(self, number: int) -> str:
         return f"environment {self._name}[{number}], step {self._steps}"
 
-    def _failed(self, verb: str, error: Exception) -> EnvironmentFailed:
-        number = ""
+    def _failed(self, verb: str, error: BaseException) -> EnvironmentFailed:
+        error, number = contained(error), ""
         if isinstance(error, _Raised):
             number, verb = f"[{error.number}]", error.verb
         elif misshapen := self._misshapen():
             return EnvironmentFailed(misshapen)
-        error = _cause(error)
-        message = " ".join(str(error).split())
-        return EnvironmentFailed(
-            f"environment {self._name}{number}: {verb} raised {type(error).__name__}: {message} (step {self._steps})"
-        )
+        cause = one_line(_cause(error))
+        return EnvironmentFailed(f"environment {self._name}{number}: {verb} raised {cause} (step {self._steps})")
 
     def _misshapen(self) -> str:
         """Which environment has shown what does not fit its space, where one has and so broke the batch."""
@@ -239,8 +238,8 @@ class VectorEnvironment:
         return ""
 
 
-def _cause(error: Exception) -> Exception:
-    return error.__cause__ if isinstance(error, _Raised) and isinstance(error.__cause__, Exception) else error
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, _Raised) and error.__cause__ else error
 
 
 class _Limits:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical, Distribution, Gaussian, Product
 from troupe.algorithm.normalization import Normalizer
-from troupe.config import Network, UsageError
+from troupe.config import Network, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.networks.encoders import Encoder, encoder, hidden_layers, orthogonal
@@ -255,9 +255,8 @@ def around(
             parameters, value = body(obs)
         shapes = tuple(parameters.shape), tuple(value.shape)
     except Exception as error:
-        message = " ".join(str(error).split())
         called = f" with {tuple(obs.shape)}" if isinstance(obs, Tensor) else ""
-        raise UsageError(f"{expected}; called{called} it raised {type(error).__name__}: {message}") from error
+        raise UsageError(f"{expected}; called{called} it raised {one_line(error)}") from error
     if shapes != ((2, size), (2,)):
         raise UsageError(f"{expected}; it gave {shapes[0]} and {shapes[1]} for N = 2")
     return network

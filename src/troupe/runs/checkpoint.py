@@ -26,7 +26,7 @@ import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 
-from troupe.config import TrainConfig, UsageError, from_toml
+from troupe.config import TrainConfig, UsageError, from_toml, one_line
 
 KEEP = 3
 _STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
@@ -95,7 +95,7 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
         try:
             return _read(place)
         except (OSError, ValueError, safetensors.SafetensorError) as error:
-            warn(f"checkpoint {place} is damaged ({error}); trying the one before it")
+            warn(f"checkpoint {place} is damaged ({one_line(error)}); trying the one before it")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
@@ -109,7 +109,7 @@ def read_config(run: Path) -> TrainConfig:
     try:
         return from_toml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, UsageError) as error:
-        raise UsageError(f"{file} is damaged: {error}") from None
+        raise UsageError(f"{file} is damaged: {one_line(error)}") from None
 
 
 def _read(place: Path) -> Checkpoint:

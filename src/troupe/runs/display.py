@@ -11,6 +11,8 @@ from typing import Any, Literal, Self, TextIO, cast
 from troupe.runs.live import LivePanel
 from troupe.runs.view import History, Limits, View, score, time_text
 
+from troupe.config import printable
+
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
 REFRESH_SECONDS = 0.25
@@ -68,7 +70,7 @@ class Display:
     def event(self, text: str) -> None:
         """Says something that happened, in every mode."""
         if self._silent:
-            logging.getLogger("troupe").warning(text)
+            logging.getLogger("troupe").warning(printable(text))
         else:
             self._write([text])
 
@@ -103,7 +105,7 @@ class Display:
             self._pause = min(1.2 * self._pause, LINE_SECONDS[1])
 
     def _write(self, lines: Iterable[str]) -> None:
-        text = "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{printable(line)}\n" for line in lines)
         if self._panel:
             self._panel.write_above(text)
         else:

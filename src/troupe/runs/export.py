@@ -28,7 +28,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical, Gaussian, Product
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, printable
 from troupe.environments import spaces
 from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import Leaf, with_entries
@@ -283,7 +283,7 @@ def _cause(error: Exception) -> str:
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
-    return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+    return printable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
 
 
 def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:

@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, one_line
 from troupe.environments.actions import scale
 from troupe.environments.spaces import MASK
 
@@ -295,7 +295,7 @@ def _picture(env: Env) -> Picture:
     try:
         frame: Any = env.render()
     except Exception as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
+        reason = one_line(str(error).partition("\n")[0]) or one_line(error)
         raise TroupeError(f"{_title(env)} could not draw a picture: {reason}") from error
     picture = np.asarray(frame)
     if picture.ndim != 3 or picture.shape[2] not in (3, 4):
@@ -312,7 +312,7 @@ def _frames_per_second(*envs: Env) -> float:
 
 
 def _title(env: Env) -> str:
-    return env.spec.id if env.spec else type(env.unwrapped).__name__
+    return one_line(env.spec.id if env.spec else type(env.unwrapped).__name__)
 
 
 _ACTIONS = {
@@ -335,7 +335,8 @@ def _action_names(env: Env) -> Sequence[str]:
     """What the actions are called, as far as it is known."""
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if meanings:
-        return [" ".join(re.findall("up|down|left|right|fire|.+", str(word).lower())) for word in meanings()]
+        words = [one_line(str(word)).lower() for word in meanings()]
+        return [" ".join(re.findall("up|down|left|right|fire|.+", word)) for word in words]
     return _ACTIONS.get(_title(env).partition("-")[0], ())
 
 

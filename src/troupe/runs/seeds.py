@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, one_line
 from troupe.runs.directory import run_name
 from troupe.runs.plots import plot_runs
 from troupe.runs.view import score
@@ -65,7 +65,7 @@ def train_in_turn(runs: Mapping[Name, Callable[[], Run]], say: Callable[[Name], 
                 if isinstance(error, UsageError) and not series.done and not series.failed:
                     raise
                 series.failed[name] = error
-                print(f"troupe: {say(name)}: {error}", file=sys.stderr)
+                print(f"troupe: {say(name)}: {one_line(error)}", file=sys.stderr)
                 continue
             if run.scores:
                 series.done[name] = run
@@ -84,7 +84,7 @@ def draw(runs: Sequence[Path], picture: Path) -> None:
         plot_runs(runs, picture)
         print(f"picture {picture}")
     except UsageError as error:  # no episode has ended
-        print(f"troupe: no picture: {error}", file=sys.stderr)
+        print(f"troupe: no picture: {one_line(error)}", file=sys.stderr)
 
 
 def _table(runs: Mapping[int, Run], asked: int) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import torch
 
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.patience import Patience, hung
 from troupe.runtime.plan import ActorPlan
@@ -267,10 +267,10 @@ def check_sendable(plan: ActorPlan) -> None:
         try:
             plan.brain[0].__getstate__()
         except Exception as error:
-            wrong = f"the network cannot be sent to actor processes: {type(error).__name__}: {error}"
+            wrong = f"the network cannot be sent to actor processes: {one_line(error)}"
     if wrong:
         raise UsageError(
-            f"{' '.join(wrong.split())}; make inside the factory what it holds from outside (files, locks, "
+            f"{one_line(wrong)}; make inside the factory what it holds from outside (files, locks, "
             "connections), or set actor.place to thread"
         )
 
@@ -367,23 +367,14 @@ def play(
             connection.send_bytes(_encode(Report(request.slot, share, pulls, laps, metrics)))
     except (EOFError, ConnectionError, Closed):
         pass
-    except SystemExit:
-        raise  # the environment ends its process: another takes its place
     except BaseException as error:
-        message = " ".join(str(error).split())
-        text = message if isinstance(error, TroupeError) else f"{type(error).__name__}: {message}"
         with suppress(OSError):
-            connection.send_bytes(
-                _encode(Report(-1, _NOTHING, error=_writable(text), trace=_writable(traceback.format_exc())))
-            )
+            trace = printable(traceback.format_exc())
+            connection.send_bytes(_encode(Report(-1, _NOTHING, error=one_line(error), trace=trace)))
     finally:
         if actor is not None:
             with suppress(Exception):  # nobody listens any more
                 actor.close()
-
-
-def _writable(text: str) -> str:
-    return text.encode(errors="replace").decode()
 
 
 def _leave_the_terminal() -> None:

@@ -1,0 +1,48 @@
+"""Running an environment's own code: what it raises to end the program is an error like any other."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from troupe.config import TroupeError
+
+
+class LeavesProgram(TroupeError):
+    """An environment called sys.exit, or raised KeyboardInterrupt, which would have ended the program."""
+
+
+@contextmanager
+def own_code() -> Iterator[None]:
+    """Runs an environment's code: imports it, makes, resets, steps or closes it.
+
+    Whatever it raises comes out as an Exception; only an interrupt by a signal passes through.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        raise contained(error) from error
+
+
+def contained(error: BaseException) -> Exception:
+    """`error` as an Exception, for an `except BaseException` around an environment's code where `own_code` would
+    be too slow. Raises it again where a signal has raised it."""
+    if isinstance(error, Exception):
+        return error
+    if _is_interrupt(error):
+        raise error
+    called = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else type(error).__name__
+    exits = LeavesProgram(f"{called}, where an environment must not exit the program: raise an error instead")
+    return exits.with_traceback(error.__traceback__)
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    """Signals are answered in the main thread; our handlers put the signal's number into the exception.
+
+    Under Python's own handler the two cannot be told apart: then it counts as the user's.
+    """
+    if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
+        return False
+    return bool(error.args) or signal.getsignal(signal.SIGINT) is signal.default_int_handler
