@@ -183,7 +183,8 @@ def test_an_environment_that_exits_in_close_costs_nothing(troupe):
 
 def test_a_judged_environment_that_exits_is_an_error(troupe):
     assert troupe(f"train world.py:Plain {TINY} --quiet")[0] == 0
-    Path("world.py").write_text(WORLD.replace("if self.steps == 30", "if self.steps == 5").replace("pass\n", "exit(0)\n", 1))
+    world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
+    Path("world.py").write_text(world)
     status, out, err = troupe("evaluate run --episodes 20")
     assert (status, out) == (1, "")
     assert "step raised sys.exit(0), where an environment must not exit the program" in err

@@ -304,7 +304,9 @@ def test_a_run_that_was_interrupted_in_the_middle_of_a_batch(tmp_path: Path, mon
             os.kill(os.getpid(), signal.SIGINT)
 
     monkeypatch.setattr(RecordedMaster, "apply", counted)
-    run = train(tmp_path / "run", Drift, THREADS | {"learner.epochs": 10**6})  # its first batch never ends
+    with pytest.raises(KeyboardInterrupt) as stop:
+        train(tmp_path / "run", Drift, THREADS | {"learner.epochs": 10**6})  # its first batch never ends
+    run = stop.value.run
     assert run.signal == signal.SIGINT
     assert is_repeated(run.path, Drift).version == 0
     lines = notes(run.path)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import signal
 import threading
 import time
@@ -352,6 +353,117 @@ def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(interruption, "_PATIENCE_SECONDS", 0.1)
     assert small(tmp_path, Clings).outcome == "steps"
+
+
+# Whatever the main thread raises
+
+
+def breaks_after(monkeypatch, place, error):
+    """The main thread raises `error` in its first report after something was learned."""
+    report = trainer.Reporter.report
+
+    def reported(self, seconds):
+        row = report(self, seconds)
+        if row["updates"]:
+            monkeypatch.setattr(trainer.Reporter, "report", report)
+            raise error
+        return row
+
+    monkeypatch.setattr(trainer.Reporter, "report", reported)
+    return small(place, steps=0)
+
+
+def test_what_the_main_thread_raises_fails_the_run_after_it_is_saved(tmp_path, monkeypatch):
+    threads = set(threading.enumerate())
+    with pytest.raises(
+        TroupeError, match=r"^the main thread failed: ZeroDivisionError: x .*error.txt; weights saved in "
+    ):
+        breaks_after(monkeypatch, tmp_path, ZeroDivisionError("x"))
+    assert checkpoint.load(tmp_path / "run", pytest.fail).state["counts"]["updates"] > 0
+    assert strict(tmp_path / "run" / "summary.json")["outcome"] == "failed"
+    assert set(threading.enumerate()) == threads
+
+
+@pytest.mark.parametrize("error", [SystemExit(5), KeyboardInterrupt("of somebody else's")])
+def test_what_would_end_the_program_still_does_after_the_run_is_saved(tmp_path, monkeypatch, error):
+    with pytest.raises(type(error)) as caught:
+        breaks_after(monkeypatch, tmp_path, error)
+    assert caught.value is error
+    assert checkpoint.load(tmp_path / "run", pytest.fail).state["counts"]["updates"] > 0
+
+
+def test_a_thread_that_cannot_be_started_for_a_replacement_is_named_and_the_run_saved(tmp_path, monkeypatch):
+    start, started = threading.Thread.start, []
+
+    def start_once(self):
+        started.append(self.name)
+        if started.count("actor-0") > 1:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    hanging = threading.Event()
+
+    def hangs(env):
+        if part() == "actor" and env.steps == 30:
+            hanging.wait(30)
+
+    monkeypatch.setattr(threading.Thread, "start", start_once)
+    try:
+        with pytest.raises(
+            TroupeError, match=r"^the main thread failed: RuntimeError: can't start new thread .*saved in "
+        ):
+            small(tmp_path, lambda: World(hangs), **{"actor.place": "thread", "actor.hang_seconds": 0.2})
+    finally:
+        hanging.set()
+    assert troupe.load(tmp_path / "run")
+
+
+def test_a_second_signal_in_the_middle_of_saving_loses_nothing(tmp_path, monkeypatch):
+    save = checkpoint.save
+
+    def interrupted_once(*what):
+        monkeypatch.setattr(checkpoint, "save", save)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", interrupted_once)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        small(tmp_path, signalling(signal.SIGINT), steps=0, **{"actor.place": "thread"})
+    assert stop.value.run.outcome == "interrupted"
+    assert troupe.load(tmp_path / "run")
+
+
+# Signals, in Python
+
+
+def signalling(number):
+    """Makes a world whose 40th step in training sends this process a signal."""
+
+    def kill(env):
+        if env.steps == 40 and part() == "actor":
+            os.kill(os.getpid(), number)
+
+    return lambda: World(kill)
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "status"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+)
+def test_a_signal_saves_and_is_raised_with_the_run_and_no_other_run_begins(tmp_path, number, kind, status):
+    def train_three():
+        for seed in range(3):
+            small(tmp_path / str(seed), signalling(number), steps=0, **{"actor.place": "thread"})
+
+    with pytest.raises(kind) as stop:
+        train_three()
+    assert [place.name for place in tmp_path.iterdir()] == ["0"]
+    assert getattr(stop.value, "code", None) == status
+    run = stop.value.run
+    assert (run.outcome, run.signal, run.scores) == ("interrupted", number, None)
+    assert run.agent.act(np.zeros(2)) in (0, 1)
+    assert troupe.load(run.path)
+    with pytest.raises(kind) as again:
+        troupe.resume(run.path, env=signalling(number))
+    assert again.value.run.steps > run.steps
 
 
 # The disk

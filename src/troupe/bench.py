@@ -21,7 +21,7 @@ from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
-from troupe.trainer import train
+from troupe.trainer import Interrupted, Terminated, train
 
 STAGE_SECONDS = 1.0
 
@@ -147,9 +147,10 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     numbers |= {"env.threads": config.env.threads, "env.backend": config.env.backend}
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
-        run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)
-        if run.signal:
-            raise KeyboardInterrupt(run.signal)
+        try:
+            run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)
+        except (Interrupted, Terminated) as stop:
+            raise KeyboardInterrupt(stop.run.signal) from None  # the run goes with its folder
         reports = [row for row in read_metrics(place) if row["kind"] == "report" and row["steps"]]
     shares = {
         part: float(np.mean([row["shares"].get(part, {}).get("wait", 0.0) for row in reports]))

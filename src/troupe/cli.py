@@ -43,6 +43,8 @@ def run(arguments: Sequence[str]) -> int:
         options = _parse([word for word in arguments if word != "--debug"])
         return int(options.command(options) or 0)
     except KeyboardInterrupt as stop:
+        if hasattr(stop, "run"):  # which was saved, and has said so
+            return 128 + signal.SIGINT
         print("troupe: interrupted", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
@@ -86,9 +88,9 @@ def train(options: argparse.Namespace) -> int:
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
     done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
-    if options.watch and not done.signal:
+    if options.watch:
         _show(done.path, options.seed)
-    return 128 + done.signal if done.signal else 0
+    return 0
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -99,18 +101,17 @@ def compare(options: argparse.Namespace) -> int:
     return compare(options.env, options.presets, seeds, options.run_dir, **asked)
 
 
-def resume(options: argparse.Namespace) -> int:
+def resume(options: argparse.Namespace) -> None:
     from troupe import trainer
 
     seconds = config.seconds(options.time) if options.time else None
-    done = trainer.resume(
+    trainer.resume(
         options.run,
         steps=options.steps,
         seconds=seconds,
         on_collapse=options.on_collapse,
         display="quiet" if options.quiet else "auto",
     )
-    return 128 + done.signal if done.signal else 0
 
 
 def evaluate(options: argparse.Namespace) -> None:

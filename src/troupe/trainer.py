@@ -1,6 +1,7 @@
 """One run from start to end: build the parts, watch them, stop in order, judge, save."""
 
 import copy
+import signal
 import time
 import traceback
 from collections import deque
@@ -53,6 +54,22 @@ class Run:
     signal: int = 0  # that interrupted it
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run; what was learned is saved. `run` holds the agent so far."""
+
+    def __init__(self, run: Run):
+        super().__init__(f"training was interrupted; go on with troupe.resume('{run.path}')")
+        self.run = run
+
+
+class Terminated(SystemExit):
+    """SIGTERM ended a run; what was learned is saved. The exit status is 143; `run` holds the agent so far."""
+
+    def __init__(self, run: Run):
+        super().__init__(128 + run.signal)
+        self.run = run
+
+
 def train(
     env: str | EnvironmentMaker,
     *,
@@ -74,7 +91,9 @@ def train(
     from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
     `seconds` and `target` are short for those of `stop`.
 
-    Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line.
+    Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line. A signal
+    ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM) with the run
+    as the exception's `run`.
     """
     source = find(env)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
@@ -97,6 +116,8 @@ def resume(
     display: Mode = "silent",
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
+
+    Raises what `train` raises.
 
     `on_collapse`, "report" or "rollback", takes the place of what the run was told before.
     """
@@ -186,14 +207,29 @@ class _Session:
                 raise unwritable(place, error) from error
             stack.enter_context(on_signal(self._interrupt))
             stack.enter_context(one_torch_thread())
-            self._display.start(self._introduction())
-            return self._finish(stuck=self._watch())
+            raised: BaseException | None = None
+            try:
+                self._display.start(self._introduction())
+                self._watch()
+            except BaseException as error:  # whatever it is, what was learned is saved first
+                if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
+                    raised = error
+                    self._supervisor.fail("the main thread", error)
+            try:
+                done = self._finish()
+            except TroupeError:
+                if raised is not None and not isinstance(raised, Exception):
+                    raise raised  # noqa: B904  # to exit, or by an interrupt
+                raise
+        if done.signal:
+            raise Interrupted(done) if done.signal == signal.SIGINT else Terminated(done)
+        return done
 
-    def _watch(self) -> list[str]:
-        """Reports and saves while the parts work; returns the names of those that did not stop in the end."""
+    def _watch(self) -> None:
+        """Starts the parts, reports and saves while they work, and brings them to rest."""
         parts = self._parts
+        reporter = Reporter(parts, self._clock.seconds)
         with self._supervisor:
-            reporter = Reporter(parts, self._clock.seconds)
             parts.start(self._supervisor, self._after_batch)
             began = shown = saved = self._clock.seconds
             while not (parts.ready.open or self._supervisor.wait(0.0)):
@@ -219,11 +255,6 @@ class _Session:
             self._journal.end(parts.master.vector)
         self._write_journal()
         self._show(reporter.report(self._clock.seconds))
-        self._parts.rewind()
-        stuck = self._supervisor.stop(patience_seconds=0.0)  # leaving `with` has waited for them
-        if stuck:
-            self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
-        return stuck
 
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
@@ -325,12 +356,22 @@ class _Session:
             novelty=moment.novelty,
         )
 
-    def _finish(self, stuck: list[str]) -> Run:
+    def _finish(self) -> Run:
         """Saves, judges the best weights, and writes the summary and the picture."""
+        self._clock.stop()
+        stuck = self._supervisor.stop(patience_seconds=LOOK_SECONDS)  # who was waited for, and is still busy
+        self._parts.rewind()
+        if self._signal:
+            self._outcome = self._outcome or "interrupted"
         counts, failure = self._parts.progress.counts, self._supervisor.failure
         saved, scores, picture = None, None, None
         try:
-            saved = self._save()
+            try:
+                saved = self._save()
+            except KeyboardInterrupt:  # a second signal came in the middle of it
+                saved = self._save()
+            if stuck:
+                self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
             if not failure and not self._signal:
                 # Apart: an environment that never returns must not keep the signal from being heard.
                 newest = self._parts.master.kept

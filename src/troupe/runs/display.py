@@ -8,10 +8,9 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal, Self, TextIO, cast
 
+from troupe.config import printable
 from troupe.runs.live import LivePanel
 from troupe.runs.view import History, Limits, View, score, time_text
-
-from troupe.config import printable
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
@@ -124,12 +123,12 @@ class _Steady:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):  # ValueError: it has been closed
             self._stream.write(text.encode(self.encoding, "replace").decode(self.encoding))
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
     @property

@@ -15,7 +15,7 @@ from troupe.config import TroupeError, UsageError, one_line
 from troupe.runs.directory import run_name
 from troupe.runs.plots import plot_runs
 from troupe.runs.view import score
-from troupe.trainer import Run, train
+from troupe.trainer import Interrupted, Run, Terminated, train
 
 Name = TypeVar("Name")
 
@@ -61,6 +61,8 @@ def train_in_turn(runs: Mapping[Name, Callable[[], Run]], say: Callable[[Name], 
         for name, train_one in runs.items():
             try:
                 run = train_one()
+            except (Interrupted, Terminated) as stop:
+                run = stop.run
             except TroupeError as error:
                 if isinstance(error, UsageError) and not series.done and not series.failed:
                     raise

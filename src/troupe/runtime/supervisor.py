@@ -44,8 +44,8 @@ class Supervisor:
         """Starts a part in a thread of its own, on processor `core` if one is given."""
         # Daemons: an environment that never returns must not keep the process alive.
         thread = threading.Thread(target=self._guard, args=(name, run, core), name=name, daemon=True)
+        thread.start()  # which may fail, where no more threads can be had: only those that run are waited for
         self._threads.append(thread)
-        thread.start()
 
     def wait(self, seconds: float) -> bool:
         """Waits at most that long; true once the run is over, because a part says so or failed."""
@@ -56,6 +56,12 @@ class Supervisor:
         self._gate.stop()
         self._on_stop()
         self._ended.set()
+
+    def fail(self, part: str, error: BaseException) -> None:
+        """Ends the run for what `part` has raised; the first failure is kept."""
+        with self._lock:
+            self.failure = self.failure or Failure(part, error)
+        self.end()
 
     def stop(self, patience_seconds: float = 1.0) -> list[str]:
         """Ends the run and waits for every thread; returns the names of those still busy after that."""
@@ -76,11 +82,10 @@ class Supervisor:
         except BaseException as error:
             if isinstance(error, Retired) or (isinstance(error, Closed) and self._gate.stopped):
                 return
-            with self._lock:
-                # Once the run is over, a part that trips over what has been closed is no news.
-                if self.failure is None and not self._gate.stopped:
-                    self.failure = Failure(name, error)
-            self.end()
+            if self._gate.stopped:  # a part that trips over what has been closed is no news
+                self.end()
+            else:
+                self.fail(name, error)
 
 
 def idlest_core() -> int | None:
