@@ -18,8 +18,8 @@ import torch
 
 import troupe
 from troupe.runs import checkpoint
+from troupe.runs.curves import read_metrics
 from troupe.runs.evaluation import Evaluator
-from troupe.runs.plots import read_metrics
 from troupe.runtime.gate import Gate
 
 STEPS = 400

@@ -18,7 +18,8 @@ import troupe
 from troupe import TroupeError, UsageError, preparation, trainer
 from troupe.environments import pool
 from troupe.runs import checkpoint, directory
-from troupe.runs.plots import plot_runs, read_metrics
+from troupe.runs.curves import read_metrics
+from troupe.runs.plots import plot_runs
 from troupe.runtime import interruption
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}
@@ -79,7 +80,7 @@ def test_the_summary_has_its_keys(tmp_path):
     summary = strict(run.path / "summary.json")
     assert summary.keys() == {
         "outcome", "environment", "preset", "tuned", "seed", "target", "evaluation", "steps", "played", "episodes",
-        "updates", "skipped_updates", "stale", "restarts", "best_steps", "collapses", "rollbacks", "training_seconds",
+        "measured", "updates", "skipped_updates", "stale", "restarts", "best_steps", "collapses", "rollbacks", "training_seconds",
         "total_seconds", "steps_per_s", "peak_memory_mb", "versions",
     }  # fmt: skip
     assert summary["evaluation"] == {

@@ -13,7 +13,7 @@ from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
-from troupe.runs.plots import read_metrics
+from troupe.runs.curves import read_metrics
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import Progress

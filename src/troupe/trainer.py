@@ -25,6 +25,7 @@ from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb,
 from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
+from troupe.runs.labels import read_measured
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runs.rescue import Rescue
 from troupe.runs.view import Limits, score
@@ -98,10 +99,12 @@ def train(
     source = find(env)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
-    config, fitting = fit(configuration.resolve(source.id, preset, said, tuned=tuned), source, network)
+    asked = configuration.resolve(source.id, preset, said, tuned=tuned)
+    config, fitting = fit(asked, source, network)
+    measured = configuration.differing(asked, config)
     if run_dir is not None:
         check_free(Path(run_dir))
-    session = _Session(config, source, network, display, fitting=fitting)
+    session = _Session(config, source, network, display, fitting=fitting, measured=measured)
     return session.run(new_run_directory(config, run_dir))
 
 
@@ -149,6 +152,7 @@ class _Session:
         display: Mode,
         resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
         fitting: Sequence[str] = (),
+        measured: Sequence[str] = (),
     ):
         self._began = time.perf_counter()
         source.check(config.env)
@@ -156,6 +160,7 @@ class _Session:
         self._custom_network = network is not None
         self._display = Display(display)
         place, saved = resumed or (Path(), None)
+        self._measured = read_measured(place) if saved else list(measured)
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumed = saved is not None
         lost = _lost(config, source, saved) if saved else None
@@ -457,6 +462,7 @@ class _Session:
             "preset": self._config.preset,
             "tuned": self._config.tuned,
             "seed": self._config.seed,
+            "measured": self._measured,  # settings that a measurement on this machine decided
             "target": self._target,
             "evaluation": scores.summary() if scores else None,
             **asdict(counts),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
+from troupe.runs.curves import read_metrics
 from troupe.runs.metrics import MetricsLog, bottleneck, to_json
-from troupe.runs.plots import read_metrics
 
 
 def row(steps: int, **more: Any) -> dict[str, Any]:

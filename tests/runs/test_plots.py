@@ -3,16 +3,20 @@
 import json
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import tomli_w
 
+from troupe import cli
 from troupe.config import UsageError
 from troupe.runs import plots
-from troupe.runs.plots import plot_runs, read_metrics
+from troupe.runs.curves import read_curve, read_metrics
+from troupe.runs.plots import plot_runs
 
 MakeRun = Callable[..., Path]
 
@@ -112,6 +116,67 @@ def test_several_runs_are_grouped_where_they_differ(
     assert words.count(" runs)") == len(labels)
 
 
+def settings_of(run: Path, **sections: Any) -> Path:
+    """The run with these settings in its config.toml as well, and with what summary.json says was measured."""
+    measured = sections.pop("measured", None)
+    if measured is not None:
+        (run / "summary.json").write_text(json.dumps({"measured": measured}))
+    config = tomllib.loads((run / "config.toml").read_text())
+    (run / "config.toml").write_text(tomli_w.dumps(config | sections))
+    return run
+
+
+def labels_of(runs: Sequence[Path]) -> dict[str, int]:
+    """The labels of the lines, and of how many runs each is."""
+    return {label: len(lines) for label, lines in plots._groups([plots._line(run) for run in runs]).items()}
+
+
+def test_runs_of_different_settings_are_lines_of_their_own_named_by_what_differs(make_run: MakeRun) -> None:
+    """Two learning rates with two seeds each: no mean and no band across them."""
+    runs = [
+        settings_of(make_run(f"{rate}-{seed}"), seed=seed, learner={"learning_rate": rate, "epochs": 4})
+        for rate in (0.001, 0.01)
+        for seed in (1, 2)
+    ]
+    assert labels_of(runs) == {"appo · learner.learning_rate=0.001": 2, "appo · learner.learning_rate=0.01": 2}
+    out = runs[0].parent / "picture.svg"
+    assert cli.run(["plot", *map(str, runs), "-o", str(out)]) == 0
+    assert "learner.learning_rate=0.001 (2 runs)" in out.read_text()
+
+
+def test_a_setting_that_one_run_does_not_know_has_its_default(make_run: MakeRun) -> None:
+    runs = [make_run("old"), settings_of(make_run("new"), network={"core": "none", "hidden": [64, 64]})]
+    assert labels_of([*runs, settings_of(make_run("wide"), network={"hidden": [128, 128]})]) == {
+        "appo · network.hidden=64,64": 2,
+        "appo · network.hidden=128,128": 1,
+    }
+
+
+def test_what_was_measured_is_no_setting_of_ones_own(make_run: MakeRun) -> None:
+    runs = [
+        settings_of(make_run("a"), actor={"count": 2}, measured=["actor.count"]),
+        settings_of(make_run("b"), actor={"count": 4}, measured=["actor.count"]),
+        settings_of(make_run("c"), actor={"count": 4}, measured=[]),
+    ]
+    assert labels_of(runs) == {"appo · actor.count=auto": 2, "appo · actor.count=4": 1}
+
+
+def test_many_differences_are_counted_and_still_tell_the_runs_apart(make_run: MakeRun) -> None:
+    names = ("lam", "gamma", "clip", "rho_clip", "value_coefficient")
+    values = [(1, 1, 1, 1, 1), (2, 2, 2, 1, 1), (2, 2, 2, 1, 2), (2, 2, 2, 2, 1)]
+    runs = [settings_of(make_run(f"r{i}"), loss=dict(zip(names, row, strict=True))) for i, row in enumerate(values)]
+    found = list(labels_of(runs))
+    assert len(found) == len(runs)
+    assert found[1] == "appo · loss.lam=2 · loss.gamma=2 · loss.clip=2 · 2 more"
+    assert all(len(label) < 120 for label in found)
+
+
+def test_tuned_and_untuned_are_told_apart(make_run: MakeRun) -> None:
+    gammas = {True: 0.95, False: 0.9}
+    runs = [settings_of(make_run(f"r{tuned}"), tuned=tuned, loss={"gamma": gammas[tuned]}) for tuned in gammas]
+    assert labels_of(runs) == {"appo · tuned": 1, "appo · untuned": 1}
+
+
 def test_a_preset_has_the_same_colour_in_every_picture(make_run: MakeRun) -> None:
     a, b, c = (make_run(preset, preset=preset) for preset in ("impala", "appo", "article"))
     names = ("appo", "article", "impala")
@@ -133,7 +198,7 @@ def test_an_axis_is_logarithmic_where_one_group_is_a_tenth_of_another(
     long = make_run("a", [report(i * 1000, 5.0) for i in range(1, 101)])
     short = make_run("b", [report(i * 1000, 5.0) for i in range(1, reports + 1)], preset="impala")
     panel = Figure().subplots()
-    plots._draw_groups(panel, plots._groups([plots._curve(long), plots._curve(short)]), "seconds")
+    plots._draw_groups(panel, plots._groups([plots._line(long), plots._line(short)]), "seconds")
     assert panel.get_xscale() == scale
     plot_runs([long, short], tmp_path / "returns.png")
 
@@ -170,15 +235,16 @@ def test_smoothing_is_the_mean_over_the_episodes_nearby() -> None:
 def test_what_a_resumed_run_did_again_is_drawn_once(make_run: MakeRun) -> None:
     first = [report(1000, 1.0), report(2000, 2.0), evaluation(2500, 99.0), report(3000, 3.0)]
     again = [report(1500, 10.0), evaluation(1200, 50.0), report(2500, 20.0)]
-    curve = plots._curve(make_run("a", first + again))
+    curve = read_curve(make_run("a", first + again))
     assert curve.steps.tolist() == [1000, 1500, 2500]
     assert curve.returns.tolist() == [1.0, 10.0, 20.0]
-    assert curve.evaluations.tolist() == [[1200, 1200 / 50_000, 50.0]]
+    seen = curve.evaluations
+    assert (seen.steps.tolist(), seen.seconds.tolist(), seen.returns.tolist()) == ([1200], [1200 / 50_000], [50.0])
 
 
 def test_reports_without_a_finished_episode_are_left_out(make_run: MakeRun) -> None:
     rows = [report(1000, None), report(2000, 5.0), report(3000, float("nan"))]
-    assert plots._curve(make_run("a", rows)).steps.tolist() == [2000]
+    assert read_curve(make_run("a", rows)).steps.tolist() == [2000]
 
 
 def test_a_line_that_a_crash_cut_short_is_passed_over(make_run: MakeRun) -> None:

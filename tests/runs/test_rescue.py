@@ -16,8 +16,9 @@ import troupe
 from troupe.algorithm.optimizers import Adam
 from troupe.runs import checkpoint
 from troupe.runs.collapse import CollapseWatch
+from troupe.runs.curves import read_metrics
 from troupe.runs.evaluation import Evaluator, Scores
-from troupe.runs.plots import plot_runs, read_metrics
+from troupe.runs.plots import plot_runs
 from troupe.runtime.topologies import Parts
 
 

@@ -26,7 +26,7 @@ from troupe.config.settings import (
     Topology,
     TrainConfig,
 )
-from troupe.config.values import Field, build, fields, flatten, replace, seconds
+from troupe.config.values import Field, build, differing, fields, flatten, replace, seconds
 
 __all__ = [
     "Actor",
@@ -54,6 +54,7 @@ __all__ = [
     "Verified",
     "build",
     "did_you_mean",
+    "differing",
     "fields",
     "flatten",
     "from_toml",

@@ -94,6 +94,12 @@ def _numbers(kind: Any) -> Iterator[str]:
             yield number.__name__ + "".join(f" >= {limit.ge}" for limit in limits)
 
 
+def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
+    """The dotted names of the settings that are not the same in both."""
+    values = [dict(flatten(dataclasses.asdict(config))) for config in (one, other)]
+    return [name for name in values[0] if values[0][name] != values[1].get(name)]
+
+
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4)."""
     for key, value in settings.items():

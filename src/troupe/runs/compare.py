@@ -15,10 +15,10 @@ from troupe import config
 from troupe.config import TroupeError, UsageError
 from troupe.environments import find
 from troupe.runs.checkpoint import write_durably
+from troupe.runs.curves import read_metrics
 from troupe.runs.directory import check_free, run_name, versions
 from troupe.runs.display import Mode
 from troupe.runs.metrics import Row, to_json
-from troupe.runs.plots import read_metrics
 from troupe.runs.seeds import Series, draw, train_in_turn
 from troupe.trainer import Run, train
 

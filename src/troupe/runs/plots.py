@@ -4,9 +4,7 @@ Matplotlib is imported only where something is drawn, and without pyplot: the pi
 programs that have no use for its windows and its global state.
 """
 
-import json
 import os
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from troupe.config import UsageError, presets
+from troupe.runs.curves import Curve, Points, read_curve
+from troupe.runs.labels import Settings, labels, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,31 +34,14 @@ TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, th
 def plot_runs(runs: Sequence[Path], out: Path, title: str | None = None) -> None:
     """Draws the runs into the file `out`.
 
-    One run shows every report and evaluation. Several are grouped by environment and preset where these
-    differ, and each group gives its mean with a 95 % bootstrap band over its runs.
+    One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and named by
+    those in which they differ; each group gives its mean with a 95 % bootstrap band over its runs.
     """
     with output_file(out, FORMATS) as file:
-        curves = [_curve(run) for run in runs]
-        if not curves:
+        lines = [_line(run) for run in runs]
+        if not lines:
             raise UsageError("no runs to plot: name at least one run directory")
-        _draw(curves, file, title)
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl")
-    rows = []
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-    return rows
+        _draw(lines, file, title)
 
 
 @contextmanager
@@ -82,69 +65,38 @@ def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
 # What is drawn
 
 
-@dataclass(frozen=True)
-class _Curve:
-    """One run's returns, by steps and by training seconds."""
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """One run, as it is drawn."""
 
-    environment: str
-    preset: str
-    seed: int | None
-    target: float | None
-    steps: Values
-    seconds: Values
-    returns: Values  # mean of the episodes that ended since the last report
-    smooth: Values
-    evaluations: Float[np.ndarray, "m 3"]  # steps, seconds, mean
-    collapses: Float[np.ndarray, "k 3"]  # the same of the evaluations that showed one
+    settings: Settings
+    curve: Curve
+    smooth: Values  # of the training return
+
+    @property
+    def environment(self) -> str:
+        return str(self.settings.get("env.id", ""))
+
+    @property
+    def target(self) -> float | None:
+        target = self.settings.get("stop.target")
+        return float(target) if isinstance(target, int | float) else None
 
     def by(self, axis: str) -> Values:
-        return self.steps if axis == "steps" else self.seconds
+        return _along(self.curve, axis)
 
 
-def _curve(run: Path) -> _Curve:
-    rows = _in_order(read_metrics(run))
-    reports = _table(rows, "report", "steps", "seconds", "return_mean", "episodes")
-    if not len(reports):
+def _line(run: Path) -> _Line:
+    curve = read_curve(run)
+    if not len(curve.steps):
         raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
-    config = _config(run)
-    target = config.get("stop", {}).get("target")
-    return _Curve(
-        environment=config.get("env", {}).get("id", ""),
-        preset=config.get("preset", run.name),
-        seed=config.get("seed"),
-        target=float(target) if isinstance(target, int | float) else None,
-        steps=reports[:, 0],
-        seconds=reports[:, 1],
-        returns=reports[:, 2],
-        smooth=_smoothed(reports[:, 0], reports[:, 2], np.diff(reports[:, 3], prepend=0).clip(1)),
-        evaluations=_table(rows, "evaluation", "steps", "seconds", "mean"),
-        collapses=_table(rows, "collapse", "steps", "seconds", "mean"),
-    )
+    ended = np.diff(curve.episodes, prepend=0).clip(1)
+    smooth = _smoothed(curve.steps, curve.returns, ended)
+    return _Line({"preset": run.name} | read_settings(run), curve, smooth)
 
 
-def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without what a resumed run did again: rows with more steps than a later report.
-
-    Only reports show a resumption; an evaluation may be of weights older than the report before it.
-    """
-    kept: list[Mapping[str, Any]] = []
-    reached = 0
-    for row in rows:
-        if row.get("kind") == "report":
-            steps = row.get("steps", reached)
-            if steps < reached:
-                kept = [earlier for earlier in kept if earlier.get("steps", 0) <= steps]
-            reached = steps
-        kept.append(row)
-    return kept
-
-
-def _table(rows: Sequence[Mapping[str, Any]], kind: str, *names: str) -> Float[np.ndarray, "n names"]:
-    """The named numbers of the rows of a kind that have them all and finite."""
-    table = [[row.get(name) for name in names] for row in rows if row.get("kind") == kind]
-    numbers = np.array(table, dtype=float).reshape(-1, len(names))  # None becomes NaN
-    finite: Float[np.ndarray, "n names"] = numbers[np.isfinite(numbers).all(axis=1)]
-    return finite
+def _along(points: Curve | Points, axis: str) -> Values:
+    return points.steps if axis == "steps" else points.seconds
 
 
 def _smoothed(x: Values, y: Values, weight: Values) -> Values:
@@ -158,22 +110,11 @@ def _smoothed(x: Values, y: Values, weight: Values) -> Values:
     return smooth
 
 
-def _config(run: Path) -> dict[str, Any]:
-    """What the run was told, as far as it can be read: a picture needs only labels from it."""
-    try:
-        return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def _groups(curves: Sequence[_Curve]) -> dict[str, list[_Curve]]:
-    """The curves by the words in which they differ; by preset where they do not."""
-    environments = len({curve.environment for curve in curves}) > 1
-    presets = len({curve.preset for curve in curves}) > 1 or not environments
-    groups: dict[str, list[_Curve]] = {}
-    for curve in curves:
-        words = [curve.environment] * environments + [curve.preset] * presets
-        groups.setdefault(" · ".join(words), []).append(curve)
+def _groups(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
+    """The runs of each setting, by the words in which the settings differ."""
+    groups: dict[str, list[_Line]] = {}
+    for label, line in zip(labels([line.settings for line in lines]), lines, strict=True):
+        groups.setdefault(label, []).append(line)
     return groups
 
 
@@ -192,7 +133,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 NOTE = (
-    "line: training return (what the exploring actors got), mean over runs; a run that has ended keeps its last · "
+    "line: training return, mean over runs; one that has ended keeps its last · "
     "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
 )
 STYLE: dict[Any, Any] = {
@@ -217,7 +158,7 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
+def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
@@ -226,11 +167,11 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
         figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
         for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
-            if len(curves) == 1:
-                _draw_run(panel, curves[0], axis)
+            if len(lines) == 1:
+                _draw_run(panel, lines[0], axis)
             else:
-                _draw_groups(panel, _groups(curves), axis)
-            _draw_target(panel, curves)
+                _draw_groups(panel, _groups(lines), axis)
+            _draw_target(panel, lines)
             if panel.get_xscale() == "linear":
                 panel.set_xlim(left=0)
             panel.margins(x=0.02)
@@ -240,43 +181,44 @@ def _draw(curves: Sequence[_Curve], file: Path, title: str | None) -> None:
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].set(xlabel="environment steps", ylabel="mean return")
         panels[1].set(xlabel="training seconds")
-        _draw_legend(figure, panels[0], NOTE if len(curves) > 1 else None)
-        figure.suptitle(title or _title(curves), x=0.01, ha="left", weight="bold", size=14)
+        _draw_legend(figure, panels[0], NOTE if len(lines) > 1 else None)
+        figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
 
-def _draw_run(panel: "Axes", curve: _Curve, axis: str) -> None:
-    x, points, collapses = curve.by(axis), curve.evaluations, curve.collapses
+def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
+    x, curve = line.by(axis), line.curve
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="training return")
-    panel.plot(x, curve.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
-    if len(points):
-        at = points[:, 0 if axis == "steps" else 1]
-        panel.plot(at, points[:, 2], "D", color=COLOURS[1], ms=7, mec="white", label="evaluation return", zorder=4)
-    if len(collapses):
-        at = collapses[:, 0 if axis == "steps" else 1]
-        panel.plot(at, collapses[:, 2], "X", color=INK, ms=10, mec="white", label="collapse", zorder=5)
+    panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
+    for points, label, mark, colour, size in (
+        (curve.evaluations, "evaluation return", "D", COLOURS[1], 7),
+        (curve.collapses, "collapse", "X", INK, 10),
+    ):
+        if len(points.steps):
+            x = _along(points, axis)
+            panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=4)
 
 
-def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Curve]], axis: str) -> None:
+def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str) -> None:
     logarithmic = _differ_much(groups.values(), axis)
     spaced: Callable[..., Values] = np.geomspace if logarithmic else np.linspace
     panel.set_xscale("log" if logarithmic else "linear")
-    for number, (name, curves) in zip(_numbers(groups), groups.items(), strict=True):
+    for number, (name, lines) in zip(_numbers(groups), groups.items(), strict=True):
         colour = COLOURS[number % len(COLOURS)]
         dashes = DASHES[number // len(COLOURS) % len(DASHES)]
-        start = min(curve.by(axis)[0] for curve in curves)
-        grid = spaced(start, max(curve.by(axis)[-1] for curve in curves), GRID_POINTS)
+        start = min(line.by(axis)[0] for line in lines)
+        grid = spaced(start, max(line.by(axis)[-1] for line in lines), GRID_POINTS)
         # A run that has ended keeps its last return: a mean over those still going would fall whenever
         # a good run reaches its target and leaves.
-        values = np.stack([np.interp(grid, curve.by(axis), curve.smooth) for curve in curves])
-        for curve in curves:
-            panel.plot(curve.by(axis), curve.smooth, color=colour, lw=0.8, alpha=0.25)
-            for steps, seconds, mean in curve.evaluations[-1:]:
-                end = steps if axis == "steps" else seconds
-                panel.plot(end, mean, "D", color=colour, ms=6, mec="white", mew=0.6, alpha=0.8, zorder=4)
-        if len(curves) > 1:
+        values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
+        for line in lines:
+            panel.plot(line.by(axis), line.smooth, color=colour, lw=0.8, alpha=0.25)
+            points = line.curve.evaluations
+            ends, last = _along(points, axis)[-1:], points.returns[-1:]
+            panel.plot(ends, last, "D", color=colour, ms=6, mec="white", mew=0.6, alpha=0.8, zorder=4)
+        if len(lines) > 1:
             panel.fill_between(grid, *_band(values), color=colour, alpha=0.2, lw=0)
-        runs = f" ({len(curves)} runs)" if len(curves) > 1 else ""
+        runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
         panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2, label=name + runs)
 
 
@@ -286,19 +228,17 @@ def _numbers(groups: Iterable[str]) -> Sequence[int]:
     return [known.index(name) for name in names] if set(names) <= set(known) else range(len(names))
 
 
-def _differ_much(groups: Iterable[Sequence[_Curve]], axis: str) -> bool:
+def _differ_much(groups: Iterable[Sequence[_Line]], axis: str) -> bool:
     """Whether the shortest group would be squeezed into a corner by the longest."""
-    ends = [
-        (min(curve.by(axis)[0] for curve in curves), max(curve.by(axis)[-1] for curve in curves)) for curves in groups
-    ]
+    ends = [(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines)) for lines in groups]
     starts, lengths = zip(*ends, strict=True)
     return bool(min(starts) > 0 and min(lengths) < TOO_SHORT * max(lengths))
 
 
-def _draw_target(panel: "Axes", curves: Sequence[_Curve]) -> None:
+def _draw_target(panel: "Axes", lines: Sequence[_Line]) -> None:
     """Of those runs that have one, if it is one and the same."""
-    targets = {curve.target for curve in curves if curve.target is not None}
-    if len(targets) != 1 or len({curve.environment for curve in curves}) != 1:
+    targets = {line.target for line in lines if line.target is not None}
+    if len(targets) != 1 or len({line.environment for line in lines}) != 1:
         return
     (target,) = targets
     panel.axhline(target, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=1)
@@ -317,9 +257,9 @@ def _draw_legend(figure: "Figure", panel: "Axes", note: str | None) -> None:
     legend.get_title().set_color(SOFT)
 
 
-def _title(curves: Sequence[_Curve]) -> str:
-    first = curves[0]
-    if len(curves) == 1:
-        seed = "" if first.seed is None else f"seed {first.seed}"
-        return " · ".join(filter(None, (first.environment, first.preset, seed)))
-    return first.environment if len({curve.environment for curve in curves}) == 1 else "mean return"
+def _title(lines: Sequence[_Line]) -> str:
+    first = lines[0]
+    if len(lines) == 1:
+        seed = f"seed {first.settings['seed']}" if "seed" in first.settings else ""
+        return " · ".join(filter(None, (first.environment, str(first.settings["preset"]), seed)))
+    return first.environment if len({line.environment for line in lines}) == 1 else "mean return"
