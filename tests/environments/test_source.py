@@ -80,6 +80,7 @@ def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeyp
 def test_a_namespace_nobody_registered_is_answered_with_its_package(monkeypatch):
     for key in [key for key in gym.registry if key.startswith("ALE/")]:
         monkeypatch.delitem(gym.registry, key)
+    monkeypatch.setitem(sys.modules, "ale_py", None)
     assert refusal("ALE/Pong-v5").endswith("pip install 'ale-py>=0.12' 'opencv-python-headless>=4.8'")
 
 

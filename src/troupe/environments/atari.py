@@ -22,7 +22,7 @@ MAX_FRAMES = 108_000  # half an hour of play, after which a game is cut off
 _FRAMES_PER_SECOND = 60
 _STACK, _SIZE = 4, 84
 SPACE = gym.spaces.Box(0, 255, (_SIZE, _SIZE, _STACK), np.uint8)
-_OLD_NAME = re.compile(r"(\w+?)(NoFrameskip)?-v[04]")
+_OLD_NAME = re.compile(r"(\w+?)(NoFrameskip|Deterministic)?-v\d+")
 
 
 def register() -> None:
@@ -36,7 +36,7 @@ def register() -> None:
 def is_game(spec: gym.envs.registration.EnvSpec) -> bool:
     """Raises UsageError, with the new name, for the names that the games had before."""
     if is_old(spec):
-        name = _OLD_NAME.sub(r"ALE/\1-v5", spec.id)
+        name = new_name(spec.id)
         raise UsageError(
             f"'{spec.id}' is an old name: write {name} (env.sticky and env.frame_skip say how it is played)"
         )
@@ -47,8 +47,15 @@ def is_old(spec: gym.envs.registration.EnvSpec) -> bool:
     return spec.entry_point == "ale_py.env:AtariEnv" and _OLD_NAME.fullmatch(spec.id) is not None
 
 
+def new_name(name: str) -> str:
+    """Pong-v5 or PongNoFrameskip-v4 as ALE/Pong-v5."""
+    match = _OLD_NAME.fullmatch(name)
+    return f"ALE/{match[1]}-v5" if match else name
+
+
 def batch(game: str, count: int, config: Environment) -> VectorEnv[Any, Any, Any]:
     """Emulators in threads of their own, without Python."""
+    register()
     from ale_py.vector_env import AtariVectorEnv
 
     return AtariVectorEnv(

@@ -3,13 +3,15 @@
 import importlib.util
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from troupe.config import UsageError
+from troupe.environments import packages
 from troupe.environments.factory import from_factory, load_factory
 from troupe.environments.registry import from_registry
 from troupe.environments.source import EnvironmentSource
@@ -41,22 +43,26 @@ def of_run(run: Path, env_id: str, env: Callable[..., gym.Env[Any, Any]] | None 
         return find(env)
     if env_id.startswith("python:"):
         raise UsageError(f"the run's environment was the callable {env_id[7:]}: pass it as env= in Python")
-    code = _code_of(env_id)
-    if code and any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
-        raise UsageError(
-            f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
-            "if you trust it, move it elsewhere and name its new place in config.toml"
-        )
+    for code in _code_of(env_id):
+        if any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
+            raise UsageError(
+                f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
+                "if you trust it, move it elsewhere and name its new place in config.toml"
+            )
     return find(env_id)
 
 
-def _code_of(env_id: str) -> Path | None:
-    """The file that `env_id` would have imported; None where Gymnasium knows the environment already."""
+def _code_of(env_id: str) -> Iterator[Path]:
+    """The files that `env_id` would have imported; none where Gymnasium knows the environment already."""
     if match := _FILE.fullmatch(env_id):
-        return Path(match[1])
-    module, colon, _ = env_id.partition(":")
-    try:
-        spec = importlib.util.find_spec(module.partition(".")[0]) if colon else None
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
+        yield Path(match[1])
+        return
+    module, _, name = env_id.rpartition(":")
+    if not module and name in gym.registry:
+        return
+    for registrars in packages.registrars(name, module):
+        for registrar in registrars:
+            with suppress(ImportError, ValueError):
+                spec = importlib.util.find_spec(packages.root(registrar.module))
+                if spec and spec.origin:
+                    yield Path(spec.origin)

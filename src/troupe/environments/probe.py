@@ -1,20 +1,16 @@
 """Makes an environment once, to see what it is and that it can be played."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 
 from troupe.config import UsageError, one_line
+from troupe.environments import packages
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK
-from troupe.extras import command
-
-# What to install for environments whose module or namespace names them.
-EXTRAS = {"ale": "atari", "shimmy": "atari", "box2d": "box2d", "mujoco": "mujoco"}
 
 
 def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
@@ -25,7 +21,7 @@ def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | 
     except UsageError:
         raise
     except (gym.error.DependencyNotInstalled, ImportError) as error:
-        raise UsageError(missing(name, error)) from None
+        raise UsageError(packages.missing(name, error)) from None
     except Exception as error:
         raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
     source = EnvironmentSource(name, make, env.observation_space, env.action_space, _masked(name, env), threshold)
@@ -46,12 +42,3 @@ def _masked(name: str, env: gym.Env[Any, Any]) -> MaskPlace:
     except Exception as error:
         raise UsageError(f"environment {name}: reset raised {one_line(error)}") from error
     return "info" if MASK in info else ""
-
-
-def missing(env_id: str, error: Exception) -> str:
-    entry = str(getattr(gym.registry.get(env_id.rpartition(":")[2]), "entry_point", ""))
-    words = re.split(r"[\W_]+", entry.lower())
-    for word, extra in EXTRAS.items():
-        if word in words:
-            return f"environment {env_id} needs a package that is not installed: {command(extra)}"
-    return f"environment {env_id} needs a package that is not installed: {error}"
