@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from troupe.runs.play import HISTORY_SECONDS, History, Moment, Picture, Thought, action_name, number_name
+from troupe.runs.pictures import Picture
+from troupe.runs.play import HISTORY_SECONDS, History, Moment, Thought, action_name, number_name
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont

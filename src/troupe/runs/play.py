@@ -15,15 +15,15 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from troupe.config import TroupeError, UsageError, one_line
 from troupe.environments.actions import scale
 from troupe.environments.spaces import MASK
+from troupe.runs.pictures import Picture, Pictures
 
 Env = gym.Env[Any, Any]
 MakeEnv = Callable[[str], Env]  # of a render mode
-Picture = UInt8[np.ndarray, "height width 3"]
 
 LAST_PICTURE_SECONDS = 0.6  # how long an episode's end stays to be looked at
 MAX_STEPS = 10_000  # an episode without a time limit is left here
@@ -123,7 +123,7 @@ class Stage:
         self.pixel_aspect = 12 / 7 if emulator else 1.0
         flickers = emulator and repeats == 1
         self.stride = math.ceil(self.fps / (min(fastest, 30.0) if flickers else fastest))  # in frames
-        self.camera = _Camera(_lowest(env), self.stride, flickers)
+        self.camera = _Camera(_lowest(env), self.stride, Pictures(self.title), flickers=flickers)
         self.env = _put_below(env, self.camera)
 
     @property
@@ -131,7 +131,7 @@ class Stage:
         return self.fps / self.stride
 
     def picture(self) -> Picture:
-        return self.camera.complete(_picture(self.env))
+        return self.camera.complete(self.camera.draw(self.env))
 
 
 def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int = MAX_STEPS) -> Iterator[Shot]:
@@ -238,9 +238,9 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     drawn from above, where other wrappers may have a say in it, and only if it is wanted.
     """
 
-    def __init__(self, env: Env, stride: int, flickers: bool):
+    def __init__(self, env: Env, stride: int, to_picture: Pictures, *, flickers: bool):
         super().__init__(env)
-        self._stride, self._flickers = stride, flickers
+        self._stride, self._to_picture, self._flickers = stride, to_picture, flickers
         self.rewind()
 
     def rewind(self) -> None:
@@ -257,7 +257,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def step(self, action: Any) -> Any:
         due = not self._first and self.frame % self._stride == 0
         if due or self._flickers:
-            now = _picture(self.env)
+            now = self.draw(self.env)
             if due:
                 seen = self.complete(now)
                 self.between.append((self.frame, lambda: seen))
@@ -265,6 +265,15 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
         self._first = False
         self.frame += 1
         return super().step(action)
+
+    def draw(self, env: Env) -> Picture:
+        """What `env`, which is this world or a wrapper of it, shows now."""
+        try:
+            frame: Any = env.render()
+        except Exception as error:
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise TroupeError(f"{_title(env)} could not draw a picture: {reason}") from error
+        return self._to_picture(frame)
 
     def complete(self, picture: Picture) -> Picture:
         """With what blinks: where it is as two frames ago, it also shows the brighter of what was between."""
@@ -289,18 +298,6 @@ def _put_below(env: Env, camera: _Camera) -> Env:
         last = last.env
     last.env = camera
     return env
-
-
-def _picture(env: Env) -> Picture:
-    try:
-        frame: Any = env.render()
-    except Exception as error:
-        reason = one_line(str(error).partition("\n")[0]) or one_line(error)
-        raise TroupeError(f"{_title(env)} could not draw a picture: {reason}") from error
-    picture = np.asarray(frame)
-    if picture.ndim != 3 or picture.shape[2] not in (3, 4):
-        raise UsageError(f"{_title(env)} cannot be shown: its render() gave no picture of height x width x 3")
-    return picture[:, :, :3].astype(np.uint8, copy=False)
 
 
 def _frames_per_second(*envs: Env) -> float:

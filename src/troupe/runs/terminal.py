@@ -11,11 +11,11 @@ from typing import TextIO
 import numpy as np
 
 from troupe.runs.panel import amount, precise
+from troupe.runs.pictures import Picture
 from troupe.runs.play import (
     MakeEnv,
     Moment,
     Number,
-    Picture,
     Player,
     Thought,
     action_name,

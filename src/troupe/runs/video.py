@@ -11,7 +11,8 @@ import numpy as np
 
 from troupe.config import TroupeError
 from troupe.runs.panel import Panel
-from troupe.runs.play import LAST_PICTURE_SECONDS, MAX_STEPS, MakeEnv, Picture, Player, opened, play, without_display
+from troupe.runs.pictures import Picture
+from troupe.runs.play import LAST_PICTURE_SECONDS, MAX_STEPS, MakeEnv, Player, opened, play, without_display
 from troupe.runs.plots import output_file
 
 FASTEST = {".mp4": 60.0, ".gif": 25.0}  # pictures per second; faster worlds are thinned out
@@ -49,8 +50,11 @@ class _Film:
 
     def add(self, picture: Picture, times: int) -> None:
         self._writer = self._writer or self._open(picture)
-        for _ in range(times):
-            self._writer.send(np.ascontiguousarray(picture))
+        try:
+            for _ in range(times):
+                self._writer.send(np.ascontiguousarray(picture))
+        except OSError as error:  # what ffmpeg itself has said follows, over many lines
+            raise TroupeError(f"the video could not be written to its end: {_first_line(error)}") from error
 
     def close(self) -> None:
         if self._writer:
@@ -81,5 +85,9 @@ class _Film:
             )
             writer.send(None)
         except (RuntimeError, OSError) as error:
-            raise TroupeError(f"no video can be written: {str(error).partition(chr(10))[0]}") from error
+            raise TroupeError(f"no video can be written: {_first_line(error)}") from error
         return writer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

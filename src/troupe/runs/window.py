@@ -8,7 +8,8 @@ from typing import Any
 
 from troupe.config import UsageError
 from troupe.runs.panel import Panel
-from troupe.runs.play import MakeEnv, Picture, Player, in_real_time, opened, play
+from troupe.runs.pictures import Picture
+from troupe.runs.play import MakeEnv, Player, in_real_time, opened, play
 
 FASTEST = 60.0  # pictures per second
 INSTEAD = "use --terminal, or --video FILE.mp4"
