@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
-from troupe.environments import find
+from troupe.environments import find, quiet_gymnasium
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.runs.curves import read_metrics
@@ -121,6 +121,7 @@ class Result:
         return advice
 
 
+@quiet_gymnasium()
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:

@@ -132,7 +132,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
-    from troupe.environments import of_run
+    from troupe.environments import of_run, quiet_gymnasium
     from troupe.runs import checkpoint, terminal, video, window
     from troupe.torch_threads import one_torch_thread
 
@@ -140,7 +140,8 @@ def watch(options: argparse.Namespace) -> None:
     agent = load(run)
     settings = checkpoint.read_config(run).env
     make = partial(of_run(run, settings.id).make, config=settings)
-    with one_torch_thread():  # for one observation at a time, several would only wait for one another
+    # One thread: for one observation at a time, several would only wait for one another.
+    with quiet_gymnasium(), one_torch_thread():
         if options.video:
             returns = video.record(agent, make, Path(options.video), options.episodes, options.seed)
             print(f"wrote {options.video}")

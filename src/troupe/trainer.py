@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from troupe import config as configuration
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
-from troupe.environments import EnvironmentSource, find, of_run, spaces
+from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.runs import checkpoint
@@ -71,6 +71,7 @@ class Terminated(SystemExit):
         self.run = run
 
 
+@quiet_gymnasium()
 def train(
     env: str | EnvironmentMaker,
     *,
@@ -108,6 +109,7 @@ def train(
     return session.run(new_run_directory(config, run_dir))
 
 
+@quiet_gymnasium()
 def resume(
     run: str | Path,
     *,

@@ -1,7 +1,8 @@
 """Environments: from an id, a file or a callable to a batch of environments stepped together."""
 
 from troupe.environments.find import find, of_run
+from troupe.environments.quiet import quiet_gymnasium
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.vector import EnvironmentFailed, VectorEnvironment
 
-__all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find", "of_run"]
+__all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find", "of_run", "quiet_gymnasium"]

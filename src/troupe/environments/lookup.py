@@ -10,7 +10,7 @@ from gymnasium.envs.registration import EnvSpec
 from troupe.config import UsageError, did_you_mean, one_line
 from troupe.environments import atari, packages
 from troupe.environments.own_code import own_code
-from troupe.environments.source import quiet_gymnasium
+from troupe.environments.quiet import quiet_gymnasium
 
 _FEW = 4  # ids of a package that are named
 

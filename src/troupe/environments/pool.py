@@ -6,7 +6,6 @@ very step of its time limit is said to be truncated only.
 """
 
 import importlib.util
-import warnings
 from typing import Any
 
 import gymnasium as gym
@@ -56,7 +55,8 @@ def name_of(spec: EnvSpec) -> str:
 
 def refusal(name: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> str:
     """Why the EnvPool that is installed cannot play `name` as Gymnasium does; nothing where it can."""
-    envpool = _envpool()
+    import envpool
+
     if name not in envpool.list_all_envs():
         return f"EnvPool {envpool.__version__} has no {name}"
     spec = envpool.make_spec(name)
@@ -70,14 +70,6 @@ def refusal(name: str, observation_space: gym.Space[Any], action_space: gym.Spac
         if not same:
             return f"{name} has {what} of {theirs} in EnvPool {envpool.__version__}, of {ours} in Gymnasium"
     return ""
-
-
-def _envpool() -> Any:
-    """The package, which makes Gymnasium announce that it rounds bounds."""
-    import envpool
-
-    warnings.filterwarnings("ignore", ".*precision lowered by casting", module="gymnasium")
-    return envpool
 
 
 def _alike(theirs: gym.Space[Any], ours: gym.Space[Any]) -> bool:
@@ -119,7 +111,9 @@ class PoolVector(VectorEnv[Any, Any, Any]):
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
         """`seed` is one for each environment, of 31 bits."""
-        self._pool = _envpool().make_gymnasium(self._name, num_envs=self.num_envs, num_threads=self._threads, seed=seed)
+        import envpool
+
+        self._pool = envpool.make_gymnasium(self._name, num_envs=self.num_envs, num_threads=self._threads, seed=seed)
         return self._pool.reset()  # type: ignore[no-any-return]
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:

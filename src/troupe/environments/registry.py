@@ -13,7 +13,8 @@ from troupe.environments import atari, pool
 from troupe.environments.lookup import lookup
 from troupe.environments.own_code import own_code
 from troupe.environments.probe import probe
-from troupe.environments.source import EnvironmentSource, quiet_gymnasium
+from troupe.environments.quiet import quiet_gymnasium
+from troupe.environments.source import EnvironmentSource
 
 
 def from_registry(env_id: str) -> EnvironmentSource:

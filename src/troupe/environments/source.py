@@ -1,8 +1,6 @@
 """What makes environments: one, or a batch stepped together, by the backend that a run asks for."""
 
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -17,6 +15,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.quiet import quiet_gymnasium
 from troupe.environments.vector import Numbered, VectorEnvironment
 from troupe.extras import command
 
@@ -150,11 +149,3 @@ class EnvironmentSource:
                 )
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {one_line(error)}") from error
-
-
-@contextmanager
-def quiet_gymnasium() -> Iterator[None]:
-    """Keeps Gymnasium's advice on versions and wrappers out of the output; errors still raise."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="gymnasium")
-        yield

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from troupe.agent import NetworkMaker, needs_network
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
-from troupe.environments import of_run
+from troupe.environments import of_run, quiet_gymnasium
 from troupe.networks.flat import FlatWeights
 from troupe.preparation import first_network
 from troupe.runs import checkpoint
@@ -67,6 +67,7 @@ class _ReplayedMaster(Master):
         self.learning_rate = None
 
 
+@quiet_gymnasium()
 def replay(
     run: str | Path,
     *,

@@ -26,6 +26,7 @@ import msgspec
 import torch
 
 from troupe.config import TroupeError, UsageError, one_line, printable
+from troupe.environments import quiet_gymnasium
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.patience import Patience, hung
 from troupe.runtime.plan import ActorPlan
@@ -328,6 +329,7 @@ def _no_main() -> Iterator[None]:
             sys.modules["__main__"] = main
 
 
+@quiet_gymnasium()
 def play(
     connection: Connection,
     stacks: Connection,
