@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from troupe import load, resume
+from troupe import cli, load, resume
 from troupe.runs.evaluation import evaluate
 
 PATIENCE_SECONDS = 20.0
@@ -131,6 +131,10 @@ class Process:
             return any(re.search(r'"updates": [1-9]', file.read_text()) for file in files)
 
         self.until(learning)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, number: int) -> None:
         self._process.send_signal(number)
@@ -271,6 +275,63 @@ def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkey
     run = resume("run", steps=newest + 1000)
     assert run.steps >= newest + 1000
     assert not list(tmp_path.glob("run/checkpoints/.*"))  # what was half-written is gone
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tmp_path, monkeypatch, capfd):
+    process = start(f"train worlds.py:Plain {ENDLESS} {IN_THREADS} --record")
+    process.until_learning()
+    process.kill()
+    monkeypatch.chdir(tmp_path)
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+    assert cli.run(["resume", "run", "--steps", "300"]) == 0
+    out = capfd.readouterr().out
+    assert "'run' has no checkpoint yet: it begins anew, as its config.toml says" in out
+    assert "steps limit reached" in out
+    assert load("run")
+    assert cli.run(["replay", "run"]) == 0  # its journal is not that of the killed one
+    assert cli.run(["train", "worlds.py:Plain", "--run-dir", "run"]) == 2
+
+
+HOLDS = """
+import os, pathlib, time
+from troupe.runs.directory import RunDirectory
+pathlib.Path("run").mkdir(exist_ok=True)
+directory = RunDirectory(pathlib.Path("run"))
+parent = os.getpid()
+if os.fork() == 0:  # a child that an environment has left behind holds nothing
+    os.setsid()
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    time.sleep(10)
+    os._exit(0)
+pathlib.Path("here").touch()
+time.sleep(1e6)
+"""
+
+
+@pytest.mark.parametrize("command", ["resume run --steps 500", "train worlds.py:Plain --run-dir run"])
+def test_a_directory_that_another_process_writes_to_is_refused_until_that_dies(
+    start, tmp_path, monkeypatch, capfd, command
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = f"{ONE} --target none --evaluation.final_episodes 2 --quiet"
+    (tmp_path / "worlds.py").write_text(WORLDS)
+    if command.startswith("resume"):
+        assert cli.run(f"train worlds.py:Plain --run-dir run --steps 200 {tiny}".split()) == 0
+    else:
+        command = f"{command} --steps 200 {tiny}"
+    before = sorted(tmp_path.glob("run/**/*"))
+    process = start("", before=HOLDS)
+    process.until_here()
+    capfd.readouterr()
+    assert cli.run(command.split()) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"troupe: 'run' is in use by process {process.pid} on .*: wait until it has ended, .*\n", err)
+    assert sorted(tmp_path.glob("run/**/*")) == sorted([*before, tmp_path / "run" / ".lock"])
+    process.kill()
+    assert cli.run(command.split()) == 0
+    assert not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(start, tmp_path):

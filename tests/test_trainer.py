@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from troupe import TroupeError, UsageError, preparation, trainer
 from troupe.environments import pool
 from troupe.runs import checkpoint, directory
 from troupe.runs.curves import read_metrics
+from troupe.runs.metrics import MetricsLog
 from troupe.runs.plots import plot_runs
 from troupe.runtime import interruption
 
@@ -521,6 +523,67 @@ def test_a_summary_that_cannot_be_written_is_a_plain_error(tmp_path, monkeypatch
     with pytest.raises(TroupeError, match=r"cannot be written to the end: .*No space left.*; weights saved in "):
         small(tmp_path)
     assert troupe.load(tmp_path / "run")
+
+
+# The run directory
+
+
+@pytest.mark.parametrize("fate", ["moved", "deleted", "replaced", "emptied"])
+def test_a_run_whose_directory_goes_leaves_a_whole_one(tmp_path, caplog, fate):
+    place, done = tmp_path / "run", []
+
+    def happens(env):
+        if part() == "actor" and env.steps == 50 and not done:
+            done.append(fate)
+            if fate in ("moved", "replaced"):
+                place.rename(tmp_path / "moved")
+            elif fate == "deleted":
+                shutil.rmtree(place)
+            else:
+                (place / "config.toml").unlink()
+            if fate == "replaced":
+                place.mkdir()
+                (place / "mine").touch()
+
+    run = small(tmp_path, lambda: World(happens), **{"actor.place": "thread"})
+    said = [record.getMessage() for record in caplog.records]
+    if fate == "emptied":
+        assert said == [f"config.toml was missing in '{place}', and has been written again"]
+    else:
+        assert said == [f"'{place}' has been moved or deleted; the run goes on in a new one, {run.path}"]
+    assert run.path == (tmp_path / "run_2" if fate == "replaced" else place)
+    assert troupe.load(run.path)
+    assert troupe.resume(run.path, steps=run.steps + 100, env=World).path == run.path
+    assert strict(run.path / "summary.json")["outcome"] == "steps"
+    if fate == "replaced":
+        assert [file.name for file in place.iterdir()] == ["mine"]
+
+
+def test_two_trainings_that_both_found_the_directory_free_do_not_share_it(tmp_path, monkeypatch):
+    small(tmp_path)
+    monkeypatch.setattr(trainer, "check_free", lambda place: None)  # it looked before the other one began
+    before = sorted(tmp_path.glob("run/**/*"))
+    with pytest.raises(UsageError, match="already holds a run"):
+        small(tmp_path)
+    assert sorted(tmp_path.glob("run/**/*")) == before
+
+
+def test_a_disk_that_was_full_for_a_moment_leaves_a_gap_that_the_picture_shows(tmp_path, monkeypatch):
+    append, refused = MetricsLog._append, []
+
+    def refuses_some(self, row):
+        if row["kind"] == "report" and row["updates"] and len(refused) < 2:
+            refused.append(row)
+            full()
+        append(self, row)
+
+    monkeypatch.setattr(MetricsLog, "_append", refuses_some)
+    run = small(tmp_path, steps=1000, **{"checkpoint.every_seconds": 0.01})
+    gaps = [row for row in read_metrics(run.path) if row["kind"] == "gap"]
+    assert gaps
+    assert sum(gap["rows"] for gap in gaps) >= len(refused) >= 1
+    plot_runs([run.path], tmp_path / "picture.svg")
+    assert "metrics could not be written" in (tmp_path / "picture.svg").read_text()
 
 
 # Going on

@@ -21,7 +21,7 @@ from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.runs import checkpoint
-from troupe.runs.directory import check_free, new_run_directory, peak_memory_mb, unwritable, versions
+from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.judge import Judge
@@ -31,6 +31,7 @@ from troupe.runs.rescue import Rescue
 from troupe.runs.view import Limits, score
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
+from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
@@ -106,7 +107,8 @@ def train(
     if run_dir is not None:
         check_free(Path(run_dir))
     session = _Session(config, source, network, display, fitting=fitting, measured=measured)
-    return session.run(new_run_directory(config, run_dir))
+    with RunDirectory.new(config, run_dir) as directory:
+        return session.run(directory)
 
 
 @quiet_gymnasium()
@@ -122,25 +124,55 @@ def resume(
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
 
-    Raises what `train` raises.
+    One that was killed before its first checkpoint begins anew, as its config.toml says. Raises what `train`
+    raises; UsageError also where another process trains there.
 
     `on_collapse`, "report" or "rollback", takes the place of what the run was told before.
     """
     place = Path(run)
+    checkpoint.read_config(place)  # says what is wrong where this is no run directory
+    with RunDirectory(place) as directory:  # nobody else may write there from before it is read
+        changes = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
+        return _resumed(place, changes, env, network, display).run(directory)
+
+
+def _resumed(
+    place: Path,
+    changes: Mapping[str, Any],
+    env: EnvironmentMaker | None,
+    network: nn.Module | NetworkMaker | None,
+    display: Mode,
+) -> "_Session":
+    config = checkpoint.read_config(place)
+    config = configuration.replace(config, {name: value for name, value in changes.items() if value is not None})
+    if not checkpoint.newest_first(place):
+        return _begun_anew(place, config, env, network, display)
     with Display(display) as shown:
         saved = checkpoint.load(place, shown.event)
-    config = checkpoint.read_config(place)
-    said = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
-    config = configuration.replace(config, {name: value for name, value in said.items() if value is not None})
     done = saved.state["counts"]["steps"], saved.state["seconds"]
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
         raise UsageError(
-            f"'{run}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
+            f"'{place}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             "give it more with --steps or --time"
         )
     if saved.state["custom_network"] and network is None:
         raise needs_network(place)
-    return _Session(config, of_run(place, config.env.id, env), network, display, (place, saved)).run(place)
+    return _Session(config, of_run(place, config.env.id, env), network, display, (place, saved))
+
+
+def _begun_anew(
+    place: Path,
+    config: TrainConfig,
+    env: EnvironmentMaker | None,
+    network: nn.Module | NetworkMaker | None,
+    display: Mode,
+) -> "_Session":
+    """A run that was killed before its first checkpoint, from the start."""
+    (place / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
+    session = _Session(config, of_run(place, config.env.id, env), network, display)
+    built = "" if network else ", with the network that is described there"
+    session.tell(f"'{place}' has no checkpoint yet: it begins anew, as its config.toml says{built}")
+    return session
 
 
 class _Session:
@@ -202,16 +234,20 @@ class _Session:
         if "rescue" in state:
             self._rescue.restore(state["rescue"])
 
-    def run(self, place: Path) -> Run:
+    def tell(self, text: str) -> None:
+        """Says something when the run begins."""
+        self._parts.progress.notices.append(text)
+
+    def run(self, directory: RunDirectory) -> Run:
         """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
-        self._place = place
+        self._directory = directory
         with ExitStack() as stack:
             stack.enter_context(self._display)
             try:
-                checkpoint.write_durably(place / "config.toml", configuration.to_toml(self._config).encode())
-                self._log = stack.enter_context(MetricsLog(place, self._display.event))
+                self._write_config()
+                self._log = stack.enter_context(MetricsLog(self._place, self._display.event))
             except OSError as error:
-                raise unwritable(place, error) from error
+                raise unwritable(self._place, error) from error
             stack.enter_context(on_signal(self._interrupt))
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None
@@ -335,7 +371,31 @@ class _Session:
         return self._write(taken)
 
     def _write(self, taken: checkpoint.Checkpoint) -> Path:
+        self._look_for_the_directory()
+        self._log.retry()
         return checkpoint.save(self._place, taken.state["counts"]["steps"], taken)
+
+    @property
+    def _place(self) -> Path:
+        return self._directory.path
+
+    def _write_config(self) -> None:
+        checkpoint.write_durably(self._place / "config.toml", configuration.to_toml(self._config).encode())
+
+    def _look_for_the_directory(self) -> None:
+        """A checkpoint is of use only in a run directory; where that has gone, the run goes on in a new one."""
+        before = self._place
+        if self._directory.is_gone():
+            self._directory.renew()
+            self._write_config()
+            self._log.reopen(self._place)
+            self._display.event(f"'{before}' has been moved or deleted; the run goes on in a new one, {self._place}")
+            if self._journal:
+                self._journal = None
+                self._display.event("not recorded from here on: the new directory cannot be replayed")
+        elif not (before / "config.toml").exists():
+            self._write_config()
+            self._display.event(f"config.toml was missing in '{before}', and has been written again")
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         """A copy of this moment."""

@@ -4,6 +4,7 @@ import errno
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,16 +79,55 @@ def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
 
 
-def test_a_full_disk_ends_the_log_and_says_so_once(tmp_path):
+FULL = f"metrics are no longer written: [Errno {errno.ENOSPC}] No space left on device; the run goes on, and each"
+
+
+def fill_the_disk(log: MetricsLog) -> None:
+    log._lines.close()
+    log._lines = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+
+
+def test_a_full_disk_is_said_once_and_what_is_missing_at_the_end(tmp_path, monkeypatch):
     said: list[str] = []
     with MetricsLog(tmp_path, said.append) as log:
         log.write(row(1))
-        log._lines.close()
-        log._lines = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
+        fill_the_disk(log)
         log.write(row(2))
         log.write(row(3))
-    assert said == [f"metrics are no longer written: [Errno {errno.ENOSPC}] No space left on device; the run goes on"]
+        monkeypatch.setattr(MetricsLog, "_open", lambda self: fill_the_disk(self))
+        log.retry()
+        log.write(row(4))
+    assert said == [
+        f"{FULL} checkpoint tries again", "metrics from step 2 on could not be written: pictures lack them"
+    ]  # fmt: skip
     assert [each["steps"] for each in lines(tmp_path)] == [1]
+
+
+def test_a_disk_that_has_room_again_is_written_to_and_the_gap_is_marked(tmp_path):
+    said: list[str] = []
+    with MetricsLog(tmp_path, said.append) as log:
+        log.write(row(1))
+        fill_the_disk(log)
+        for number in (2, 3, 4):
+            log.write(row(number))
+        log.retry()
+        log.retry()
+        log.write(row(5))
+    assert said == [f"{FULL} checkpoint tries again", "metrics are written again; missing: 3 rows from step 2 on"]
+    assert [each["steps"] for each in lines(tmp_path)] == [1, 4, 5]
+    gap = lines(tmp_path)[1]
+    assert (gap["kind"], gap["from_steps"], gap["steps"], gap["rows"]) == ("gap", 2, 4, 3)
+    assert (gap["from_seconds"], gap["seconds"]) == (row(2)["seconds"], row(4)["seconds"])
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2  # a record cut short ends a file for its readers
+
+
+def test_a_row_of_which_the_disk_took_a_part_is_written_on(tmp_path, monkeypatch):
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        whole = log._lines.write
+        monkeypatch.setattr(log, "_lines", SimpleNamespace(write=lambda data: whole(data[:10])))
+        log.write(row(1))
+        monkeypatch.undo()
+    assert lines(tmp_path) == [row(1)]
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ class Curve:
     episodes: Int[np.ndarray, " n"]
     evaluations: Points
     collapses: Points
+    gaps: Float[np.ndarray, "g 4"]  # where metrics could not be written: from and to, in steps and in seconds
 
 
 def read_curve(run: Path) -> Curve:
@@ -45,6 +46,7 @@ def read_curve(run: Path) -> Curve:
     return Curve(
         steps.astype(np.int64), seconds, returns, episodes.astype(np.int64),
         _points(rows, "evaluation"), _points(rows, "collapse"),
+        _table(rows, "gap", "from_steps", "steps", "from_seconds", "seconds"),
     )  # fmt: skip
 
 

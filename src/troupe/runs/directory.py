@@ -1,12 +1,15 @@
-"""A run's directory: its name and place, and what the summary says of machine and versions."""
+"""A run's directory: its name, who writes there, and what the summary says of machine and versions."""
 
+import os
 import re
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Self
 
 from troupe.config import TrainConfig, UsageError
 from troupe.extras import DISTRIBUTION, version
+from troupe.runs.lock import Lock
 
 
 def run_name(env_id: str) -> str:
@@ -21,19 +24,77 @@ def check_free(place: Path) -> None:
         raise UsageError(f"'{place}' is a file; --run-dir names a directory")
 
 
-def new_run_directory(config: TrainConfig, asked: str | Path | None) -> Path:
-    """Makes the run's directory: the one asked for, or one that no other run has taken."""
-    base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
-    place, again = Path(asked) if asked is not None else base, 1
+class RunDirectory:
+    """A run's directory while this process writes there: locked, and recognised. `with` gives it back.
+
+    Raises UsageError where another process has it, or where it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self._take()
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    @classmethod
+    def new(cls, config: TrainConfig, asked: str | Path | None) -> Self:
+        """Makes the one that was asked for, or one that no other run has taken."""
+        base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
+        path = Path(asked) if asked is not None else base
+        try:
+            if asked is None:
+                path = _made(base)
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        directory = cls(path)
+        try:
+            check_free(path)  # again, for only now can nobody else take it
+        except UsageError:
+            directory.release()
+            raise
+        return directory
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def is_gone(self) -> bool:
+        """Whether it has been moved or deleted since; another one may stand in its place."""
+        try:
+            return not os.path.samestat(self._identity, self._absolute.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
+    def renew(self) -> None:
+        """Goes on in a new directory at the same path, or beside whatever stands there by now. Raises OSError."""
+        self.release()
+        self.path = _made(self._absolute)
+        self._take()
+
+    def _take(self) -> None:
+        self._absolute = self.path.absolute()  # the directory we stand in may go away, too
+        self._lock = Lock(self.path)
+        self._identity = self._absolute.stat()
+
+
+def _made(base: Path) -> Path:
+    """A directory that was not there before: `base`, or with a number behind its name."""
+    path, again = base, 1
     while True:
         try:
-            place.mkdir(parents=True, exist_ok=asked is not None)
-            return place
+            path.mkdir(parents=True)
+            return path
         except FileExistsError:  # two runs that started in the same second
             again += 1
-            place = base.with_name(f"{base.name}_{again}")
-        except OSError as error:
-            raise unwritable(place, error) from error
+            path = base.with_name(f"{base.name}_{again}")
 
 
 def unwritable(place: Path, error: OSError) -> UsageError:

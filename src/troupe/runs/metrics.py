@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,25 +22,16 @@ Row = dict[str, Any]
 class MetricsLog:
     """Appends rows to metrics.jsonl and to a TensorBoard file beside it.
 
-    A disk that is full ends the log and says so once; it does not end the run.
+    A disk that is full does not end the run: it is said once, `retry` tries again, and a row of kind "gap"
+    then says which rows are missing.
     """
 
     def __init__(self, run: Path, warn: Callable[[str], None]):
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        self._warn = warn
-        self._writing = True
-        self._lines = (run / "metrics.jsonl").open("ab+", buffering=0)
-        if self._lines.tell():
-            self._lines.seek(-1, os.SEEK_END)
-            if self._lines.read(1) != b"\n":  # what a killed run left of its last line stays a line of its own
-                self._lines.write(b"\n")
-        # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        self._records = (run / name).open("wb", buffering=0)
-        self._events = RecordWriter(self._records)
-        self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        self._run, self._warn = run, warn
+        self._files = ExitStack()
+        self._missing: list[Row] = []  # the first and the last row that could not be written
+        self._lost = 0
+        self._open()
 
     def __enter__(self) -> Self:
         return self
@@ -47,18 +39,70 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lines.close()
-        self._records.close()
+        self.retry()
+        if self._missing:
+            self._warn(f"metrics from step {self._missing[0]['steps']:,} on could not be written: pictures lack them")
+        self._close()
 
     def write(self, row: Row) -> None:
-        if not self._writing:
+        if not self._missing:
+            try:
+                self._append(row)
+                self._write_event(row)
+                return
+            except (OSError, ValueError) as error:  # ValueError: it could not be opened again
+                self._warn(f"metrics are no longer written: {error}; the run goes on, and each checkpoint tries again")
+                self._close()
+        self._missing = [*self._missing[:1], row]
+        self._lost += 1
+
+    def retry(self) -> None:
+        """Goes on writing, if that has failed and works again."""
+        if not self._missing:
             return
+        first, last = self._missing[0], self._missing[-1]
+        span = {f"from_{name}": first[name] for name in ("seconds", "steps")}
+        span |= {name: last[name] for name in ("seconds", "steps")}
         try:
-            self._lines.write(to_json(row) + b"\n")
-            self._write_event(row)
-        except OSError as error:
-            self._writing = False
-            self._warn(f"metrics are no longer written: {error}; the run goes on")
+            self._open()
+            self._append({"kind": "gap", "wall": time.time(), **span, "rows": self._lost})
+        except OSError:
+            self._close()
+            return
+        self._warn(f"metrics are written again; missing: {self._lost} rows from step {first['steps']:,} on")
+        self._missing, self._lost = [], 0
+
+    def reopen(self, run: Path) -> None:
+        """Goes on in another directory. Raises OSError."""
+        self._close()
+        self._run = run
+        self._open()
+
+    def _open(self) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._lines = self._files.enter_context((self._run / "metrics.jsonl").open("ab+", buffering=0))
+        if self._lines.tell():
+            self._lines.seek(-1, os.SEEK_END)
+            if self._lines.read(1) != b"\n":  # what was left of a last line stays a line of its own
+                self._write_whole(b"\n")
+        # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+        self._events = RecordWriter(self._files.enter_context((self._run / name).open("wb", buffering=0)))
+        self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def _close(self) -> None:
+        with suppress(OSError):
+            self._files.close()
+
+    def _append(self, row: Row) -> None:
+        self._write_whole(to_json(row) + b"\n")
+
+    def _write_whole(self, data: bytes) -> None:
+        """A disk that is nearly full takes a part, and only then refuses."""
+        while data:
+            data = data[self._lines.write(data) :]
 
     def _write_event(self, row: Row) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

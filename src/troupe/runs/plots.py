@@ -172,6 +172,7 @@ def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
             else:
                 _draw_groups(panel, _groups(lines), axis)
             _draw_target(panel, lines)
+            _draw_gaps(panel, lines, axis)
             if panel.get_xscale() == "linear":
                 panel.set_xlim(left=0)
             panel.margins(x=0.02)
@@ -246,6 +247,15 @@ def _draw_target(panel: "Axes", lines: Sequence[_Line]) -> None:
         f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
         textcoords="offset points", ha="left", va="bottom", color=SOFT, size=10,
     )  # fmt: skip
+
+
+def _draw_gaps(panel: "Axes", lines: Sequence[_Line], axis: str) -> None:
+    """Where a full disk left nothing to draw, the lines only join what is on either side."""
+    gaps = [gap[:2] if axis == "steps" else gap[2:] for line in lines for gap in line.curve.gaps]
+    for number, (start, end) in enumerate(gaps):
+        panel.axvspan(
+            start, end, color=FAINT, alpha=0.25, lw=1, zorder=0, label="" if number else "metrics could not be written"
+        )
 
 
 def _draw_legend(figure: "Figure", panel: "Axes", note: str | None) -> None:
