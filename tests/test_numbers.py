@@ -1,5 +1,6 @@
 """Numbers of any size and offset reach the network, the returns and the saved agent whole."""
 
+import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -94,3 +95,94 @@ def test_a_layer_of_ones_own_that_is_not_trained_stays_what_it_was_to_the_last_b
     run = troupe.train(Pressure, network=network, steps=400, run_dir=tmp_path / "run", settings=settings)
     assert torch.equal(run.agent.network.body.fixed.weight, network.fixed.weight)
     assert not torch.equal(run.agent.network.body.learned.weight, network.learned.weight)
+
+
+# Numbers that float32 cannot hold
+
+
+@pytest.mark.parametrize(("offset", "step", "dtype"), [
+    (1.7e9, 1.0, np.float64), (1.7e9, 1, np.int64), (1e6, 1.0, np.float32), (0.0, 1e-7, np.float64),
+    (0.0, 1e-7, np.float32), (2.0**45, 1, np.int64),
+], ids=str)  # fmt: skip
+def test_what_differs_in_its_last_digits_differs_to_the_network_by_standard_deviations(offset, step, dtype, tmp_path):
+    def make():
+        return Pressure(offset, step, dtype)
+
+    run = troupe.train(make, steps=400, run_dir=tmp_path / "run", settings=SMALL | AVERAGED["serial"])
+    eyes = run.agent.network.body.encoder
+    shown = np.array([[offset - step], [offset], [offset + step]], dtype)
+    numbers = eyes.normalizer(eyes.numbers(torch.from_numpy(shown)))[:, 0]
+    deviation = (2 / 3) ** 0.5
+    torch.testing.assert_close(numbers, torch.tensor([-1, 0, 1]) / deviation, rtol=0.1, atol=0.15)
+    assert [run.agent.distribution(each)[1] for each in shown] == pytest.approx(values(tmp_path / "run", shown))
+
+
+def values(run: Path, shown: np.ndarray) -> list[float]:
+    agent = troupe.load(run)
+    return [agent.distribution(each)[1] for each in shown]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_an_exported_file_reads_them_as_exactly(dtype, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    def make():
+        return Pressure(1.7e9, 1, dtype)
+
+    run = troupe.train(make, steps=400, run_dir=tmp_path / "run", settings=SMALL | AVERAGED["serial"])
+    run.agent.export(tmp_path / "agent.onnx")
+    shown = (1.7e9 + np.array([[-1], [0], [1]])).astype(dtype)
+    session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")
+    (said,) = session.run(["value"], {"obs": shown})
+    expected = [run.agent.distribution(each)[1] for each in shown]
+    np.testing.assert_allclose(said.ravel(), expected, rtol=1e-4, atol=1e-5)
+    assert len({round(value, 5) for value in expected}) == 3
+
+
+# Rewards
+
+
+class Paid(gym.Env):
+    """Each of an episode's rewards in turn, whatever is done."""
+
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+    def __init__(self, rewards):
+        self._rewards = rewards
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self._t = 0
+        return 0, {}
+
+    def step(self, action):
+        reward, self._t = self._rewards[self._t], self._t + 1
+        return 0, reward, False, self._t == len(self._rewards), {}
+
+
+@pytest.mark.parametrize("topology", ["serial", "hogwild"])
+@pytest.mark.parametrize("rewards", [[0.1] * 3000, [1e8, 1.0] * 100, [1e-9, 2e-9] * 50], ids=len)
+def test_a_training_return_is_the_sum_of_its_rewards(rewards, topology, tmp_path):
+    settings = SMALL | AVERAGED[topology] | {"actor.environments": 1, "actor.rollout_steps": 100}
+    steps = 2 * len(rewards) + 4
+    run = troupe.train(lambda: Paid(rewards), steps=steps, run_dir=tmp_path / "run", settings=settings)
+    rows = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    returns = [row[name] for row in rows for name in ("return_min", "return_max") if row.get(name) is not None]
+    assert returns
+    assert returns == pytest.approx([sum(rewards)] * len(returns), rel=1e-12, abs=0)
+
+
+@pytest.mark.parametrize("unit", [1e8, 1e-9])
+def test_rewards_of_any_unit_are_learned_from_alike(unit, tmp_path):
+    """Normalised, they are the same numbers."""
+    learned = []
+    for size in (1.0, unit):
+        settings = SMALL | AVERAGED["serial"] | {"loss.normalize_reward": True}
+        rewards = (size * np.array([1.0, -2.0, 0.5, 3.0])).tolist()
+        run = troupe.train(
+            lambda rewards=rewards: Paid(rewards), steps=200, run_dir=tmp_path / str(size), settings=settings
+        )
+        learned.append(saved(run.path, "model"))
+    for name in learned[0]:
+        torch.testing.assert_close(learned[0][name], learned[1][name], rtol=1e-3, atol=1e-5)

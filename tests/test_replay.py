@@ -65,7 +65,11 @@ Drift = _made["Drift"]
 
 
 class OtherReward(Drift):
-    reward = 1.001
+    """No multiple of Drift's rewards: normalised, that would be the same ones."""
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, reward - 0.001, *rest
 
 
 class ShorterEpisodes(Drift):

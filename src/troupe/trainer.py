@@ -20,7 +20,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printa
 from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
-from troupe.runs import checkpoint
+from troupe.runs import checkpoint, older
 from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import Evaluator, Scores
@@ -211,7 +211,7 @@ class _Session:
         if saved and config.record:
             progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:
-            self._parts.master.load(saved.optimizer)
+            self._parts.master.load(older.optimizer_state(saved.optimizer, self._network))
             self._parts.restore_novelty(saved.novelty)
             if saved.streams and lost is None:
                 progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])

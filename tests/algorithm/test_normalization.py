@@ -1,12 +1,13 @@
 """Running statistics: exact whatever the order, and numbers in deviations from their mean."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from troupe.algorithm.normalization import LIMIT, Moments, Normalizer
+from troupe.algorithm.normalization import LIMIT, Moments, Normalizer, least_deviation
 
 law = settings(deadline=None, derandomize=True, max_examples=60)
 tables = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(3)), elements=st.floats(-1e4, 1e4, width=32))
@@ -35,8 +36,46 @@ def test_who_counted_what_and_when_makes_no_difference(parts, random):
     shuffled = list(parts)
     random.shuffle(shuffled)
     cut = random.randrange(len(parts))
-    together = Moments(moments_of(*shuffled[:cut]).sums + moments_of(*shuffled[cut:]).sums)
-    torch.testing.assert_close(together.sums, moments_of(*parts).sums, rtol=1e-12, atol=1e-6)
+    together = Moments.together(torch.stack([moments_of(*half).parts for half in (shuffled[:cut], shuffled[cut:])]))
+    torch.testing.assert_close(together.parts, moments_of(*parts).parts, rtol=1e-9, atol=1e-6)
+
+
+def test_the_digits_of_large_numbers_that_differ_little_are_kept_whoever_counted_them():
+    """1.7e9 + (0, 1, 2): mean 1.7e9 + 1, variance 2/3. A sum of squares of them has no digit left for that."""
+    numbers = 1.7e9 + np.array([[0.0], [1.0], [2.0]] * 1000)
+    halves = [Moments.none(1), Moments.none(1)]
+    for i, batch in enumerate(np.split(numbers, 30)):
+        halves[i % 2].add(torch.from_numpy(batch))
+    both = Moments.together(torch.stack([each.parts for each in halves]))
+    assert float(both.mean()[0]) == pytest.approx(1.7e9 + 1, abs=1e-5, rel=0)
+    assert float(both.deviation()[0]) == pytest.approx((2 / 3) ** 0.5, rel=1e-6)
+
+
+def test_one_writer_alone_has_its_own_moments_to_the_last_bit():
+    moments = moments_of(np.random.default_rng(0).normal(7, 1e-3, (99, 3)))
+    assert torch.equal(Moments.together(moments.parts[None]).parts, moments.parts)
+
+
+def test_sums_of_an_earlier_version_are_read():
+    """Of 1, 2, 6: mean 3, squared differences 4 + 1 + 9."""
+    assert Moments.of_sums(torch.tensor([[3.0], [9.0], [41.0]])).parts.tolist() == [[3], [3], [14]]
+
+
+def test_an_exact_normaliser_tells_numbers_apart_that_are_one_number_in_float32():
+    normalizer, mean = Normalizer(1, exact=True), 1.7e9 + 1
+    normalizer.mean.fill_(mean)
+    normalizer.mean_rest.fill_(mean - float(torch.tensor(mean).float()))
+    shown = normalizer(torch.tensor([[1.7e9], [1.7e9 + 1], [1.7e9 + 2], [0.0]], dtype=torch.float64))
+    assert shown.tolist() == [[-1], [0], [1], [-LIMIT]]
+    assert shown.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("around", "precision", "least"), [
+    (0.0, torch.float32, 1e-12), (0.0, torch.float64, 1e-12), (-1e6, torch.float32, 1e6 / 2**21),
+    (1.7e9, torch.float64, 1.7e9 / 2**50),
+])  # fmt: skip
+def test_what_counts_as_constant_goes_by_the_size_of_the_numbers(around, precision, least):
+    assert float(least_deviation(torch.tensor(around, dtype=torch.float64), precision)) == pytest.approx(least)
 
 
 def test_nothing_counted_is_mean_0_and_deviation_1():
@@ -49,7 +88,7 @@ def test_columns_can_be_counted_apart():
     moments.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), slice(0, 2))
     moments.add(torch.tensor([[7.0]]), slice(2, None))
     assert moments.mean().tolist() == [2, 3, 7]
-    assert moments.sums[0].tolist() == [2, 2, 1]
+    assert moments.parts[0].tolist() == [2, 2, 1]
 
 
 def test_numbers_come_out_in_deviations_from_their_mean_and_never_beyond_the_limit():

@@ -161,7 +161,7 @@ def test_each_minibatch_has_the_bonuses_of_its_own_environments(school):
     made = school(told, network=build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), minibatches=3)
     made.learner.curiosity = curiosity()
     made.learner.learn(played(0))
-    whole, batch = curiosity().bonus(played(0)), torch.from_numpy(played(0).reward)
+    whole, batch = curiosity().bonus(played(0)), torch.from_numpy(played(0).reward).float()
     assert len(seen) == 3
     for reward, bonus, discount in seen:
         (b,) = [b for b in range(3) if torch.equal(batch[:, b], reward[:, 0])]

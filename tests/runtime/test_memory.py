@@ -73,7 +73,7 @@ def stepped(network: Any, rollouts: list[Any]) -> list[tuple[np.ndarray, np.ndar
     for rollout in rollouts:
         before, values, log_probs = state, [], []
         for t in range(len(rollout.obs)):
-            told = (torch.from_numpy(each) for each in (rollout.first[t], action, reward))
+            told = (torch.from_numpy(each) for each in (rollout.first[t], action, reward.astype(np.float32)))
             with torch.no_grad():
                 output = network.step(torch.from_numpy(rollout.obs[t]), Memory(state, *told))
             values.append(output.value.numpy())

@@ -128,9 +128,9 @@ def test_the_best_weights_keep_what_they_normalise_by_when_learning_goes_on(asse
     rewards = master.statistics.deviation_of_returns
     master.observe(torch.full((1000, 2), 500.0), torch.zeros(0), 0)
     assert (master.vector[place[0]] - best[place[0]]).abs().max() > 400
-    counted = master.statistics.state()["statistics"][0].clone()
+    counted = master.statistics.state()["moments"][0].clone()
     parts.roll_back(best, 0.5)
-    assert torch.equal(master.statistics.state()["statistics"][0], counted)
+    assert torch.equal(master.statistics.state()["moments"][0], counted)
     master.observe(torch.zeros(1, 2), torch.zeros(0), 0)
     for each in place:
         torch.testing.assert_close(master.vector[each], best[each], rtol=0.01, atol=0)

@@ -199,16 +199,15 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(w
         "actor.place": "auto" if topology == "serial" else place, "learner.learning_rate": 1e-6, **more,
     }  # fmt: skip
     _, parts = worked(Sawtooth, 5, **settings)
-    sums = parts.master.statistics.state()["statistics"]
+    count, mean, squares = parts.master.statistics.state()["moments"]
     steps = parts.progress.counts.steps
-    assert sums[0].tolist() == [steps, steps]
+    assert count.tolist() == [steps, steps]
     x = 1000 + 10 * np.arange(5)
     returns = [1.0]
     for reward in (2, 3, 4, 5):
         returns.append(0.5 * returns[-1] + reward)
-    np.testing.assert_allclose(sums[1] / steps, [x.mean(), np.mean(returns)], rtol=1e-6)
-    deviation = (sums[2] / steps - (sums[1] / steps) ** 2).sqrt()
-    np.testing.assert_allclose(deviation, [x.std(), np.std(returns)], rtol=1e-4)
+    np.testing.assert_allclose(mean, [x.mean(), np.mean(returns)], rtol=1e-6)
+    np.testing.assert_allclose((squares / steps).sqrt(), [x.std(), np.std(returns)], rtol=1e-4)
     normalizer = parts.master.statistics
     assert normalizer.deviation_of_returns == pytest.approx(np.std(returns), rel=1e-4)
 
@@ -219,7 +218,7 @@ def test_a_batch_of_reset_rows_alone_changes_no_statistics(worked, env):
     settings = {"actor.environments": 2, "actor.rollout_steps": 1}
     _, parts = worked(env, 12, **settings)
     assert parts.progress.counts.steps == 20  # two of twelve batches were resets
-    assert parts.master.statistics.state()["statistics"][0].tolist() == [20, 20]
+    assert parts.master.statistics.state()["moments"][0].tolist() == [20, 20]
 
 
 def test_actors_see_numbers_through_the_statistics_of_the_weights_they_have(worked):

@@ -1,57 +1,98 @@
-"""Running statistics: numbers with mean 0 and deviation 1, whatever the environment's units."""
+"""Running statistics: numbers with mean 0 and standard deviation 1, whatever the environment's units."""
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-LIMIT = 10.0  # deviations beyond which a number tells no more
-LEAST_DEVIATION = 1e-4  # of numbers that hardly change: they are not blown up to noise
+LIMIT = 10.0  # standard deviations beyond which a number tells no more
+LEAST_DEVIATION = 1e-12  # numbers that vary by less are constant,
+_ROUNDING = {torch.float32: 2.0**-21, torch.float64: 2.0**-50}  # and so are those that vary by less of their mean
 
 
 class Normalizer(nn.Module):
-    """(x - mean) / deviation, held within 10; as it is until statistics come.
+    """(x - mean) / standard deviation, clipped to +-10; the identity, clipped, until there are statistics.
 
     Mean and scale are parameters that no gradient reaches. So they lie in the same vector as the weights:
     whoever pulls or saves these has those that belong to them, and none of it changes in an evaluation.
     The sums they follow from are kept by the master, the one place where they are updated.
+
+    Seconds since 1970 differ in digits that float32 does not have. With `exact`, x is float64, the mean has a second
+    part for the digits that float32 leaves of it (`mean_rest`), and x - mean is computed in float64.
     """
 
-    def __init__(self, features: int):
+    def __init__(self, features: int, *, exact: bool = False):
         super().__init__()
-        self.features = features
+        self.features, self.exact = features, exact
         self.mean = nn.Parameter(torch.zeros(features), requires_grad=False)
         self.scale = nn.Parameter(torch.ones(features), requires_grad=False)
+        self.mean_rest: nn.Parameter | None = None
+        if exact:
+            self.mean_rest = nn.Parameter(torch.zeros(features), requires_grad=False)
 
     def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        return ((x - self.mean) * self.scale).clamp(-LIMIT, LIMIT)
+        return ((x - self.whole_mean) * self.scale).clamp(-LIMIT, LIMIT).float()
+
+    @property
+    def whole_mean(self) -> Float[Tensor, " D"]:
+        return self.mean if self.mean_rest is None else self.mean.double() + self.mean_rest.double()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *others: Any) -> None:
+        if self.exact:  # runs saved before there was a second part
+            state_dict.setdefault(f"{prefix}mean_rest", torch.zeros(self.features))
+        super()._load_from_state_dict(state_dict, prefix, *others)
+
+
+def least_deviation(mean: Float[Tensor, " D"], precision: torch.dtype) -> Float[Tensor, " D"]:
+    """The smallest standard deviation that is no rounding error of numbers of that precision around `mean`."""
+    return (mean.abs() * _ROUNDING[precision]).clamp(min=LEAST_DEVIATION)
 
 
 class Moments:
-    """How many numbers there were, their sum and the sum of their squares, in D columns: `sums` [3, D].
+    """Count, mean, and sum of squared differences from the mean, of numbers in D columns: `parts` [3, D], float64.
 
-    Sums can be added in any order, so that what several have counted is exactly what one would have.
-    In float64, of numbers that came as float32, the difference of the two sums loses nothing that matters.
+    Batches are added, and several such statistics put together, by the formulas of Chan, Golub & LeVeque 1983: a sum of
+    squares less the square of a mean would lose all digits of numbers that are large and close together.
     """
 
-    def __init__(self, sums: Float[Tensor, "3 D"]):
-        self.sums = sums
+    def __init__(self, parts: Float[Tensor, "3 D"]):
+        self.parts = parts
 
     @classmethod
     def none(cls, columns: int) -> "Moments":
         return cls(torch.zeros(3, columns, dtype=torch.float64))
 
+    @classmethod
+    def of_sums(cls, sums: Float[Tensor, "3 D"]) -> "Moments":
+        """Of counts, sums and sums of squares, as runs were saved before."""
+        count, total, squares = sums
+        mean = total / count.clamp(min=1)
+        return cls(torch.stack([count, mean, (squares - count * mean.square()).clamp(min=0)]))
+
+    @classmethod
+    def together(cls, several: Float[Tensor, "W 3 D"]) -> "Moments":
+        """Of W that have counted different numbers. Of one alone these are its own, to the last bit."""
+        counts, means, squares = several.unbind(1)
+        count, first = counts.sum(0), means[0]
+        mean = first + (counts * (means - first)).sum(0) / count.clamp(min=1)
+        return cls(torch.stack([count, mean, (squares + counts * (means - mean).square()).sum(0)]))
+
     def add(self, rows: Float[Tensor, "N D"], columns: slice = slice(None)) -> None:
         """Rows that are not finite are left out: nobody could ever take them back."""
         exact = rows.double()
         exact = exact[exact.isfinite().all(1)]
-        count = torch.full((exact.shape[1],), len(exact), dtype=torch.float64, device=exact.device)
-        counted = torch.stack([count, exact.sum(0), exact.square().sum(0)])
-        self.sums[:, columns] += counted.cpu()
+        if not len(exact):
+            return
+        mean = exact.mean(0)
+        counts = torch.full_like(mean, len(exact))
+        batch = torch.stack([counts, mean, (exact - mean).square().sum(0)]).cpu()
+        self.parts[:, columns] = Moments.together(torch.stack([self.parts[:, columns], batch])).parts
 
     def mean(self) -> Float[Tensor, " D"]:
-        return self.sums[1] / self.sums[0].clamp(min=1)
+        return self.parts[1]
 
     def deviation(self) -> Float[Tensor, " D"]:
-        """1 where nothing has been counted."""
-        spread = self.sums[2] / self.sums[0].clamp(min=1) - self.mean().square()
-        return spread.clamp(min=0).sqrt().where(self.sums[0] > 0, 1.0)
+        """The standard deviation; 1 where nothing has been counted."""
+        count = self.parts[0]
+        return (self.parts[2] / count.clamp(min=1)).sqrt().where(count > 0, 1.0)

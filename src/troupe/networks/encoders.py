@@ -24,17 +24,22 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"tanh": nn.Tanh, "relu": nn.ReLU}
 
 
 class Numbers(nn.Module):
-    """Leaves of a Box or MultiBinary as one vector: [N, ...] each -> [N, features]."""
+    """Leaves of a Box or MultiBinary as one vector: [N, ...] each -> [N, features].
+
+    In float32, or in float64 where one of them may have more digits (`exact`).
+    """
 
     def __init__(self, leaves: Sequence[Leaf]):
         super().__init__()
         self.leaves = leaves
         self.features = sum(leaf.size for leaf in leaves)
+        self.exact = any(np.promote_types(np.dtype(leaf.space.dtype), np.float32) == np.float64 for leaf in leaves)
+        self._dtype = torch.float64 if self.exact else torch.float32
 
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
         vectors = [(leaf.of(obs), leaf.size) for leaf in self.leaves]
         # Not len(): that would be the number in the exported file (runs/export.py), whatever the batch there.
-        flat = [vector.reshape(vector.shape[0], size).float() for vector, size in vectors]
+        flat = [vector.reshape(vector.shape[0], size).to(self._dtype) for vector, size in vectors]
         return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
@@ -184,7 +189,9 @@ class Encoder(nn.Module):
         choices = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == "choices"]
         self._pictures = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind in _CONVOLUTIONS]
         self.numbers = Numbers(numbers) if numbers else None
-        self.normalizer = Normalizer(self.numbers.features) if self.numbers and config.normalize else None
+        self.normalizer = (
+            Normalizer(self.numbers.features, exact=self.numbers.exact) if self.numbers and config.normalize else None
+        )
         self.choices = OneHots(choices) if choices else None
         self.images = nn.ModuleList(
             Images(leaf.space, kind)
@@ -202,7 +209,7 @@ class Encoder(nn.Module):
         seen = []
         if self.numbers is not None:
             vector = self.numbers(obs)
-            seen.append(vector if self.normalizer is None else self.normalizer(vector))
+            seen.append(vector.float() if self.normalizer is None else self.normalizer(vector))
         if self.choices is not None:
             seen.append(self.choices(obs))
         seen += [images(leaf.of(obs)) for images, leaf in zip(self.images, self._pictures, strict=True)]

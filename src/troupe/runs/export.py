@@ -4,7 +4,8 @@ Its inputs are the leaves of an observation, named by their paths (`obs`, `obs.i
 `action_mask` where the run has masks. Its outputs are the likeliest action, leaf by leaf (`action`, ...), as the
 environment takes it; what it was chosen by, for those who want to draw (`probabilities` of choices, `mean` and
 `log_std` of a Box, in the environment's unit); and `value`. The first axis of each is the batch, of any size.
-Normalisation and masks are part of the graph, which computes in float32 whatever the run trained in.
+Normalisation and masks are part of the graph, which computes in float32 whatever the run trained in; a mean is
+subtracted in float64 where the run did that.
 
 A policy with memory keeps nothing in the file: it is given `state` and `first`, and `last_action` (leaf by leaf) and
 `last_reward` where it reads them, and says `next_state`.

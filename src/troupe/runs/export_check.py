@@ -130,7 +130,9 @@ def _statistics(network: ActorCritic) -> dict[spaces.Path, tuple[np.ndarray, np.
     if normalizer is None or not isinstance(eyes, Encoder) or eyes.numbers is None:
         return {}
     leaves = eyes.numbers.leaves
-    columns = torch.stack([normalizer.mean, 1 / normalizer.scale]).split_with_sizes([leaf.size for leaf in leaves], 1)
+    columns = torch.stack([normalizer.whole_mean, 1 / normalizer.scale]).split_with_sizes(
+        [leaf.size for leaf in leaves], 1
+    )
     return {
         leaf.path: tuple(each.numpy().reshape(leaf.space.shape or ()) for each in pair)
         for leaf, pair in zip(leaves, columns, strict=True)

@@ -202,19 +202,19 @@ class EpisodeCounter:
     def count(self, rollout: Rollout) -> list[Episode]:
         """The episodes that end in `rollout`, in the order of their last steps."""
         ended = rollout.terminated | rollout.truncated
-        if not ended.any():
-            self._total += rollout.reward.sum(0)
-            self._length += rollout.valid.sum(0)
-            return []
-        totals = self._total + np.cumsum(rollout.reward, axis=0, dtype=np.float64)
-        lengths = self._length + np.cumsum(rollout.valid, axis=0)
-        episodes = []
-        for t, b in np.argwhere(ended):
-            episodes.append(Episode(float(totals[t, b]), int(lengths[t, b])))
-            totals[t:, b] -= totals[t, b]
-            lengths[t:, b] -= lengths[t, b]
-        self._total, self._length = totals[-1], lengths[-1]
+        episodes, begin = [], 0
+        for t in np.flatnonzero(ended.any(1)).tolist():
+            self._add(rollout, slice(begin, t + 1))
+            over = np.flatnonzero(ended[t]).tolist()
+            episodes += [Episode(float(self._total[b]), int(self._length[b])) for b in over]
+            self.forget(over)
+            begin = t + 1
+        self._add(rollout, slice(begin, None))
         return episodes
+
+    def _add(self, rollout: Rollout, rows: slice) -> None:
+        self._total += rollout.reward[rows].sum(0)
+        self._length += rollout.valid[rows].sum(0)
 
     def forget(self, environments: list[int]) -> None:
         """What these have gathered belongs to no episode any more."""

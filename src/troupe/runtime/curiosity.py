@@ -54,16 +54,18 @@ class Curiosity:
             return {
                 "novelty": _copies(self.novelty.state_dict()),
                 "optimizer": _copies(self._optimizer.state()),
-                "observations": self._observations.sums.numpy().copy(),
-                "returns": self._returns.sums.numpy().copy(),
+                "observations": self._observations.parts.numpy().copy(),
+                "returns": self._returns.parts.numpy().copy(),
+                "moments": True,  # earlier versions kept sums there
                 "level": self._level,
             }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.novelty.load_state_dict({name: torch.from_numpy(each) for name, each in state["novelty"].items()})
         self._optimizer.load({name: torch.from_numpy(each) for name, each in state["optimizer"].items()})
-        self._observations.sums.copy_(torch.from_numpy(state["observations"]))
-        self._returns.sums.copy_(torch.from_numpy(state["returns"]))
+        read = Moments if state.get("moments") else Moments.of_sums
+        self._observations = read(torch.from_numpy(state["observations"].copy()))
+        self._returns = read(torch.from_numpy(state["returns"].copy()))
         self._level = state["level"]
 
     def _error(self, following: np.ndarray, valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:

@@ -39,8 +39,8 @@ class Rewards:
     normalize: bool = False  # whether the scale is to follow the deviation of returns
 
     def of(self, raw: np.ndarray) -> np.ndarray:
-        scaled = raw * np.float32(self.scale)
-        return scaled.clip(-self.clip, self.clip) if self.clip else scaled
+        scaled = raw * self.scale
+        return (scaled.clip(-self.clip, self.clip) if self.clip else scaled).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -56,4 +56,4 @@ def of_rollout(rollout: Rollout) -> Memory:
 
 
 def _memory(state: np.ndarray, first: np.ndarray, action: np.ndarray, reward: np.ndarray) -> Memory:
-    return Memory(*(torch.from_numpy(each) for each in (state, first, action, reward)))
+    return Memory(*(torch.from_numpy(each) for each in (state, first, action, reward.astype(np.float32))))

@@ -4,7 +4,7 @@ obs                 [T+1, B, ...]  in the environment's own dtype
 first               [T+1, B] bool  obs begins a new episode
 action              [T, B, ...]    what was played in obs
 behaviour_log_prob  [T, B]         log mu(action), with the exploration mixed in
-reward              [T, B]         raw, received after action[t]
+reward              [T, B]         raw, received after action[t]; float64, as returns are sums of it
 terminated          [T, B] bool    the episode truly ended with action[t]
 truncated           [T, B] bool    it was cut off (a time limit)
 life_lost           [T, B] bool    it ended with action[t] for learning, and the game goes on (Atari)
@@ -89,14 +89,14 @@ def fields(
         "first": ((t + 1, b), np.bool_),
         "action": ((t, b, *shape), dtype),
         "behaviour_log_prob": ((t, b), np.float32),
-        "reward": ((t, b), np.float32),
+        "reward": ((t, b), np.float64),
         "terminated": ((t, b), np.bool_),
         "truncated": ((t, b), np.bool_),
         "life_lost": ((t, b), np.bool_),
         "valid": ((t, b), np.bool_),
         "horizon": ((t, b), np.int64),
         "policy_version": ((t, b), np.int64),
-        "past_return": ((t, b), np.float32),
+        "past_return": ((t, b), np.float64),
         "initial_state": ((b, memory), np.float32),
         "initial_action": ((b, *shape), dtype),
         "initial_reward": ((b,), np.float32),
