@@ -1,10 +1,17 @@
 """Environments as users bring them, each trained from the command line."""
 
+import json
+import sys
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 
+import troupe
 from troupe import cli
+from troupe.config import UsageError
+from troupe.environments.readable import reduced
 
 ENVIRONMENTS = '''
 """Each shows a number from 0 to 2; the action that names it earns 1. Episodes last eight steps."""
@@ -38,6 +45,157 @@ class Picture(Cue):
         picture = np.zeros((40, 36, 3), np.uint8)
         picture[:, 12 * self.cue : 12 * self.cue + 12] = 255
         return picture
+
+
+class Mission(Cue):
+    """Numbers beside words, a graph, a sequence and a space of its own, at several depths."""
+    class Own(gym.Space):
+        def sample(self, mask=None): return object()
+        def contains(self, x): return True
+
+    observation_space = spaces.Dict(
+        numbers=Cue.observation_space,
+        mission=spaces.Text(40),
+        more=spaces.Tuple([spaces.Text(9), spaces.Discrete(2), spaces.Graph(spaces.Discrete(2), None)]),
+        own=Own(),
+        list=spaces.Sequence(spaces.Discrete(3)),
+    )
+
+    def show(self):
+        return {"numbers": super().show(), "mission": "go", "more": ("a", 1, None), "own": object(), "list": (1, 2)}
+
+
+class Words(Cue):
+    observation_space = spaces.Dict(mission=spaces.Text(40), more=spaces.Tuple([spaces.Text(3)]))
+
+
+class Informed(Cue):
+    """What lies in an info is the environment's own affair, also where it differs from step to step."""
+    def told(self):
+        one = {"seen": np.zeros(self.steps), 0: None, "order": 3}
+        return (one, None, {"order": "closed", "lives": None, "id": 2**70})[self.steps % 3]
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], self.told()
+
+    def step(self, action):
+        return *super().step(action)[:4], self.told()
+
+
+class Rewards(Cue):
+    kinds = (bool, np.bool_, np.array, lambda reward: np.array([[reward]]), np.float16, int)
+
+    def step(self, action):
+        obs, reward, terminated, truncated, info = super().step(action)
+        kind = self.kinds[self.steps % len(self.kinds)]
+        return obs, kind(reward), np.bool_(terminated), np.array([truncated]), info
+'''
+FAULTS = '''
+from environments import *
+
+
+class FourValues(Cue):
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, truncated, info
+
+
+class NoTuple(Cue):
+    def step(self, action):
+        return super().step(action)[0]
+
+
+class ObservationOnly(Cue):
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class DictOnly(Cue):
+    observation_space = spaces.Dict(day=spaces.Discrete(8), stock=Cue.observation_space)
+
+    def reset(self, *, seed=None, options=None):
+        return {"day": 0, "stock": super().reset(seed=seed)[0]}
+
+
+class PairOnly(Cue):
+    """Its second entry is a dict, as an info is."""
+    observation_space = spaces.Tuple([Cue.observation_space, spaces.Dict(day=spaces.Discrete(8))])
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=seed)[0], {"day": 0}
+
+
+class NoSeed(Cue):
+    def reset(self):
+        return super().reset()
+
+
+class Info(Cue):
+    def step(self, action):
+        return *super().step(action)[:4], "won"
+
+
+class Vector(Cue):
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, np.array([1.0, 0.5]), *rest
+
+
+class Endless(Cue):
+    def step(self, action):
+        obs, _, *rest = super().step(action)
+        return obs, float("inf"), *rest
+
+
+class Ends(Cue):
+    def step(self, action):
+        obs, reward, _, truncated, info = super().step(action)
+        return obs, reward, {"agent": False}, truncated, info
+
+
+class Shape(Cue):
+    def show(self):
+        return np.zeros(5, np.float32)
+
+
+class LaterShape(Cue):
+    def show(self):
+        return np.zeros(5 if self.steps else 3, np.float32)
+
+
+class Missing(Cue):
+    observation_space = spaces.Dict(day=spaces.Discrete(8), stock=Cue.observation_space)
+
+    def show(self):
+        return {"stock": super().show(), "night": 1}
+
+
+class Kind(Cue):
+    def show(self):
+        return ["a", "b", "c"]
+
+
+class Half(Cue):
+    observation_space = spaces.Box(0, 255, (3,), np.uint8)
+
+    def show(self):
+        return super().show() / 2
+
+
+class Nothing(Cue):
+    def show(self):
+        return super().show() * np.nan
+
+
+class Choice(Cue):
+    observation_space = spaces.Discrete(3)
+
+    def show(self):
+        return 4
+
+
+def nothing():
+    return {"observation_space": 3}
 '''
 
 
@@ -45,14 +203,149 @@ class Picture(Cue):
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("environments.py").write_text(ENVIRONMENTS)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "environments", raising=False)
+
+
+SHORT = "--seed 1 --steps 600 --target none --evaluation.final_episodes 3 --actor.rollout_steps 16 --run-dir run"
 
 
 def train(name: str, *options: str) -> int:
     """A short run with the defaults."""
-    usual = "--seed 1 --steps 600 --target none --quiet --evaluation.final_episodes 3 --actor.rollout_steps 16"
-    return cli.run(["train", f"environments.py:{name}", "--run-dir", "run", *usual.split(), *options])
+    return cli.run(["train", f"environments.py:{name}", *SHORT.split(), *options])
+
+
+# Pictures
 
 
 def test_a_picture_that_is_no_atari_game_is_trained_on():
     """The measurement at the start chose `env.threads`, which only Atari games have."""
     assert train("Picture") == 0
+
+
+# Entries that cannot be read
+
+
+def test_what_no_network_reads_is_left_out_and_named_in_every_command(capsys):
+    assert train("Mission") == 0
+    assert (
+        "left out of the observation, for no network reads it: mission (Text), more.0 (Text), "
+        "more.2 (Graph), own (Own), list (Sequence)"
+    ) in " ".join(capsys.readouterr().out.split())
+    assert cli.run(["evaluate", "run", "--episodes", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["episodes"] == 2
+    assert cli.run(["resume", "run", "--steps", "1200", "--quiet"]) == 0
+
+
+def test_an_agent_takes_the_whole_observation_and_the_reduced_one():
+    assert train("Mission", "--quiet") == 0
+    agent = troupe.load("run")
+    numbers = np.array([0, 1, 0], np.float32)
+    whole = {"numbers": numbers, "mission": "go", "more": ("a", 1, None), "own": object(), "list": (1, 2)}
+    assert agent.act(whole) == agent.act({"numbers": numbers, "more": {1: 1}})
+    with pytest.raises(UsageError, match="observation does not fit Dict"):
+        agent.act({"mission": "go"})
+
+
+def test_an_observation_of_which_nothing_can_be_read_is_refused(capsys):
+    assert train("Words") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("troupe: observation space Text(1, 40, ")
+    assert " at ['mission'] is not supported: Box, Discrete, MultiDiscrete and MultiBinary are, and Dict and" in line
+    assert not Path("run").exists()
+
+
+SPACE = gym.spaces.Dict(
+    camera=gym.spaces.Dict(depth=gym.spaces.Box(0, 1, (2,)), words=gym.spaces.Text(3)),
+    pair=gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(4)]),
+    action_mask=gym.spaces.Tuple([gym.spaces.MultiBinary(2), gym.spaces.Text(3)]),
+)
+
+
+@pytest.mark.parametrize(
+    ("ignore", "paths"),
+    [
+        ((), ["action_mask.0", "action_mask.1", "camera.depth", "pair.0", "pair.1", "pair.2"]),
+        (("camera",), ["action_mask.0", "action_mask.1", "pair.0", "pair.1", "pair.2"]),
+        (("camera.depth", "pair.0", "action_mask"), ["pair.1", "pair.2"]),
+        (("pair.1", "pair.2", "pair.0"), ["action_mask.0", "action_mask.1", "camera.depth"]),
+    ],
+)
+def test_what_remains_keeps_its_path(ignore, paths):
+    def dotted(space, path=()):
+        parts = getattr(space, "spaces", None)
+        if parts is None:
+            return [".".join(map(str, path))]
+        items = parts.items() if isinstance(parts, dict) else enumerate(parts)
+        return [each for key, part in items for each in dotted(part, (*path, key))]
+
+    assert dotted(reduced(SPACE, ignore).space) == paths
+    whole = gym.spaces.Discrete(3)
+    assert reduced(whole).space is whole
+
+
+@pytest.mark.parametrize(
+    ("space", "ignore", "said"),
+    [
+        (SPACE, ["camera.deep"], "env.ignore: the observation has no entry 'camera.deep'; did you mean camera.depth?"),
+        (gym.spaces.Discrete(2), ["x"], "env.ignore: the observation has no entry 'x': it is not a Dict or Tuple"),
+        (SPACE, ["camera", "pair"], "env.ignore = camera,pair: nothing that can be read remains of the observation"),
+    ],
+)
+def test_an_entry_that_is_not_there_and_one_too_many_are_refused(space, ignore, said):
+    with pytest.raises(UsageError) as caught:
+        reduced(space, ignore)
+    assert str(caught.value).startswith(said)
+
+
+# What differs and is no fault
+
+
+@pytest.mark.parametrize("name", ["Informed", "Rewards"])
+def test_infos_and_rewards_of_every_kind_are_let_through(name):
+    assert train(name, "--quiet") == 0
+
+
+# What is wrong is said before anything starts
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "FourValues",
+            ": step returned 4 values: expected 5, (observation, reward, terminated, truncated, info); before "
+            "Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments",
+        ),
+        ("NoTuple", ": step returned ndarray: expected (observation, reward, terminated, truncated, info)"),
+        ("ObservationOnly", ": reset returned only an observation (ndarray): expected (observation, info)"),
+        ("DictOnly", ": reset returned only an observation (dict): expected (observation, info)"),
+        ("PairOnly", ": reset returned only an observation (tuple of length 2): expected (observation, info)"),
+        (
+            "NoSeed",
+            ": reset does not take what Gymnasium gives it: expected reset(self, *, seed=None, options=None), found "
+            "TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'",
+        ),
+        ("Info", ": step returned str as info: expected a dict"),
+        (
+            "Vector",
+            ": step returned a reward of shape (2,): expected one number; a wrapper makes one of several objectives "
+            "(of mo-gymnasium's rewards its LinearReward)",
+        ),
+        ("Endless", ", first step: the reward is inf, expected a finite number"),
+        ("Ends", ": step returned terminated = {'agent': False} (dict): expected True or False"),
+        ("Shape", ", first reset: the observation has shape (5,), its space (3,)"),
+        ("LaterShape", ", first step: the observation has shape (5,), its space (3,)"),
+        ("Missing", ", first reset: the observation has no entry ['day'], which its space has: found 'stock', 'night'"),
+        ("Kind", ", first reset: the observation holds list (<U1), its space numbers (float32)"),
+        ("Half", ", first reset: the observation holds 0.5, which its space's dtype cannot (uint8)"),
+        ("Nothing", ", first reset: the observation holds nan"),
+        ("Choice", ", first reset: the observation holds 4, which is not in Discrete(3)"),
+        ("nothing", ": the factory returned dict, not a gymnasium.Env"),
+    ],
+)
+def test_a_first_step_that_is_wrong_is_wrong_usage_in_one_line(capsys, name, said):
+    Path("faults.py").write_text(FAULTS)
+    assert cli.run(["train", f"faults.py:{name}", *SHORT.split()]) == 2
+    assert capsys.readouterr().err == f"troupe: environment faults.py:{name}{said}\n"
+    assert not Path("run").exists()

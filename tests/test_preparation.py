@@ -27,10 +27,10 @@ class Pictures(gym.Env[np.ndarray, int]):
 
     def reset(self, **seed: Any) -> Any:
         super().reset(**seed)
-        return np.zeros((40, 36, 2), np.uint8), {}
+        return np.zeros_like(self.observation_space.low), {}
 
     def step(self, action: int) -> Any:
-        return np.zeros((40, 36, 2), np.uint8), 0.0, False, False, {}
+        return np.zeros_like(self.observation_space.low), 0.0, False, False, {}
 
 
 class Game(Pictures):

@@ -555,7 +555,7 @@ class _Session:
         if self._parts.predictions:
             learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""
-        notes = [f"  {line}" for line in self._fitting]
+        notes = [f"  {line}" for line in (*self._source.notices, *self._fitting)]
         if self._source.masked:
             notes.append(f"  actions as the {self._source.masked}'s {spaces.MASK} allows")
         return [

@@ -104,9 +104,16 @@ def test_what_is_wrong_is_named_with_environment_step_and_field(spoil, said):
     assert failure(two(spoil)) == said
 
 
-@pytest.mark.parametrize("reward", ["much", None, (1, 2)])
-def test_a_reward_that_is_no_number_is_named(reward):
-    assert failure(two(fine, reward)).startswith("environment python:rich[1]: step raised ")
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("much", "the reward 'much' (str): expected a number"),
+        (None, "the reward None (NoneType): expected a number"),
+        ((1, 2), "a reward of shape (2,): expected one number; a wrapper makes one of several objectives (of "),
+    ],
+)
+def test_a_reward_that_is_no_number_is_named(reward, said):
+    assert failure(two(fine, reward)).startswith(f"{AT} 1: step returned {said}")
 
 
 def test_a_mask_of_another_length_is_named():
@@ -135,6 +142,9 @@ def test_a_box_that_is_left_is_told_with_the_bounds_of_that_number():
 
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             return np.full(30, 2.5, np.float32).clip(max=np.where(np.arange(30) == 1, 2.5, 1.0)), {}
+
+        def step(self, action: Any) -> Any:
+            return self.reset()[0], 0.0, False, False, {}
 
     environment = find(Robot).make_vector(2, Environment())
     environment.reset(SEEDS)

@@ -115,6 +115,9 @@ def test_a_registered_environment_need_not_take_a_render_mode(monkeypatch):
             super().reset(seed=seed)
             return 0, {}
 
+        def step(self, action):
+            return 0, 0.0, False, False, {}
+
     monkeypatch.setitem(gym.registry, "Plain-v0", gym.envs.registration.EnvSpec("Plain-v0", Plain))
     source = find("Plain-v0")
     source.make().close()

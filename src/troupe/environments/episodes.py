@@ -15,7 +15,7 @@ from gymnasium.vector import SyncVectorEnv
 
 from troupe.environments.own_code import own_code
 from troupe.environments.spaces import leaves, with_entries
-from troupe.environments.vector import Numbered, VectorEnvironment
+from troupe.environments.vector import VectorEnvironment
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class RestorableEnvironment(VectorEnvironment):
 
     @cached_property
     def _episodes(self) -> Sequence[Any]:
-        return [env.env if isinstance(env, Numbered) else env for env in self._vector.envs]
+        return self._vector.envs
 
     def state(self) -> list[dict[str, Any]]:
         return [each.state() for each in self._episodes]

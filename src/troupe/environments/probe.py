@@ -1,20 +1,32 @@
-"""Makes an environment once, to see what it is and that it can be played."""
+"""Makes an environment once and plays its first step, to see what it is and that it can be played."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
-from troupe.config import UsageError, one_line
+from troupe.config import Environment, UsageError, one_line
 from troupe.environments import packages
+from troupe.environments.contract import Conforming, ContractError
+from troupe.environments.limits import Limits, misfit
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace
+from troupe.environments.readable import Reduced, reduced
 from troupe.environments.source import EnvironmentSource
-from troupe.environments.spaces import MASK
+from troupe.environments.spaces import MASK, Space
 
 
-def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None) -> EnvironmentSource:
-    """Makes one environment to see what it is, and begins an episode to see whether it says what is allowed."""
+def probe(
+    name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None, ignore: Sequence[str] = ()
+) -> EnvironmentSource:
+    """Makes one environment to see what it is, and plays one step, to see that what it answers can be learned from.
+
+    Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
+    """
     try:
         with own_code():
             env = make()
@@ -24,21 +36,96 @@ def probe(name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | 
         raise UsageError(packages.missing(name, error)) from None
     except Exception as error:
         raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
-    source = EnvironmentSource(name, make, env.observation_space, env.action_space, _masked(name, env), threshold)
-    with own_code():
-        env.close()
+    try:
+        return _look(name, make, env, reduced(env.observation_space, ignore), threshold)
+    finally:
+        with suppress(Exception), own_code():  # nothing is lost with it
+            env.close()
+
+
+def _look(
+    name: str,
+    make: Callable[..., gym.Env[Any, Any]],
+    env: gym.Env[Any, Any],
+    seen: Reduced,
+    threshold: float | None,
+) -> EnvironmentSource:
+    if getattr(env.unwrapped, "ale", None) is not None:  # known to keep the interface, and slow to begin
+        return EnvironmentSource(name, make, seen.space, env.action_space, reward_threshold=threshold)
+    space = None if seen.whole else seen.space
+    env = Conforming(env, space)
+    obs, info = _asked(name, "reset", lambda: env.reset(seed=0))
+    masked: MaskPlace = "info" if MASK in info else ""
+    if isinstance(seen.space, gym.spaces.Dict) and MASK in seen.space.spaces:
+        masked = "observation"
+    source = EnvironmentSource(
+        name,
+        partial(_conforming, make, space),
+        seen.space,
+        env.action_space,
+        masked,
+        threshold,
+        left_out=tuple(leaf.dotted for leaf in (*seen.ignored, *seen.unreadable)),
+        notices=_notices(seen),
+    )
+    action = source.actions.one(_first_row(source, obs, info))
+    _check(source, "reset", obs)
+    obs, reward, *_ = _asked(name, "step", lambda: env.step(action))
+    _check(source, "step", obs)
+    if not np.isfinite(reward):
+        raise UsageError(f"environment {name}, first step: the reward is {reward}, expected a finite number")
     return source
 
 
-def _masked(name: str, env: gym.Env[Any, Any]) -> MaskPlace:
-    """Where its action masks come from."""
-    if isinstance(env.observation_space, gym.spaces.Dict) and MASK in env.observation_space.spaces:
-        return "observation"
-    if getattr(env.unwrapped, "ale", None) is not None:
-        return ""
+def _conforming(
+    make: Callable[..., gym.Env[Any, Any]],
+    space: Space | None,
+    render_mode: str | None = None,
+    config: Environment | None = None,
+) -> gym.Env[Any, Any]:
+    return Conforming(make(render_mode, config), space)
+
+
+def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
     try:
         with own_code():
-            _, info = env.reset(seed=0)
+            return ask()
+    except ContractError as error:
+        raise UsageError(f"environment {name}: {error}") from None
     except Exception as error:
-        raise UsageError(f"environment {name}: reset raised {one_line(error)}") from error
-    return "info" if MASK in info else ""
+        if verb == "reset" and isinstance(error, TypeError) and re.search(r"unexpected keyword argument", str(error)):
+            raise UsageError(
+                f"environment {name}: reset does not take what Gymnasium gives it: expected "
+                f"reset(self, *, seed=None, options=None), found {one_line(error)}"
+            ) from error
+        raise UsageError(f"environment {name}: {verb} raised {one_line(error)}") from error
+
+
+def _check(source: EnvironmentSource, verb: str, obs: Any) -> None:
+    """Raises UsageError for an observation of which nothing can be learned."""
+    where = f"environment {source.id}, first {verb}"
+    if wrong := misfit(source.packing.leaves, obs):
+        raise UsageError(f"{where}: {wrong}")
+    for leaf in source.packing.leaves:
+        if wrong_value := Limits(leaf).unfit(np.asarray(leaf.of(obs), leaf.space.dtype)[None]):
+            raise UsageError(f"{where}: the observation{leaf.name} {wrong_value[1]}")
+
+
+def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.ndarray:
+    """Some action that is allowed."""
+    mask = None
+    if source.masked:
+        try:
+            mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
+        except (AttributeError, ValueError) as error:
+            raise UsageError(f"environment {source.id}, first reset: {MASK} {error}") from None
+    row: np.ndarray = source.actions.random(np.random.default_rng(0), 1, mask)[0]
+    return row
+
+
+def _notices(seen: Reduced) -> tuple[str, ...]:
+    """What a user is told of at the start."""
+    if not seen.unreadable:
+        return ()
+    entries = ", ".join(f"{leaf.dotted} ({type(leaf.space).__name__})" for leaf in seen.unreadable)
+    return (f"left out of the observation, for no network reads it: {entries}",)

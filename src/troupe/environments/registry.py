@@ -34,7 +34,7 @@ def from_registry(env_id: str) -> EnvironmentSource:
         return gym.make_vec(lookup(env_id), num_envs=count, vectorization_mode="vector_entry_point")
 
     source = probe(env_id, make, spec.reward_threshold)
-    vector = native if _resets_on_the_next_step(spec, native) else None
+    vector = native if not source.left_out and _resets_on_the_next_step(spec, native) else None
     return replace(source, native_vector=vector, pool_name=pool.name_of(spec))
 
 

@@ -16,6 +16,7 @@ from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.quiet import quiet_gymnasium
+from troupe.environments.spaces import MASK
 from troupe.environments.vector import Numbered, VectorEnvironment
 from troupe.extras import command
 
@@ -36,6 +37,8 @@ class EnvironmentSource:
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False
     pool_name: str = ""  # of the same environment in EnvPool, where it has it
+    left_out: tuple[str, ...] = ()  # entries of its observation that are not in `observation_space`
+    notices: tuple[str, ...] = ()  # what a user should know of it at the start of a run
 
     @cached_property
     def actions(self) -> Actions:
@@ -101,7 +104,7 @@ class EnvironmentSource:
                 vector = pool.PoolVector(self.pool_name, count, *spaces, threads=max(1, config.threads))
                 kind = pool.PoolEnvironment
             else:
-                vector = self._sync_vector(count, partial(self.make, config=config))
+                vector = self._sync_vector(count, config)
         return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
@@ -110,7 +113,7 @@ class EnvironmentSource:
             return self.make_vector(count, config)
         self.check(config)
         with quiet_gymnasium():
-            vector = self._sync_vector(count, lambda: Episodes(self.make(config=config)))
+            vector = self._sync_vector(count, config, Episodes)
         return RestorableEnvironment(
             vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked
         )
@@ -138,14 +141,18 @@ class EnvironmentSource:
         if refusal:
             raise UsageError(f"env.backend = 'envpool': {refusal}; use auto")
 
-    def _sync_vector(self, count: int, make: Callable[[], gym.Env[Any, Any]]) -> SyncVectorEnv:
+    def _sync_vector(
+        self, count: int, config: Environment, wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = lambda env: env
+    ) -> SyncVectorEnv:
+        read = (MASK, "lives") if self.atari or config.episodic_life else (MASK,)
+
+        def make(number: int) -> gym.Env[Any, Any]:
+            return wrap(Numbered(self.make(config=config), number, read))
+
         try:
             # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
             with own_code():
-                return SyncVectorEnv(
-                    [lambda number=number: Numbered(make(), number) for number in range(count)],  # type: ignore[misc]
-                    copy=False,
-                    autoreset_mode=AutoresetMode.NEXT_STEP,
-                )
+                makers = [partial(make, number) for number in range(count)]
+                return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except Exception as error:  # what could be made once may fail the second time, or differ
             raise UsageError(f"environment {self.id} cannot be made {count} times: {one_line(error)}") from error

@@ -37,6 +37,11 @@ class Leaf(NamedTuple):
     def name(self) -> str:
         return "".join(f"[{key!r}]" for key in self.path)
 
+    @property
+    def dotted(self) -> str:
+        """`key.0`: how a user writes it."""
+        return ".".join(map(str, self.path))
+
     def named(self, root: str) -> str:
         """`root.key.0`: a name for where a nested value is taken apart."""
         return ".".join([root, *map(str, self.path)])
@@ -48,17 +53,19 @@ def leaves(space: Space, what: str = "space", path: Path = ()) -> list[Leaf]:
         parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space.spaces)
         return [leaf for key, part in parts for leaf in leaves(part, what, (*path, key))]
     leaf = Leaf(path, space)
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary) or (
-        isinstance(space, gym.spaces.Box)
-        and space.dtype is not None
-        and space.dtype.kind in "biuf"
-        and space.dtype.itemsize <= 8
-    ):
+    if is_readable(space):
         return [leaf]
     raise UsageError(
         f"{what} {space}{' at ' + leaf.name if path else ''} is not supported: Box, Discrete, MultiDiscrete and "
         "MultiBinary are, and Dict and Tuple of these"
     )
+
+
+def is_readable(space: Space) -> bool:
+    """Whether a network can read values of a leaf: numbers of at most 64 bits, and choices."""
+    if isinstance(space, gym.spaces.Box):
+        return space.dtype is not None and space.dtype.kind in "biuf" and space.dtype.itemsize <= 8
+    return isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
 
 
 def with_entries(space: Space, values: Iterator[Any]) -> Any:

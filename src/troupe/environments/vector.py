@@ -10,9 +10,11 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from troupe.config import TroupeError, one_line
 from troupe.environments.actions import Actions
+from troupe.environments.contract import ContractError
+from troupe.environments.limits import Limits
 from troupe.environments.own_code import contained, own_code
 from troupe.environments.packing import MaskPlace, Packing
-from troupe.environments.spaces import MASK, Leaf
+from troupe.environments.spaces import MASK
 
 
 class EnvironmentFailed(TroupeError):
@@ -34,24 +36,29 @@ class Transition(NamedTuple):
 
 
 class Numbered(gym.Wrapper[Any, Any, Any, Any]):
-    """One of a batch: what it raises says which one it was."""
+    """One of a batch: what it raises says which one it was. Of an info, whose entries may be anything and change from
+    step to step, only those named in `read` reach the batch, where Gymnasium makes arrays of them."""
 
-    def __init__(self, env: gym.Env[Any, Any], number: int):
+    def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
         super().__init__(env)
-        self._number = number
+        self._number, self._read = number, read
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
-            return self.env.reset(seed=seed, options=options)
+            obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as error:
             raise _Raised(self._number, "reset") from contained(error)
+        return obs, self._readable(info)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
-            return obs, float(reward), terminated, truncated, info
         except BaseException as error:
             raise _Raised(self._number, "step") from contained(error)
+        return obs, float(reward), terminated, truncated, self._readable(info)
+
+    def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {key: info[key] for key in self._read if info.get(key) is not None}
 
 
 class _Raised(Exception):
@@ -88,7 +95,7 @@ class VectorEnvironment:
         self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
         self._actions = Actions(self.action_space)
         self._packing = Packing(self.observation_space, self._actions, masked)
-        self._limits = [_Limits(leaf) for leaf in self._packing.leaves]
+        self._limits = [Limits(leaf) for leaf in self._packing.leaves]
         self.notices: dict[str, str] = {}
         self._steps = 0
         self._asked = False  # sent, and not received yet
@@ -218,8 +225,11 @@ class VectorEnvironment:
             number, verb = f"[{error.number}]", error.verb
         elif misshapen := self._misshapen():
             return EnvironmentFailed(misshapen)
-        cause = one_line(_cause(error))
-        return EnvironmentFailed(f"environment {self._name}{number}: {verb} raised {cause} (step {self._steps})")
+        cause = _cause(error)
+        if isinstance(cause, ContractError):
+            return EnvironmentFailed(f"environment {self._name}{number}, step {self._steps}: {cause}")
+        why = f"{verb} raised {one_line(cause)}"
+        return EnvironmentFailed(f"environment {self._name}{number}: {why} (step {self._steps})")
 
     def _misshapen(self) -> str:
         """Which environment has shown what does not fit its space, where one has and so broke the batch."""
@@ -240,61 +250,6 @@ class VectorEnvironment:
 
 def _cause(error: BaseException) -> BaseException:
     return error.__cause__ if isinstance(error, _Raised) and error.__cause__ else error
-
-
-class _Limits:
-    """What can be wrong with a leaf of a batch of observations."""
-
-    def __init__(self, leaf: Leaf):
-        self.leaf, space = leaf, leaf.space
-        self._floats = np.dtype(space.dtype).kind == "f"
-        self._box = isinstance(space, gym.spaces.Box)
-        self._low: Any = None  # where there is nothing to be found outside, as with bytes
-        self._high: Any = None
-        if isinstance(space, gym.spaces.Discrete):
-            self._low, self._high = space.start, space.start + space.n - 1
-        elif isinstance(space, gym.spaces.MultiDiscrete):
-            self._low, self._high = space.start, space.start + space.nvec - 1
-        elif isinstance(space, gym.spaces.MultiBinary):
-            self._low, self._high = 0, 1
-        elif isinstance(space, gym.spaces.Box) and space.dtype != np.uint8 and not _is_open(space):
-            self._low, self._high = space.low, space.high
-
-    def unfit(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first environment of whose value nothing can be learned, and why."""
-        if self._floats and not np.isfinite(value).all():
-            return _first(~np.isfinite(value), value)
-        if self._box or self._low is None:
-            return None
-        return self._outside(value)
-
-    def stray(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first that has left its Box, which can be lived with: many are declared carelessly. Told once."""
-        if not self._box or self._low is None:
-            return None
-        found = self._outside(value)
-        if found:
-            self._low = None
-        return found
-
-    def _outside(self, value: np.ndarray) -> tuple[int, str] | None:
-        inside = (value >= self._low) & (value <= self._high)
-        if inside.all():
-            return None
-        number, what = _first(~inside, value)
-        if not self._box:
-            return number, f"{what}, which is not in {self.leaf.space}"
-        low, high = (bound[~inside[number]].flat[0] for bound in (self._low, self._high))
-        return number, f"{what}, which is not between its bounds, {low} and {high}"
-
-
-def _is_open(space: gym.spaces.Box) -> bool:
-    return bool(np.isinf(space.low).all() and np.isinf(space.high).all())
-
-
-def _first(bad: np.ndarray, value: np.ndarray) -> tuple[int, str]:
-    number = int(np.argwhere(bad)[0][0])
-    return number, f"holds {value[number][bad[number]].flat[0]}"
 
 
 def _entry(batched: Any, number: int) -> Any:
