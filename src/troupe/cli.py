@@ -4,17 +4,17 @@ import argparse
 import json
 import logging
 import os
-import re
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
+from troupe import arguments as words
 from troupe import config
 from troupe.config import TroupeError, UsageError, one_line
 
@@ -40,8 +40,8 @@ def run(arguments: Sequence[str]) -> int:
     """Runs one command; gives the exit status."""
     debug = "--debug" in arguments
     try:
-        options = _parse([word for word in arguments if word != "--debug"])
-        return int(options.command(options) or 0)
+        options = words.parse([word for word in arguments if word != "--debug"])
+        return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
             return 128 + signal.SIGINT
@@ -229,143 +229,13 @@ def _show(run: Path, seed: int) -> None:
     if not window.has_display():
         (run / "videos").mkdir(exist_ok=True)
         command += ["--video", str(run / "videos" / "agent.mp4")]
-    options = _parse(command)
-    options.command(options)
+    watch(words.parse(command))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        message = re.sub(r"^argument (\S+): (?=')", r"\1 ", message)
-        raise UsageError(f"{re.sub(r'^argument ', '', message)} ({self.prog} --help)")
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser, commands = _build_parser()
-    if not arguments:
-        parser.print_help()
-        raise SystemExit(2)
-    if arguments[0] not in commands and not arguments[0].startswith("-"):
-        hint = config.did_you_mean(arguments[0], commands)
-        raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
-    options, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        known = commands[options.name]._option_string_actions
-        hint = config.did_you_mean(word, known) if word.startswith("-") else ""
-        raise UsageError(f"unknown argument '{word}'{hint} (troupe {options.name} --help)")
-    return options
-
-
-def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    """The parser, and those of the commands by name."""
-    parser = _Parser(prog="troupe", description="Asynchronous actor-critic reinforcement learning.", allow_abbrev=False)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    by_name: dict[str, argparse.ArgumentParser] = {}
-
-    def add(name: str, command: Callable[..., Any], text: str) -> argparse.ArgumentParser:
-        added = by_name[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(command=command, name=name)
-        return added
-
-    one = add("train", train, "train an agent; everything it leaves goes to the run directory")
-    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
-    one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seeds every random stream (0)")
-    one.add_argument(
-        "--seeds", type=_count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
-    )
-    one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
-    one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
-    _add_asked(one)
-
-    one = add("compare", compare, "train with several presets and seeds: one table, one picture")
-    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
-    one.add_argument(
-        "--presets", type=_names, required=True, metavar="P,P,...", help="which; troupe presets lists them"
-    )
-    one.add_argument("--seeds", type=_count(1), default=3, metavar="K", help="K runs of each preset (3)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
-    one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
-    _add_asked(one)
-
-    one = add("evaluate", evaluate, "play episodes with a run's best agent and give the scores")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="(100)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environments (0)")
-    how = one.add_mutually_exclusive_group()
-    how.add_argument("--greedy", action="store_true", default=None, help="the likeliest actions (else as the run does)")
-    how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions drawn from the policy")
-    one.add_argument("--json", action="store_true", help="print one JSON object")
-
-    one = add("watch", watch, "watch a run's best agent: in a window, a video file or the terminal")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
-    one.add_argument("--terminal", action="store_true", help="draw in the terminal")
-    one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="(3)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment (0)")
-
-    one = add("export", export, "write a run's best agent as an ONNX file, for programs without troupe")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("file", metavar="FILE", help="FILE.onnx")
-
-    one = add("resume", resume, "go on with a run where its newest checkpoint stands")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("--steps", type=_count(1), metavar="N", help="new limit of steps, those already made included")
-    one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
-    _add_on_collapse(one)
-    one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
-
-    one = add("plot", plot, "draw return against steps and seconds; several runs give mean and 95 %% band")
-    one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .svg or .pdf")
-
-    one = add("replay", replay, "run a recorded run (train --record) again in one thread, bit for bit")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-
-    one = add("bench", bench, "speed of each stage, the limit they imply, and what training reaches")
-    one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="(CartPole-v1)")
-    one.add_argument(
-        "--preset", default="impala", metavar="P", help="whose parts are measured (impala: one pass over every step)"
-    )
-    one.add_argument("--time", default="5s", metavar="T", help="how long to train (5s)")
-    one.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_settings(one)
-
-    add("envs", envs, "environments with tuned settings, and what they were seen to reach")
-    add("presets", presets, "what each preset is, and its source")
-    return parser, by_name
-
-
-_SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id")
-
-
-def _add_asked(parser: argparse.ArgumentParser) -> None:
-    """What `_asked` reads: said to one run or to many."""
-    parser.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
-    parser.add_argument("--steps", metavar="N", help="stop after N steps")
-    parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
-    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
-    parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
-    parser.add_argument("--actors", metavar="N", help="how many actors; auto, the default, measures what suits")
-    parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
-    _add_on_collapse(parser)
-    _add_settings(parser)
-
-
-def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--on-collapse",
-        metavar="A",
-        help="when the return falls far below its best and stays there: report (the default) or rollback, "
-        "which goes back to the best weights and makes smaller steps",
-    )
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -387,39 +257,11 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
-    given = {name: getattr(options, name, None) for name in config.fields() if name not in _SAID_OTHERWISE}
+    given = {name: getattr(options, name, None) for name in config.fields() if name not in words.SAID_OTHERWISE}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """--<field> or --<section>.<field> for every setting; checked when the configuration is built, not here."""
-    groups: dict[str, Any] = {}
-    for name, field in config.fields().items():
-        if name in _SAID_OTHERWISE:
-            continue
-        section = name.rpartition(".")[0] or "assembly"
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        choices = f" [{', '.join(field.choices)}]" if field.choices else ""
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        text = f"{field.description}{choices} ({default})".replace("%", "%%")
-        groups[section].add_argument(f"--{name}", metavar="V", help=text)
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < least:
-            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of at least {least}")
-        return int(text)
-
-    return count
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for place, name in enumerate(names):
-        if not name:
-            raise argparse.ArgumentTypeError(f"'{text}': expected names, separated by commas")
-        if name in names[:place]:
-            raise argparse.ArgumentTypeError(f"'{text}': {name} stands there twice")
-    return names
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
+    command.__name__: command
+    for command in (train, compare, evaluate, watch, export, resume, plot, replay, bench, envs, presets)
+}
