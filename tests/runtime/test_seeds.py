@@ -1,11 +1,17 @@
 """Randomness: one SeedSequence for a run, no two streams alike, and another seed changes all of them."""
 
+import json
+import multiprocessing
+import os
+import random
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import troupe
 from troupe.config import Environment, resolve
 from troupe.environments import find, pool
 from troupe.networks.actor_critic import build
@@ -118,3 +124,52 @@ def test_evaluations_draw_streams_of_their_own(counting):
         seen += [[s for s in env.unwrapped.seeds if s is not None][-1] for env in evaluator._environment._vector.envs]
     assert len(set(seen)) == 12
     assert not set(seen) & set(training)
+
+
+class Drawing(gym.Env):
+    """Leaves what the global streams gave it in a folder, a file for each process."""
+
+    observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Discrete(2)
+
+    def __init__(self, folder: Any):
+        if multiprocessing.parent_process() is not None:  # an actor's, not one that is measured or evaluated in
+            drawn = [random.random(), float(np.random.random()), float(torch.rand(()))]
+            (folder / f"{os.getpid()}").write_text(json.dumps(drawn))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return 0, {}
+
+    def step(self, action: Any) -> Any:
+        return 0, 0.0, True, False, {}
+
+
+def test_global_streams_differ_from_process_to_process_and_are_the_same_in_the_same_run(tmp_path):
+    def drawn(name: str, seed: int) -> set[tuple[float, ...]]:
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"actor.count": 2, "actor.environments": 1, "actor.place": "process", "learner.rollouts": 1}
+        settings |= {"evaluation.final_episodes": 1, "actor.rollout_steps": 8, "learner.minibatches": 1}
+        troupe.train(lambda: Drawing(folder), seed=seed, steps=20, run_dir=folder / "run", settings=settings)
+        return {tuple(json.loads(file.read_text())) for file in folder.iterdir() if file.is_file()}
+
+    first, again, other = drawn("first", 1), drawn("again", 1), drawn("other", 2)
+    assert len(first) == 2
+    assert len({number for numbers in first for number in numbers}) == 6
+    assert first == again
+    assert not first & other
+
+
+def test_an_actor_that_takes_anothers_place_repeats_none_of_its_global_streams(counting):
+    plan = built(counting, 1).actors[0]._plan
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    drawn = set()
+    try:
+        for generation in (0, 1, 0):
+            plan.seed_process(generation)
+            drawn |= {random.random(), float(np.random.random()), float(torch.rand(()))}
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+    assert len(drawn) == 6

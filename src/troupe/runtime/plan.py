@@ -1,6 +1,7 @@
 """What an actor is made from: the same plan whether it runs in a thread or travels to a process."""
 
 import copy
+import random
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,6 +57,14 @@ class ActorPlan:
     brain: Brain
     learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
     memory: int = 0  # size of the policy's
+
+    def seed_process(self, generation: int) -> None:
+        """Seeds the global streams of `random`, NumPy and torch, which some environments draw from. For an actor that
+        has a process to itself: in threads they belong to the whole program."""
+        words = self._seeds(generation)[1].spawn(1)[0].generate_state(8)
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        torch.manual_seed(int(words[0]))
 
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""

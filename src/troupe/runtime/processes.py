@@ -354,6 +354,7 @@ def play(
     actor = None
     try:
         pulse = pulses["pulse"][plan.number : plan.number + 1]
+        plan.seed_process(generation)
         plan.source.value  # noqa: B018  # what it imports may take its time; what it makes may not
         pulse[0] = time.monotonic()  # until the actor takes it over
         actor = plan.build(generation, progress, gate, pulse)
