@@ -64,6 +64,6 @@ def best_return() -> float:
 
 
 if __name__ == "__main__":
-    run = troupe.train(Trading, seed=1, seconds=20, display="auto")
+    run = troupe.train(Trading, seed=1, seconds=20)
     assert run.scores is not None
     print(f"earned {run.scores.mean:.1f} of {best_return():.1f} that could be earned")

@@ -1,6 +1,7 @@
 """One run from start to end, in this process: what it leaves, how it fails, how it goes on."""
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -82,8 +83,8 @@ def test_the_summary_has_its_keys(tmp_path):
     summary = strict(run.path / "summary.json")
     assert summary.keys() == {
         "outcome", "environment", "preset", "tuned", "seed", "target", "evaluation", "steps", "played", "episodes",
-        "measured", "updates", "skipped_updates", "stale", "restarts", "best_steps", "collapses", "rollbacks", "training_seconds",
-        "total_seconds", "steps_per_s", "peak_memory_mb", "versions",
+        "measured", "updates", "skipped_updates", "stale", "restarts", "best_steps", "collapses", "rollbacks",
+        "training_seconds", "total_seconds", "steps_per_s", "peak_memory_mb", "versions",
     }  # fmt: skip
     assert summary["evaluation"] == {
         "episodes": 3, "mean_return": 10.0, "std_return": 0.0, "min_return": 10.0, "max_return": 10.0,
@@ -102,6 +103,45 @@ def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_p
     assert judged[-1] == run.steps == saved.state["best_steps"] == strict(run.path / "summary.json")["best_steps"]
     for name, best in saved.best.items():
         torch.testing.assert_close(best, saved.model[name], rtol=0, atol=0)
+
+
+def test_a_run_prints_as_a_few_lines(tmp_path):
+    run = small(tmp_path)
+    first, judged, made = repr(run).splitlines()
+    assert first == f"Run {tmp_path / 'run'}"
+    assert judged == "  steps limit reached: mean evaluation return 10.0 over 3 greedy episodes"
+    assert made.startswith(f"  {run.steps:,} steps and {run.updates:,} updates in ")
+    assert str(run) == repr(run)
+
+
+def test_the_curve_of_a_run_is_arrays(tmp_path):
+    run = small(tmp_path, **{"evaluation.every_steps": 64})
+    curve, rows = run.curve, read_metrics(run.path)
+    reports = [row for row in rows if row["kind"] == "report" and row["return_mean"] is not None]
+    assert curve.steps.dtype == np.int64
+    assert curve.steps.tolist() == [row["steps"] for row in reports]
+    assert curve.seconds.tolist() == [row["seconds"] for row in reports]
+    assert curve.returns.tolist() == [row["return_mean"] for row in reports]
+    judged = [row for row in rows if row["kind"] == "evaluation"]
+    assert curve.evaluations.steps.tolist() == [row["steps"] for row in judged]
+    assert curve.evaluations.returns.tolist() == [row["mean"] for row in judged]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("stream", "shown"), [(Terminal, True), (io.StringIO, False)])
+def test_progress_is_shown_on_a_terminal_and_nowhere_else_unless_asked(tmp_path, monkeypatch, stream, shown):
+    monkeypatch.setenv("TERM", "xterm")
+    out = stream()
+    monkeypatch.setattr("sys.stdout", out)
+    run = small(tmp_path)
+    troupe.resume(run.path, steps=400, env=World)
+    text = out.getvalue()
+    assert ("of 200 steps" in text) == ("of 400 steps" in text) == ("steps limit reached" in text) == shown
+    assert shown or text == ""
 
 
 def test_reported_returns_are_raw(tmp_path):

@@ -13,6 +13,7 @@ from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find, quiet_gymnasium
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
+from troupe.run import Interrupted, Terminated
 from troupe.runs.curves import read_metrics
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
@@ -21,7 +22,7 @@ from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
-from troupe.trainer import Interrupted, Terminated, train
+from troupe.trainer import train
 
 STAGE_SECONDS = 1.0
 
@@ -149,7 +150,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "run"
         try:
-            run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place)
+            run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place, display="silent")
         except (Interrupted, Terminated) as stop:
             raise KeyboardInterrupt(stop.run.signal) from None  # the run goes with its folder
         reports = [row for row in read_metrics(place) if row["kind"] == "report" and row["steps"]]

@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from troupe import arguments as words
 from troupe import config
 from troupe.config import TroupeError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from troupe.runs.display import Mode
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -110,7 +113,7 @@ def resume(options: argparse.Namespace) -> None:
         steps=options.steps,
         seconds=seconds,
         on_collapse=options.on_collapse,
-        display="quiet" if options.quiet else "auto",
+        display=_display(options),
     )
 
 
@@ -251,8 +254,15 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "settings": _settings(options) | {name: value for name, value in said.items() if value is not None},
         "tuned": not options.untuned,
-        "display": "quiet" if options.quiet else "auto",
+        "display": _display(options),
     }
+
+
+def _display(options: argparse.Namespace) -> "Mode":
+    """A panel on a terminal, and lines where the output goes to a file or another program."""
+    if options.quiet:
+        return "quiet"
+    return "auto" if sys.stdout.isatty() else "plain"
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

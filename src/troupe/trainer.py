@@ -7,7 +7,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printa
 from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
+from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
 from troupe.runs import checkpoint, older
 from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Mode
@@ -38,38 +39,7 @@ from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
-Outcome = Literal["solved", "steps", "time", "interrupted"]
 _CLOSE_SECONDS = 10.0  # for environments to close
-
-
-@dataclass(frozen=True)
-class Run:
-    """What came out. `path` is the run directory; `scores` the final evaluation (None if a signal came first)."""
-
-    path: Path
-    outcome: Outcome
-    scores: Scores | None
-    steps: int
-    updates: int
-    seconds: float
-    agent: Agent
-    signal: int = 0  # that interrupted it
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a run; what was learned is saved. `run` holds the agent so far."""
-
-    def __init__(self, run: Run):
-        super().__init__(f"training was interrupted; go on with troupe.resume('{run.path}')")
-        self.run = run
-
-
-class Terminated(SystemExit):
-    """SIGTERM ended a run; what was learned is saved. The exit status is 143; `run` holds the agent so far."""
-
-    def __init__(self, run: Run):
-        super().__init__(128 + run.signal)
-        self.run = run
 
 
 @quiet_gymnasium()
@@ -85,14 +55,15 @@ def train(
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     tuned: bool = True,
-    display: Mode = "silent",
+    display: Mode = "auto",
 ) -> Run:
     """Trains an agent and returns the run.
 
     `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
     module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
     from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
-    `seconds` and `target` are short for those of `stop`.
+    `seconds` and `target` are short for those of `stop`. `display` "auto" shows progress on a terminal and in a
+    notebook and is silent elsewhere; "plain" writes lines, "quiet" only what happened in the end, "silent" nothing.
 
     Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line. A signal
     ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM) with the run
@@ -120,7 +91,7 @@ def resume(
     on_collapse: str | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
-    display: Mode = "silent",
+    display: Mode = "auto",
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
 
@@ -574,7 +545,7 @@ class _Session:
         )
         if outcome == "interrupted":
             return [f"interrupted after {spent}", f"  checkpoint {saved}", f"  go on: troupe resume {self._place}"]
-        reached = "solved" if outcome == "solved" else f"{outcome} limit reached"
+        reached = outcome_text(outcome)
         if scores is None:
             return [
                 f"{reached}, and interrupted in the final evaluation after {spent}",

@@ -2,6 +2,8 @@
 
 import io
 import re
+import sys
+import types
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -183,7 +185,7 @@ def test_the_panel_is_drawn_four_times_a_second_at_most(clock: Clock) -> None:
 
 def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) -> None:
     out = io.StringIO()
-    with Display(stream=out) as shown:
+    with Display("plain", out) as shown:
         shown.start(["CartPole-v1 with appo"])
         for seconds in (1.0, 100.0, 10_000.0):
             clock.now += 60.0
@@ -240,13 +242,59 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> No
     assert "\x1b" not in terminal.written
 
 
+def test_auto_is_silent_where_nobody_watches(caplog: pytest.LogCaptureFixture) -> None:
+    out = io.StringIO()
+    with Display("auto", out) as shown:
+        shown.start(["intro"])
+        shown.report(report(), LIMITS)
+        shown.event("an environment was replaced")
+        shown.result(["result"])
+    assert out.getvalue() == ""
+    assert [record.message for record in caplog.records] == ["an environment was replaced"]
+
+
+class Notebook:
+    """Jupyter as far as the display knows it: a shell with a kernel, and outputs that can be replaced."""
+
+    def __init__(self) -> None:
+        self.outputs: list[list[str]] = []
+
+    def get_ipython(self) -> Any:
+        return types.SimpleNamespace(kernel=object())
+
+    def display(self, data: dict[str, str], *, raw: bool, display_id: bool) -> Any:
+        assert (raw, display_id) == (True, True)
+        shown = [data["text/plain"]]
+        self.outputs.append(shown)
+        return types.SimpleNamespace(update=lambda data, raw: shown.append(data["text/plain"]))
+
+
+def test_a_notebook_shows_the_panel_in_one_place(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    notebook = Notebook()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    with Display() as shown:
+        shown.start(["intro"])
+        for seconds in (1.0, 2.0):
+            clock.now += 10
+            shown.report(report(seconds), LIMITS)
+        shown.result(["mean evaluation return 480.0"])
+    assert capsys.readouterr().out == "intro\nmean evaluation return 480.0\n"
+    (updates,) = notebook.outputs
+    assert [text.partition("\n")[0] for text in updates] == ["1 s of training", "2 s of training"]
+    assert "40,000 of 100,000 steps" in updates[-1]
+    assert "\x1b" not in updates[-1]
+
+
 @pytest.mark.parametrize("base", [io.StringIO, Terminal])
 def test_a_stream_that_goes_away_stops_no_run(base: type[Any]) -> None:
     class Gone(base):  # type: ignore[misc]
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    with Display(stream=Gone()) as shown:
+    with Display("auto" if base is Terminal else "plain", Gone()) as shown:
         shown.start(["intro"])
         shown.report(report(), LIMITS)
         shown.event("event")

@@ -14,13 +14,14 @@ import numpy as np
 from troupe import config
 from troupe.config import TroupeError, UsageError
 from troupe.environments import find
+from troupe.run import Run
 from troupe.runs.checkpoint import write_durably
 from troupe.runs.curves import read_metrics
 from troupe.runs.directory import check_free, run_name, versions
 from troupe.runs.display import Mode
 from troupe.runs.metrics import Row, to_json
 from troupe.runs.seeds import Series, draw, train_in_turn
-from troupe.trainer import Run, train
+from troupe.trainer import train
 
 Cell = tuple[str, int]  # preset and seed
 

@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
-from troupe.runs.live import LivePanel
+from troupe.runs.live import LivePanel, NotebookPanel, in_notebook
 from troupe.runs.view import History, Limits, View, score, time_text
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
@@ -21,7 +21,7 @@ LINE_SECONDS = 2.0, 30.0  # pause between plain lines: at first, and at most
 class Display:
     """Shows reports and evaluations (rows of metrics.jsonl) as they come; one thread calls it.
 
-    `auto` draws a panel where `stream` is a terminal and writes plain lines where it is none, `plain`
+    `auto` draws a panel where somebody watches, on a terminal or in a notebook, and is `silent` elsewhere; `plain`
     always writes lines, `quiet` leaves only events and the result, `silent` writes nothing: its events go
     to the logger "troupe". The stream is standard output unless given: what is said here is the program's
     answer to a person. A stream that goes away stops no run.
@@ -32,9 +32,14 @@ class Display:
 
     def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
         self._stream = _Steady(stream or sys.stdout)
-        self._silent = mode == "silent"
+        self._panel: LivePanel | NotebookPanel | None = None
+        if mode == "auto":
+            if stream is None and in_notebook():
+                self._panel = NotebookPanel(cast(TextIO, self._stream))
+            elif self._stream.draws:
+                self._panel = LivePanel(cast(TextIO, self._stream))
+        self._silent = mode == "silent" or (mode == "auto" and not (self._panel or self._stream.is_terminal))
         self._quiet = self._silent or mode == "quiet"
-        self._panel = LivePanel(cast(TextIO, self._stream)) if mode == "auto" and self._stream.is_terminal else None
         self._history = History()
         self._best: float | None = None
         self._unshown: View | None = None
@@ -134,7 +139,12 @@ class _Steady:
     @property
     def is_terminal(self) -> bool:
         isatty = getattr(self._stream, "isatty", None)
-        return bool(isatty and isatty()) and os.environ.get("TERM") not in ("dumb", "unknown")
+        return bool(isatty and isatty())
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is a terminal whose cursor can be moved."""
+        return self.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 # Plain lines

@@ -1,8 +1,9 @@
-"""The live panel on a terminal, drawn with rich, which is imported only here and when the first picture is drawn."""
+"""The panel that follows a run: on a terminal, drawn with rich, or in a notebook. Both import what draws them late."""
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from troupe.runs.view import View, bottleneck_of, part_name, progress_of, score, time_text
 
@@ -18,6 +19,7 @@ class _Glyphs(NamedTuple):
 _UNICODE = _Glyphs("━", "─", "▁▂▃▄▅▆▇█")
 _ASCII = _Glyphs("=", "-", "_.:-=+*#")
 _COLOURS = {"env": "blue", "act": "cyan", "learn": "magenta", "other": "bright_black"}
+_NOTEBOOK_WIDTH = 96  # letters
 
 
 class LivePanel:
@@ -50,6 +52,37 @@ class LivePanel:
 
     def close(self) -> None:
         self._live.stop()
+
+
+def in_notebook() -> bool:
+    """Whether this is a cell of Jupyter, or of what works like it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+class NotebookPanel:
+    """The same lines below a notebook's cell, where they are replaced in place; what is said stands beside them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown: Any = None
+
+    def draw(self, view: View) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+
+        lines = ["".join(text for text, _ in spans) for spans in _lines(view, _NOTEBOOK_WIDTH, _UNICODE)]
+        text = {"text/plain": "\n".join([f"{time_text(view.row['seconds'])} of training", *lines])}
+        if self._shown is None:
+            self._shown = display(text, raw=True, display_id=True)
+        else:
+            self._shown.update(text, raw=True)
+
+    def write_above(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def close(self) -> None:
+        pass
 
 
 def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:

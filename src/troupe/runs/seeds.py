@@ -12,10 +12,11 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from troupe.config import TroupeError, UsageError, one_line
+from troupe.run import Interrupted, Run, Terminated
 from troupe.runs.directory import run_name
 from troupe.runs.plots import plot_runs
 from troupe.runs.view import score
-from troupe.trainer import Interrupted, Run, Terminated, train
+from troupe.trainer import train
 
 Name = TypeVar("Name")
 

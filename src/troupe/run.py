@@ -1,0 +1,65 @@
+"""What came out of training: a run, also where a signal ended it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from troupe.runs.curves import Curve, read_curve
+from troupe.runs.evaluation import Scores
+from troupe.runs.view import score
+
+if TYPE_CHECKING:
+    from troupe.agent import Agent
+
+Outcome = Literal["solved", "steps", "time", "interrupted"]
+
+
+@dataclass(frozen=True, repr=False)
+class Run:
+    """What came out. `path` is the run directory; `scores` the final evaluation (None if a signal came first)."""
+
+    path: Path
+    outcome: Outcome
+    scores: Scores | None
+    steps: int
+    updates: int
+    seconds: float
+    agent: "Agent"
+    signal: int = 0  # that interrupted it
+
+    @property
+    def curve(self) -> Curve:
+        """The training return by steps and seconds as NumPy arrays, and `evaluations` beside it, as written so far."""
+        return read_curve(self.path)
+
+    def __repr__(self) -> str:
+        judged = "no final evaluation"
+        if self.scores is not None:
+            kind = "greedy" if self.scores.greedy else "stochastic"
+            episodes = f"{len(self.scores.returns)} {kind} episodes"
+            judged = f"mean evaluation return {score(self.scores.mean)} over {episodes}"
+        return (
+            f"Run {self.path}\n"
+            f"  {outcome_text(self.outcome)}: {judged}\n"
+            f"  {self.steps:,} steps and {self.updates:,} updates in {self.seconds:.1f} s of training"
+        )
+
+
+def outcome_text(outcome: Outcome) -> str:
+    return f"{outcome} limit reached" if outcome in ("steps", "time") else outcome
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run; what was learned is saved. `run` holds the agent so far."""
+
+    def __init__(self, run: Run):
+        super().__init__(f"training was interrupted; go on with troupe.resume('{run.path}')")
+        self.run = run
+
+
+class Terminated(SystemExit):
+    """SIGTERM ended a run; what was learned is saved. The exit status is 143; `run` holds the agent so far."""
+
+    def __init__(self, run: Run):
+        super().__init__(128 + run.signal)
+        self.run = run
