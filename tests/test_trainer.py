@@ -261,13 +261,13 @@ def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
 def test_a_directory_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, name):
-    def opened(self, mode="r", *more, **named):
-        if name in self.name and mode != "r":
+    def opened(path, flags, *more, **named):
+        if name in str(path) and flags & (os.O_WRONLY | os.O_RDWR):
             raise OSError(errno.EROFS, "Read-only file system")
-        return open_(self, mode, *more, **named)
+        return open_(path, flags, *more, **named)
 
-    open_ = Path.open
-    monkeypatch.setattr(Path, "open", opened)
+    open_ = os.open
+    monkeypatch.setattr(os, "open", opened)
     with pytest.raises(UsageError, match=r"run directory '.*run' cannot be written: Read-only file system"):
         small(tmp_path)
 

@@ -226,11 +226,12 @@ def presets(_: argparse.Namespace) -> None:
 
 def _show(run: Path, seed: int) -> None:
     """A window where there is a display; a video in the run directory where there is none."""
+    from troupe import safe_files
     from troupe.runs import window
 
     command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
     if not window.has_display():
-        (run / "videos").mkdir(exist_ok=True)
+        safe_files.folder(run / "videos")
         command += ["--video", str(run / "videos" / "agent.mp4")]
     watch(words.parse(command))
 

@@ -15,6 +15,7 @@ import gymnasium as gym
 from torch import Tensor, nn
 
 from troupe import config as configuration
+from troupe import safe_files
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
 from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium, spaces
@@ -479,8 +480,7 @@ class _Session:
         """The picture of the run; None where no episode has ended."""
         from troupe.runs.plots import plot_runs
 
-        picture = self._place / "plots" / "learning.png"
-        picture.parent.mkdir(exist_ok=True)
+        picture = safe_files.folder(self._place / "plots") / "learning.png"
         try:
             plot_runs([self._place], picture)
         except UsageError:

@@ -1,9 +1,11 @@
 """Checkpoints: whole or not at all, the newest whole one first, and nothing in them is executed."""
 
 import errno
+import hashlib
 import json
+import os
 import re
-import shutil
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +15,10 @@ import pytest
 import torch
 
 import troupe
-from troupe import UsageError, config
+from troupe import UsageError, cli, config, safe_files
 from troupe.runs import checkpoint
 from troupe.runs.checkpoint import Checkpoint
+from troupe.runs.metrics import MetricsLog
 
 FILES = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 
@@ -181,14 +184,14 @@ class Killed(BaseException):
 
 def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
     """Of the same step, which is the hardest: the old one must go for the new one to come."""
-    rename, rmtree = Path.rename, shutil.rmtree
+    rename, remove = Path.rename, checkpoint._remove
     for survives in range(3):
         checkpoint.save(run, 10, make(1))
         left = [survives]
 
         def counted(self: Path, target: Path, left: list[int] = left) -> Path:
             if not left[0]:
-                monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+                monkeypatch.setattr(checkpoint, "_remove", lambda place: None)
                 raise Killed
             left[0] -= 1
             return rename(self, target)
@@ -200,7 +203,7 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
         except Killed:
             pass
         monkeypatch.setattr(Path, "rename", rename)
-        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        monkeypatch.setattr(checkpoint, "_remove", remove)
         assert read(run) == (2 if survives == 2 else 1, [])
     checkpoint.save(run, 11, make(3))
     assert sorted(place.name for place in (run / "checkpoints").iterdir()) == ["10", "11"]
@@ -218,6 +221,144 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
         checkpoint.write_durably(file, b"new")
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+# A directory may come from anybody
+
+
+@pytest.fixture
+def patience():
+    """What waits for a pipe would wait for ever: a signal ends it, and fails the test."""
+
+    def too_long(*_: object) -> None:
+        raise AssertionError("it waits")
+
+    before = signal.signal(signal.SIGALRM, too_long)
+    signal.alarm(20)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("kind", ["pipe", "endless", "huge"])
+@pytest.mark.parametrize("name", FILES)
+def test_what_never_ends_is_damage_and_the_one_before_it_serves(run, name, kind):
+    checkpoint.save(run, 1, make(1))
+    file = checkpoint.save(run, 2, make(2)) / name
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "endless":
+        file.symlink_to("/dev/zero")
+    else:
+        with file.open("wb") as sparse:
+            sparse.truncate(2**36)
+    step, said = read(run)
+    assert step == 1
+    assert "not a regular file" in said[0] or "more than the" in said[0]
+
+
+@pytest.mark.usefixtures("patience")
+def test_a_pipe_among_a_runs_files_holds_up_no_command(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--steps 200 --target none --actor.count 1 --evaluation.final_episodes 2 --quiet"
+    assert cli.run(f"train CartPole-v1 --run-dir run {tiny}".split()) == 0
+    for name in ("summary.json", "config.toml", "metrics.jsonl"):
+        (tmp_path / "run" / name).unlink()
+        os.mkfifo(tmp_path / "run" / name)
+        assert cli.run(["plot", "run", "-o", "out.png"]) == (2 if name == "metrics.jsonl" else 0)
+        if name != "summary.json":
+            assert cli.run(["evaluate", "run", "--episodes", "2"]) == 2
+    assert "'run' is not a run directory: it has no config.toml" in capfd.readouterr().err
+
+
+def with_manifest(place: Path) -> None:
+    """Makes whatever lies there what the manifest says."""
+    files = [file for file in place.iterdir() if file.name != "manifest.json"]
+    manifest = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    (place / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json"])
+def test_two_hundred_thousand_brackets_are_damage(run, name):
+    checkpoint.save(run, 1, make(1))
+    place = checkpoint.save(run, 2, make(2))
+    (place / name).write_text("[" * 200_000)
+    if name != "manifest.json":
+        with_manifest(place)
+    step, said = read(run)
+    assert step == 1
+    assert "RecursionError" in said[0]
+    (run / "config.toml").write_text("a = " + "[" * 200_000)
+    with pytest.raises(UsageError, match=r"config\.toml is damaged"):
+        checkpoint.load(run, pytest.fail)
+
+
+@pytest.mark.parametrize("which", ["model", "best"])
+def test_weights_that_are_not_numbers_are_damage(run, which):
+    checkpoint.save(run, 1, make(1))
+    good = make(2)
+    bad = {"weight": torch.full((2,), float("nan")), "mask": torch.full((2,), float("-inf"))}
+    checkpoint.save(run, 2, replace(good, **{which: bad}))
+    step, said = read(run)
+    assert step == 1
+    assert f"{which}.safetensors holds NaN in weight" in said[0]
+    checkpoint.save(run, 3, replace(good, **{which: {"mask": bad["mask"]}}))  # somebody's own network may have such
+    assert read(run) == (2, [])
+
+
+def test_only_what_is_a_checkpoint_is_deleted(run, tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(run, step, make(step))
+    mine = run / "checkpoints" / "2020"
+    mine.mkdir()
+    (mine / "holiday.jpg").touch()
+    (run / "checkpoints" / "1" / "note.txt").touch()
+    (run / "checkpoints" / ".9.partial").symlink_to(mine)
+    checkpoint.save(run, 4, make(4))
+    assert (mine / "holiday.jpg").exists()
+    assert [file.name for file in (run / "checkpoints" / "1").iterdir()] == ["note.txt"]
+    assert steps_of(run) == {1, 2, 3, 4, 2020}
+
+
+def steps_of(run: Path) -> set[int]:
+    return {int(place.name) for place in (run / "checkpoints").iterdir() if place.name.isdigit()}
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "plots"])
+def test_a_link_out_of_the_directory_is_refused_and_nothing_is_touched(tmp_path, monkeypatch, capfd, name):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--target none --actor.count 1 --evaluation.final_episodes 2 --quiet"
+    assert cli.run(f"train CartPole-v1 --run-dir run --steps 200 {tiny}".split()) == 0
+    (tmp_path / "run" / name).rename(tmp_path / "outside")
+    (tmp_path / "run" / name).symlink_to(tmp_path / "outside")
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("outside/**/*")}
+    capfd.readouterr()
+    assert cli.run(["resume", "run", "--steps", "500"]) == 2
+    assert capfd.readouterr().err.startswith(f"troupe: 'run/{name}' is a link: a run writes only inside")
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.glob("outside/**/*")} == before
+    writes = {
+        "checkpoints": lambda run: checkpoint.save(run, 1, make(1)),
+        "metrics.jsonl": lambda run: MetricsLog(run, pytest.fail),
+        "plots": lambda run: safe_files.folder(run / "plots"),
+    }
+    with pytest.raises(OSError, match="link"):  # nor if it was put there while the run went on
+        writes[name](tmp_path / "run")
+
+
+def test_files_that_are_written_beside_their_place_follow_no_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    for name in ("summary.json", "config.toml"):
+        (tmp_path / name).write_text("mine")
+        (tmp_path / "run" / f".{name}.partial").symlink_to(tmp_path / name)
+    tiny = "--target none --actor.count 1 --evaluation.final_episodes 2 --quiet"
+    assert cli.run(f"train CartPole-v1 --run-dir run --steps 200 {tiny}".split()) == 0
+    for name in ("summary.json", "config.toml"):
+        assert (tmp_path / name).read_text() == "mine"
+        assert not (tmp_path / "run" / name).is_symlink()
+    assert not list((tmp_path / "run").glob(".*.partial"))
 
 
 def test_nothing_is_pickled_or_evaluated_anywhere():

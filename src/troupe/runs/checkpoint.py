@@ -14,18 +14,18 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 import safetensors.torch
 from torch import Tensor
 
+from troupe import safe_files
 from troupe.config import TrainConfig, UsageError, from_toml, one_line
 
 KEEP = 3
@@ -48,10 +48,9 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
 
     Those of later steps are removed too: damaged ones, which a resumed run has gone back behind.
     """
-    folder = run / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = safe_files.folder(run / "checkpoints")
     for left in folder.glob(".*.partial"):  # by a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+        _remove(left)
     place, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
     beside.mkdir()
     try:
@@ -71,18 +70,30 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
             write_durably(beside / name, data)
         _flush(beside)
         if place.exists():  # the same step again, after a resume
-            shutil.rmtree(replaced, ignore_errors=True)
+            _remove(replaced)
             place.rename(replaced)
         beside.rename(place)
         _flush(folder)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        _remove(beside)
         raise
     others = [other for other in newest_first(run) if other != place]
     earlier = [other for other in others if other != replaced and _step(other) < step]
     for old in set(others) - set(earlier[: KEEP - 1]):
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return place
+
+
+def _remove(place: Path) -> None:
+    """Deletes a checkpoint and nothing else: what has no manifest is none, and a file that no checkpoint has stays."""
+    if place.is_symlink() or not ((place / "manifest.json").is_file() or place.name.endswith(".partial")):
+        return
+    for name in (*_CONTENTS, _STREAMS, _NOVELTY, "manifest.json"):
+        for file in (place / f".{name}.partial", place / name):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    with suppress(OSError):
+        place.rmdir()
 
 
 def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
@@ -94,7 +105,7 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
     for place in newest_first(run):
         try:
             return _read(place)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+        except Exception as error:  # whatever a file of a stranger's makes of its readers
             warn(f"checkpoint {place} is damaged ({one_line(error)}); trying the one before it")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
@@ -107,27 +118,38 @@ def read_config(run: Path) -> TrainConfig:
     if not file.is_file():
         raise UsageError(f"'{run}' is not a run directory: it has no config.toml")
     try:
-        return from_toml(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, UsageError) as error:
+        return from_toml(safe_files.read(file).decode())
+    except (OSError, ValueError, RecursionError, UsageError) as error:
         raise UsageError(f"{file} is damaged: {one_line(error)}") from None
 
 
 def _read(place: Path) -> Checkpoint:
-    manifest = json.loads((place / "manifest.json").read_bytes())
+    manifest = json.loads(safe_files.read(place / "manifest.json"))
     if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
         raise ValueError("manifest.json is not what was written")
-    data = {name: (place / name).read_bytes() for name in manifest}
+    data = {name: safe_files.read(place / name, safe_files.WEIGHTS_BYTES) for name in manifest}
     for name in manifest:
         if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
             raise ValueError(f"{name} is not what was written")
+    state = json.loads(data["state.json"])
+    if not isinstance(state, dict):
+        raise ValueError("state.json is not what was written")
     return Checkpoint(
-        model=safetensors.torch.load(data["model.safetensors"]),
-        best=safetensors.torch.load(data["best.safetensors"]),
+        model=_weights(data, "model.safetensors"),
+        best=_weights(data, "best.safetensors"),
         optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
-        state=json.loads(data["state.json"]),
+        state=state,
         streams=_unpacked(data[_STREAMS]) if _STREAMS in data else None,
         novelty=_unpacked(data[_NOVELTY])["learners"] if _NOVELTY in data else (),
     )
+
+
+def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
+    weights = safetensors.torch.load(data[name])
+    for part, tensor in weights.items():
+        if tensor.isnan().any():
+            raise ValueError(f"{name} holds NaN in {part}")
+    return weights
 
 
 def newest_first(run: Path) -> list[Path]:
@@ -182,9 +204,10 @@ def write_durably(path: Path, data: bytes) -> None:
     """Writes the file whole or not at all: what stood there before stays until the new one is on the disk."""
     beside = path.with_name(f".{path.name}.partial")
     try:
-        with beside.open("wb") as file:
-            file.write(data)
-            file.flush()
+        with safe_files.create(beside) as file:
+            left = memoryview(data)
+            while left:  # a disk that is nearly full takes a part, and only then refuses
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:

@@ -60,7 +60,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
         for line in lines:
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 rows.append(row)

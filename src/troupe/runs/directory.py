@@ -36,6 +36,10 @@ class RunDirectory:
             self._take()
         except OSError as error:
             raise unwritable(path, error) from error
+        for name in ("metrics.jsonl", "journal.jsonl", "checkpoints", "plots", "videos"):
+            if (path / name).is_symlink():
+                self.release()
+                raise UsageError(f"'{path / name}' is a link: a run writes only inside its directory; remove the link")
 
     @classmethod
     def new(cls, config: TrainConfig, asked: str | Path | None) -> Self:

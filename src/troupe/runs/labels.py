@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from troupe import safe_files
 from troupe.config import fields, flatten
 
 Settings = Mapping[str, Any]  # by dotted name
@@ -17,8 +18,8 @@ _MOST = 3  # settings in a label
 def read_settings(run: Path) -> dict[str, Any]:
     """What the run's config.toml says, as far as it can be read; what a measurement has settled is "auto"."""
     try:
-        settings = dict(flatten(tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))))
-    except (OSError, ValueError):
+        settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
+    except (OSError, ValueError, RecursionError):
         return {}
     return settings | {name: "auto" for name in read_measured(run) if name in settings}
 
@@ -26,8 +27,8 @@ def read_settings(run: Path) -> dict[str, Any]:
 def read_measured(run: Path) -> list[str]:
     """The settings that a measurement on the machine decided, as summary.json tells."""
     try:
-        summary = json.loads((run / "summary.json").read_bytes())
-    except (OSError, ValueError):
+        summary = json.loads(safe_files.read(run / "summary.json"))
+    except (OSError, ValueError, RecursionError):
         return []
     measured = summary.get("measured") if isinstance(summary, dict) else None
     return [str(name) for name in measured] if isinstance(measured, list) else []

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from troupe import safe_files
 from troupe.runtime.progress import Stopwatch
 from troupe.runtime.topologies import Parts
 
@@ -82,14 +83,14 @@ class MetricsLog:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._lines = self._files.enter_context((self._run / "metrics.jsonl").open("ab+", buffering=0))
+        self._lines = self._files.enter_context(safe_files.append(self._run / "metrics.jsonl"))
         if self._lines.tell():
             self._lines.seek(-1, os.SEEK_END)
             if self._lines.read(1) != b"\n":  # what was left of a last line stays a line of its own
                 self._write_whole(b"\n")
         # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        self._events = RecordWriter(self._files.enter_context((self._run / name).open("wb", buffering=0)))
+        self._events = RecordWriter(self._files.enter_context(safe_files.create(self._run / name)))
         self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
 
     def _close(self) -> None:

@@ -55,6 +55,7 @@ def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
     if file.is_dir() or not os.access(file.parent, os.W_OK):
         raise UsageError(f"cannot write {file}: {'it is a folder' if file.is_dir() else 'permission denied'}")
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    unfinished.unlink(missing_ok=True)  # a link would be written through
     try:
         yield unfinished
         unfinished.replace(file)

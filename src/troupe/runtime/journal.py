@@ -14,6 +14,7 @@ reached learners, and in which order learners touched the weights. Each line of 
 `runs/replay.py` reads it.
 """
 
+import io
 import json
 import threading
 import zlib
@@ -24,6 +25,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from troupe import safe_files
 from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.rollout import Rollout
 from troupe.runtime.statistics import Statistics
@@ -66,8 +68,8 @@ class Journal(NoJournal):
         lines = [json.dumps(self._notes.popleft(), separators=(",", ":")) for _ in range(len(self._notes))]
         if lines:
             try:
-                with (run / FILE).open("a") as file:
-                    file.write("\n".join(lines) + "\n")
+                with io.BufferedWriter(safe_files.append(run / FILE)) as file:
+                    file.write(("\n".join(lines) + "\n").encode())
             except OSError:
                 self._notes = deque(maxlen=0)
                 raise

@@ -1,0 +1,52 @@
+"""Files of a run directory, which may come from anybody: what is written stays inside it, and reading comes to an end.
+
+Nothing that is written follows a link, and only regular files are opened: a pipe would be waited for.
+"""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+TEXT_BYTES = 2**26  # the most that is read of JSON or TOML; a checkpoint's state takes some kilobytes
+WEIGHTS_BYTES = 2**34
+
+_COMMON = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither this nor links that just anybody can make
+
+
+def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
+    """The content of a regular file. Raises OSError for anything else, ValueError for one that is larger."""
+    with open(_regular(path, os.O_RDONLY), "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most_bytes:
+            raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} that are read")
+        return file.read()
+
+
+def create(path: Path) -> BinaryIO:
+    """A new file, unbuffered; one that stands there (or a link, not what it leads to) is removed first."""
+    path.unlink(missing_ok=True)
+    return open(_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK), "wb", buffering=0)
+
+
+def append(path: Path) -> BinaryIO:
+    """A file to write on and to read, unbuffered. Raises OSError where a link, or no regular file, stands there."""
+    return open(_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK), "ab+", buffering=0)
+
+
+def _regular(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags | _COMMON, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def folder(path: Path) -> Path:
+    """The directory, made if need be. Raises OSError where a link stands in its place."""
+    path.mkdir(exist_ok=True)
+    if path.is_symlink():
+        raise OSError(errno.ELOOP, "it is a link, and nothing is written outside the run directory", str(path))
+    return path
