@@ -89,6 +89,15 @@ class Rewards(Cue):
         obs, reward, terminated, truncated, info = super().step(action)
         kind = self.kinds[self.steps % len(self.kinds)]
         return obs, kind(reward), np.bool_(terminated), np.array([truncated]), info
+
+
+class VecNormalize(gym.Wrapper):
+    """Named as Stable-Baselines3's."""
+
+
+def normalized():
+    env = gym.wrappers.NormalizeObservation(gym.wrappers.TimeLimit(VecNormalize(Cue()), 100))
+    return gym.wrappers.NormalizeReward(env)
 '''
 FAULTS = '''
 from environments import *
@@ -296,6 +305,21 @@ def test_an_entry_that_is_not_there_and_one_too_many_are_refused(space, ignore, 
     with pytest.raises(UsageError) as caught:
         reduced(space, ignore)
     assert str(caught.value).startswith(said)
+
+
+# Wrappers that normalise
+
+
+def test_wrappers_that_normalise_are_named_with_what_they_mean_for_returns_and_the_agent(capsys):
+    assert train("normalized") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "NormalizeReward in the environment: returns here are of its normalised rewards, not of the environment's own; "
+        "leave it out, rewards are normalised for learning (loss.normalize_reward) "
+        "NormalizeObservation in the environment: its statistics are not saved,"
+    ) in said
+    assert said.count("VecNormalize in the environment") == 2
+    assert "VecNormalize in the environment: its statistics are not saved" in said
 
 
 # What differs and is no fault

@@ -13,6 +13,7 @@ from troupe.config import Environment, UsageError, one_line
 from troupe.environments import packages
 from troupe.environments.contract import Conforming, ContractError
 from troupe.environments.limits import Limits, misfit
+from troupe.environments.notices import notices
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace
 from troupe.environments.readable import Reduced, reduced
@@ -53,7 +54,7 @@ def _look(
     if getattr(env.unwrapped, "ale", None) is not None:  # known to keep the interface, and slow to begin
         return EnvironmentSource(name, make, seen.space, env.action_space, reward_threshold=threshold)
     space = None if seen.whole else seen.space
-    env = Conforming(env, space)
+    made, env = env, Conforming(env, space)
     obs, info = _asked(name, "reset", lambda: env.reset(seed=0))
     masked: MaskPlace = "info" if MASK in info else ""
     if isinstance(seen.space, gym.spaces.Dict) and MASK in seen.space.spaces:
@@ -66,7 +67,7 @@ def _look(
         masked,
         threshold,
         left_out=tuple(leaf.dotted for leaf in (*seen.ignored, *seen.unreadable)),
-        notices=_notices(seen),
+        notices=notices(made, seen),
     )
     action = source.actions.one(_first_row(source, obs, info))
     _check(source, "reset", obs)
@@ -121,11 +122,3 @@ def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.
             raise UsageError(f"environment {source.id}, first reset: {MASK} {error}") from None
     row: np.ndarray = source.actions.random(np.random.default_rng(0), 1, mask)[0]
     return row
-
-
-def _notices(seen: Reduced) -> tuple[str, ...]:
-    """What a user is told of at the start."""
-    if not seen.unreadable:
-        return ()
-    entries = ", ".join(f"{leaf.dotted} ({type(leaf.space).__name__})" for leaf in seen.unreadable)
-    return (f"left out of the observation, for no network reads it: {entries}",)
