@@ -1,5 +1,6 @@
 """The journal: each fact noted at its moment, written down in order, and nothing kept that cannot be written."""
 
+import io
 import json
 import threading
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from troupe import safe_files
 from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
@@ -153,12 +155,14 @@ def test_learning_rates_are_written_to_the_last_bit(journal: Journal, tmp_path: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_where_nothing_can_be_written_nothing_is_kept(journal: Journal, tmp_path: Path) -> None:
-    (tmp_path / FILE).symlink_to("/dev/full")
+def test_where_nothing_can_be_written_nothing_is_kept(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(safe_files, "append", lambda _: io.FileIO("/dev/full", "a"))
     journal.touch("copy")
     with pytest.raises(OSError, match="No space left"):
         journal.append_to(tmp_path)
     journal.touch("copy")
-    (tmp_path / FILE).unlink()
+    monkeypatch.undo()
     journal.append_to(tmp_path)  # one with a hole would be worse than none
     assert not (tmp_path / FILE).exists()
