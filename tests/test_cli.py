@@ -165,7 +165,13 @@ def test_every_command_has_help(troupe):
         assert (status, err) == (0, "")
         assert out.startswith(f"usage: troupe {command}")
     out = troupe("train --help")[1]
-    assert all(f"--{name} V" in out for name in config.fields() if "." in name and name != "env.id")
+    assert all(f"--{name} V" in out for name in config.fields() if "." in name and not name.startswith("env."))
+    told_otherwise = ("env.id", "env.kwargs", "env.files")
+    assert all(
+        f"--{name} V" in out for name in config.fields() if name.startswith("env.") and name not in told_otherwise
+    )
+    assert "--env.kwargs.NAME V" in out
+    assert "env.files" not in out
 
 
 # Commands that work

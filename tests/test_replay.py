@@ -161,7 +161,7 @@ def facts(place: Path, kind: str) -> list[list[Any]]:
 
 def model_of(place: Path, vector: torch.Tensor, env: Any = None, network: Any = None) -> dict[str, torch.Tensor]:
     config = checkpoint.read_config(place)
-    built, _, _ = first_network(network, of_run(place, config.env.id, env), config)
+    built, _, _ = first_network(network, of_run(place, config.env, env), config)
     return named(built, vector)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import troupe
 from troupe import TroupeError, UsageError, preparation, trainer
-from troupe.environments import pool
+from troupe.environments import find, pool
 from troupe.runs import checkpoint, directory
 from troupe.runs.curves import read_metrics
 from troupe.runs.metrics import MetricsLog
@@ -213,7 +213,7 @@ def test_handlers_and_threads_are_as_before(tmp_path):
 
 def test_a_signal_at_any_moment_takes_no_lock(tmp_path):
     """The handler runs in the main thread, which may hold any lock: here it holds the one of the wait."""
-    session = trainer._Session(trainer.configuration.resolve("x", settings=SMALL), trainer.find(World), None, "silent")
+    session = trainer._Session(trainer.configuration.resolve("x", settings=SMALL), find(World), None, "silent")
     locks = (session._supervisor._ended._cond, session._parts.gate._open._cond)
     for lock in locks:
         with lock:

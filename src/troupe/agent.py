@@ -15,6 +15,7 @@ from troupe.algorithm.distributions import Categorical
 from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
+from troupe.environments.files import without_folder
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
@@ -186,7 +187,7 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
 
 def origin(run: Path, config: TrainConfig) -> dict[str, str]:
     """What an agent is said to come from: the run by its name, not by its place on somebody's disk."""
-    return {"run": run.resolve().name, "environment": config.env.id}
+    return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
 
 
 def own_network(

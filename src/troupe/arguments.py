@@ -23,13 +23,32 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if arguments[0] not in commands and not arguments[0].startswith("-"):
         hint = config.did_you_mean(arguments[0], commands)
         raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
+    arguments, env_kwargs = _take_kwargs(arguments)
     options, unknown = parser.parse_known_args(arguments)
+    if env_kwargs and not hasattr(options, "env.kwargs"):
+        unknown = [f"{_KWARGS}{next(iter(env_kwargs))}"]
+    options.env_kwargs = env_kwargs
     if unknown:
         word = unknown[0].partition("=")[0]
         known = commands[options.name]._option_string_actions
         hint = config.did_you_mean(word, known) if word.startswith("-") else ""
         raise UsageError(f"unknown argument '{word}'{hint} (troupe {options.name} --help)")
     return options
+
+
+def _take_kwargs(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments without --env.kwargs.NAME VALUE, whose names are the environment's; and these by name."""
+    rest, found, words = [], {}, iter(arguments)
+    for word in words:
+        if not word.startswith(_KWARGS):
+            rest.append(word)
+            continue
+        option, equals, value = word.partition("=")
+        given = value if equals else next(words, None)
+        if given is None or option == _KWARGS or (given.startswith("--") and not equals):
+            raise UsageError(f"{option}: expected {_KWARGS}NAME VALUE")
+        found[option.removeprefix(_KWARGS)] = given
+    return rest, found
 
 
 def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
@@ -113,7 +132,8 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, by_name
 
 
-SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id")
+SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id", "env.files")
+_KWARGS = "--env.kwargs."
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +167,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         section = name.rpartition(".")[0] or "assembly"
         if section not in groups:
             groups[section] = parser.add_argument_group(section)
+        if name == "env.kwargs":
+            groups[section].add_argument(f"{_KWARGS}NAME", dest=name, metavar="V", help=field.description)
+            continue
         choices = f" [{', '.join(field.choices)}]" if field.choices else ""
         default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         text = f"{field.description}{choices} ({default})".replace("%", "%%")

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
-from troupe.environments import find, quiet_gymnasium
+from troupe.environments import quiet_gymnasium, settle
+from troupe.environments.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.run import Interrupted, Terminated
@@ -56,7 +57,7 @@ class Result:
 
     def summary(self) -> dict[str, Any]:
         return {
-            "environment": self.config.env.id,
+            "environment": without_folder(self.config.env.id),
             "preset": self.config.preset,
             "topology": self.config.topology,
             "place": self.place,
@@ -75,7 +76,7 @@ class Result:
     def table(self) -> str:
         config, whole = self.config, sum(self.stages.values())
         lines = [
-            f"{config.env.id}, preset {config.preset}: {config.topology}, {config.actor.count} x "
+            f"{without_folder(config.env.id)}, preset {config.preset}: {config.topology}, {config.actor.count} x "
             f"{config.actor.environments} environments in {self.place}{'es' if self.place == 'process' else 's'}, "
             f"rollouts of {config.actor.rollout_steps} steps, "
             f"{config.learner.epochs} pass{'es' if config.learner.epochs > 1 else ''}",
@@ -127,8 +128,8 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:
         raise UsageError("--time 0: there must be some time to train in")
-    source = find(env)
-    config, _ = fit(resolve(source.id, preset, settings), source, None)
+    config, source = settle(resolve(env, preset, settings), env)
+    config, _ = fit(config, source, None)
     network = build(source.observation_space, source.action_space, config.network, source.masked)
     alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
     alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}

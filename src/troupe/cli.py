@@ -142,7 +142,7 @@ def watch(options: argparse.Namespace) -> None:
     run = Path(options.run)
     agent = load(run)
     settings = checkpoint.read_config(run).env
-    make = partial(of_run(run, settings.id).make, config=settings)
+    make = partial(of_run(run, settings).make, config=settings)
     # One thread: for one observation at a time, several would only wait for one another.
     with quiet_gymnasium(), one_torch_thread():
         if options.video:
@@ -269,7 +269,8 @@ def _display(options: argparse.Namespace) -> "Mode":
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
     given = {name: getattr(options, name, None) for name in config.fields() if name not in words.SAID_OTHERWISE}
-    return {name: value for name, value in given.items() if value is not None}
+    kwargs = {f"env.kwargs.{name}": value for name, value in options.env_kwargs.items()}
+    return {name: value for name, value in given.items() if value is not None} | kwargs
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {

@@ -18,7 +18,7 @@ from troupe import config as configuration
 from troupe import safe_files
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
-from troupe.environments import EnvironmentSource, find, of_run, quiet_gymnasium, spaces
+from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
@@ -55,6 +55,7 @@ def train(
     network: nn.Module | NetworkMaker | None = None,
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
     tuned: bool = True,
     display: Mode = "auto",
 ) -> Run:
@@ -63,17 +64,19 @@ def train(
     `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
     module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
     from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
-    `seconds` and `target` are short for those of `stop`. `display` "auto" shows progress on a terminal and in a
-    notebook and is silent elsewhere; "plain" writes lines, "quiet" only what happened in the end, "silent" nothing.
+    `seconds` and `target` are short for those of `stop`. `env_kwargs` are arguments of the environment or
+    its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its signature.
+
+    `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
+    "quiet" only what happened in the end, "silent" nothing.
 
     Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line. A signal
     ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM) with the run
     as the exception's `run`.
     """
-    source = find(env)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
-    asked = configuration.resolve(source.id, preset, said, tuned=tuned)
+    asked, source = settle(configuration.resolve(name_of(env), preset, said, tuned=tuned), env, env_kwargs)
     config, fitting = fit(asked, source, network)
     measured = configuration.differing(asked, config)
     if run_dir is not None:
@@ -129,7 +132,7 @@ def _resumed(
         )
     if saved.state["custom_network"] and network is None:
         raise needs_network(place)
-    return _Session(config, of_run(place, config.env.id, env), network, display, (place, saved))
+    return _Session(config, of_run(place, config.env, env), network, display, (place, saved))
 
 
 def _begun_anew(
@@ -141,7 +144,7 @@ def _begun_anew(
 ) -> "_Session":
     """A run that was killed before its first checkpoint, from the start."""
     (place / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
-    session = _Session(config, of_run(place, config.env.id, env), network, display)
+    session = _Session(config, of_run(place, config.env, env), network, display)
     built = "" if network else ", with the network that is described there"
     session.tell(f"'{place}' has no checkpoint yet: it begins anew, as its config.toml says{built}")
     return session

@@ -232,5 +232,5 @@ def test_what_can_be_made_only_once_is_one_plain_line(counting):
 
 def test_the_callable_of_a_run_has_to_be_passed_again(counting, tmp_path):
     with pytest.raises(UsageError, match=r"^the run's environment was the callable Maze: pass it as env="):
-        of_run(tmp_path, "python:Maze")
-    assert of_run(tmp_path, "python:Maze", counting).id == "python:Counting"
+        of_run(tmp_path, Environment(id="python:Maze"))
+    assert of_run(tmp_path, Environment(id="python:Maze"), counting).id == "python:Counting"

@@ -3,6 +3,7 @@
 A field's annotation carries its range and its one-line description, so validation and `--help` read the same source.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,20 @@ def _doc(text: str, **limits: Any) -> Meta:
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     id: Annotated[str, _doc("Gymnasium id, module:Id, or path/to/file.py:factory")] = ""
+    kwargs: Annotated[
+        Mapping[str, Any],
+        _doc("argument NAME of the environment: typed as its signature says, else written as in TOML"),
+    ] = field(default_factory=dict, hash=False)
+    wrappers: Annotated[
+        tuple[str, ...],
+        _doc("wrappers around the environment, innermost first: module:Wrapper or path/to/file.py:Wrapper"),
+    ] = ()
+    max_steps: Annotated[
+        int, _doc("episodes are truncated after this many steps; 0 leaves the environment's own limit", ge=0)
+    ] = 0
+    files: Annotated[
+        Mapping[str, str], _doc("SHA-256 of the files that environment and wrappers come from, when the run began")
+    ] = field(default_factory=dict, hash=False)
     backend: Annotated[
         Backend,
         _doc("a vector version of its own (native), EnvPool, or Python environments in turn (sync); auto measures"),

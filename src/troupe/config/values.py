@@ -1,6 +1,7 @@
 """Settings by their dotted names: which there are, and a configuration made of them, every name and value checked."""
 
 import dataclasses
+import datetime
 import math
 import re
 import types
@@ -16,12 +17,21 @@ from troupe.config.checks import check_together
 from troupe.config.errors import UsageError, did_you_mean
 from troupe.config.settings import TrainConfig
 
+TABLES = ("env.kwargs", "env.files")  # settings whose names are free: of an environment's arguments, of files
+
 
 def build(dotted: Mapping[str, Any]) -> TrainConfig:
     """A configuration from dotted names; every name and value is checked, and what does not go together."""
     known = fields()
     nested: dict[str, Any] = {}
-    for name, value in dotted.items():
+    for name, value in flatten(dotted):
+        if table := _table_of(name):
+            section, _, leaf = table.rpartition(".")
+            key = name.removeprefix(f"{table}.")
+            nested.setdefault(section, {}).setdefault(leaf, {})[key] = _storable(name, value)
+            continue
+        if name in TABLES:
+            raise UsageError(f"{name} = {value!r}: expected a table; write {name}.NAME for each entry")
         if name not in known:
             raise UsageError(f"no setting '{name}'{did_you_mean(name, known)} (troupe train --help lists them)")
         checked = _convert(name, value, known[name])
@@ -35,6 +45,26 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
 def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
     """`config` with the settings in `changed`, by dotted name, checked."""
     return build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
+
+
+def _table_of(name: str) -> str:
+    """The table that `name` is an entry of; "" for every other setting."""
+    return next((table for table in TABLES if name.startswith(f"{table}.")), "")
+
+
+def _storable(name: str, value: Any) -> Any:
+    """`value` as TOML holds it: text, numbers, booleans, dates, lists and tables of these."""
+    if isinstance(value, Mapping):
+        return {str(key): _storable(f"{name}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_storable(name, item) for item in value]
+    value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value  # NumPy's numbers
+    if not isinstance(value, str | bool | int | float | datetime.date | datetime.time):
+        raise UsageError(
+            f"{name} = {value!r}: config.toml can hold no {type(value).__name__}; "
+            "make it inside a factory, and train with that (env=factory)"
+        )
+    return value
 
 
 def _convert(name: str, value: Any, field: "Field") -> Any:
@@ -77,7 +107,8 @@ def _fields(section: type, prefix: str = "") -> Iterator[Field]:
             yield from _fields(typing.cast(type, kind), f"{item.name}.")
         else:
             inner, meta = typing.get_args(kind)[:2]
-            yield Field(prefix + item.name, kind, item.default, meta.description, _choices(inner))
+            default = {} if item.default is dataclasses.MISSING else item.default
+            yield Field(prefix + item.name, kind, default, meta.description, _choices(inner))
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
@@ -101,9 +132,12 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4)."""
+    """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4).
+
+    A value of env.kwargs may be a table itself, and stays one.
+    """
     for key, value in settings.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and not _table_of(prefix + key):
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

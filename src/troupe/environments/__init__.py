@@ -1,8 +1,17 @@
 """Environments: from an id, a file or a callable to a batch of environments stepped together."""
 
-from troupe.environments.find import find, of_run
+from troupe.environments.find import find, name_of, of_run, settle
 from troupe.environments.quiet import quiet_gymnasium
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.vector import EnvironmentFailed, VectorEnvironment
 
-__all__ = ["EnvironmentFailed", "EnvironmentSource", "VectorEnvironment", "find", "of_run", "quiet_gymnasium"]
+__all__ = [
+    "EnvironmentFailed",
+    "EnvironmentSource",
+    "VectorEnvironment",
+    "find",
+    "name_of",
+    "of_run",
+    "quiet_gymnasium",
+    "settle",
+]

@@ -18,6 +18,7 @@ from troupe.environments.packing import Packing
 from troupe.environments.vector import VectorEnvironment
 
 ONLY_HERE = ("threads", "sticky", "episodic_life", "fire_reset", "noops", "frame_skip")  # of Environment
+ARGUMENTS = ("mode", "difficulty", "full_action_space")  # of ale-py's environment; single emulators take them
 MAX_FRAMES = 108_000  # half an hour of play, after which a game is cut off
 _FRAMES_PER_SECOND = 60
 _STACK, _SIZE = 4, 84
@@ -76,17 +77,17 @@ def batch(game: str, count: int, config: Environment) -> VectorEnv[Any, Any, Any
     )
 
 
-def single(env_id: str, render_mode: str | None = None, config: Environment | None = None) -> gym.Env[Any, Any]:
-    """One emulator; it draws the picture in colour."""
+def single(env_id: str, config: Environment | None = None, **asked: Any) -> gym.Env[Any, Any]:
+    """One emulator, made with the arguments `asked`; it draws the picture in colour."""
     register()
     config = config or Environment()
     env: gym.Env[Any, Any] = gym.make(
         env_id,
-        render_mode=render_mode,
         disable_env_checker=True,
         frameskip=1,
         repeat_action_probability=config.sticky,
         max_num_frames_per_episode=0,  # no limit: `Games` has one, which does not count the frames before a game
+        **asked,
     )
     env = Games(env, config)
     env = AtariPreprocessing(env, noop_max=0, frame_skip=config.frame_skip, screen_size=_SIZE)

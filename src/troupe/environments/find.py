@@ -1,66 +1,105 @@
 """Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
 import importlib.util
+import logging
 import os
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from troupe.config import UsageError
-from troupe.environments import packages
-from troupe.environments.factory import from_factory, load_factory
+from troupe import config as configuration
+from troupe.config import Environment, TrainConfig, UsageError
+from troupe.environments import files, packages
+from troupe.environments.factory import from_factory
 from troupe.environments.registry import from_registry
 from troupe.environments.source import EnvironmentSource
 
-_FILE = re.compile(r"(.+\.py):(\w+)")
+Maker = Callable[..., gym.Env[Any, Any]]
 
 
-def find(env: str | Callable[..., gym.Env[Any, Any]]) -> EnvironmentSource:
+def name_of(env: str | Maker) -> str:
+    """An environment as settings name it (`env.id`)."""
+    return f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+
+
+def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:
     """Resolves `env` and makes it once, to see that it can be made and what its spaces are.
 
+    Of `options`, `kwargs`, `wrappers` and `max_steps` are part of the environment. Strings of the arguments
+    named in `texts` are read as a shell gives them.
+
     Raises UsageError in one line: no such name (with the nearest), a package that is missing (with the
-    command that installs it), a factory that fails.
+    command that installs it), a factory that fails, arguments or wrappers that do not fit.
     """
+    options = options or Environment()
     if callable(env):
-        return from_factory(f"python:{getattr(env, '__qualname__', type(env).__qualname__)}", env)
-    if match := _FILE.fullmatch(env):
-        return from_factory(env, load_factory(Path(match[1]), match[2]))
+        return from_factory(name_of(env), env, options, texts)
+    if files.path_of(env):
+        return from_factory(env, files.load(env, "environment factory"), options, texts)
     if env.endswith(".py"):
         raise UsageError(f"'{env}' names no factory: write {env}:NAME, the callable in it that makes an environment")
-    return from_registry(env)
+    return from_registry(env, options, texts)
 
 
-def of_run(run: Path, env_id: str, env: Callable[..., gym.Env[Any, Any]] | None = None) -> EnvironmentSource:
+def settle(
+    config: TrainConfig, env: str | Maker, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, EnvironmentSource]:
+    """The environment of a new run, and `config` with all that finds the same one again: arguments with their
+    types (`env_kwargs` as they are), and files by absolute path and hash."""
+    exact = {f"env.kwargs.{name}": value for name, value in (env_kwargs or {}).items()}
+    config = configuration.replace(config, exact)
+    options = replace(config.env, wrappers=tuple(files.absolute(name.strip()) for name in config.env.wrappers))
+    source = find(env, options, texts=options.kwargs.keys() - (env_kwargs or {}).keys())
+    env_id = files.absolute(source.id)
+    found = {f"env.kwargs.{name}": value for name, value in source.kwargs.items()}
+    hashes = {f"env.files.{path}": digest for path, digest in files.digests([env_id, *options.wrappers]).items()}
+    return configuration.replace(config, {"env.id": env_id, "env.wrappers": options.wrappers} | found | hashes), source
+
+
+def of_run(run: Path, config: Environment, env: Maker | None = None) -> EnvironmentSource:
     """The environment of a run; `env` gives it where it was a callable, which no file can hold.
 
     A run directory may come from anybody: code that lies in it is not executed.
     """
-    if env is not None:
-        return find(env)
-    if env_id.startswith("python:"):
-        raise UsageError(f"the run's environment was the callable {env_id[7:]}: pass it as env= in Python")
-    for code in _code_of(env_id):
+    names = [*([] if env else [config.id]), *config.wrappers]
+    if not env and config.id.startswith("python:"):
+        raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as env= in Python")
+    for code in (code for name in names for code in _code_of(name)):
         if any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
             raise UsageError(
                 f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
                 "if you trust it, move it elsewhere and name its new place in config.toml"
             )
-    return find(env_id)
+    _report_changes(names, config.files)
+    return find(env or config.id, config)
 
 
-def _code_of(env_id: str) -> Iterator[Path]:
-    """The files that `env_id` would have imported; none where Gymnasium knows the environment already."""
-    if match := _FILE.fullmatch(env_id):
-        yield Path(match[1])
+def _report_changes(names: Collection[str], recorded: Mapping[str, str]) -> None:
+    """Says which files are no longer those that the run was trained with."""
+    warn = logging.getLogger("troupe").warning
+    for name in names:
+        path = files.path_of(name)
+        if path is None or not path.is_file():
+            continue
+        if not path.is_absolute():
+            warn(f"the run names {name} by a relative path: {path.resolve()} is used, whatever was meant")
+        elif recorded.get(str(path)) not in (None, *files.digests([name]).values()):
+            warn(f"{path} has changed since the run began: it may be another environment than the agent was trained in")
+
+
+def _code_of(name: str) -> Iterator[Path]:
+    """The files that `name` would have imported; none where Gymnasium knows the environment already."""
+    if path := files.path_of(name):
+        yield path
         return
-    module, _, name = env_id.rpartition(":")
-    if not module and name in gym.registry:
+    module, _, registered = name.rpartition(":")
+    if not module and registered in gym.registry:
         return
-    for registrars in packages.registrars(name, module):
+    for registrars in packages.registrars(registered, module):
         for registrar in registrars:
             with suppress(ImportError, ValueError):
                 spec = importlib.util.find_spec(packages.root(registrar.module))

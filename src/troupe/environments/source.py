@@ -1,7 +1,7 @@
 """What makes environments: one, or a batch stepped together, by the backend that a run asks for."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -39,6 +39,8 @@ class EnvironmentSource:
     pool_name: str = ""  # of the same environment in EnvPool, where it has it
     left_out: tuple[str, ...] = ()  # entries of its observation that are not in `observation_space`
     notices: tuple[str, ...] = ()  # what a user should know of it at the start of a run
+    kwargs: Mapping[str, Any] = field(default_factory=dict)  # the arguments it is made with, as config.toml holds them
+    changed: tuple[str, ...] = ()  # which of env.kwargs, wrappers, max_steps make a registered environment another
 
     @cached_property
     def actions(self) -> Actions:
@@ -121,7 +123,8 @@ class EnvironmentSource:
     def check(self, config: Environment) -> None:
         """Raises UsageError where the environment cannot be played as `config` says."""
         if config.backend == "native" and self.native_vector is None:
-            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own; use sync")
+            taking = f" that takes {self._changes}" if self.changed else ""
+            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own{taking}; use sync")
         if config.backend == "envpool":
             self._check_pool()
         for name in () if self.atari else atari.ONLY_HERE:
@@ -130,8 +133,14 @@ class EnvironmentSource:
             if getattr(config, name) != getattr(Environment(), name):
                 raise UsageError(f"env.{name} = {getattr(config, name)}: only Atari games have it, not {self.id}")
 
+    @property
+    def _changes(self) -> str:
+        return ", ".join(f"env.{name}" for name in self.changed)
+
     def _check_pool(self) -> None:
-        if not self.pool_name:
+        if self.changed:
+            refusal = f"EnvPool takes no {self._changes}"
+        elif not self.pool_name:
             why = pool.OTHERWISE.get(self.id)
             refusal = f"{self.id} is not taken from EnvPool, for {why}" if why else f"EnvPool has no {self.id}"
         elif not pool.installed():

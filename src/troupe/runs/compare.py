@@ -13,7 +13,7 @@ import numpy as np
 
 from troupe import config
 from troupe.config import TroupeError, UsageError
-from troupe.environments import find
+from troupe.environments import settle
 from troupe.run import Run
 from troupe.runs.checkpoint import write_durably
 from troupe.runs.curves import read_metrics
@@ -43,12 +43,12 @@ def compare(
     those to come, and what is done is compared all the same. Raises UsageError before anything starts
     where one of the presets cannot be what was asked for.
     """
-    source = find(env)
     for preset in map(config.load_preset, presets):
         try:
-            config.resolve(source.id, preset.name, settings, tuned=tuned)
+            config.resolve(env, preset.name, settings, tuned=tuned)
         except UsageError as error:
             raise UsageError(f"preset {preset.name}: {error}") from None
+    settle(config.resolve(env, presets[0], settings, tuned=tuned), env)
     place = Path(folder or f"runs/{run_name(env)}/{datetime.now():%Y-%m-%d_%H%M%S}_compare")
     check_free(place)
     if place.exists() and any(place.iterdir()):
@@ -62,7 +62,7 @@ def compare(
     }
     series = train_in_turn(runs, lambda cell: f"{cell[0]}, seed {cell[1]}")
     if series.done or series.failed:
-        told = {"environment": source.id, "settings": settings or {}, "tuned": tuned, "versions": versions()}
+        told = {"environment": env, "settings": settings or {}, "tuned": tuned, "versions": versions()}
         _conclude(told | _figures(series, presets, place), place)
     return series.status
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Self
 
 from troupe.config import TrainConfig, UsageError
+from troupe.environments.files import without_folder
 from troupe.extras import DISTRIBUTION, version
 from troupe.runs.lock import Lock
 
 
 def run_name(env_id: str) -> str:
-    """An environment's id as a folder's name."""
-    return re.sub(r"[^\w.-]+", "_", env_id).strip("_")
+    """An environment's id as a folder's name; a file stands there without its own folder."""
+    return re.sub(r"[^\w.-]+", "_", without_folder(env_id)).strip("_")
 
 
 def check_free(place: Path) -> None:

@@ -151,7 +151,7 @@ def evaluate(
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent = load(run, network)
     config = read_config(Path(run))
-    evaluator = Evaluator(of_run(Path(run), config.env.id, env), config.env, episodes)
+    evaluator = Evaluator(of_run(Path(run), config.env, env), config.env, episodes)
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     greedy = config.evaluation.greedy if greedy is None else greedy
     with one_torch_thread():

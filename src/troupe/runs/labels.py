@@ -8,6 +8,7 @@ from typing import Any
 
 from troupe import safe_files
 from troupe.config import fields, flatten
+from troupe.environments.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
 
@@ -21,6 +22,9 @@ def read_settings(run: Path) -> dict[str, Any]:
         settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
     except (OSError, ValueError, RecursionError):
         return {}
+    if "env.id" in settings:
+        settings["env.id"] = without_folder(str(settings["env.id"]))
+    settings = {name: value for name, value in settings.items() if not name.startswith("env.files.")}
     return settings | {name: "auto" for name in read_measured(run) if name in settings}
 
 

@@ -169,7 +169,7 @@ class _Replay:
     ):
         config = replace_settings(config, {"env.delay_seconds": 0.0})  # it changes nothing but the time
         self._config, self._notes = config, notes
-        self._source = of_run(place, config.env.id, env)
+        self._source = of_run(place, config.env, env)
         built, seeds, _ = first_network(network, self._source, config)
         actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
         flat = FlatWeights(built)
