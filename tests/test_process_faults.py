@@ -741,6 +741,39 @@ def test_a_script_from_a_pipe_trains_from_itself_from_a_cell_and_from_a_thread(s
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
+POOL = """
+import logging, multiprocessing, sys
+import troupe
+from worlds import Plain
+
+def go(place):
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    settings = {"actor.place": place, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+    return troupe.train(Plain, steps=300, target="none", run_dir=f"run-{place}", settings=settings).outcome
+
+if __name__ == "__main__":
+    with multiprocessing.Pool(1) as pool:
+        print(pool.apply(go, ["auto"]), flush=True)
+        try:
+            pool.apply(go, ["process"])
+        except troupe.UsageError as error:
+            print(error)
+"""
+
+
+def test_in_a_worker_of_a_pool_actors_play_in_threads_and_that_is_said(start, world):
+    (world.parent / "pool.py").write_text(POOL)
+    command = start("", script="pool.py")
+    assert command.end() == 0, command.said
+    daemonic = "this is a daemonic process, such as a worker of multiprocessing.Pool, which may not start processes"
+    assert command.said[0].splitlines() == [
+        f"actors play in threads: {daemonic}",
+        "steps",
+        f"actor.place = 'process': {daemonic}; set it to thread, or to auto",
+    ]
+    assert not (world.parent / "run-process").exists()
+
+
 def test_the_fork_server_is_killed_and_actors_are_replaced_still(start):
     command = start("Plain", TOPOLOGIES["async"], {"actor.count": "2"})
     command.until(command.server)

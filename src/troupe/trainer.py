@@ -35,6 +35,7 @@ from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
+from troupe.runtime.processes import NO_PROCESSES, may_have_processes
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.torch_threads import one_torch_thread
@@ -183,6 +184,8 @@ class _Session:
         self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"], self._journal)
         if lost:
             progress.notices.append(lost)
+        if not may_have_processes() and config.topology != "serial" and not source.is_native(config.env):
+            progress.notices.append(f"actors play in threads: {NO_PROCESSES}")
         if saved and config.record:
             progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:

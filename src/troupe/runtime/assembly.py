@@ -25,7 +25,7 @@ from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learner import Entropy, Learner, LossFunction, Rewards
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
-from troupe.runtime.processes import AHEAD, RemoteActor, check_sendable, warm_up
+from troupe.runtime.processes import AHEAD, NO_PROCESSES, RemoteActor, check_sendable, may_have_processes, warm_up
 from troupe.runtime.progress import Progress
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import allocate, allocate_shared
@@ -169,9 +169,12 @@ def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
         if config.actor.place == "process":
             raise UsageError("actor.place = 'process': topology serial has one thread for everything")
         return "thread"
+    if config.actor.place == "process" and not may_have_processes():
+        raise UsageError(f"actor.place = 'process': {NO_PROCESSES}; set it to thread, or to auto")
     if config.actor.place != "auto":
         return config.actor.place
-    return "thread" if source.is_native(config.env) or source.unsendable else "process"
+    threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
+    return "thread" if threads else "process"
 
 
 @dataclass(frozen=True)

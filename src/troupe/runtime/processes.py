@@ -276,6 +276,13 @@ def check_sendable(plan: ActorPlan) -> None:
         )
 
 
+NO_PROCESSES = "this is a daemonic process, such as a worker of multiprocessing.Pool, which may not start processes"
+
+
+def may_have_processes() -> bool:
+    return not multiprocessing.current_process().daemon
+
+
 def warm_up() -> None:
     """Gets ready to start processes, in the background: what they have in common is imported once."""
     if os.name == "posix":
