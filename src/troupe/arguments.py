@@ -108,6 +108,11 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("--steps", type=_count(1), metavar="N", help="new limit of steps, those already made included")
     one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
+    one.add_argument(
+        "--anneal-steps", type=_steps, metavar="N",
+        help="the learning rate falls linearly to 0 at step N, counted from the run's start; 0: it is constant; auto: "
+        "down to a quarter at the limit of steps (else as before: a number stays, auto goes on from where it is)",
+    )  # fmt: skip
     _add_on_collapse(one)
     one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
 
@@ -183,6 +188,10 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return count
+
+
+def _steps(text: str) -> int | str:
+    return text if text == "auto" else _count(0)(text)
 
 
 def _names(text: str) -> list[str]:

@@ -113,6 +113,7 @@ def resume(options: argparse.Namespace) -> None:
         steps=options.steps,
         seconds=seconds,
         on_collapse=options.on_collapse,
+        anneal_steps=options.anneal_steps,
         display=_display(options),
     )
 

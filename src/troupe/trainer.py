@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from troupe import config as configuration
 from troupe import safe_files
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
+from troupe.algorithm.schedules import Linear
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
@@ -31,6 +32,7 @@ from troupe.runs.labels import read_measured
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runs.rescue import Rescue
 from troupe.runs.view import Limits, score
+from troupe.runtime import annealing
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import FILE as JOURNAL
@@ -94,6 +96,7 @@ def resume(
     steps: int | None = None,
     seconds: float | None = None,
     on_collapse: str | None = None,
+    anneal_steps: int | Literal["auto"] | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
     display: Mode = "auto",
@@ -103,12 +106,14 @@ def resume(
     One that was killed before its first checkpoint begins anew, as its config.toml says. Raises what `train`
     raises; UsageError also where another process trains there.
 
-    `on_collapse`, "report" or "rollback", takes the place of what the run was told before.
+    `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
+    at the limit on steps) take the place of what the run was told before.
     """
     place = Path(run)
     checkpoint.read_config(place)  # says what is wrong where this is no run directory
     with RunDirectory(place) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
+        changes |= {"learner.anneal_steps": anneal_steps}
         return _resumed(place, changes, env, network, display).run(directory)
 
 
@@ -119,8 +124,8 @@ def _resumed(
     network: nn.Module | NetworkMaker | None,
     display: Mode,
 ) -> "_Session":
-    config = checkpoint.read_config(place)
-    config = configuration.replace(config, {name: value for name, value in changes.items() if value is not None})
+    before = checkpoint.read_config(place)
+    config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
     if not checkpoint.newest_first(place):
         return _begun_anew(place, config, env, network, display)
     with Display(display) as shown:
@@ -133,7 +138,9 @@ def _resumed(
         )
     if saved.state["custom_network"] and network is None:
         raise needs_network(place)
-    return _Session(config, of_run(place, config.env, env), network, display, (place, saved))
+    given = changes["learner.anneal_steps"] is not None
+    schedule = annealing.resumed(saved.state, before, config, given=given)
+    return _Session(config, of_run(place, config.env, env), network, display, (place, saved), schedule=schedule)
 
 
 def _begun_anew(
@@ -163,6 +170,7 @@ class _Session:
         resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
         fitting: Sequence[str] = (),
         measured: Sequence[str] = (),
+        schedule: Linear | None = None,
     ):
         self._began = time.perf_counter()
         source.check(config.env)
@@ -181,7 +189,9 @@ class _Session:
             put_weights(place, saved.model, self._network)
         progress = Progress(Counts(**state["counts"]))
         self._journal = Journal() if config.record and not saved else None
-        self._parts = assemble(config, source, self._network, parts_seed, progress, state["version"], self._journal)
+        self._parts = assemble(
+            config, source, self._network, parts_seed, progress, state["version"], self._journal, schedule
+        )
         if lost:
             progress.notices.append(lost)
         if not may_have_processes() and config.topology != "serial" and not source.is_native(config.env):
@@ -392,6 +402,7 @@ class _Session:
                 "resumes": self._resumes,  # those that drew new streams
                 **self._judge.state(),
                 "rescue": self._rescue.state(),
+                "annealing": annealing.state_of(self._parts.annealing),
                 "custom_network": self._custom_network,
                 "observation_space": spaces.describe(self._source.observation_space),
                 "action_space": spaces.describe(self._source.action_space),
@@ -535,6 +546,8 @@ class _Session:
         notes = [f"  {line}" for line in (*self._source.notices, *self._fitting)]
         if self._source.masked:
             notes.append(f"  actions as the {self._source.masked}'s {spaces.MASK} allows")
+        if described := annealing.described(self._parts.annealing, config, self._parts.progress.counts.steps):
+            notes.append(f"  {described}")
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
             f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from troupe.algorithm.schedules import CONSTANT, Linear
 from troupe.config import Environment, Network, resolve
 from troupe.config import Learner as LearnerConfig
 from troupe.environments import EnvironmentSource, find
@@ -149,7 +150,16 @@ def school() -> Callable[..., School]:
         config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
         progress = progress or Progress()
         learner = Learner(
-            network, master, loss, config, progress, Gate(), np.random.default_rng(0), rewards, entropy=entropy
+            network,
+            master,
+            loss,
+            config,
+            progress,
+            Gate(),
+            np.random.default_rng(0),
+            rewards,
+            entropy=entropy,
+            annealing=Linear(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
         )
         return School(learner, master, master.optimizer, progress)
 

@@ -248,16 +248,23 @@ def test_an_annealed_step_size_falls_to_nothing_with_the_steps_learned_from(scho
     assert made.optimizer.rates == pytest.approx([0.8, 0.6, 0.0, 0.0])
 
 
-@pytest.mark.parametrize(("asked", "limit", "steps"), [("auto", 900, 1200), ("auto", 0, 0), (500, 900, 500)])
+@pytest.mark.parametrize(("asked", "limit", "factors"), [
+    ("auto", 900, [1.0, 0.75, 0.5, 0.25, 0.25]), ("auto", 0, [1.0] * 5), (600, 900, [1.0, 0.5, 0.0, 0.0, 0.0]),
+    (0, 900, [1.0] * 5),
+])  # fmt: skip
 @pytest.mark.parametrize("topology", ["serial", "hogwild"])
-def test_the_limit_on_steps_decides_how_long_a_step_size_is_annealed_if_told_to(
-    assembled, counting, asked, limit, steps, topology
+def test_the_learning_rate_falls_to_zero_at_a_step_or_to_a_quarter_at_the_limit(
+    assembled, counting, asked, limit, factors, topology
 ):
     settings = {"topology": topology, "actor.count": 1, "learner.epochs": 1, "learner.minibatches": 1}
     settings |= {"actor.place": "thread", "stop.steps": limit, "learner.anneal_steps": asked}
     parts = assembled(counting, settings)
     learner = parts.actors[0].actor._learner if topology == "hogwild" else parts.learners[0]
-    assert learner._config.anneal_steps == steps
+    rate = parts.config.learner.learning_rate
+    assert [learner._annealing(steps) for steps in (0, 300, 600, 900, 1000)] == pytest.approx(factors)
+    for steps, factor in zip((0, 300, 600), factors, strict=False):
+        parts.progress.counts.steps = steps
+        assert parts.learning_rate == pytest.approx(rate * factor)
     parts.close()
 
 

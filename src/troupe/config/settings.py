@@ -206,7 +206,7 @@ class Learner:
     warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0
     anneal_steps: Annotated[
         Annotated[int, Meta(ge=0)] | Literal["auto"],
-        _doc("environment steps in which the step size falls to 0; 0 is never; auto is to a quarter at stop.steps"),
+        _doc("step at which the learning rate has fallen linearly to 0; 0: constant; auto: a quarter at stop.steps"),
     ] = 0
     decay: Annotated[float, _doc("rmsprop: decay of the squared gradient", ge=0, lt=1)] = 0.99
     epsilon: Annotated[float, _doc("optimizer's epsilon", gt=0)] = 1e-8

@@ -180,6 +180,7 @@ class Reporter:
             "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
             "updates": counts.updates,
             "skipped_updates": counts.skipped_updates,
+            "learning_rate": parts.learning_rate,
             "queue_depth": parts.queue.depth,
             "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ import torch
 
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
+from troupe.algorithm.schedules import Linear
 from troupe.config import Learner as LearnerConfig
 from troupe.config import Loss, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
+from troupe.runtime.annealing import annealing
 from troupe.runtime.batched import PredictionQueue, Predictor
 from troupe.runtime.curiosity import Curiosity
 from troupe.runtime.exploration import schedules
@@ -44,9 +46,11 @@ def assemble(
     progress: Progress,
     version: int = 0,
     journal: NoJournal | None = None,
+    schedule: Linear | None = None,
 ) -> Parts:
-    """Builds the parts of a run around `network`, which becomes the master's."""
-    journal = journal or NoJournal()
+    """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
+    it is not the one that the configuration begins with."""
+    journal, schedule = journal or NoJournal(), schedule or annealing(config)
     apart = place_of(config, source) == "process"
     if apart:
         warm_up()
@@ -74,20 +78,32 @@ def assemble(
     plans = make_plans(
         config, source, actor_seeds, exploration_seed, most.actors,
         lambda number: predictions.client(number) if predictions else (local, weights),
-        "cpu" if apart else device.type, network.memory_size,
+        "cpu" if apart else device.type, network.memory_size, schedule,
     )  # fmt: skip
     queue, actors = _seats(config, source, plans, table, device.type, apart=apart)
     learners = []
     if isinstance(master, Master):
         each_seed = learner_seeds.spawn(most.learners)
-        learners = make_learners(config, source, network, master, each_seed, progress, gate)
+        learners = make_learners(config, source, network, master, each_seed, progress, gate, schedule)
     predictors = [
         Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, most.actors)
         for seed in learner_seeds.spawn(most.predictors)
         if predictions
     ]
     return Parts(
-        actors, learners, predictors, queue, predictions, master, progress, gate, numbers, ready, journal, config
+        actors,
+        learners,
+        predictors,
+        queue,
+        predictions,
+        master,
+        progress,
+        gate,
+        numbers,
+        ready,
+        journal,
+        config,
+        schedule,
     )
 
 
@@ -100,11 +116,12 @@ def make_plans(
     brain: Callable[[int], Brain],
     device: str = "cpu",
     memory: int = 0,
+    schedule: Linear | None = None,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
     loss, rewards, entropy = build_loss(config.loss), build_rewards(config.loss), build_entropy(config.loss)
-    learner = LearnerPlan(learner_settings(config), loss, rewards, entropy)
+    learner = LearnerPlan(config.learner, loss, rewards, entropy, schedule or annealing(config))
     return [
         ActorPlan(
             number=each,
@@ -133,23 +150,16 @@ def make_learners(
     seeds: Sequence[np.random.SeedSequence],
     progress: Progress,
     gate: Gate,
+    schedule: Linear | None = None,
 ) -> list[Learner]:
-    settings = learner_settings(config)
     return [
         Learner(
-            copy.deepcopy(network), master, build_loss(config.loss), settings, progress, gate,
+            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
             np.random.default_rng(seed), build_rewards(config.loss), make_curiosity(config, source, master, seed),
-            build_entropy(config.loss),
+            build_entropy(config.loss), schedule or annealing(config),
         )
         for seed in seeds
     ]  # fmt: skip
-
-
-def learner_settings(config: TrainConfig) -> LearnerConfig:
-    """With a number for the steps in which the step size falls to 0: at the run's last step a quarter of it is left."""
-    if config.learner.anneal_steps != "auto":
-        return config.learner
-    return replace(config.learner, anneal_steps=config.stop.steps * 4 // 3)
 
 
 def make_curiosity(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from troupe.algorithm.losses import Batch, Bonus, Lately, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
+from troupe.algorithm.schedules import CONSTANT, Linear
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
@@ -20,7 +21,7 @@ from troupe.networks.recurrent import Memory
 from troupe.runtime.crew import Crew
 from troupe.runtime.curiosity import Curiosity
 from troupe.runtime.gate import Gate, RemoteGate
-from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.progress import Counts, Progress, Stopwatch
 from troupe.runtime.recall import of_rollout
 from troupe.runtime.rollout import Rollout, columns
 from troupe.runtime.weights import HogwildMaster, Master
@@ -51,12 +52,15 @@ class Entropy:
     steps: int
 
     def after(self, steps: int) -> float:
-        return self.coefficient * left(steps, self.steps)
+        return self.coefficient * Linear(0, self.steps, 1.0, 0.0)(steps)
 
 
-def left(steps: int, of: int) -> float:
-    """The share that is left after so many steps of what falls linearly to 0 in `of` steps; if 0, it stays."""
-    return max(0.0, 1.0 - steps / of) if of else 1.0
+def learning_rate(config: LearnerConfig, annealing: Linear, counts: Counts) -> float:
+    """Of the next update."""
+    rate = config.learning_rate * annealing(counts.steps)
+    if config.warmup_updates:
+        rate *= min(1.0, (counts.updates + 1) / config.warmup_updates)
+    return rate
 
 
 class Learner:
@@ -74,12 +78,13 @@ class Learner:
         rewards: Rewards,
         curiosity: Curiosity | None = None,
         entropy: Entropy | None = None,  # None leaves it to the loss
+        annealing: Linear = CONSTANT,  # of the learning rate
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
         self._progress, self._gate, self._rng = progress, gate, rng
         self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
-        self.curiosity, self._entropy = curiosity, entropy
+        self.curiosity, self._entropy, self._annealing = curiosity, entropy, annealing
         self._lately = Lately(config.advantage_decay) if config.advantage_decay else None
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
@@ -191,7 +196,7 @@ class Learner:
         norm = clip_by_norm(gradient, self._config.gradient_norm or math.inf)
         finite = math.isfinite(norm)
         if finite:
-            self._master.apply(gradient, self._learning_rate())
+            self._master.apply(gradient, learning_rate(self._config, self._annealing, self._progress.counts))
         self._progress.update(applied=finite)
         self._refused = 0 if finite else self._refused + 1
         if self._refused == _PATIENCE:
@@ -211,14 +216,6 @@ class Learner:
         self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
         if self._lately and state.get("lately"):
             self._lately.restore(state["lately"])
-
-    def _learning_rate(self) -> float:
-        horizon = self._config.anneal_steps
-        assert horizon != "auto", "assemble has put a number there"
-        rate = self._config.learning_rate * left(self._progress.counts.steps, horizon)
-        if self._config.warmup_updates:
-            rate *= min(1.0, (self._progress.counts.updates + 1) / self._config.warmup_updates)
-        return rate
 
     def _minibatches(self, batch: Rollout, bonus: Bonus | None) -> Iterator[tuple[Rollout, Bonus | None]]:
         environments = batch.reward.shape[1]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from troupe.algorithm.schedules import CONSTANT, Linear
 from troupe.config import Environment
 from troupe.config import Learner as LearnerConfig
 from troupe.networks.actor_critic import ActorCritic
@@ -38,6 +39,7 @@ class LearnerPlan:
     loss: LossFunction
     rewards: Rewards
     entropy: Entropy | None = None
+    annealing: Linear = CONSTANT
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class ActorPlan:
         plan = self.learner
         return Learner(
             network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0), plan.rewards,
-            entropy=plan.entropy,
+            entropy=plan.entropy, annealing=plan.annealing,
         )  # fmt: skip
 
     def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:

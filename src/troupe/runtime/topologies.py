@@ -16,12 +16,13 @@ from typing import Any
 
 from torch import Tensor
 
+from troupe.algorithm.schedules import Linear
 from troupe.config import TrainConfig
 from troupe.runtime.batched import PredictionQueue, Predictor
 from troupe.runtime.controller import Controller
 from troupe.runtime.gate import Gate
 from troupe.runtime.journal import NoJournal
-from troupe.runtime.learner import Learner
+from troupe.runtime.learner import Learner, learning_rate
 from troupe.runtime.moment import Moment
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.progress import Progress, lag_of
@@ -48,6 +49,7 @@ class Parts:
     ready: Latch
     journal: NoJournal
     config: TrainConfig
+    annealing: Linear
     _settled: Moment | None = field(default=None, init=False)
     _restored: bool = field(default=False, init=False)
 
@@ -85,6 +87,11 @@ class Parts:
         """What a checkpoint keeps: of a serial run the end of its last batch, however far the next one is;
         else now. For whoever holds the master's lock."""
         return self._settled or Moment.of(self.master, self.progress, novelty=self._novelty())
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        return learning_rate(self.config.learner, self.annealing, self.progress.counts) * self.master.step_factor
 
     def settle(self) -> None:
         """A serial run has come to the end of a batch."""

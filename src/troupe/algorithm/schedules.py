@@ -1,0 +1,22 @@
+"""How the learning rate and the entropy bonus go by the steps of a run."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Linear:
+    """From `first` at step `begin` linearly to `last` at step `end`; constant before and after."""
+
+    begin: int
+    end: int
+    first: float
+    last: float
+
+    def __call__(self, steps: int) -> float:
+        if steps >= self.end:
+            return self.last
+        share = max(0, steps - self.begin) / (self.end - self.begin)
+        return self.first + (self.last - self.first) * share
+
+
+CONSTANT = Linear(0, 0, 1.0, 1.0)
