@@ -1,5 +1,6 @@
 """The command line: what it says, in how many lines, and the status it ends with."""
 
+import importlib.metadata
 import json
 import re
 import subprocess
@@ -78,7 +79,28 @@ def run(tmp_path_factory) -> Path:
         ),
         (
             "train CartPole-v1 --learner.epoch=3",
-            "unknown argument '--learner.epoch'; did you mean --learner.epochs? (troupe train --help)",
+            "unknown argument '--learner.epoch'; did you mean --learner.epochs? (troupe train --help learner)",
+        ),
+        (
+            "train CartPole-v1 --lr 3",
+            "unknown argument '--lr'; did you mean --learner.learning_rate? (troupe train --help)",
+        ),
+        ("train CartPole-v1 --gamma 1", "unknown argument '--gamma'; did you mean --loss.gamma? (troupe train --help)"),
+        ("compare CartPole-v1 --presets appo --agents 3", "unknown argument '--agents'; did you mean --actors? ("),
+        ("train CartPole-v1 --workers 3", "unknown argument '--workers'; did you mean --actors? (troupe train --help)"),
+        ("train CartPole-v1 --total-timesteps 3", "unknown argument '--total-timesteps'; did you mean --steps? ("),
+        ("train CartPole-v1 --hidden 3", "unknown argument '--hidden'; did you mean --network.hidden or --novelty.hid"),
+        ("train CartPole-v1 --zzz 3", "unknown argument '--zzz' (troupe train --help-all)"),
+        ("evaluate . --lr 3", "unknown argument '--lr' (troupe evaluate --help)"),
+        ("train --help lerner", "no group of settings 'lerner'; did you mean learner? (troupe train --help-all shows"),
+        ("help nothing", "no command 'nothing' (troupe --help lists them)"),
+        ("train CartPole-v1 --steps 100q", "stop.steps = '100q': expected"),
+        ("train CartPole-v1 --steps 1e-3", "stop.steps = '1e-3': expected"),
+        ("resume . --steps 1.0005k", "--steps '1.0005k': expected a whole number of at least 1 (troupe resume --help)"),
+        ("train CartPole-v1 --json --watch", "--json prints nothing else; use troupe watch RUN afterwards"),
+        (
+            "train CartPole-v1 --json --seeds 2",
+            "--json tells of one run; with --seeds, read summary.json in each run's",
         ),
         ("train CartPole-v1 more", "unknown argument 'more' (troupe train --help)"),
         ("train CartPol-v1", "no environment 'CartPol-v1'; did you mean CartPole-v1? (troupe envs lists"),
@@ -120,7 +142,7 @@ def run(tmp_path_factory) -> Path:
         ("watch nowhere", "no run directory 'nowhere'"),
         ("resume nowhere", "no run directory 'nowhere'"),
         ("plot nowhere -o x.png", "nowhere is not a run directory: it has no metrics.jsonl"),
-        ("plot nowhere", "the following arguments are required: -o/--output"),
+        ("plot nowhere", "nowhere is not a run directory: it has no metrics.jsonl"),
         ("bench CartPole-v1 --time 0s", "--time 0: there must be some time to train in"),
         ("bench CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo?"),
         ("envs more", "unknown argument 'more' (troupe envs --help)"),
@@ -164,14 +186,48 @@ def test_every_command_has_help(troupe):
         status, out, err = troupe(f"{command} --help")
         assert (status, err) == (0, "")
         assert out.startswith(f"usage: troupe {command}")
-    out = troupe("train --help")[1]
-    assert all(f"--{name} V" in out for name in config.fields() if "." in name and not name.startswith("env."))
-    told_otherwise = ("env.id", "env.kwargs", "env.files")
-    assert all(
-        f"--{name} V" in out for name in config.fields() if name.startswith("env.") and name not in told_otherwise
-    )
-    assert "--env.kwargs.NAME V" in out
-    assert "env.files" not in out
+    for command in ("train", "compare", "bench"):
+        out = troupe(f"{command} --help-all")[1]
+        assert all(f"--{name} V" in out for name in config.fields() if "." in name and not name.startswith("env."))
+        told_otherwise = ("env.id", "env.kwargs", "env.files")
+        assert all(
+            f"--{name} V" in out for name in config.fields() if name.startswith("env.") and name not in told_otherwise
+        )
+        assert "--env.kwargs.NAME V" in out
+        assert "env.files" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "bench"])
+def test_help_fits_on_one_screen_and_says_where_the_rest_is(troupe, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = troupe(f"{command} --help")[1]
+    assert out.count("\n") <= 40
+    assert max(map(len, out.splitlines())) <= 80
+    assert "--learner.learning_rate V" in out
+    assert f"troupe {command} --help GROUP" in out
+    groups = dict.fromkeys(name.rpartition(".")[0] or "general" for name in config.fields())
+    assert re.sub(r"\s+", " ", out).endswith(f"of {', '.join(groups)}. ")
+
+
+def test_help_of_a_group_shows_its_settings_alone(troupe):
+    status, out, err = troupe("train --help learner")
+    assert (status, err) == (0, "")
+    assert re.findall(r"--(\S+) V", out) == [name for name in config.fields() if name.startswith("learner.")]
+    assert troupe("help train learner") == (0, out, "")
+    assert troupe("train CartPole-v1 --help learner") == (0, out, "")
+    assert re.findall(r"--(\S+) V", troupe("train --help general")[1]) == ["topology", "threads", "device"]
+    assert troupe("help train") == troupe("train --help")
+    assert troupe("help") == troupe("--help")
+
+
+def test_version(troupe):
+    assert troupe("--version") == (0, f"troupe {importlib.metadata.version('troupe-rl')}\n", "")
+
+
+def test_a_percentage_is_one_wherever_it_is_shown(troupe):
+    for words in ("--help", "plot --help", "train --help-all"):
+        assert "%%" not in troupe(words)[1]
+    assert "95 % band" in troupe("plot --help")[1]
 
 
 # Commands that work
@@ -188,6 +244,17 @@ def test_train_says_what_runs_and_what_came_out(troupe, monkeypatch):
     assert "until 2,000 steps; run directory run" in lines[3]
     assert lines[-4].startswith("steps limit reached: mean evaluation return ")
     assert lines[-1] == "  watch:  troupe watch run"
+
+
+def test_train_json_is_one_object_and_nothing_else(troupe):
+    status, out, err = troupe(f"train CartPole-v1 --steps 0.5k --run-dir run --json {TINY}")
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    assert result.keys() == {"path", "outcome", "steps", "updates", "seconds", "evaluation"}
+    assert (result["path"], result["outcome"]) == ("run", "steps")
+    assert result["steps"] >= 500
+    assert result["evaluation"]["episodes"] == 3
+    assert config.from_toml(Path("run/config.toml").read_text()).stop.steps == 500
 
 
 def test_what_to_do_on_a_collapse_is_part_of_the_run(troupe):
@@ -272,6 +339,11 @@ def test_plot_draws_one_run_and_several(troupe, run):
         assert Path("picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_plot_without_a_file_writes_one_and_says_where(troupe, run):
+    assert troupe(f"plot {run}") == (0, "wrote learning.png\n", "")
+    assert Path("learning.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_plot_passes_over_a_line_cut_short(troupe, run, tmp_path):
     import shutil
 
@@ -293,7 +365,7 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
         2,
         "troupe: collapse.answer = 'rolback': expected report | rollback; did you mean rollback?\n",
     )
-    status, out, _ = troupe(f"resume {copy} --steps 3000")
+    status, out, _ = troupe(f"resume {copy} --steps 3k")
     assert status == 0
     assert re.search(r"seed 0, resumed at step 2,\d\d\d\n", out)
     (copy / "config.toml").write_text("[learner]\nepoch = 3\n")

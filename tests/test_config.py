@@ -127,7 +127,7 @@ def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(name, neares
 
 
 def test_a_setting_near_nothing_is_answered_all_the_same():
-    assert refusal({"zzz": 1}) == "no setting 'zzz' (troupe train --help lists them)"
+    assert refusal({"zzz": 1}) == "no setting 'zzz' (troupe train --help-all lists them)"
 
 
 def test_a_section_is_no_setting():
@@ -375,3 +375,27 @@ def test_reading_the_configuration_imports_nothing_heavy():
 def test_numpys_numbers_are_numbers():
     config = resolve("X-v0", settings={"stop.target": np.float64(2.5), "learner.epochs": np.int64(3)})
     assert (config.stop.target, config.learner.epochs) == (2.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("100k", 100_000), ("1.5M", 1_500_000), ("1e6", 1_000_000), ("2.5e3", 2_500), ("1_000", 1_000), ("0.5k", 500)],
+)
+def test_a_whole_number_may_be_abbreviated_wherever_one_is_set(text, number):
+    settings = {"stop.steps": text, "learner.anneal_steps": text, "evaluation.every_steps": text}
+    made = config.resolve("CartPole-v1", settings=settings)
+    assert (made.stop.steps, made.learner.anneal_steps, made.evaluation.every_steps) == (number,) * 3
+
+
+def test_a_setting_by_another_name_is_answered_with_ours():
+    assert refusal({"lr": 1}).startswith("no setting 'lr'; did you mean learner.learning_rate? (")
+    assert refusal({"learner.lr": 1}).endswith(" (troupe train --help learner lists them)")
+    assert refusal({"n_workers": 1}).startswith("no setting 'n_workers'; did you mean actor.count? (")
+
+
+def test_every_other_word_stands_for_a_setting_that_exists():
+    from troupe.config.suggestions import _OTHER_WORDS
+
+    assert set(_OTHER_WORDS) - set(config.fields()) == {"run_dir", "watch"}
+    words = [word for said in _OTHER_WORDS.values() for word in said.split()]
+    assert len(words) == len(set(words))

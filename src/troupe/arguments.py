@@ -20,6 +20,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if not arguments:
         parser.print_help()
         raise SystemExit(2)
+    if arguments[0] == "help":  # troupe help train [learner]
+        arguments = [*arguments[1:2], "--help", *arguments[2:]]
     if arguments[0] not in commands and not arguments[0].startswith("-"):
         hint = config.did_you_mean(arguments[0], commands)
         raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
@@ -29,10 +31,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         unknown = [f"{_KWARGS}{next(iter(env_kwargs))}"]
     options.env_kwargs = env_kwargs
     if unknown:
-        word = unknown[0].partition("=")[0]
-        known = commands[options.name]._option_string_actions
-        hint = config.did_you_mean(word, known) if word.startswith("-") else ""
-        raise UsageError(f"unknown argument '{word}'{hint} (troupe {options.name} --help)")
+        raise UsageError(_unknown(unknown[0].partition("=")[0], options.name, commands[options.name]))
     return options
 
 
@@ -51,15 +50,33 @@ def _take_kwargs(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return rest, found
 
 
+def _unknown(word: str, name: str, command: argparse.ArgumentParser) -> str:
+    known = command._option_string_actions
+    if not word.startswith("-"):
+        return f"unknown argument '{word}' (troupe {name} --help)"
+    section = word.lstrip("-").partition(".")[0]
+    hint, there = config.suggest(word, known, _SHORT), ""
+    if name in _WITH_SETTINGS:
+        there = f" {section}" if section in _sections() else "" if hint else "-all"
+    return f"unknown argument '{word}'{hint} (troupe {name} --help{there})"
+
+
 def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The parser, and those of the commands by name."""
     parser = _Parser(prog="troupe", description="Asynchronous actor-critic reinforcement learning.", allow_abbrev=False)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     by_name: dict[str, argparse.ArgumentParser] = {}
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        added = by_name[name] = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added = by_name[name] = commands.add_parser(
+            name,
+            help=text.replace("%", "%%"),
+            description=text,
+            allow_abbrev=False,
+            add_help=name not in _WITH_SETTINGS,
+        )
         added.set_defaults(name=name)
         return added
 
@@ -72,6 +89,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
+    one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_asked(one)
 
     one = add("compare", "train with several presets and seeds: one table, one picture")
@@ -106,7 +124,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("resume", "go on with a run where its newest checkpoint stands")
     one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("--steps", type=_count(1), metavar="N", help="new limit of steps, those already made included")
+    one.add_argument(
+        "--steps", type=_count(1), metavar="N", help="new limit of steps (500k), those already made included"
+    )
     one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
     one.add_argument(
         "--anneal-steps", type=_steps, metavar="N",
@@ -116,9 +136,11 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_on_collapse(one)
     one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
 
-    one = add("plot", "draw return against steps and seconds; several runs give mean and 95 %% band")
+    one = add("plot", "draw return against steps and seconds; several runs give mean and 95 % band")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
-    one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.png, .svg or .pdf")
+    one.add_argument(
+        "-o", "--output", default="learning.png", metavar="FILE", help="FILE.png, .svg or .pdf (learning.png)"
+    )
 
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     one.add_argument("run", metavar="RUN", help="a run directory")
@@ -144,11 +166,11 @@ _KWARGS = "--env.kwargs."
 def _add_asked(parser: argparse.ArgumentParser) -> None:
     """What `_asked` reads: said to one run or to many."""
     parser.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
-    parser.add_argument("--steps", metavar="N", help="stop after N steps")
+    parser.add_argument("--steps", metavar="N", help="stop after N steps: 300000, 100k, 1.5M, 1e6")
     parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
-    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms the return R; 'none' refuses")
+    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms R; none refuses")
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
-    parser.add_argument("--actors", metavar="N", help="how many actors; auto, the default, measures what suits")
+    parser.add_argument("--actors", metavar="N", help="how many actors (auto: measures what suits)")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
     _add_on_collapse(parser)
     _add_settings(parser)
@@ -158,34 +180,93 @@ def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-collapse",
         metavar="A",
-        help="when the return falls far below its best and stays there: report (the default) or rollback, "
-        "which goes back to the best weights and makes smaller steps",
+        help="when the return collapses: report, or rollback to the best weights and smaller steps (report)",
     )
 
 
+_WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
+_SHORT = {
+    "actor.count": "--actors", "stop.steps": "--steps", "stop.seconds": "--time", "stop.target": "--target",
+    "collapse.answer": "--on-collapse",
+}  # fmt: skip
+_OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core")
+
+
+def _sections() -> list[str]:
+    """The groups of settings; those without a dot are `general`."""
+    return list(dict.fromkeys(_section(name) for name in config.fields() if name not in SAID_OTHERWISE))
+
+
+def _section(name: str) -> str:
+    return name.rpartition(".")[0] or "general"
+
+
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """--<field> or --<section>.<field> for every setting; checked when the configuration is built, not here."""
-    groups: dict[str, Any] = {}
+    """--<field> or --<section>.<field> for every setting; checked when the configuration is built, not here.
+
+    The command's help shows those that are changed most often, and where the others are.
+    """
+    often = parser.add_argument_group("settings that are changed most often")
     for name, field in config.fields().items():
-        if name in SAID_OTHERWISE:
-            continue
-        section = name.rpartition(".")[0] or "assembly"
-        if section not in groups:
-            groups[section] = parser.add_argument_group(section)
-        if name == "env.kwargs":
-            groups[section].add_argument(f"{_KWARGS}NAME", dest=name, metavar="V", help=field.description)
-            continue
-        choices = f" [{', '.join(field.choices)}]" if field.choices else ""
-        default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        text = f"{field.description}{choices} ({default})".replace("%", "%%")
-        groups[section].add_argument(f"--{name}", metavar="V", help=text)
+        if name not in SAID_OTHERWISE:
+            group, text = (often, _text(field)) if name in _OFTEN else (parser, argparse.SUPPRESS)
+            _add_setting(group, name, text)
+    parser.add_argument("-h", "--help", action=_Help, nargs="?", metavar="GROUP", help="show this, or GROUP's settings")
+    parser.add_argument("--help-all", action=_Help, nargs=0, help="show every setting")
+    name = "[ENV]" if parser.get_default("env") else "ENV"
+    parser.usage = f"{parser.prog} {name} [--OPTION VALUE ...]"
+    parser.epilog = f"All settings by group: {parser.prog} --help GROUP, of {', '.join(_sections())}."
+
+
+def _add_setting(group: Any, name: str, text: str) -> None:
+    option = f"{_KWARGS}NAME" if name == "env.kwargs" else f"--{name}"
+    group.add_argument(option, dest=name, metavar="V", help=text)
+
+
+def _text(field: config.Field) -> str:
+    if field.name == "env.kwargs":
+        return field.description
+    choices = f" [{', '.join(field.choices)}]" if field.choices else ""
+    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+    return f"{field.description}{choices} ({default})".replace("%", "%%")
+
+
+class _Help(argparse.Action):
+    """The command's help, or that of a group of settings, or of all."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: Any, group: Any, option_string: str | None = None) -> None:
+        groups = _sections() if option_string == "--help-all" else [group] if group else []
+        if unknown := [each for each in groups if each not in _sections()]:
+            raise UsageError(
+                f"no group of settings '{unknown[0]}'{config.did_you_mean(unknown[0], _sections())} "
+                f"({parser.prog} --help-all shows all: {', '.join(_sections())})"
+            )
+        if not groups or option_string == "--help-all":
+            parser.print_help()
+        for each in groups:
+            page = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
+            listed = page.add_argument_group(each)
+            for name, field in config.fields().items():
+                if name not in SAID_OTHERWISE and _section(name) == each:
+                    _add_setting(listed, name, _text(field))
+            print(f"{'' if each == group else chr(10)}{page.format_help()}", end="")
+        parser.exit()
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from troupe.extras import version
+
+        print(f"troupe {version()}")
+        parser.exit()
 
 
 def _count(least: int) -> Callable[[str], int]:
     def count(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < least:
+        number = config.whole_number(text)
+        if number is None or number < least:
             raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of at least {least}")
-        return int(text)
+        return number
 
     return count
 

@@ -19,6 +19,7 @@ from troupe import config
 from troupe.config import TroupeError, UsageError, one_line
 
 if TYPE_CHECKING:
+    from troupe.run import Run
     from troupe.runs.display import Mode
 
 
@@ -84,16 +85,35 @@ def train(options: argparse.Namespace) -> int:
     from troupe import trainer
 
     asked = {"preset": options.preset, **_asked(options)}
+    if options.json and options.watch:
+        raise UsageError("--json prints nothing else; use troupe watch RUN afterwards")
+    if options.json and options.seeds > 1:
+        raise UsageError("--json tells of one run; with --seeds, read summary.json in each run's directory")
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
         from troupe.runs.seeds import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
+    if options.json:
+        asked["display"] = "silent"
     done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
+    if options.json:
+        print(json.dumps(_result(done)))
     if options.watch:
         _show(done.path, options.seed)
     return 0
+
+
+def _result(run: "Run") -> dict[str, Any]:
+    return {
+        "path": str(run.path),
+        "outcome": run.outcome,
+        "steps": run.steps,
+        "updates": run.updates,
+        "seconds": run.seconds,
+        "evaluation": run.scores.summary() if run.scores else None,
+    }
 
 
 def compare(options: argparse.Namespace) -> int:

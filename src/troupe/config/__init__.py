@@ -26,7 +26,8 @@ from troupe.config.settings import (
     Topology,
     TrainConfig,
 )
-from troupe.config.values import Field, build, differing, fields, flatten, replace, seconds
+from troupe.config.suggestions import suggest
+from troupe.config.values import Field, build, differing, fields, flatten, replace, seconds, whole_number
 
 __all__ = [
     "Actor",
@@ -65,5 +66,7 @@ __all__ = [
     "replace",
     "resolve",
     "seconds",
+    "suggest",
     "to_toml",
+    "whole_number",
 ]

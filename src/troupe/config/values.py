@@ -8,6 +8,7 @@ import types
 import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cache
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ import msgspec
 from troupe.config.checks import check_together
 from troupe.config.errors import UsageError, did_you_mean
 from troupe.config.settings import TrainConfig
+from troupe.config.suggestions import suggest
 
 TABLES = ("env.kwargs", "env.files")  # settings whose names are free: of an environment's arguments, of files
 
@@ -33,7 +35,10 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
         if name in TABLES:
             raise UsageError(f"{name} = {value!r}: expected a table; write {name}.NAME for each entry")
         if name not in known:
-            raise UsageError(f"no setting '{name}'{did_you_mean(name, known)} (troupe train --help lists them)")
+            section = name.partition(".")[0]
+            there = section if any(each.startswith(f"{section}.") for each in known) else ""
+            help_ = f"--help {there}" if there else "--help-all"
+            raise UsageError(f"no setting '{name}'{suggest(name, known)} (troupe train {help_} lists them)")
         checked = _convert(name, value, known[name])
         section, _, leaf = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[leaf] = checked
@@ -72,6 +77,9 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
+    if isinstance(value, str) and _is_whole(field.type):
+        number = whole_number(value)
+        value = value if number is None else number
     try:
         converted = msgspec.convert(value, field.type, strict=False)
         if isinstance(converted, float) and not math.isfinite(converted):
@@ -141,6 +149,24 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
+
+
+def _is_whole(kind: Any) -> bool:
+    """Whether a whole number is what a setting takes, perhaps beside words."""
+    inner = typing.get_args(kind)[0]
+    return inner is int or any(int in (part, *typing.get_args(part)[:1]) for part in typing.get_args(inner))
+
+
+_MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+
+
+def whole_number(text: str) -> int | None:
+    """'300000', '300_000', '100k', '1.5M' and '1e6' as whole numbers; None for what is none."""
+    match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?(?:e\d{1,2})?)([kmb]?)", text.strip().lower())
+    if not match:
+        return None
+    value = Decimal(match[1]) * _MULTIPLES[match[2]]
+    return int(value) if value == int(value) else None
 
 
 _UNITS_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}

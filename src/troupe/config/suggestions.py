@@ -1,0 +1,57 @@
+"""What was probably meant by a name that does not exist: another word for it, its last part, or the nearest."""
+
+import difflib
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
+
+# What other programs and the literature call our settings.
+_OTHER_WORDS = {
+    "preset": "algo algorithm",
+    "seed": "random_seed",
+    "device": "gpu cuda",
+    "run_dir": "log_dir logdir save_dir out output out_dir output_dir name",
+    "watch": "render play",
+    "stop.steps": "timesteps total_timesteps total_steps num_timesteps n_timesteps frames num_frames iterations",
+    "stop.seconds": "seconds minutes duration timeout max_time time_limit",
+    "stop.target": "goal reward_threshold target_return",
+    "actor.count": "agents num_agents n_agents workers num_workers n_workers num_actors n_actors processes",
+    "actor.environments": "envs num_envs n_envs environments",
+    "actor.rollout_steps": "n_steps num_steps t_max rollout_length unroll_length horizon",
+    "exploration.epsilon": "eps epsilon",
+    "network.hidden": "hidden_size hidden_sizes hidden_units layers net_arch",
+    "network.core": "lstm gru rnn recurrent memory",
+    "loss.gamma": "gamma discount discount_factor",
+    "loss.lam": "lambda gae_lambda lmbda",
+    "loss.clip": "clip_range clip_coef clip_param ppo_clip",
+    "loss.entropy_coefficient": "entropy ent_coef entropy_coef entropy_weight",
+    "loss.value_coefficient": "vf_coef value_coef value_loss_coef",
+    "learner.learning_rate": "lr learning_rate step_size alpha",
+    "learner.rollouts": "batch_size batch",
+    "learner.epochs": "n_epochs num_epochs update_epochs ppo_epochs",
+    "learner.minibatches": "num_minibatches n_minibatches nminibatches minibatch_size",
+    "learner.gradient_norm": "max_grad_norm grad_norm grad_clip clip_grad",
+    "evaluation.every_steps": "eval_freq eval_every eval_interval",
+    "evaluation.episodes": "eval_episodes n_eval_episodes",
+    "checkpoint.every_seconds": "save_freq save_every save_interval checkpoint_interval",
+}
+_MEANT = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
+
+
+def suggest(word: str, known: Collection[str], short: Mapping[str, str] = MappingProxyType({})) -> str:
+    """'; did you mean x?' for the names in `known` that `word` probably means, three at most; or nothing.
+
+    Names are compared without leading dashes, and with "-" and "_" as the same. `short` has shorter names for some.
+    """
+    plain = {_plain(name): name for name in known}
+    said = _plain(word)
+    meant = _MEANT.get(said, said)
+    if meant in plain:
+        found = [short.get(meant, plain[meant])]
+    else:
+        found = [name for each, name in plain.items() if each.rpartition(".")[2] == said]
+        found = found or [plain[each] for each in difflib.get_close_matches(said, plain, n=1)]
+    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_").lower()
