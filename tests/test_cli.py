@@ -257,6 +257,23 @@ def test_train_json_is_one_object_and_nothing_else(troupe):
     assert config.from_toml(Path("run/config.toml").read_text()).stop.steps == 500
 
 
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_under_json_standard_output_is_one_object_whatever_an_environment_prints(place):
+    Path("talk.py").write_text(
+        "import os, gymnasium as gym\n"
+        "class Talks(gym.Wrapper):\n"
+        "    def __init__(self):\n        super().__init__(gym.make('CartPole-v1'))\n"
+        "    def step(self, action):\n"
+        "        print('step')\n        os.write(1, b'from a library')\n        return super().step(action)\n"
+    )
+    script = [sys.executable, "-m", "troupe"]
+    train = f"train talk.py:Talks --steps 300 --run-dir run --json --actor.place {place} {TINY}"
+    for words, key in ((train, "path"), ("evaluate run --episodes 2 --json", "mean_return")):
+        done = subprocess.run(script + words.split(), capture_output=True, text=True, check=True, timeout=60)
+        assert key in json.loads(done.stdout)
+        assert "step" in done.stderr
+
+
 def test_what_to_do_on_a_collapse_is_part_of_the_run(troupe):
     for words, said in (("", "report"), ("--on-collapse rollback", "rollback")):
         assert troupe(f"train CartPole-v1 --steps 500 --run-dir {said} --quiet {TINY} {words}")[0] == 0

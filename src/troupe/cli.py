@@ -8,7 +8,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -97,7 +98,8 @@ def train(options: argparse.Namespace) -> int:
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
     if options.json:
         asked["display"] = "silent"
-    done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
+    with _prints_aside(options.json):
+        done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
     if options.json:
         print(json.dumps(_result(done)))
     if options.watch:
@@ -142,7 +144,8 @@ def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluation import evaluate
     from troupe.runs.view import score
 
-    scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
+    with _prints_aside(options.json):
+        scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
     if options.json:
         print(json.dumps(scores.summary()))
         return
@@ -213,7 +216,8 @@ def replay(options: argparse.Namespace) -> int:
 def bench(options: argparse.Namespace) -> None:
     from troupe.bench import bench
 
-    result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
+    with _prints_aside(options.json):
+        result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
     print(json.dumps(result.summary()) if options.json else result.table())
 
 
@@ -243,6 +247,23 @@ def presets(_: argparse.Namespace) -> None:
         print(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
         if preset.tuned:
             print(f"  tuned for: {', '.join(preset.tuned)}")
+
+
+@contextmanager
+def _prints_aside(asked: bool) -> Iterator[None]:
+    """Under --json, sends what environments and libraries print, and processes started meanwhile, to standard error."""
+    if not asked:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _show(run: Path, seed: int) -> None:
