@@ -10,7 +10,7 @@ import troupe
 from troupe import UsageError
 from troupe.agent import Agent
 from troupe.config import Network
-from troupe.networks.actor_critic import around
+from troupe.networks.actor_critic import around, build
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
 
@@ -33,6 +33,27 @@ def test_one_observation_gives_one_action_and_a_batch_an_array():
     assert agent().act([-5.0, 0, 0]) == 0
     assert agent().act(np.array([[5.0, 0, 0], [-5, 0, 0], [1, 0, 0]])).tolist() == [1, 0, 1]
     assert agent().act(np.zeros((0, 3))).tolist() == []
+
+
+@pytest.mark.parametrize(("space", "observation", "said"), [
+    (gym.spaces.Box(-1, 1, (2,)), [0.0, np.nan], "the observation holds nan"),
+    (gym.spaces.Box(-1, 1, (2,)), [[0.0, 0.0], [np.inf, 0.0]], "the observation 1 of 2 holds inf"),
+    (gym.spaces.Discrete(2), 5, r"the observation holds 5, which is not in Discrete\(2\)"),
+    (gym.spaces.Discrete(2), [0, 1, -1], r"the observation 2 of 3 holds -1, which is not in Discrete\(2\)"),
+    (gym.spaces.Discrete(2), 0.5, r"the observation holds 0\.5, which its space's dtype cannot \(int64\)"),
+    (gym.spaces.Discrete(2), [0.0, np.nan], r"the observation holds nan, which its space's dtype cannot \(int64\)"),
+    (gym.spaces.MultiDiscrete([2, 3]), [1, 3], "the observation holds 3, which is not in MultiDiscrete"),
+    (gym.spaces.Dict(a=gym.spaces.Discrete(2), b=gym.spaces.Box(0, 1, (1,))), {"a": 1, "b": [np.nan]},
+     r"the observation\['b'\] holds nan"),
+    (gym.spaces.Dict(a=gym.spaces.Discrete(2), b=gym.spaces.Box(0, 1, (1,))), {"a": 2, "b": [0.0]},
+     r"the observation\['a'\] holds 2"),
+])  # fmt: skip
+def test_an_observation_that_its_space_does_not_have_is_one_line(space, observation, said):
+    choice = gym.spaces.Discrete(2)
+    asked = Agent(build(space, choice, Network(hidden=(4,))), space, choice)
+    with pytest.raises(UsageError, match=f"^{said}") as raised:
+        asked.act(observation)
+    assert "\n" not in str(raised.value)
 
 
 def test_actions_count_from_the_start_of_their_space():

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import troupe
+from troupe import cli
+from troupe.config import TroupeError
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "learner.rollouts": 1,
@@ -186,3 +188,47 @@ def test_rewards_of_any_unit_are_learned_from_alike(unit, tmp_path):
         learned.append(saved(run.path, "model"))
     for name in learned[0]:
         torch.testing.assert_close(learned[0][name], learned[1][name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_reward_beyond_measure_ends_the_run_by_its_name(tmp_path, capsys):
+    rewards = "[1.0] * 30 + [1e308]"
+    world = tmp_path / "world.py"
+    world.write_text(f"""
+import gymnasium as gym
+class Paid(gym.Env):
+    observation_space = action_space = gym.spaces.Discrete(2)
+    def reset(self, *, seed=None, options=None):
+        self.left = {rewards}
+        return 0, {{}}
+    def step(self, action):
+        reward = self.left.pop(0)
+        return 0, reward, not self.left, False, {{}}
+""")
+    asked = ["train", f"{world}:Paid", "--run-dir", str(tmp_path / "run"), "--topology", "serial", "--steps", "4000"]
+    assert cli.run(asked) == 1
+    error = capsys.readouterr().err
+    assert "reward is 1e+308, and must be less than 1e+100" in error
+    assert "learning_rate" not in error
+
+
+@pytest.mark.parametrize("topology", ["serial", "hogwild"])
+def test_rewards_that_cannot_be_learned_from_are_named_and_the_skipped_updates_are_counted(topology, tmp_path, capsys):
+    settings = SMALL | AVERAGED[topology] | {"loss.normalize_reward": False}
+
+    def train(name, size, **more):
+        return troupe.train(
+            lambda: Paid([1.0, size, 2.0]), run_dir=tmp_path / name, settings=settings, display="quiet", **more
+        )
+
+    with pytest.raises(TroupeError, match=r"rewards reach 1e\+39.*loss\.normalize_reward") as raised:
+        train("failed", 1e39, steps=10_000)
+    assert "learning_rate" not in str(raised.value)
+    capsys.readouterr()
+    run = train("short", 1e39, steps=200)
+    said = capsys.readouterr()
+    skipped = json.loads((run.path / "summary.json").read_text())["skipped_updates"]
+    assert 0 < skipped < 100
+    assert f"{skipped} of {skipped + run.updates} updates were skipped: their gradients were not finite" in said.out
+    assert "an update is skipped, for its gradient is not finite: rewards reach 1e+39" in said.out + said.err
+    assert train("ordinary", 3.0, steps=200).updates > 0
+    assert "skipped" not in "".join(capsys.readouterr())

@@ -16,6 +16,7 @@ from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
 from troupe.environments.files import without_folder
+from troupe.environments.limits import Limits
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
@@ -48,7 +49,7 @@ class Agent:
         self.greedy = greedy  # what `act` does if it is not told
         self.about = about or {}  # the run it comes from, for whoever finds an exported file
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
-        self._actions = Actions(action_space)
+        self._actions, self._limits = Actions(action_space), [Limits(leaf) for leaf in network.packing.leaves]
         self._generator = torch.Generator()
         self._generator.seed()
         self._memory: Memory | None = None  # for the next observations; None at the beginning
@@ -136,6 +137,9 @@ class Agent:
         try:
             allowed = self._allowed(observation, mask, acting=acting) if packing.masked else None
             packed = packing.pack_one(observation, allowed)
+            for limits in self._limits:
+                if unfit := limits.unfit(np.asarray(limits.leaf.of(observation), limits.leaf.space.dtype)[None]):
+                    raise UsageError(f"the observation{limits.leaf.name} {unfit[1]}")
         except (TypeError, ValueError, KeyError, IndexError) as error:
             raise UsageError(f"observation does not fit {self.observation_space}: {error}") from None
         return torch.from_numpy(packed[None]), True
@@ -151,7 +155,9 @@ class Agent:
     def _plain_batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
         shape = self.observation_space.shape or ()
         try:
-            array = np.asarray(observation, dtype=self.observation_space.dtype)
+            given = np.asarray(observation)
+            with np.errstate(invalid="ignore"):
+                array = given.astype(self.observation_space.dtype)
         except (TypeError, ValueError) as error:
             raise UsageError(f"observation cannot be read as numbers of shape {shape}: {error}") from None
         single = array.shape == shape
@@ -159,7 +165,14 @@ class Agent:
             raise UsageError(
                 f"observation has shape {array.shape}; the agent was trained on {shape}, or [N, ...] of it"
             )
-        return torch.from_numpy(array[None] if single else array), single
+        if array.dtype.kind in "iu" and (array != given).any():
+            lost = given[array != given].flat[0]
+            raise UsageError(f"the observation holds {lost}, which its space's dtype cannot ({array.dtype})")
+        batch = array[None] if single else array
+        if unfit := self._limits[0].unfit(batch):
+            number, what = unfit
+            raise UsageError(f"the observation{f' {number} of {len(batch)}' if len(batch) > 1 else ''} {what}")
+        return torch.from_numpy(batch), single
 
 
 def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Agent:

@@ -562,6 +562,9 @@ class _Session:
             f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
             f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
         )
+        if counts.skipped_updates:
+            made = counts.updates + counts.skipped_updates
+            spent += f"; {counts.skipped_updates:,} of {made:,} updates were skipped: their gradients were not finite"
         if outcome == "interrupted":
             return [f"interrupted after {spent}", f"  checkpoint {saved}", f"  go on: troupe resume {self._place}"]
         reached = outcome_text(outcome)

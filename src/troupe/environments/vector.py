@@ -16,6 +16,8 @@ from troupe.environments.own_code import contained, own_code
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK
 
+_LARGEST_REWARD = 1e100  # sums and squares of larger ones leave what float64 holds
+
 
 class EnvironmentFailed(TroupeError):
     """An environment raised, or returned what cannot be learned from."""
@@ -142,9 +144,11 @@ class VectorEnvironment:
             obs, reward, terminated, truncated, info = self._answer()
         except BaseException as error:
             raise self._failed("step", error) from _cause(error)
-        if not np.isfinite(reward).all():
-            bad = int(np.flatnonzero(~np.isfinite(reward))[0])
-            raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}")
+        fit = np.abs(reward, dtype=np.float64) < _LARGEST_REWARD
+        if not fit.all():
+            bad = int(np.flatnonzero(~fit)[0])
+            least = f", and must be less than {_LARGEST_REWARD:g}" if np.isfinite(reward[bad]) else ""
+            raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}{least}")
         packed = self._checked(obs, info, terminated | truncated)
         return Transition(packed, reward, terminated, truncated, self._life_lost(terminated, truncated, info))
 

@@ -27,6 +27,7 @@ from troupe.runtime.rollout import Rollout, columns
 from troupe.runtime.weights import HogwildMaster, Master
 
 LossFunction = Callable[..., tuple[Tensor, Metrics]]  # of Outputs and Batch; with an Entropy, of entropy_coefficient
+_LARGEST_REWARD = 1e15  # in float32 the square of a sum of larger ones may be infinite
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
 
 
@@ -41,7 +42,8 @@ class Rewards:
 
     def of(self, raw: np.ndarray) -> np.ndarray:
         scaled = raw * self.scale
-        return (scaled.clip(-self.clip, self.clip) if self.clip else scaled).astype(np.float32)
+        with np.errstate(over="ignore"):  # infinite ones make a gradient that is refused
+            return (scaled.clip(-self.clip, self.clip) if self.clip else scaled).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Learner:
         self._lately = Lately(config.advantage_decay) if config.advantage_decay else None
         self._crew = Crew(max(1, config.threads))
         self._refused = 0
+        self._judged = torch.zeros(0), np.zeros(0)  # the rewards of the last loss: those learned from, and the raw ones
         self.watch = Stopwatch()
         self.metrics: Metrics = {}
 
@@ -154,6 +157,7 @@ class Learner:
         outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
         batch = to_batch(rollout, self._rewards, self._device)
         batch = batch._replace(bonus=bonus, lately=self._lately)
+        self._judged = batch.reward, rollout.reward
         weight = {"entropy_coefficient": self._entropy.after(self._progress.counts.steps)} if self._entropy else {}
         loss, self.metrics = self._loss(outputs, batch, **weight)
         return loss
@@ -199,11 +203,26 @@ class Learner:
             self._master.apply(gradient, learning_rate(self._config, self._annealing, self._progress.counts))
         self._progress.update(applied=finite)
         self._refused = 0 if finite else self._refused + 1
+        if finite:
+            return
+        why = self._too_large()
+        self._progress.tell_once({"skipped updates": f"an update is skipped, for its gradient is not finite{why}"})
         if self._refused == _PATIENCE:
+            advice = why or ". A smaller learner.learning_rate or loss.reward_scale may help"
             raise TroupeError(
-                f"learning diverged: {_PATIENCE} gradients in a row were not finite; the weights are those before. "
-                "A smaller learner.learning_rate or loss.reward_scale may help"
+                f"learning diverged: {_PATIENCE} gradients in a row were not finite; the weights are those before"
+                f"{advice}"
             )
+
+    def _too_large(self) -> str:
+        """Whether the rewards last learned from are the reason why a gradient is not finite, and what to do."""
+        scaled, raw = self._judged
+        if bool((scaled.abs() < _LARGEST_REWARD).all()):
+            return ""
+        return (
+            f": rewards reach {np.abs(raw).max():g}, and those learned from must stay below {_LARGEST_REWARD:g}; "
+            "set loss.normalize_reward true, or a smaller loss.reward_scale"
+        )
 
     def close(self) -> None:
         self._crew.close()
