@@ -305,7 +305,8 @@ def test_evaluate_json_is_one_object_with_its_keys(troupe, run):
     status, out, err = troupe(f"evaluate {run} --json --episodes 5")
     assert (status, err) == (0, "")
     scores = json.loads(out)
-    assert scores.keys() == {"episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length"}
+    names = {"episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length", "cut_off"}
+    assert scores.keys() == names
     assert scores["episodes"] == 5
     assert scores["mean_return"] == scores["mean_length"]  # CartPole pays 1 a step
     assert json.loads(troupe(f"evaluate {run} --json --episodes 5")[1]) == scores

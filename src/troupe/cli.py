@@ -153,7 +153,7 @@ def evaluate(options: argparse.Namespace) -> None:
     print(
         f"{policy} policy, {options.episodes} episodes: mean return {score(scores.mean)}, "
         f"deviation {score(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
-        f"mean length {scores.lengths.mean():.0f} steps"
+        f"mean length {scores.lengths.mean():.0f} steps" + (f", {scores.cut_off} cut off" if scores.cut_off else "")
     )
 
 

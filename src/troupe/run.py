@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from troupe.runs.curves import Curve, read_curve
-from troupe.runs.evaluation import Scores
+from troupe.runs.scores import Scores
 from troupe.runs.view import score
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ Outcome = Literal["solved", "steps", "time", "interrupted"]
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """What came out. `path` is the run directory; `scores` the final evaluation (None if a signal came first)."""
+    """What came out. `path` is the run directory; `scores` the final evaluation (None if it came to no end)."""
 
     path: Path
     outcome: Outcome
@@ -36,7 +36,9 @@ class Run:
         judged = "no final evaluation"
         if self.scores is not None:
             kind = "greedy" if self.scores.greedy else "stochastic"
-            episodes = f"{len(self.scores.returns)} {kind} episodes"
+            episodes = f"{len(self.scores.returns)} {kind} episodes" + (
+                f", {self.scores.cut_off} of them cut off" if self.scores.cut_off else ""
+            )
             judged = f"mean evaluation return {score(self.scores.mean)} over {episodes}"
         return (
             f"Run {self.path}\n"

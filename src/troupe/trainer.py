@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,14 @@ from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
 from troupe.runs import checkpoint, older
 from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, unwritable, versions
 from troupe.runs.display import Display, Mode
-from troupe.runs.evaluation import Evaluator, Scores
+from troupe.runs.evaluation import Evaluator, most_steps
 from troupe.runs.judge import Judge
 from troupe.runs.labels import read_measured
 from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
 from troupe.runs.rescue import Rescue
+from troupe.runs.scores import Scores
 from troupe.runs.view import Limits, score
+from troupe.runs.watched import WatchedEvaluator
 from troupe.runtime import annealing
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
@@ -208,13 +211,21 @@ class _Session:
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
         self._signal = 0
+        self._checkpoint_due = False  # whatever the clock says
         self._unsaved = False  # the last checkpoint could not be written, and that has been said
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
-        self._evaluator = Evaluator(source, config.env, config.evaluation.episodes, config.evaluation.final_episodes)
+        self._evaluator = WatchedEvaluator(
+            partial(
+                Evaluator, source, config.env, config.evaluation.episodes, config.evaluation.final_episodes,
+                max_steps=most_steps(config.evaluation, source),
+            ),
+            source.id, config.actor.hang_seconds, self._evaluation_hangs,
+        )  # fmt: skip
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
             self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, progress.recent_returns,
+            limit_seconds=config.stop.seconds, exact=config.topology == "serial",
         )  # fmt: skip
         self._rescue = Rescue(config, self._parts, self._rows.append)
         if saved:
@@ -279,8 +290,9 @@ class _Session:
                 if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
                     shown = seconds
                     self._show(reporter.report(seconds))
-                if seconds - saved >= self._config.checkpoint.every_seconds and self._save_while_running():
-                    saved = seconds
+                due = self._checkpoint_due or seconds - saved >= self._config.checkpoint.every_seconds
+                if due and self._save_while_running():
+                    saved, self._checkpoint_due = seconds, False
             self._clock.stop()
         if self._journal and not self._supervisor.stop(patience_seconds=0.0):
             self._journal.end(parts.master.vector)
@@ -301,6 +313,11 @@ class _Session:
     def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
         """Called by the judge, while everything stands still."""
         self._rescue.heed(scores, steps, self._clock.seconds, best, self._judge.best_steps)
+
+    def _evaluation_hangs(self, notice: str) -> None:
+        """Called by the thread that evaluates. Whatever blocks the environment may yet end the run as well."""
+        self._parts.progress.notices.append(notice)
+        self._checkpoint_due = True
 
     def _end(self, outcome: Outcome) -> None:
         self._outcome = self._outcome or outcome
@@ -429,17 +446,17 @@ class _Session:
             if stuck:
                 self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
             if not failure and not self._signal:
-                # Apart: an environment that never returns must not keep the signal from being heard.
                 newest = self._parts.master.kept
-                if apart(lambda: self._judge.look_again(newest, counts.steps), self._interrupted):
+                if self._judge.look_again(newest, counts.steps):
                     saved = self._save()
-                scores = apart(lambda: self._judge.last(newest, counts.steps), self._interrupted)
+                scores = self._judge.last(newest, counts.steps)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
             self._log.write(self._rows.popleft())
-        if not stuck and not self._signal:  # whoever presses Ctrl-C waits for nothing
-            self._close()
+        self._close(stuck)
+        while self._parts.progress.notices:
+            self._display.event(self._parts.progress.notices.popleft())
         if failure:
             raise self._failed(failure, saved) from failure.error
         outcome = self._outcome
@@ -479,17 +496,24 @@ class _Session:
     def _interrupted(self) -> bool:
         return self._signal != 0
 
-    def _close(self) -> None:
-        """Closes the environments; the run is saved, and what goes wrong here takes nothing from it."""
+    def _close(self, stuck: Sequence[str]) -> None:
+        """Closes the environments, but those of parts that are stuck, however the run ended.
 
+        The run is saved, and what goes wrong here takes nothing from it. After a signal they have a second.
+        """
         deadline = time.monotonic() + _CLOSE_SECONDS
 
-        def close() -> None:
-            self._parts.close()
-            self._evaluator.close()
+        def close() -> bool:
+            try:
+                self._evaluator.close()
+            finally:
+                if not stuck:
+                    self._parts.close()
+            return True
 
         try:
-            apart(close, lambda: self._interrupted() or time.monotonic() > deadline)
+            if not apart(close, lambda: self._interrupted() or time.monotonic() > deadline):
+                self._display.event(f"environment {self._source.id}: close() has not returned, and is left behind")
         except Exception as error:
             self._display.event(f"environment {self._source.id}: close raised {one_line(error)}")
 
@@ -556,6 +580,15 @@ class _Session:
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
 
+    def _first_batch(self) -> str:
+        """What the first update waits for."""
+        steps, environments = self._config.actor.rollout_shape
+        rollouts = 1 if self._config.topology == "hogwild" else self._config.learner.rollouts
+        return (
+            f"the first update needs {rollouts * steps * environments:,} steps "
+            "(actor.rollout_steps x actor.environments x learner.rollouts)"
+        )
+
     def _result(self, outcome: Outcome, scores: Scores | None, saved: Path, picture: Path | None) -> list[str]:
         counts, seconds = self._parts.progress.counts, self._clock.seconds
         spent = (
@@ -565,20 +598,28 @@ class _Session:
         if counts.skipped_updates:
             made = counts.updates + counts.skipped_updates
             spent += f"; {counts.skipped_updates:,} of {made:,} updates were skipped: their gradients were not finite"
+        unlearned = [] if counts.updates else [f"  nothing was learned: {self._first_batch()}"]
         if outcome == "interrupted":
-            return [f"interrupted after {spent}", f"  checkpoint {saved}", f"  go on: troupe resume {self._place}"]
+            resumed = f"  go on: troupe resume {self._place}"
+            return [f"interrupted after {spent}", *unlearned, f"  checkpoint {saved}", resumed]
         reached = outcome_text(outcome)
         if scores is None:
+            what = "interrupted in the final evaluation" if self._signal else "the final evaluation was given up"
             return [
-                f"{reached}, and interrupted in the final evaluation after {spent}",
+                f"{reached}, and {what} after {spent}",
+                *unlearned,
                 f"  checkpoint {saved}",
                 f"  judge it: troupe evaluate {self._place}",
             ]
+        cut = f", {scores.cut_off} of them cut off" if scores.cut_off else ""
+        if scores.asked > len(scores.returns):
+            cut += f"; there was no time for all {scores.asked}: troupe evaluate plays them"
         return [
             f"{reached}: mean evaluation return {score(scores.mean)} "
             f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
-            f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes",
+            f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes{cut}",
             f"  {spent}",
+            *unlearned,
             f"  picture {picture or 'none: no episode ended while training'}",
             f"  watch:  troupe watch {self._place}",
         ]

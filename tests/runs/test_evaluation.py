@@ -15,7 +15,8 @@ from troupe.environments import find, pool
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic, build
-from troupe.runs.evaluation import Evaluator, Scores, evaluate
+from troupe.runs.evaluation import Evaluator, evaluate
+from troupe.runs.scores import Scores
 
 SEEDS = np.random.SeedSequence(0)
 
@@ -205,6 +206,7 @@ def test_scores_in_numbers_that_can_be_checked_by_hand():
     assert (scores.mean, scores.std, scores.lower) == (2.0, 1.0, 1.0)
     assert scores.summary() == {
         "episodes": 4, "mean_return": 2.0, "std_return": 1.0, "min_return": 1.0, "max_return": 3.0, "mean_length": 3.0,
+        "cut_off": 0,
     }  # fmt: skip
 
 

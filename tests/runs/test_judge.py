@@ -14,8 +14,8 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runs.evaluation import Scores
 from troupe.runs.judge import Judge
+from troupe.runs.scores import Scores
 from troupe.runtime.gate import Gate
 from troupe.runtime.weights import Master, WeightStore
 
@@ -42,7 +42,14 @@ class Scripted:
         self.meanwhile: Callable[[], None] = lambda: None
 
     def run(
-        self, network: ActorCritic, episodes: int, seeds: np.random.SeedSequence, *, greedy: bool, stopped: Any
+        self,
+        network: ActorCritic,
+        episodes: int,
+        seeds: np.random.SeedSequence,
+        *,
+        greedy: bool,
+        stopped: Any,
+        out_of_time: Any,
     ) -> Scores | None:
         weight = next(network.parameters()).flatten()[0].item()
         self.asked.append({"episodes": episodes, "seeds": tuple(seeds.generate_state(4)), "weight": weight})
@@ -61,6 +68,7 @@ class Court:
         *returns: Sequence[float] | None,
         target: float | None = None,
         decay: float | None = None,
+        exact: bool = False,
         **settings: Any,
     ):
         config = Evaluation(**{"every_steps": 100, "every_seconds": 0.0, "episodes": 4, "final_episodes": 9} | settings)
@@ -79,6 +87,7 @@ class Court:
         self.judge = Judge(
             config, target, network, self.evaluator, np.random.SeedSequence(1), self.gate, self.clock,
             self.rows.append, lambda: self.interrupted, recent=lambda: self.recent,
+            exact=exact,
         )  # fmt: skip
 
     def after(self, steps: int, weight: float = 0.0) -> bool:
@@ -133,6 +142,25 @@ def test_a_run_whose_training_episodes_would_confirm_the_target_need_not_wait(mo
         if len(court.evaluator.asked) > before:
             judged.append(seconds)
     assert judged == [2.5, 205.0, 405.5]
+
+
+def test_evaluations_by_steps_have_a_tenth_of_the_time_as_well(monkeypatch):
+    """Each takes 10 s here; half a second is free. A third of the time where training promises success."""
+    judged = {}
+    for exact in (False, True):
+        wall = iter(range(0, 10**6, 10))
+        monkeypatch.setattr("troupe.runs.judge.time.perf_counter", lambda wall=wall: next(wall))
+        court, judged[exact] = Court(*[[1.0]] * 9, target=5.0, exact=exact), []
+        for steps, seconds, recent in (
+            (100, 1.0, []), (200, 85.0, []), (300, 86.0, []), (400, 100.0, [9.0] * 9), (500, 107.0, [9.0] * 9),
+            (600, 264.0, []), (700, 266.0, []),
+        ):  # fmt: skip
+            court.clock.seconds, court.recent = seconds, recent
+            before = len(court.evaluator.asked)
+            court.after(steps)
+            if len(court.evaluator.asked) > before:
+                judged[exact].append(steps)
+    assert judged == {False: [100, 300, 500, 700], True: [100, 200, 300, 400, 500, 600, 700]}
 
 
 def test_never_is_never():

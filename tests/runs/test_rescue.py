@@ -17,8 +17,9 @@ from troupe.algorithm.optimizers import Adam
 from troupe.runs import checkpoint
 from troupe.runs.collapse import CollapseWatch
 from troupe.runs.curves import read_metrics
-from troupe.runs.evaluation import Evaluator, Scores
+from troupe.runs.evaluation import Evaluator
 from troupe.runs.plots import plot_runs
+from troupe.runs.scores import Scores
 from troupe.runtime.topologies import Parts
 
 

@@ -240,6 +240,10 @@ class Evaluation:
         True
     )
     final_episodes: Annotated[int, _doc("episodes that confirm the target, and of the last evaluation", ge=1)] = 100
+    max_steps: Annotated[
+        Annotated[int, Meta(ge=1)] | Literal["auto"],
+        _doc("an episode not ended after so many steps is cut off; auto: 27,000, or the environment's own limit"),
+    ] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

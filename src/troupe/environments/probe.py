@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from troupe.config import Environment, UsageError, one_line
 from troupe.environments import packages
+from troupe.environments.closing import close_in_time
 from troupe.environments.contract import Conforming, ContractError
 from troupe.environments.limits import Limits, misfit
 from troupe.environments.notices import notices
@@ -19,6 +20,7 @@ from troupe.environments.packing import MaskPlace
 from troupe.environments.readable import Reduced, reduced
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK, Space
+from troupe.environments.time_limit import is_seen_to_truncate, no_time_limit, time_limit
 
 
 def probe(
@@ -40,8 +42,7 @@ def probe(
     try:
         return _look(name, make, env, reduced(env.observation_space, ignore), threshold)
     finally:
-        with suppress(Exception), own_code():  # nothing is lost with it
-            env.close()
+        close_in_time(env.close, name)
 
 
 def _look(
@@ -52,7 +53,9 @@ def _look(
     threshold: float | None,
 ) -> EnvironmentSource:
     if getattr(env.unwrapped, "ale", None) is not None:  # known to keep the interface, and slow to begin
-        return EnvironmentSource(name, make, seen.space, env.action_space, reward_threshold=threshold)
+        return EnvironmentSource(
+            name, make, seen.space, env.action_space, reward_threshold=threshold, time_limit=time_limit(env)
+        )
     space = None if seen.whole else seen.space
     made, env = env, Conforming(env, space)
     obs, info = _asked(name, "reset", lambda: env.reset(seed=0))
@@ -68,6 +71,7 @@ def _look(
         threshold,
         left_out=tuple(leaf.dotted for leaf in (*seen.ignored, *seen.unreadable)),
         notices=notices(made, seen),
+        time_limit=time_limit(made),
     )
     action = source.actions.one(_first_row(source, obs, info))
     _check(source, "reset", obs)
@@ -75,6 +79,8 @@ def _look(
     _check(source, "step", obs)
     if not np.isfinite(reward):
         raise UsageError(f"environment {name}, first step: the reward is {reward}, expected a finite number")
+    if source.time_limit is None and not is_seen_to_truncate(env, lambda: action):
+        source = replace(source, notices=(*source.notices, no_time_limit(name)))
     return source
 
 

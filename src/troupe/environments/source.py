@@ -36,6 +36,7 @@ class EnvironmentSource:
     reward_threshold: float | None = None
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False
+    time_limit: int | None = None  # steps of an episode, where the environment declares it (probe.py)
     pool_name: str = ""  # of the same environment in EnvPool, where it has it
     left_out: tuple[str, ...] = ()  # entries of its observation that are not in `observation_space`
     notices: tuple[str, ...] = ()  # what a user should know of it at the start of a run

@@ -1,73 +1,52 @@
 """Evaluation: whole episodes in environments of its own, judged by raw returns."""
 
-import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import nn
 
 from troupe.agent import load
-from troupe.config import Environment, UsageError
+from troupe.config import Environment, Evaluation, UsageError
 from troupe.environments import EnvironmentSource, of_run, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.recurrent import Memory
 from troupe.runs.checkpoint import read_config
+from troupe.runs.scores import Scores, Tally
 from troupe.runtime.inference import generator
 from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
+_MOST_STEPS = 27_000  # of an episode: Atari's, 108,000 frames of which a step is four (Machado et al. 2018)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Raw returns and lengths, one of each for every episode."""
+def _never() -> bool:
+    return False
 
-    returns: np.ndarray
-    lengths: np.ndarray
-    greedy: bool = True  # or by actions drawn from the policy
 
-    @property
-    def mean(self) -> float:
-        return float(self.returns.mean())
-
-    @property
-    def std(self) -> float:
-        return float(self.returns.std())
-
-    @property
-    def lower(self) -> float:
-        """Two standard errors below the mean: what a lucky draw of episodes does not lift."""
-        return self.lower_of(len(self.returns))
-
-    def lower_of(self, episodes: int) -> float:
-        """What `lower` is to be expected of that many."""
-        return self.mean - 2 * self.std / math.sqrt(episodes)
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "episodes": len(self.returns),
-            "mean_return": self.mean,
-            "std_return": self.std,
-            "min_return": float(self.returns.min()),
-            "max_return": float(self.returns.max()),
-            "mean_length": float(self.lengths.mean()),
-        }
+def most_steps(evaluation: Evaluation, source: EnvironmentSource) -> int:
+    """The steps after which an episode of an evaluation is cut off."""
+    if evaluation.max_steps != "auto":
+        return evaluation.max_steps
+    return max(_MOST_STEPS, source.time_limit or 0)
 
 
 class Evaluator:
     """A batch of environments of its own, in which a network is judged.
 
     They are as `config` says, but fast, and as many as suit evaluations of the numbers of `episodes` that
-    will be asked for; a life lost in an Atari game ends nothing.
+    will be asked for; a life lost in an Atari game ends nothing. An episode that has not ended after
+    `max_steps` is cut off.
     """
 
-    def __init__(self, source: EnvironmentSource, config: Environment, *episodes: int):
+    def __init__(self, source: EnvironmentSource, config: Environment, *episodes: int, max_steps: int = _MOST_STEPS):
         config = replace(config, episodic_life=False)
         if source.atari:  # those that have played their share still cost what the others do
             count = min(*episodes, 32 if source.is_native(config) else 16)
@@ -79,7 +58,7 @@ class Evaluator:
             # A native batch costs little more for a hundred than for one; Python environments do not.
             count = min(max(episodes), 100 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()) if pooled else 0)
-        self._environment = source.make_vector(count, config)
+        self._environment, self._max_steps = source.make_vector(count, config), max_steps
 
     def run(
         self,
@@ -88,44 +67,46 @@ class Evaluator:
         seeds: np.random.SeedSequence,
         *,
         greedy: bool = True,
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] = _never,
+        out_of_time: Callable[[], bool] = _never,
+        pulse: Float[np.ndarray, "1"] | None = None,
     ) -> Scores | None:
-        """Plays `episodes` episodes; None if `stopped` before they were done.
+        """Plays `episodes` episodes; None if `stopped` before they were done, and what is known by then once it is
+        `out_of_time`.
 
         Each environment plays a share fixed beforehand: taking whichever episodes end first would
-        favour the short ones.
+        favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
         """
-        environment = self._environment
+        environment, pulse = self._environment, np.zeros(1) if pulse is None else pulse
         environment_seeds, action_seed = seeds.spawn(2)
         draws = generator(action_seed)
-        share = np.full(environment.count, episodes // environment.count)
-        share[: episodes % environment.count] += 1
-        obs = environment.reset(environment_seeds)
-        ended = np.zeros(environment.count, np.bool_)
-        total, length = np.zeros(environment.count), np.zeros(environment.count, np.int64)
-        returns, lengths = [], []
-        memory = network.fresh(environment.count)
+        tally = Tally(environment.count, episodes, self._max_steps)
         with torch.inference_mode():
-            while share.any():
-                if stopped():
-                    return None
-                output = network.step(torch.from_numpy(obs), memory)
-                distribution = output.distribution
-                action = distribution.mode() if greedy else distribution.sample(draws)
-                obs, reward, terminated, truncated, _ = environment.step(action.numpy())
-                if output.state is not None:  # what has ended is reset with this step
-                    before = torch.as_tensor(reward, dtype=torch.float32)
-                    memory = Memory(output.state, torch.from_numpy(ended), action, before)
-                total += reward
-                length += ~ended
-                ended = terminated | truncated
-                if ended.any():
-                    counts = ended & (share > 0)
-                    returns += total[counts].tolist()
-                    lengths += length[counts].tolist()
-                    share[counts] -= 1
-                    total[ended], length[ended] = 0.0, 0
-        return Scores(np.array(returns), np.array(lengths), greedy)
+            while not tally.is_complete:
+                pulse[0] = time.monotonic()
+                obs = environment.reset(environment_seeds)
+                pulse[0] = 0.0
+                tally.begin_round()
+                ended = np.zeros(environment.count, np.bool_)
+                memory = network.fresh(environment.count)
+                while not tally.round_is_over:
+                    if stopped():
+                        return None
+                    output = network.step(torch.from_numpy(obs), memory)
+                    distribution = output.distribution
+                    action = distribution.mode() if greedy else distribution.sample(draws)
+                    pulse[0] = time.monotonic()
+                    obs, reward, terminated, truncated, _ = environment.step(action.numpy())
+                    pulse[0] = 0.0
+                    if output.state is not None:  # what has ended is reset with this step
+                        before = torch.as_tensor(reward, dtype=torch.float32)
+                        memory = Memory(output.state, torch.from_numpy(ended), action, before)
+                    tally.add(reward, ended, terminated | truncated)
+                    ended = terminated | truncated
+                    if not tally.is_complete and out_of_time():
+                        return tally.scores_so_far(greedy=greedy)
+                environment_seeds = environment_seeds.spawn(1)[0]
+        return tally.scores(greedy=greedy)
 
     def close(self) -> None:
         self._environment.close()
@@ -151,11 +132,14 @@ def evaluate(
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent = load(run, network)
     config = read_config(Path(run))
-    evaluator = Evaluator(of_run(Path(run), config.env, env), config.env, episodes)
+    source = of_run(Path(run), config.env, env)
+    evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     greedy = config.evaluation.greedy if greedy is None else greedy
-    with one_torch_thread():
-        scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
-    evaluator.close()
+    try:
+        with one_torch_thread():
+            scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
+    finally:
+        evaluator.close()
     assert scores is not None
     return scores

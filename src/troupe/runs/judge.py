@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,15 +13,19 @@ from troupe.config import Evaluation
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runs.collapse import Score
-from troupe.runs.evaluation import Evaluator, Scores
 from troupe.runs.metrics import Row
+from troupe.runs.scores import Scores
+from troupe.runs.watched import GivenUp, WatchedEvaluator
 from troupe.runtime.gate import Gate
 from troupe.runtime.progress import Clock
 from troupe.runtime.weights import HogwildMaster, Master
 
 _PURPOSES = ("progress", "confirm", "final")
-_SHARE = 9  # evaluations by the clock wait until there was this many times as much training as evaluation,
+_SHARE = 9  # evaluations wait until there was this many times as much training as evaluation,
 _PROMISING_SHARE = 2  # or only as the last one took, where training promises success
+_FREE_SECONDS = 0.5  # of evaluations, before they wait for training
+# With a limit on time, evaluations while training together, and each of those after it, may take this at least.
+_LEAST_SECONDS, _LEAST_FINAL_SECONDS = 1.0, 5.0
 
 
 class Judge:
@@ -30,8 +35,10 @@ class Judge:
     reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
     where an evaluation lets expect that. `heed` hears each verdict while everything stands still.
 
-    Evaluations by the clock have a tenth of the time; where as many training episodes (`recent` gives their
-    returns) would confirm the target, they have a third, so that a run that has succeeded ends.
+    Evaluations have a tenth of the time; where as many training episodes (`recent` gives their returns) would confirm
+    the target, they have a third, so that a run that has succeeded ends. Where the run has a limit on time
+    (`limit_seconds`, 0 is none), one that would exceed these shares of it is given up. `exact` evaluates every so
+    many steps whatever it costs.
     """
 
     def __init__(
@@ -39,7 +46,7 @@ class Judge:
         config: Evaluation,
         target: float | None,
         network: ActorCritic,
-        evaluator: Evaluator,
+        evaluator: WatchedEvaluator,
         seeds: np.random.SeedSequence,
         gate: Gate,
         clock: Clock,
@@ -47,6 +54,9 @@ class Judge:
         interrupted: Callable[[], bool],
         heed: Callable[[Scores, int, Tensor], None] | None = None,
         recent: Callable[[], Sequence[float]] = tuple,
+        *,
+        limit_seconds: float = 0.0,
+        exact: bool = False,
     ):
         self._config, self._target = config, target
         self._network = copy.deepcopy(network).cpu()
@@ -55,7 +65,8 @@ class Judge:
         self._gate, self._clock, self._tell = gate, clock, tell
         self._interrupted, self._heed, self._recent = interrupted, heed, recent
         self._next_steps, self._next_seconds = config.every_steps, config.every_seconds
-        self._next_promising = config.every_seconds
+        self._limit_seconds, self._exact = limit_seconds, exact
+        self._promising_from = 0.0  # the clock's time
         self._best = self._weights.vector.clone()
         self.best_score: float | None = None  # nothing has been judged yet
         self.best_steps = 0
@@ -70,17 +81,19 @@ class Judge:
         self._clock.stop()
         try:
             with self._gate.paused():
-                confirmed = self._judge(master, steps)
+                confirmed = self._judge(master, steps, began)
+        except GivenUp:
+            confirmed = False
         finally:
             if not self._gate.stopped:
                 self._clock.start()
         if confirmed is None:
             return False
-        self._next_steps = steps + self._config.every_steps
         spent = time.perf_counter() - began
         self._spent += spent
-        self._next_promising = self._clock.seconds + max(self._config.every_seconds, _PROMISING_SHARE * spent)
-        self._next_seconds = max(self._clock.seconds + self._config.every_seconds, _SHARE * self._spent)
+        self._next_steps = steps + self._config.every_steps
+        self._next_seconds = self._clock.seconds + self._config.every_seconds
+        self._promising_from = self._clock.seconds + _PROMISING_SHARE * spent
         return confirmed
 
     def best(self, newest: Tensor) -> dict[str, Tensor]:
@@ -93,13 +106,23 @@ class Judge:
         if self.best_score is None or self._judged == steps:
             return False
         self._weights.vector.copy_(newest)
-        scores = self._evaluate("progress", self._config.episodes, steps, self._interrupted)
+        over = self._final_deadline()
+        stopped = lambda: self._interrupted() or over()  # noqa: E731
+        scores = None
+        with suppress(GivenUp):
+            scores = self._evaluate("progress", self._config.episodes, steps, stopped)
         return scores is not None and self._prefer(scores, steps)
 
     def last(self, newest: Tensor, steps: int) -> Scores | None:
-        """The verdict on the best weights, in fresh episodes: the choice among many cannot flatter it."""
+        """The verdict on the best weights, in fresh episodes: the choice among many cannot flatter it.
+
+        Where the run has a limit on time, the episodes that could be played in a tenth of it, or 5 s.
+        """
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
-        return self._evaluate("final", self._config.final_episodes, steps, self._interrupted)
+        with suppress(GivenUp):
+            episodes = self._config.final_episodes
+            return self._evaluate("final", episodes, steps, self._interrupted, self._final_deadline())
+        return None
 
     def state(self) -> dict[str, Any]:
         """All but the best weights. An evaluation that was stopped has left no trace here: it is still due."""
@@ -121,11 +144,15 @@ class Judge:
         self._spent = state.get("evaluation_seconds", 0.0)
 
     def _due(self, steps: int) -> bool:
-        due = bool(self._config.every_steps and steps >= self._next_steps)
-        if due or not self._config.every_seconds:
-            return due
-        seconds = self._clock.seconds
-        return seconds >= self._next_seconds or (seconds >= self._next_promising and self._is_promising())
+        config, seconds = self._config, self._clock.seconds
+        by_steps = bool(config.every_steps) and steps >= self._next_steps
+        if by_steps and self._exact:
+            return True
+        if not by_steps and not (config.every_seconds and seconds >= self._next_seconds):
+            return False
+        if seconds >= _SHARE * (self._spent - _FREE_SECONDS):
+            return True
+        return seconds >= self._promising_from and self._is_promising()
 
     def _is_promising(self) -> bool:
         returns = np.array(self._recent()[-self._config.final_episodes :])
@@ -133,20 +160,29 @@ class Judge:
             return False
         return Score.of(returns).lower >= self._target
 
-    def _judge(self, master: Master | HogwildMaster, steps: int) -> bool | None:
-        """Whether the target has been confirmed; None where a stop came first, and then nothing is decided."""
+    def _judge(self, master: Master | HogwildMaster, steps: int, began: float) -> bool | None:
+        """Whether the target has been confirmed; None where a stop came first, and then nothing is decided.
 
-        def stopped() -> bool:
-            return self._gate.stopped
+        Raises GivenUp where an evaluation takes too long."""
+
+        def stopped_with(share: float) -> Callable[[], bool]:
+            if not self._limit_seconds:
+                return lambda: self._gate.stopped
+            most = began - self._spent + max(self._limit_seconds / share, _LEAST_SECONDS)
+            return lambda: self._gate.stopped or time.perf_counter() > most
 
         self._weights.vector.copy_(master.kept)
+        stopped = stopped_with(_PROMISING_SHARE if self._is_promising() else _SHARE)
         scores = self._evaluate("progress", self._config.episodes, steps, stopped)
         if scores is None:
+            self._check_time()
             return None
         confirmed = False
         if self._target is not None and scores.lower_of(self._config.final_episodes) >= self._target:
+            stopped = stopped_with(_PROMISING_SHARE)
             verdict = self._evaluate("confirm", self._config.final_episodes, steps, stopped)
             if verdict is None:
+                self._check_time()
                 return None
             scores, confirmed = verdict, verdict.lower >= self._target
         self._judged = steps
@@ -154,6 +190,11 @@ class Judge:
         if self._heed:
             self._heed(scores, steps, self._best)
         return confirmed
+
+    def _check_time(self) -> None:
+        """Of an evaluation that came to nothing: it was the limit on time, where nobody has stopped the run."""
+        if self._limit_seconds and not self._gate.stopped:
+            raise GivenUp
 
     def _prefer(self, scores: Scores, steps: int, *, whatever: bool = False) -> bool:
         """Whether the weights just judged are the best so far, and kept."""
@@ -163,11 +204,27 @@ class Judge:
             self.best_score, self.best_steps = scores.lower, steps
         return better
 
-    def _evaluate(self, purpose: str, episodes: int, steps: int, stopped: Callable[[], bool]) -> Scores | None:
+    def _final_deadline(self) -> Callable[[], bool]:
+        """Whether an evaluation that begins now, after the run's end, has had its time."""
+        if not self._limit_seconds:
+            return lambda: False
+        end = time.monotonic() + max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS)
+        return lambda: time.monotonic() > end
+
+    def _evaluate(
+        self,
+        purpose: str,
+        episodes: int,
+        steps: int,
+        stopped: Callable[[], bool],
+        out_of_time: Callable[[], bool] = lambda: False,
+    ) -> Scores | None:
         # Of purpose and step, not of how often it has been judged: the same again after a stop.
         key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
         seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
-        scores = self._evaluator.run(self._network, episodes, seeds, greedy=self._config.greedy, stopped=stopped)
+        scores = self._evaluator.run(
+            self._network, episodes, seeds, greedy=self._config.greedy, stopped=stopped, out_of_time=out_of_time
+        )
         if scores is not None:
             row: Row = {
                 "kind": "evaluation",
@@ -175,7 +232,8 @@ class Judge:
                 "wall": time.time(),
                 "seconds": self._clock.seconds,
                 "steps": steps,
-                "episodes": episodes,
+                "episodes": len(scores.returns),
+                "cut_off": scores.cut_off,
                 "mean": scores.mean,
                 "std": scores.std,
                 "min": float(scores.returns.min()),

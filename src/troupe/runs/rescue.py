@@ -9,8 +9,8 @@ from torch import Tensor
 
 from troupe.config import TrainConfig
 from troupe.runs.collapse import CollapseWatch, Score
-from troupe.runs.evaluation import Scores
 from troupe.runs.metrics import Row
+from troupe.runs.scores import Scores
 from troupe.runs.view import score
 from troupe.runtime.topologies import Parts
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from types import FrameType
-from typing import TypeVar
+from typing import Generic, TypeVar
 
+from troupe.runtime.patience import stack_of
 from troupe.torch_threads import heed_torch_threads
 
 T = TypeVar("T")
@@ -35,19 +36,39 @@ def on_signal(act: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, old or signal.SIG_DFL)
 
 
-def apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
-    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
-    done: Future[T] = Future()
+class Apart(Generic[T]):
+    """Work in a thread of its own, which can be left behind if it never ends."""
 
-    def run() -> None:
+    def __init__(self, work: Callable[[], T], name: str = "apart"):
+        self._work = work
+        self._done: Future[T] = Future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float = LOOK_SECONDS) -> bool:
+        """Whether the work is done, after at most that long."""
+        wait([self._done], seconds)
+        return self._done.done()
+
+    def result(self) -> T:
+        """What came of it, once it is done; raises what the work raised."""
+        return self._done.result()
+
+    def stack(self) -> list[str]:
+        """Where the thread stands, innermost call first."""
+        return stack_of(self._thread)
+
+    def _run(self) -> None:
         heed_torch_threads()
         try:
-            done.set_result(work())
+            self._done.set_result(self._work())
         except BaseException as error:
-            done.set_exception(error)
+            self._done.set_exception(error)
 
-    threading.Thread(target=run, name="apart", daemon=True).start()
-    while not done.done() and not given_up():
-        wait([done], LOOK_SECONDS)
-    wait([done], _PATIENCE_SECONDS)
-    return done.result() if done.done() else None
+
+def apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
+    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
+    begun = Apart(work)
+    while not begun.wait() and not given_up():
+        pass
+    return begun.result() if begun.wait(_PATIENCE_SECONDS) else None

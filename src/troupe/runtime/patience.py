@@ -1,6 +1,9 @@
 """When an environment counts as hanging, and what is said of one that does, in a thread as in a process."""
 
+import sys
+import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +31,12 @@ class Patience:
         self._waited = self._waited + passed if asked == self._asked else 0.0
         self._looked, self._asked = now, asked
         return bool(self._seconds and asked and self._waited > self._seconds)
+
+
+def stack_of(thread: threading.Thread) -> list[str]:
+    """Where a thread stands, innermost call first; nothing once it has ended."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))] if frame else []
 
 
 def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:

@@ -1,8 +1,6 @@
 """A seat: where one actor plays, in a thread or in a process, and what happens when it is lost."""
 
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +11,7 @@ from troupe.config import TroupeError
 from troupe.runtime.gate import Gate, Retired
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.numbers import Latch, Numbers
-from troupe.runtime.patience import Patience, hung
+from troupe.runtime.patience import Patience, hung, stack_of
 from troupe.runtime.plan import ActorPlan, Player
 from troupe.runtime.processes import Lost, RemoteActor
 from troupe.runtime.progress import Progress
@@ -107,8 +105,7 @@ class ThreadSeat:
         ever answers.
         """
         assert self._thread is not None
-        frame = sys._current_frames().get(self._thread.ident or 0)
-        stack = [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))]
+        stack = stack_of(self._thread)
         self._generation += 1
         self.actor.retire()
         self._look_anew()

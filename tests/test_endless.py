@@ -1,0 +1,198 @@
+"""Environments that never end an episode, or never answer: evaluations end, and the run tells what it has."""
+
+import json
+import threading
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import troupe
+from troupe import cli
+from troupe.environments import closing
+from troupe.runs import judge
+from troupe.runs.curves import read_metrics
+from troupe.runs.scores import Tally
+
+WORLDS = """
+import pathlib, threading
+import gymnasium as gym
+import numpy as np
+
+class Endless(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(2, np.float32), 1.0, False, False, {}
+
+class Limited(Endless):
+    max_steps = 7
+    def reset(self, *, seed=None, options=None):
+        self.left = 7
+        return super().reset()
+
+    def step(self, action):
+        self.left -= 1
+        return np.zeros(2, np.float32), 1.0, False, self.left == 0, {}
+
+class BlocksOnce(Limited):
+    "The first step of the first evaluation never returns."
+    blocked = False
+    def step(self, action):
+        if threading.current_thread().name.endswith("-evaluation") and not BlocksOnce.blocked:
+            BlocksOnce.blocked = True
+            self.waits_for_ever()
+        return super().step(action)
+
+    def waits_for_ever(self):
+        threading.Event().wait()
+
+class NeverCloses(Limited):
+    def close(self):
+        threading.Event().wait()
+"""
+FEW = "--actor.count 1 --actor.environments 2 --actor.rollout_steps 8 --evaluation.final_episodes 3 --target none"
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch, capsys):
+    """Trains from the command line; gives the status and what was printed."""
+    monkeypatch.chdir(tmp_path)
+    Path("worlds.py").write_text(WORLDS)
+
+    def train(words: str) -> tuple[int, str]:
+        status = cli.run(["train", *f"--run-dir run {FEW} {words}".split()])
+        return status, capsys.readouterr().out
+
+    return train
+
+
+def summary() -> dict:
+    return json.loads(Path("run/summary.json").read_text())
+
+
+def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train, capsys):
+    status, out = train("worlds.py:Endless --steps 200 --evaluation.max_steps 20")
+    assert status == 0
+    assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy evaluation episodes, 3 of them cut off" in out
+    assert summary()["evaluation"]["cut_off"] == 3
+    assert [row["cut_off"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"] == [3]
+    assert cli.run(["evaluate", "run", "--episodes", "4"]) == 0
+    assert "mean length 20 steps, 4 cut off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("preset", ["appo", "appo --topology serial", "a3c", "article --actor.environments 1"])
+def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
+    """No episode ends before the ten millionth step, neither in the first evaluation, which is due at once, nor in
+    the last."""
+    monkeypatch.setattr(judge, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.1)
+    status, out = train(
+        f"worlds.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.place thread "
+        "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000"
+    )
+    assert status == 0
+    assert "time limit reached: mean evaluation return" in out
+    assert "3 of them cut off" in out
+    assert summary()["outcome"] == "time"
+    rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    assert [(row["purpose"], row["episodes"], row["cut_off"]) for row in rows] == [("final", 3, 3)]
+
+
+def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environments(train):
+    status, out = train(
+        "worlds.py:BlocksOnce --steps 3000 --actor.place thread --actor.hang_seconds 0.3 --evaluation.every_steps 64"
+    )
+    assert status == 0
+    assert "an evaluation is given up, and the run goes on: environment worlds.py:BlocksOnce has not" in out
+    assert "in waits_for_ever" in out
+    purposes = [row["purpose"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    assert "progress" in purposes
+    assert purposes[-1] == "final"
+    assert summary()["outcome"] == "steps"
+
+
+def test_a_blocked_evaluation_writes_a_checkpoint_at_once(tmp_path):
+    class Blocks(gym.Env):
+        """Once an evaluation has blocked, the actor waits until there is a checkpoint."""
+
+        observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+        blocked = threading.Event()
+
+        def reset(self, *, seed=None, options=None):
+            self.left = 5
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            name = threading.current_thread().name
+            if name.startswith("learner") and not Blocks.blocked.is_set():
+                Blocks.blocked.set()
+                threading.Event().wait()
+            while name.startswith("actor") and Blocks.blocked.is_set() and not list(tmp_path.glob("run/checkpoints/*")):
+                threading.Event().wait(0.01)
+            self.left -= 1
+            return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
+
+    settings = {
+        "actor.count": 1, "actor.environments": 2, "actor.place": "thread", "actor.hang_seconds": 0.3,
+        "evaluation.every_steps": 64, "evaluation.final_episodes": 3, "checkpoint.every_seconds": 1e6,
+    }  # fmt: skip
+    run = troupe.train(Blocks, steps=3000, target="none", run_dir=tmp_path / "run", settings=settings)
+    assert run.outcome == "steps"
+    assert run.scores is not None
+
+
+def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, monkeypatch, caplog):
+    monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.trainer._CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.runtime.interruption._PATIENCE_SECONDS", 0.05)
+    status, out = train("worlds.py:NeverCloses --steps 200 --actor.place thread")
+    assert status == 0
+    assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text
+    assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
+
+
+# Which episodes count
+
+
+def test_what_is_cut_off_waits_for_the_end_of_the_round():
+    tally = Tally(2, 4, max_steps=3)
+    tally.begin_round()
+    rewards = np.ones(2)
+    ended, none = np.array([False, True]), np.array([False, False])
+    tally.add(rewards, none, none)
+    tally.add(rewards, none, ended)  # the second has ended its first episode
+    tally.add(rewards, ended, none)  # the first is cut off; the second is being reset
+    assert not tally.round_is_over
+    tally.add(rewards, none, ended)
+    assert tally.round_is_over
+    assert not tally.is_complete
+    tally.begin_round()
+    for _ in range(3):
+        tally.add(rewards, none, none)
+    assert tally.is_complete
+    scores = tally.scores(greedy=True)
+    assert (scores.lengths.tolist(), scores.cut_off) == ([2, 3, 1, 3], 2)
+
+
+def test_when_there_is_no_more_time_only_whole_rounds_count():
+    """The first environment has episodes of two steps, the second of four; what the quick one has more is left out."""
+    tally, none = Tally(2, 20, max_steps=100), np.zeros(2, np.bool_)
+    tally.begin_round()
+    reset = none
+    for step in range(1, 12):
+        tally.add(np.array([1.0, 10.0]), reset, np.array([step % 2 == 0, step % 4 == 0]))
+        reset = none
+        scores = tally.scores_so_far(greedy=True)
+        if step < 4:  # the second is cut off in its first
+            assert sorted(scores.returns) == sorted([min(step, 2), 10.0 * step])
+            assert scores.cut_off == (2 if step == 1 else 1)
+        else:
+            assert sorted(scores.returns) == sorted([2.0, 40.0] * (step // 4))
+            assert scores.cut_off == 0
+        assert scores.asked == 20
