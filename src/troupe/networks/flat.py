@@ -13,17 +13,18 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FlatWeights(Generic[M]):
-    """Makes every parameter of `module` a view of `vector`, in the module's own order.
+    """Makes every parameter of `module` a view of `vector`, in the module's own order, and after them its float32
+    buffers, such as the running statistics of batch normalisation: whoever has the weights has those that belong to
+    them.
 
     Copying a vector in changes the module at once, so weights travel as one memcpy and an optimizer
-    step is a handful of operations, however many layers there are. `buffers` (running statistics)
-    have types of their own and travel beside it.
+    step is a handful of operations, however many layers there are.
     """
 
     def __init__(self, module: M):
         self.module = module
         self.parameters = list(module.parameters())
-        self.buffers = list(module.buffers())
+        self.buffers = float_buffers(module)
         if not any(parameter.requires_grad for parameter in self.parameters):
             raise UsageError("network: it has no parameters that a gradient reaches, so there is nothing to learn")
         for name, parameter in module.named_parameters():
@@ -32,14 +33,14 @@ class FlatWeights(Generic[M]):
             if not torch.isfinite(parameter).all():
                 raise UsageError(f"network: parameter '{name}' holds values that are not finite")
         self.vector = torch.empty(0)
-        self.move_to(torch.cat([parameter.detach().reshape(-1) for parameter in self.parameters]))
+        self.move_to(torch.cat([each.detach().reshape(-1) for each in (*self.parameters, *self.buffers)]))
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Makes the parameters views of `vector`, whatever is in it and of whichever type it is."""
+        """Makes parameters and buffers views of `vector`, whatever is in it and of whichever type it is."""
         self.vector, start = vector, 0
-        for parameter in self.parameters:
-            end = start + math.prod(parameter.shape)
-            parameter.data = vector[start:end].view(parameter.shape)
+        for each in (*self.parameters, *self.buffers):
+            end = start + math.prod(each.shape)
+            each.data = vector[start:end].view(each.shape)
             start = end
 
     def place(self, parameter: nn.Parameter) -> slice:
@@ -53,15 +54,21 @@ class FlatWeights(Generic[M]):
 
     @property
     def fixed(self) -> list[slice]:
-        """Where those parameters lie that no gradient reaches."""
-        return [self.place(parameter) for parameter in self.parameters if not parameter.requires_grad]
+        """Where that lies which no gradient reaches: frozen parameters, and the buffers."""
+        frozen = [self.place(parameter) for parameter in self.parameters if not parameter.requires_grad]
+        return [*frozen, self.running]
+
+    @property
+    def running(self) -> slice:
+        """Where the buffers lie, which a pass in train mode may change."""
+        return slice(len(self.vector) - sum(each.numel() for each in self.buffers), len(self.vector))
 
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
         """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
         learned = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))
         parts = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self.parameters]
-        return torch.cat([part.reshape(-1) for part in parts])
+        return torch.cat([part.reshape(-1) for part in (*parts, *map(torch.zeros_like, self.buffers))])
 
     def named(self, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
         return named(self.module, vector)
@@ -70,10 +77,12 @@ class FlatWeights(Generic[M]):
 def named(module: nn.Module, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
     """A vector of the module's layout cut into named tensors, as its state_dict names them: a parameter
     that is used in two places has two names."""
-    parameters = list(module.parameters())
-    parts = torch.split(vector, [parameter.numel() for parameter in parameters])
-    part_of = {id(parameter): part for parameter, part in zip(parameters, parts, strict=True)}
-    return {
-        name: part_of[id(parameter)].view(parameter.shape)
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-    }
+    flat = [*module.parameters(), *float_buffers(module)]
+    parts = torch.split(vector, [each.numel() for each in flat])
+    part_of = {id(each): part.view(each.shape) for each, part in zip(flat, parts, strict=True)}
+    return {name: part_of[id(each)] for name, each in module.state_dict(keep_vars=True).items() if id(each) in part_of}
+
+
+def float_buffers(module: nn.Module) -> list[Tensor]:
+    """What of a module's buffers is kept in the vector, after the parameters."""
+    return [buffer for buffer in module.buffers() if buffer.dtype == torch.float32]

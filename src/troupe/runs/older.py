@@ -6,17 +6,23 @@ import torch
 from torch import Tensor
 
 from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import float_buffers
 
 
 def optimizer_state(saved: Mapping[str, Tensor], network: ActorCritic) -> dict[str, Tensor]:
-    """With zeros for a normaliser's `mean_rest` in vectors that are from before there was one."""
+    """With zeros for what the vector of weights has been given since: a normaliser's `mean_rest`, and buffers."""
     rest = network.normalizer.mean_rest if network.normalizer else None
-    if rest is None:
+    flat = [*network.parameters(), *float_buffers(network)]
+    new = [each is rest or not isinstance(each, torch.nn.Parameter) for each in flat]
+    old_size = sum(each.numel() for each, added in zip(flat, new, strict=True) if not added)
+    if not any(new):
         return dict(saved)
-    parameters = list(network.parameters())
-    start = sum(each.numel() for each in parameters[: [each is rest for each in parameters].index(True)])
-    old_shape = (sum(each.numel() for each in parameters) - rest.numel(),)
-    return {
-        name: torch.cat([each[:start], torch.zeros(rest.numel()), each[start:]]) if each.shape == old_shape else each
-        for name, each in saved.items()
-    }
+
+    def widened(vector: Tensor) -> Tensor:
+        parts, start = [], 0
+        for each, added in zip(flat, new, strict=True):
+            parts.append(torch.zeros(each.numel()) if added else vector[start : start + each.numel()])
+            start += 0 if added else each.numel()
+        return torch.cat(parts)
+
+    return {name: widened(each) if each.shape == (old_size,) else each for name, each in saved.items()}

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from troupe.algorithm.optimizers import clip_by_norm
 from troupe.algorithm.schedules import CONSTANT, Linear
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
-from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
+from troupe.networks.actor_critic import ActorCritic, Body, Heads, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import Memory
 from troupe.runtime.crew import Crew
@@ -145,13 +146,29 @@ class Learner:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
         obs = _to(self._device, rollout.obs)
         memory = of_rollout(rollout).to(self._device) if self._network.memory_size else None
-        if self._crew.size == 1:
-            loss = self._judge(self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus)
-            gradient = self.weights.gradient(loss)
-        else:
-            loss, gradient = self._share_out(obs, memory, rollout, bonus)
+        with self._train_mode():
+            if self._crew.size == 1:
+                loss = self._judge(self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus)
+                gradient = self.weights.gradient(loss)
+            else:
+                loss, gradient = self._share_out(obs, memory, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         return gradient.add_(0.0 * loss.detach())
+
+    @contextmanager
+    def _train_mode(self) -> Iterator[None]:
+        """For a network of one's own: dropout drops, by this learner's random stream, and batch normalisation goes by
+        the batch. Everywhere else networks are in eval mode."""
+        if isinstance(self._network.body, Body):
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(self._rng.integers(2**63)))
+            self._network.train()
+            try:
+                yield
+            finally:
+                self._network.eval()
 
     def _judge(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
         outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
@@ -201,6 +218,9 @@ class Learner:
         finite = math.isfinite(norm)
         if finite:
             self._master.apply(gradient, learning_rate(self._config, self._annealing, self._progress.counts))
+            if self.weights.buffers:
+                running = self.weights.running
+                self._master.vector[running] = self.weights.vector[running]
         self._progress.update(applied=finite)
         self._refused = 0 if finite else self._refused + 1
         if finite:

@@ -87,13 +87,13 @@ class ActorPlan:
             return self._windowed(actor(BatchedInference(self.brain, gate)))
         network, weights = copy.deepcopy(self.brain[0].value).to(self.device), self.brain[1]
         if isinstance(weights, HogwildMaster):
-            learner = self._learner(network, weights, progress, gate)
+            learner = self._learner(network, weights, progress, gate, action_seed.spawn(2)[1])
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
         own = FlatWeights(network)
         # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from, nor is
         # what a memory is added up with.
-        exact = network.normalizer is not None or network.memory_size
+        exact = network.normalizer is not None or network.memory_size or own.buffers
         precision = torch.float32 if exact else network.precision
         own.move_to(own.vector.to(self.device, precision))
         draws = generator(action_seed, own.vector.device)
@@ -110,11 +110,16 @@ class ActorPlan:
         )
 
     def _learner(
-        self, network: ActorCritic, master: HogwildMaster, progress: Progress, gate: Gate | RemoteGate
+        self,
+        network: ActorCritic,
+        master: HogwildMaster,
+        progress: Progress,
+        gate: Gate | RemoteGate,
+        seed: np.random.SeedSequence,
     ) -> Learner:
         plan = self.learner
         return Learner(
-            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(0), plan.rewards,
+            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(seed), plan.rewards,
             entropy=plan.entropy, annealing=plan.annealing,
         )  # fmt: skip
 
