@@ -14,7 +14,7 @@ from troupe.agent import NetworkMaker, own_network
 from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic, build
-from troupe.networks.encoders import is_image
+from troupe.networks.images import convolutions_for
 from troupe.networks.novelty import with_bonus_value
 from troupe.runtime.assembly import place_of
 from troupe.runtime.interruption import apart
@@ -37,7 +37,7 @@ def fit(
 
     That is `env.backend`, `actor.auto` and, for images, `network.precision`, `learner.threads` and `env.threads`.
     """
-    images = network is None and config.network.encoder != "flat" and is_image(source.observation_space)
+    images = network is None and convolutions_for(source.observation_space, config.network.encoder) != ""
     said: list[str] = []
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
@@ -188,4 +188,5 @@ def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:
     if config.device != "auto":
         return torch.device(config.device)
     # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
-    return torch.device("cuda" if available and is_image(source.observation_space) else "cpu")
+    images = convolutions_for(source.observation_space, config.network.encoder) != ""
+    return torch.device("cuda" if available and images else "cpu")

@@ -11,7 +11,8 @@ from troupe.config import Network, UsageError
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import build
-from troupe.networks.encoders import Encoder, FromBytes, Images, _rounded_to_sum_zero, encoder, is_image
+from troupe.networks.encoders import Encoder, encoder
+from troupe.networks.images import FromPixels, Images, _rounded_to_sum_zero, is_image, layout
 
 ACTIONS = gym.spaces.Discrete(6)
 KINDS = ("a3c", "nature", "impala")
@@ -62,6 +63,38 @@ def written_out(kind: str, x: torch.Tensor, weights: list[torch.Tensor]) -> torc
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("low", "high", "dtype"), [(0, 1, np.uint8), (0, 1, np.float32), (-1, 1, np.float64)])
+def test_images_are_scaled_by_the_bounds_of_their_space(kind, low, high, dtype):
+    """Planes of 0 and 1 were divided by 255."""
+    eyes = random(Images(gym.spaces.Box(low, high, (3, 48, 40), dtype), kind))
+    obs = torch.from_numpy(np.random.default_rng(1).integers(low, high + 1, (5, 3, 48, 40)).astype(dtype))
+    expected = written_out(kind, (obs.float() - low) / (high - low), list(eyes.parameters()))
+    torch.testing.assert_close(eyes(obs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gray_images_without_channels_are_those_of_one_channel():
+    gray, one = Images(images(48, 40), "nature"), Images(images(48, 40, 1), "nature")
+    gray.load_state_dict(random(one).state_dict())
+    obs = some(3, 48, 40)
+    torch.testing.assert_close(gray(obs), one(obs[..., None]))
+
+
+@pytest.mark.parametrize(
+    ("shape", "lies"),
+    [
+        ((84, 80, 4), (84, 80, 4, "last")),
+        ((4, 84, 80), (84, 80, 4, "first")),
+        ((4, 4, 16), (4, 4, 16, "last")),  # a board, whose channels are not the fewest
+        ((16, 4, 4), (4, 4, 16, "first")),
+        ((10, 10, 10), (10, 10, 10, "last")),
+        ((84, 80), (84, 80, 1, "none")),
+    ],
+)
+def test_where_the_channels_are(shape, lies):
+    assert layout(images(*shape)) == lies
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_features_are_those_of_the_published_network_on_bytes_over_255(kind):
     eyes, obs = random(Images(images(3, 48, 40), kind)), some(5, 3, 48, 40)
     expected = written_out(kind, obs.float() / 255, list(eyes.parameters()))
@@ -85,7 +118,7 @@ def test_gradients_are_those_of_the_published_network(kind):
 def test_what_is_the_same_everywhere_is_not_seen(kind):
     """A picture that is brighter as a whole, up to its edges: padding is black."""
     eyes, obs = Images(images(84, 84, 4), kind), some(3, 84, 84, 4) // 2
-    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromPixels))
     dark, bright = (first(x.permute(0, 3, 1, 2).float())[..., 1:-1, 1:-1] for x in (obs, obs + 100))
     torch.testing.assert_close(dark, bright, rtol=1e-3, atol=1e-4)
 
@@ -167,17 +200,23 @@ def test_weights_of_convolutions_begin_orthogonal_with_gain_sqrt_2_and_without_b
         (images(1, 36, 36), True),
         (images(50, 40, 16), True),
         (images(50, 40, 17), False),
-        (images(84, 84), False),
+        (images(84, 84), True),  # gray
+        (images(20, 84), False),
         (images(2, 84, 84, 3), False),
         (images(128), False),
-        (gym.spaces.Box(0, 1, (84, 84, 3), np.float32), False),
+        (gym.spaces.Box(0, 1, (84, 84, 3), np.float32), True),
+        (gym.spaces.Box(-1, 1, (84, 84, 3), np.float64), True),
+        (gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), True),
+        (gym.spaces.Box(0, np.array([[[1.0, 2.0]]] * 9), dtype=np.float32), False),  # each number has bounds of its own
+        (gym.spaces.Box(-np.inf, np.inf, (84, 84, 3), np.float32), False),
+        (gym.spaces.Box(0, 1, (84, 84), np.float32), False),  # as often a table
         (gym.spaces.Box(-9, 9, (84, 84, 3), np.int8), False),
         (gym.spaces.Discrete(5), False),
         (gym.spaces.MultiBinary((84, 84, 3)), False),
     ],
     ids=str,
 )
-def test_images_are_bytes_with_few_channels_first_or_last(space, image):
+def test_images_are_bytes_floats_or_bools_within_the_same_bounds_with_few_channels(space, image):
     assert is_image(space) == image
 
 
@@ -186,7 +225,10 @@ def test_images_are_bytes_with_few_channels_first_or_last(space, image):
     [
         (images(84, 84, 4), "auto", "images"),
         (images(84, 84, 4), "flat", "numbers"),
-        (images(7, 7, 3), "auto", "numbers"),  # too small for convolutions
+        (images(7, 7, 3), "auto", "numbers"),  # too small for Nature's convolutions; and codes, perhaps
+        (gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), "auto", "images"),  # a board
+        (gym.spaces.Box(0, 1, (4, 4, 16), np.uint8), "auto", "numbers"),  # of hardly any cells
+        (gym.spaces.Box(0, 1, (84, 84, 3), np.float32), "auto", "images"),
         (images(128), "auto", "numbers"),
         (gym.spaces.Box(-1, 1, (3,)), "auto", "numbers"),
         (gym.spaces.Box(-1, 1, (3,)), "flat", "numbers"),
@@ -203,6 +245,12 @@ def test_the_encoder_that_is_asked_for_or_suits(space, kind, expected):
 
 def eyes_for(space: gym.Space, config: Network) -> Encoder:
     return encoder(Packing(space, Actions(ACTIONS)), config)
+
+
+def test_auto_is_small_for_boards():
+    """Young and Tian 2019: 16 filters of 3 x 3, then 128 units."""
+    eyes = eyes_for(gym.spaces.Box(0, 1, (10, 10, 4), np.bool_), Network())
+    assert [tuple(each.shape) for each in eyes.parameters()] == [(16, 4, 3, 3), (16,), (128, 1024), (128,)]
 
 
 def test_auto_is_nature_for_images():
@@ -231,7 +279,8 @@ def test_an_image_that_is_too_small_is_refused_in_one_line(kind, least):
 @pytest.mark.parametrize("space", [gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(5), images(128)], ids=str)
 def test_convolutions_on_what_is_no_image_are_refused_in_one_line(kind, space):
     said = refusal(space, kind)
-    assert said.startswith(f"network.encoder = '{kind}': it reads images of bytes, and observations here are {space}")
+    assert said.startswith(f"network.encoder = '{kind}': it reads images (docs/extending.md says what is one), and ")
+    assert f"observations here are {space}" in said
     assert said.endswith("; use flat")
 
 
@@ -273,7 +322,7 @@ def test_a_step_in_bfloat16_gives_probabilities_that_sum_to_one_in_float32():
 def test_an_even_picture_is_not_seen_in_bfloat16_either(kind, held):
     """Filters rounded one by one answer by some 0.01: enough to switch a unit with a small bias on or off."""
     eyes = Images(images(84, 84, 4), kind)
-    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromPixels))
     with torch.no_grad():
         first.weight += 0.3  # what they have in common, drifted far
     first.to(held)
@@ -300,7 +349,7 @@ def test_gradients_on_a_picture_that_is_mostly_even_are_the_same_in_bfloat16():
     obs = torch.full((16, 84, 84, 4), 87, dtype=torch.uint8)
     obs[:, 20:60, 30:60] = some(16, 40, 30, 4)
     eyes = Images(images(84, 84, 4), "a3c")
-    first = next(layer for layer in eyes.modules() if isinstance(layer, FromBytes))
+    first = next(layer for layer in eyes.modules() if isinstance(layer, FromPixels))
     with torch.no_grad():
         first.bias.uniform_(-2e-3, 2e-3, generator=torch.Generator().manual_seed(4))
     gradients = []

@@ -125,8 +125,8 @@ class Exploration:
 @dataclass(frozen=True, kw_only=True)
 class Network:
     encoder: Annotated[
-        Literal["auto", "flat", "a3c", "nature", "impala"],
-        _doc("what reads observations: a vector as it is, images through convolutions; auto: nature for images"),
+        Literal["auto", "flat", "small", "a3c", "nature", "impala"],
+        _doc("what reads observations: a vector as it is, images by convolutions; auto: nature, for boards small"),
     ] = "auto"
     hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer, for vectors")] = (64, 64)
     activation: Annotated[Literal["tanh", "relu"], _doc("between these layers")] = "tanh"

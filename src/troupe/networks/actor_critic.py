@@ -14,7 +14,8 @@ from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace, Packing
-from troupe.networks.encoders import Encoder, encoder, hidden_layers, orthogonal
+from troupe.networks.encoders import Encoder, encoder
+from troupe.networks.layers import hidden_layers, orthogonal
 from troupe.networks.recurrent import Core, Memory, core
 
 LEAST_LOG_STD, MOST_LOG_STD = -5.0, 2.0

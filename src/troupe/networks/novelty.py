@@ -14,7 +14,9 @@ from troupe.config import Network, TrainConfig
 from troupe.config import Novelty as Config
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
-from troupe.networks.encoders import encoder, hidden_layers, is_image, orthogonal
+from troupe.networks.encoders import encoder
+from troupe.networks.images import Layout, convolutions_for, layout
+from troupe.networks.layers import hidden_layers, orthogonal
 
 _CLIP = 5.0  # deviations from the mean, as in the paper
 
@@ -73,20 +75,21 @@ class BonusValue(nn.Module):
 def _tower(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> nn.Sequential:
     """From whitened observations [N, features] to as many numbers as the last hidden layer has units."""
     eyes: list[nn.Module] = []
-    if is_image(space):
-        eyes = [nn.Unflatten(1, space.shape), *_convolutions(space.shape), nn.Flatten()]
+    lies = layout(space)
+    if lies and convolutions_for(space, "auto") == "nature":  # large enough
+        assert space.shape is not None
+        eyes = [nn.Unflatten(1, space.shape), *_convolutions(lies), nn.Flatten()]
         with torch.no_grad():
             features = nn.Sequential(*eyes)(torch.zeros(1, features)).shape[1]
     last = orthogonal(hidden[-1], hidden[-1], math.sqrt(2))
     return nn.Sequential(*eyes, hidden_layers(features, hidden, "relu"), last)
 
 
-def _convolutions(shape: tuple[int, ...]) -> list[nn.Module]:
-    """The paper's three, on images in either layout."""
-    channels_last = shape[2] <= shape[0]
-    layers: list[nn.Module] = [_ChannelsFirst()] if channels_last else []
-    channels = shape[2] if channels_last else shape[0]
-    for inputs, outputs, size, stride in ((channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+def _convolutions(lies: Layout) -> list[nn.Module]:
+    """The paper's three, on images however they lie."""
+    turned: dict[str, list[nn.Module]] = {"last": [_ChannelsFirst()], "none": [nn.Unflatten(1, (1, lies.height))]}
+    layers = turned.get(lies.channel_axis, [])
+    for inputs, outputs, size, stride in ((lies.channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
         layers += [nn.Conv2d(inputs, outputs, size, stride), nn.LeakyReLU()]
     return layers
 
