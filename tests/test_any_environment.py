@@ -264,6 +264,22 @@ def test_an_observation_of_which_nothing_can_be_read_is_refused(capsys):
     assert not Path("run").exists()
 
 
+def test_an_entry_that_is_not_wanted_is_left_out_in_every_command(capsys):
+    assert train("Mission", "--env.ignore", "more,mission") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "left out of the observation, for no network reads it: own (Own), list (Sequence) " in said
+    agent = troupe.load("run")
+    assert list(agent.observation_space.spaces) == ["numbers"]
+    agent.act({"numbers": np.zeros(3, np.float32)})
+    assert cli.run(["evaluate", "run", "--episodes", "2"]) == 0
+    assert cli.run(["resume", "run", "--steps", "1200", "--quiet"]) == 0
+    assert train("Mission", "--run-dir", "other", "--env.ignore", "misson") == 2
+    assert capsys.readouterr().err == (
+        "troupe: env.ignore: the observation has no entry 'misson'; did you mean mission?: it has numbers, mission, "
+        "more.0, more.1, more.2, own, list\n"
+    )
+
+
 SPACE = gym.spaces.Dict(
     camera=gym.spaces.Dict(depth=gym.spaces.Box(0, 1, (2,)), words=gym.spaces.Text(3)),
     pair=gym.spaces.Tuple([gym.spaces.Discrete(2), gym.spaces.Box(0, 1, (1,)), gym.spaces.Discrete(4)]),

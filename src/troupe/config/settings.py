@@ -29,6 +29,10 @@ class Environment:
         tuple[str, ...],
         _doc("wrappers around the environment, innermost first: module:Wrapper or path/to/file.py:Wrapper"),
     ] = ()
+    ignore: Annotated[
+        tuple[str, ...],
+        _doc("entries of a Dict or Tuple observation that are left out, by their paths: mission, camera.depth, 0.pose"),
+    ] = ()
     max_steps: Annotated[
         int, _doc("episodes are truncated after this many steps; 0 leaves the environment's own limit", ge=0)
     ] = 0

@@ -29,4 +29,4 @@ def from_factory(
         return wrap(env)
 
     with naming_strays(name, parameters, values):
-        return replace(probe(name, make), kwargs=plain)
+        return replace(probe(name, make, ignore=options.ignore), kwargs=plain)

@@ -29,7 +29,7 @@ def name_of(env: str | Maker) -> str:
 def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:
     """Resolves `env` and makes it once, to see that it can be made and what its spaces are.
 
-    Of `options`, `kwargs`, `wrappers` and `max_steps` are part of the environment. Strings of the arguments
+    Of `options`, `kwargs`, `wrappers`, `max_steps` and `ignore` are part of the environment. Strings of the arguments
     named in `texts` are read as a shell gives them.
 
     Raises UsageError in one line: no such name (with the nearest), a package that is missing (with the

@@ -43,7 +43,7 @@ def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()
         return gym.make_vec(lookup(env_id), num_envs=count, vectorization_mode=mode, **values, **limit)
 
     with naming_strays(env_id, parameters, values), quiet_gymnasium():
-        source = probe(env_id, make, spec.reward_threshold)
+        source = probe(env_id, make, spec.reward_threshold, options.ignore)
     changed = tuple(name for name in ("kwargs", "wrappers", "max_steps") if getattr(options, name))
     source = replace(source, kwargs=plain, changed=changed)
     if atari.is_game(spec):
