@@ -208,7 +208,9 @@ class Forgetful(nn.Module):
 
 def test_a_network_of_ones_own_is_exported_as_it_evaluates_and_left_as_it_is(tmp_path):
     body = Forgetful()
-    file = own(body, S.Box(-1, 1, (2,))).export(tmp_path / "own.onnx").file
+    exported = own(body, S.Box(-1, 1, (2,)))
+    body.train()
+    file = exported.export(tmp_path / "own.onnx").file
     assert body.training
     x = np.array([[0.1, 0.2, 0.6], [1, 0, 0]], np.float32)
     body.eval()
