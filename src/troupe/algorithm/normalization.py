@@ -72,7 +72,9 @@ class Moments:
 
     @classmethod
     def together(cls, several: Float[Tensor, "W 3 D"]) -> "Moments":
-        """Of W that have counted different numbers. Of one alone these are its own, to the last bit."""
+        """Of W that have counted different numbers; of one alone, a copy."""
+        if len(several) == 1:
+            return cls(several[0].clone())
         counts, means, squares = several.unbind(1)
         count, first = counts.sum(0), means[0]
         mean = first + (counts * (means - first)).sum(0) / count.clamp(min=1)
