@@ -10,6 +10,8 @@ import pytest
 from troupe import UsageError, bench, cli
 from troupe.bench import Result
 from troupe.config import resolve
+from troupe.runs.curves import read_metrics
+from troupe.runs.metrics import bottleneck, shares_of
 
 ENVIRONMENT = """
 import gymnasium as gym
@@ -112,6 +114,7 @@ ACT = "acting holds it up: more environments for each actor share a pass (--acto
 WINDOW = "acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)"
 PASSES = "learning holds it up: 4 passes over each batch (--learner.epochs)"
 LEARN = "learning holds it up: larger batches or a smaller network (--network.hidden)"
+MORE_ACTORS = "the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 8)"
 LOCK = "threads share one interpreter lock: --actor.place process, or larger batches per call"
 
 
@@ -119,13 +122,36 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
     ("measured", "advice"),
     [
         (result(), [ENV]),
-        (
-            result(env_waits=0.9),
-            ["the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 8)"],
-        ),
+        (result(env_waits=0.9), [MORE_ACTORS]),
         (
             result(settings={"actor.count": 16, "actor.environments": 1}, env_waits=0.9),
             ["the environment waits 90% of a step: more actors overlap that (--actors 32 --actor.environments 1)"],
+        ),
+        (result(env_waits=0.9, bottleneck="actor: env_wait"), [MORE_ACTORS]),
+        (
+            result("article", bottleneck="actor: delay"),
+            [
+                "env.delay_seconds holds it up: more actors overlap it (--actors 16 --actor.environments 1), or a "
+                "shorter one"
+            ],
+        ),
+        (
+            result("ga3c", bottleneck="actor: turn", stages={"env": 1e-6, "act": 9e-6, "move": 1e-7, "learn": 1e-6}),
+            [
+                "one thread computes at a time, and acting takes most of it: --actor.place process, or --threads free "
+                "where batches are large"
+            ],
+        ),
+        (
+            result("ga3c", bottleneck="predictor: predict"),
+            ["the predictors hold it up: more of them (--inference.predictors) or a smaller network"],
+        ),
+        (
+            result(bottleneck="nothing"),
+            [
+                "nothing is busy, every part waits for another: larger batches per call (--actor.environments, "
+                "--actor.rollout_steps), or leave the processors to this program alone"
+            ],
         ),
         (result(env_waits=0.9, bottleneck="actor: act"), [ACT]),  # they overlap already
         (result(env_waits=0.9, bottleneck="learner: learn"), [PASSES]),
@@ -152,9 +178,76 @@ def test_advice(measured: Result, advice: list[str]) -> None:
 def test_what_is_advised_can_be_done() -> None:
     for measured in (
         result(env_waits=0.9),
+        *(result(bottleneck=name) for name in ("actor: delay", "actor: turn", "predictor: predict", "nothing")),
         result(bottleneck="actor: act"),
         result("article", bottleneck="actor: act"),
     ):
         for words in measured.advice():
             for name in re.findall(r"--([\w.]+)", words):
                 assert name in ("actors", *(field for field in cli.config.fields()))
+
+
+# Real runs, one stage of which is slowed down on purpose: whatever else the machine does, that stage limits.
+
+SLOWED = """
+import time
+import gymnasium as gym
+import numpy as np
+
+class Quick(gym.Env):
+    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = 10
+        return np.zeros(2, np.float32), {}
+
+    def step(self, action):
+        self.work()
+        self.left -= 1
+        return np.zeros(2, np.float32), float(action), self.left == 0, False, {}
+
+    def work(self):
+        pass
+
+class Burns(Quick):
+    def work(self):
+        end = time.thread_time() + 3e-3
+        while time.thread_time() < end:
+            pass
+
+class Sleeps(Quick):
+    def work(self):
+        time.sleep(5e-3)
+"""
+FEW = (
+    "--steps 256 --quiet --stop.target none --actor.environments 1 --actor.rollout_steps 16 --learner.rollouts 2 "
+    "--learner.minibatches 1 --evaluation.every_seconds 0 --evaluation.final_episodes 1"
+)
+DEEP = ",".join(["16"] * 80)  # a pass is slow however few observations it has; the learner's passes have many
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("slowed.py:Burns --actors 2", "actor: env"),
+        ("slowed.py:Burns --topology serial --actors 1", "actor: env"),
+        ("slowed.py:Burns --actors 1 --actor.place thread", "actor: env"),
+        ("slowed.py:Sleeps --actors 2", "actor: env_wait"),
+        ("slowed.py:Sleeps --topology serial --actors 1", "actor: env_wait"),
+        ("slowed.py:Quick --actors 2 --env.delay_seconds 0.005 --actor.place thread", "actor: delay"),
+        ("slowed.py:Quick --actors 2 --learner.epochs 200", "learner: learn"),
+        ("slowed.py:Quick --topology serial --actors 1 --learner.epochs 200", "learner: learn"),
+        (f"slowed.py:Quick --actors 2 --learner.epochs 1 --network.hidden {DEEP}", "actor: act"),
+    ],
+)
+def test_the_stage_that_was_slowed_down_is_the_bottleneck(
+    words: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "slowed.py").write_text(SLOWED)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["train", *words.split(), "--run-dir", "run", *FEW.split()]) == 0
+    *_, last = (row for row in read_metrics(Path("run")) if row["kind"] == "report")
+    spent = last["stage_seconds"]
+    assert bottleneck({part: shares_of(seconds) for part, seconds in spent.items()}) == expected, spent

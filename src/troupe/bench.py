@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
-from troupe.environments import quiet_gymnasium, settle
+from troupe.environments import settle
 from troupe.environments.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.run import Interrupted, Terminated
 from troupe.runs.curves import read_metrics
+from troupe.runs.metrics import bottleneck, shares_of
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
-from troupe.runtime.progress import Progress
+from troupe.runtime.progress import WAIT, Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
@@ -26,6 +27,7 @@ from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
 
 STAGE_SECONDS = 1.0
+_DOING = {"env": "the environment", "act": "acting", "move": "copying rollouts", "learn": "learning"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Result:
     """Core-seconds per step of each stage alone, and what a whole training run does with them.
 
     `env_waits` is the share of a step in which the environment waits rather than computes; `bottleneck`
-    and `waits` are what the run itself reported, `waits` the share of their time that actors and learner wait.
+    and `waits` are of the run itself: what holds it up (runs/metrics.py), and the share of its time that each kind of
+    part waits for another.
     """
 
     config: TrainConfig
@@ -70,6 +73,7 @@ class Result:
             "updates_per_s": self.updates_per_s,
             "fraction": self.fraction,
             "bottleneck": self.bottleneck,
+            "waits": dict(self.waits),
             "advice": self.advice(),
         }
 
@@ -100,30 +104,47 @@ class Result:
 
     def advice(self) -> list[str]:
         """What would make it faster, as far as the measurements tell."""
-        config, holding_up = self.config, self.bottleneck.rpartition(" ")[2]
-        slowest = holding_up if holding_up in self.stages else max(self.stages, key=lambda name: self.stages[name])
         advice = []
-        if self.env_waits > 0.5 and self.bottleneck == "actor: env":
-            advice.append(
-                f"the environment waits {self.env_waits:.0%} of a step: more actors overlap that "
-                f"(--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)})"
-            )
         if self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
             advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
-        if slowest == "act" and config.actor.window_steps:
-            advice.append("acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)")
-        elif slowest == "act":
-            advice.append("acting holds it up: more environments for each actor share a pass (--actor.environments)")
-        elif slowest == "learn" and config.learner.epochs > 1:
-            advice.append(f"learning holds it up: {config.learner.epochs} passes over each batch (--learner.epochs)")
-        elif slowest == "learn":
-            advice.append("learning holds it up: larger batches or a smaller network (--network.hidden)")
-        elif self.env_waits <= 0.5:
-            advice.append("the environment holds it up: a faster one, or more cores")
-        return advice
+        return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]
+
+    def _about(self, stage: str) -> list[str]:
+        """What can be done about the stage that all others wait for; the costliest where there is none such."""
+        config = self.config
+        more_actors = f"--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)}"
+        if stage == "delay":
+            return [f"env.delay_seconds holds it up: more actors overlap it ({more_actors}), or a shorter one"]
+        if stage == "env_wait" or (stage == "env" and self.env_waits > 0.5):
+            return [f"the environment waits {self.env_waits:.0%} of a step: more actors overlap that ({more_actors})"]
+        if stage == "nothing":
+            return [
+                "nothing is busy, every part waits for another: larger batches per call (--actor.environments, "
+                "--actor.rollout_steps), or leave the processors to this program alone"
+            ]
+        costliest = max(self.stages, key=lambda name: self.stages[name])
+        if stage == "turn":
+            return [
+                f"one thread computes at a time, and {_DOING[costliest]} takes most of it: --actor.place process, "
+                "or --threads free where batches are large"
+            ]
+        if stage == "predict":
+            return ["the predictors hold it up: more of them (--inference.predictors) or a smaller network"]
+        if stage not in self.stages:
+            stage = costliest
+        if stage == "act" and config.actor.window_steps:
+            return ["acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)"]
+        if stage == "act":
+            return ["acting holds it up: more environments for each actor share a pass (--actor.environments)"]
+        if stage == "learn" and config.learner.epochs > 1:
+            return [f"learning holds it up: {config.learner.epochs} passes over each batch (--learner.epochs)"]
+        if stage == "learn":
+            return ["learning holds it up: larger batches or a smaller network (--network.hidden)"]
+        if stage == "env":
+            return ["the environment holds it up: a faster one, or more cores"]
+        return ["copying rollouts holds it up: smaller observations"]
 
 
-@quiet_gymnasium()
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:
@@ -154,17 +175,12 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
             run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place, display="silent")
         except (Interrupted, Terminated) as stop:
             raise KeyboardInterrupt(stop.run.signal) from None  # the run goes with its folder
-        reports = [row for row in read_metrics(place) if row["kind"] == "report" and row["steps"]]
-    shares = {
-        part: float(np.mean([row["shares"].get(part, {}).get("wait", 0.0) for row in reports]))
-        for part in ("actor", "learner")
-        if any(row["shares"].get(part) for row in reports)
-    }
-    named = [row["bottleneck"] for row in reports]
-    bottleneck = max(set(named), key=named.count) if named else "unknown"
+        (*_, last) = (row for row in read_metrics(place) if row["kind"] == "report")
+    shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
+    waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     return Result(
         config, place_of(config, source), stages, 1 - costs.computing, cores(),
-        run.steps / run.seconds, run.updates / run.seconds, bottleneck, shares,
+        run.steps / run.seconds, run.updates / run.seconds, bottleneck(shares) or "unknown", waits,
     )  # fmt: skip
 
 

@@ -278,6 +278,7 @@ class _Session:
                 parts.ready.wait_for(LOOK_SECONDS)
                 if self._signal:
                     self._end("interrupted")
+            reporter.begin()
             self._clock.start()
             while not self._supervisor.wait(LOOK_SECONDS):
                 self._write_journal()

@@ -314,9 +314,17 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
     ("bottleneck", "words"),
     [
         ("actor: env", "the actors are the bottleneck (env 12 %): the learner waits 7 % of the time"),
+        (
+            "actor: env_wait",
+            "the actors are the bottleneck (their environments wait 80 %): the learner waits 7 % of the time",
+        ),
+        ("actor: delay", "the actors are the bottleneck (env.delay_seconds 15 %): the learner waits 7 % of the time"),
         ("learner", "the learner is the bottleneck: the actors wait 78 % of the time"),
+        ("nothing", "nothing is the bottleneck: every part waits for another most of the time"),
         ("", ""),
     ],
 )
 def test_the_bottleneck_in_words(bottleneck: str, words: str) -> None:
-    assert view.bottleneck_of(report(bottleneck=bottleneck)) == words
+    row = report(bottleneck=bottleneck)
+    row["shares"]["actor"] |= {"env_wait": 0.8, "delay": 0.15}
+    assert view.bottleneck_of(row) == words

@@ -11,7 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 from troupe.runs.curves import read_metrics
-from troupe.runs.metrics import MetricsLog, bottleneck, to_json
+from troupe.runs.metrics import MetricsLog, Reporter, bottleneck, to_json
+from troupe.runtime.progress import Progress, Stopwatch
 
 
 def row(steps: int, **more: Any) -> dict[str, Any]:
@@ -130,14 +131,85 @@ def test_a_row_of_which_the_disk_took_a_part_is_written_on(tmp_path, monkeypatch
     assert lines(tmp_path) == [row(1)]
 
 
+PONG = {  # learning is half of the cost: the actors wait for empty rollouts, the learner for nothing
+    "actor": {"wait": 0.76, "act": 0.17, "env": 0.04, "other": 0.03},
+    "learner": {"wait": 0.03, "learn": 0.9, "other": 0.07},
+}
+
+
 @pytest.mark.parametrize(
-    ("actor", "learner", "expected"),
+    ("shares", "expected"),
     [
-        ({"wait": 0.7, "env": 0.2, "act": 0.1}, {"wait": 0.1, "learn": 0.8, "other": 0.1}, "learner: learn"),
-        ({"wait": 0.0, "env": 0.6, "act": 0.4}, {"wait": 0.5, "learn": 0.5}, "actor: env"),
-        ({"env": 0.4, "act": 0.6}, {"wait": 0.2, "learn": 0.8}, "actor: act"),
-        ({}, {}, "actor"),
+        (PONG, "learner: learn"),
+        ({"actor": {"wait": 0.7, "env": 0.2, "act": 0.1}, "learner": {"wait": 0.1, "learn": 0.9}}, "learner: learn"),
+        ({"actor": {"wait": 0.0, "env": 0.6, "act": 0.4}, "learner": {"wait": 0.5, "learn": 0.5}}, "actor: env"),
+        ({"actor": {"env": 0.4, "act": 0.6}, "learner": {"wait": 0.2, "learn": 0.8}}, "actor: act"),
+        # Sleeping environments: the learner is busier than the actors, but it waits for them.
+        (
+            {"actor": {"env_wait": 0.9, "act": 0.1, "wait": 0.0}, "learner": {"wait": 0.4, "learn": 0.6}},
+            "actor: env_wait",
+        ),
+        (
+            {"actor": {"delay": 0.6, "turn": 0.2, "act": 0.2}, "learner": {"wait": 0.5, "turn": 0.1, "learn": 0.4}},
+            "actor: delay",
+        ),
+        ({"actor": {"turn": 0.7, "act": 0.3}, "learner": {"wait": 0.1, "turn": 0.5, "learn": 0.4}}, "actor: turn"),
+        # GA3C: actors wait for the predictors.
+        (
+            {
+                "actor": {"wait": 0.9, "env": 0.1},
+                "predictor": {"wait": 0.2, "predict": 0.8},
+                "learner": {"wait": 0.9, "learn": 0.1},
+            },
+            "predictor: predict",
+        ),
+        # Serial: each waits while the other works.
+        ({"actor": {"wait": 0.4, "env": 0.5, "act": 0.1}, "learner": {"wait": 0.6, "learn": 0.4}}, "actor: env"),
+        ({"actor": {"wait": 0.6, "env": 0.4}, "learner": {"wait": 0.4, "learn": 0.6}}, "learner: learn"),
+        # Hogwild: workers that are all.
+        ({"actor": {"env": 0.3, "act": 0.2, "learn": 0.5}}, "actor: learn"),
+        # Other programs have the processors: of what is ours, acting.
+        ({"actor": {"preempted": 0.8, "act": 0.15, "env": 0.05}, "learner": {"wait": 0.9, "learn": 0.1}}, "actor: act"),
+        ({"actor": {"wait": 0.8, "env": 0.2}, "learner": {"wait": 0.7, "learn": 0.3}}, "nothing"),
+        # Actors in processes that have not delivered yet, and nothing known at all.
+        ({"actor": {}, "learner": {"wait": 1.0}}, "actor"),
+        ({"actor": {}, "learner": {"wait": 0.1, "learn": 0.9}}, "learner: learn"),
+        ({"actor": {}, "learner": {}}, ""),
+        ({}, ""),
     ],
 )
-def test_the_bottleneck_is_the_busiest_stage_of_the_part_that_waits_least(actor, learner, expected):
-    assert bottleneck({"actor": actor, "learner": learner}) == expected
+def test_the_bottleneck_is_the_largest_stage_of_the_part_that_waits_least(shares, expected):
+    assert bottleneck(shares) == expected
+
+
+class Part:
+    def __init__(self) -> None:
+        self.watch, self.metrics = Stopwatch(), {}
+
+
+def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_before(monkeypatch):
+    """Two of three actors are wanted; the third, which waits to be wanted, is no part of their shares."""
+    actors, learner = [Part() for _ in range(3)], Part()
+    parts = SimpleNamespace(
+        actors=[SimpleNamespace(actor=actor) for actor in actors],
+        predictors=[],
+        learners=[learner],
+        progress=Progress(),
+        master=SimpleNamespace(version=0),
+        numbers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
+        queue=SimpleNamespace(depth=0, capacity=1),
+        learning_rate=1e-3,
+    )
+    reporter = Reporter(parts, 0.0)
+    actors[0].watch.add({"env": 3.0, "wait": 1.0})
+    actors[1].watch.add({"env": 1.0, "wait": 3.0, "pause": 50.0})
+    actors[2].watch.add({"wait": 100.0})
+    learner.watch.add({"learn": 1.0, "wait": 9.0})
+    first = reporter.report(10.0)
+    assert first["shares"] == {"actor": {"env": 0.5, "wait": 0.5}, "learner": {"learn": 0.1, "wait": 0.9}}
+    assert first["bottleneck"] == "actor: env"
+    learner.watch.add({"learn": 9.0, "wait": 1.0})  # and no news of the actors, which are in processes
+    second = reporter.report(20.0)
+    assert second["shares"] == {"actor": {"env": 0.5, "wait": 0.5}, "learner": {"learn": 0.9, "wait": 0.1}}
+    assert second["bottleneck"] == "learner: learn"
+    assert second["stage_seconds"] == {"actor": {"env": 4.0, "wait": 4.0}, "learner": {"learn": 10.0, "wait": 10.0}}

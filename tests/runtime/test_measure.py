@@ -145,7 +145,7 @@ def test_to_be_kept_from_running_while_clocks_are_read_makes_no_cost_negative(mo
         time.sleep(answer)
         return answer
 
-    monkeypatch.setattr("troupe.runtime.measure._kept_from_running", kept)
+    monkeypatch.setattr("troupe.runtime.measure.kept_from_running", kept)
     took, _ = cost(lambda: time.sleep(1e-3), 1e-4)
     assert took > 0
 

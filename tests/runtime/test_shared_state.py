@@ -141,12 +141,36 @@ def test_the_clock_stands_still_while_it_is_stopped(now):
     assert clock.seconds == 8.0
 
 
-def test_a_stopwatch_gives_every_second_to_one_stage(now):
+def test_a_stopwatch_gives_every_second_to_one_stage(now, monkeypatch):
+    monkeypatch.setattr("troupe.runtime.progress.kept_from_running", lambda: 0.0)
     watch = Stopwatch()
+    now[0] += 9  # before the first
     for stage, seconds in [("act", 1), ("env", 2), ("act", 4)]:
+        watch.start(stage)
         now[0] += seconds
-        watch.lap(stage)
-    assert watch.seconds == {"act": 5.0, "env": 2.0}
+    assert watch.seconds == {"act": 5.0, "env": 2.0}  # with the one under way
+    watch.move(1.5, "env", "env_wait")
+    assert watch.take() == {"act": 5.0, "env": 0.5, "env_wait": 1.5}
+    now[0] += 3
+    assert watch.seconds == {"act": 3.0}
+
+
+def test_what_other_programs_took_is_no_part_of_a_stage(now, monkeypatch):
+    kept = [5.0]
+    monkeypatch.setattr("troupe.runtime.progress.kept_from_running", lambda: kept[0])
+    watch = Stopwatch()
+    watch.start("act")
+    now[0] += 3
+    kept[0] += 2
+    assert watch.start("env") == 1.0
+    assert watch.seconds == {"act": 1.0, "preempted": 2.0, "env": 0.0}
+
+
+def test_what_was_spent_elsewhere_is_all_that_a_stopwatch_has_which_starts_nothing(now):
+    watch = Stopwatch()
+    now[0] += 9
+    watch.add({"env": 2.0})
+    assert watch.seconds == {"env": 2.0}
 
 
 # Exploration

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, TextIO
 
-from troupe.runs.view import View, bottleneck_of, part_name, progress_of, score, time_text
+from troupe.runs.view import View, bottleneck_of, part_name, progress_of, score, stage_name, time_text
 
 _Span = tuple[str, str]  # text and its style
 
@@ -18,7 +18,9 @@ class _Glyphs(NamedTuple):
 
 _UNICODE = _Glyphs("━", "─", "▁▂▃▄▅▆▇█")
 _ASCII = _Glyphs("=", "-", "_.:-=+*#")
-_COLOURS = {"env": "blue", "act": "cyan", "learn": "magenta", "other": "bright_black"}
+_COLOURS = {"env": "blue", "act": "cyan", "learn": "magenta", "predict": "cyan"} | dict.fromkeys(
+    ("other", "preempted", "env_wait", "delay", "turn"), "bright_black"
+)
 _NOTEBOOK_WIDTH = 96  # letters
 
 
@@ -91,7 +93,7 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
     size = min(max(width // 4, 6), 30)
 
     def line(label: str, *spans: _Span) -> list[_Span]:
-        return [(f"{label:<9}", "bold"), *spans]
+        return [(f"{label:<8} ", "bold"), *spans]
 
     progress = progress_of(view)
     left = progress.seconds_left
@@ -121,12 +123,16 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
         (f"  lag {row.get('lag_mean', 0):.1f} updates, at most {row.get('lag_max', 0)}", ""),
     )
     for part, shares in row.get("shares", {}).items():
-        busy = {activity: share for activity, share in shares.items() if activity != "wait"}
+        stages = [
+            (stage_name(stage), share, _COLOURS.get(stage, "cyan"))
+            for stage, share in shares.items()
+            if stage != "wait" and share >= 0.005
+        ]
         yield line(
             part_name(part),
-            *_bar([(share, _COLOURS.get(name, "cyan")) for name, share in busy.items()], size, glyphs),
+            *_bar([(share, colour) for _, share, colour in stages], size, glyphs),
             ("  ", ""),
-            *((f"{name} {100 * share:.0f} %  ", _COLOURS.get(name, "cyan")) for name, share in busy.items()),
+            *((f"{name} {100 * share:.0f} %  ", colour) for name, share, colour in stages),
             (f"wait {100 * shares['wait']:.0f} %" if "wait" in shares else "", "dim"),
         )
     yield line(

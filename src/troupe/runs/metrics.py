@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from troupe import safe_files
-from troupe.runtime.progress import Stopwatch
+from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Parts
 
 Row = dict[str, Any]
@@ -141,6 +141,7 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, fl
 
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
+MOSTLY = 2 / 3  # of the time: whatever waits that long does not hold the others up
 _FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
 
 
@@ -152,8 +153,16 @@ class Reporter:
         self._seconds = seconds
         self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
         self._version = parts.master.version
-        self._laps: dict[str, dict[str, float]] = {}
+        self._laps: dict[Stopwatch, dict[str, float]] = {}
+        self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
+        self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
+        self._shares: dict[str, dict[str, float]] = {}
         self._pace: Row = {}
+
+    def begin(self) -> None:
+        """The clock starts: that parts waited before for the processes of actors is left out of their shares."""
+        self._read_watches()
+        self._spent.clear()
 
     def report(self, seconds: float) -> Row:
         """`seconds` is the training clock's time."""
@@ -163,6 +172,7 @@ class Reporter:
         recent = parts.progress.recent_returns()
         lag_mean, lag_max = parts.progress.take_lag()
         actors = [seat.actor for seat in parts.actors]
+        self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
@@ -189,6 +199,7 @@ class Reporter:
             "stale": counts.stale,
             "restarts": counts.restarts,
             **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
+            "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
             **self._pace,
         }
 
@@ -198,37 +209,65 @@ class Reporter:
 
     def _measure_pace(self, elapsed: float) -> Row:
         """Speeds and shares of time since the last measurement."""
-        parts, counts = self._parts, self._parts.progress.counts
-        shares = {
-            "actor": self._shares("actor", [seat.actor.watch for seat in parts.actors]),
-            "learner": self._shares("learner", [learner.watch for learner in parts.learners]),
-        }
+        counts = self._parts.progress.counts
+        for part, spent in self._spent.items():
+            before = self._spent_before.get(part, {})
+            news = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
+            if sum(news.values()) > 0 or part not in self._shares:
+                self._shares[part] = shares_of(news)
+            self._spent_before[part] = spent.copy()
         return {
             "steps_per_s": (counts.steps - self._steps) / elapsed,
             "updates_per_s": (counts.updates - self._updates) / elapsed,
-            "shares": shares,
-            "bottleneck": bottleneck(shares),
+            "shares": self._shares.copy(),
+            "bottleneck": bottleneck(self._shares),
         }
 
-    def _shares(self, part: str, watches: list[Stopwatch]) -> dict[str, float]:
-        totals: dict[str, float] = {}
-        for watch in watches:
-            for stage, seconds in watch.seconds.copy().items():
-                totals[stage] = totals.get(stage, 0.0) + seconds
-        before = self._laps.get(part, {})
-        self._laps[part] = totals
-        spent = {stage: total - before.get(stage, 0.0) for stage, total in totals.items()}
-        whole = sum(spent.values()) or 1.0
-        return {stage: _rounded(value / whole) for stage, value in spent.items()}
+    def _read_watches(self) -> None:
+        """Adds to what each kind of part has spent. Those beyond the wanted number wait for nothing but to be wanted;
+        pauses are left out. Actors in processes tell of their time with each rollout, so there may be no news."""
+        parts, wanted = self._parts, self._parts.numbers.current
+        watches = {
+            "actor": [seat.actor.watch for seat in parts.actors[: wanted["actors"]]],
+            "predictor": [predictor.watch for predictor in parts.predictors[: wanted["predictors"]]],
+            "learner": [learner.watch for learner in parts.learners[: wanted["learners"]]],
+        }
+        for part, those in watches.items():
+            for watch in those:
+                spent = self._spent.setdefault(part, {})
+                before, now = self._laps.get(watch, {}), watch.seconds
+                self._laps[watch] = now
+                for stage in now.keys() - {PAUSE}:
+                    news = now[stage] - before.get(stage, 0.0)
+                    spent[stage] = spent.get(stage, 0.0) + max(0.0, news)
+
+
+def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
+    whole = sum(seconds.values()) or 1.0
+    return {stage: _rounded(spent / whole) for stage, spent in seconds.items()}
 
 
 def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """The stage that the others wait for: the busiest one of the part that waits least."""
-    part = min(
-        (name for name in shares if shares[name]), key=lambda name: shares[name].get("wait", 0.0), default="actor"
-    )
-    busy = {stage: share for stage, share in shares[part].items() if stage not in ("wait", "other")}
-    return f"{part}: {max(busy, key=lambda stage: busy[stage])}" if busy else part
+    """What holds the others up, as "part: stage": the largest stage of the part that waits least for other parts.
+
+    `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
+    environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
+    time) is a stage like those in which it computes: the others can do nothing about it. "nothing", where every part
+    waits for another most of the time; "" as long as nothing is known. What other programs take is no stage of ours.
+    """
+    waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
+    if not waits:
+        return ""
+    part = min(waits, key=lambda name: waits[name])
+    if waits[part] > MOSTLY:
+        silent = [name for name, stages in shares.items() if not stages]
+        return silent[0] if silent else "nothing"
+    stages = {stage: share for stage, share in shares[part].items() if stage not in (WAIT, PREEMPTED, "other")}
+    return f"{part}: {max(stages, key=lambda stage: stages[stage])}" if stages else part
+
+
+def _rounded_all(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in values.items()}
 
 
 def _rounded(value: Any) -> float:

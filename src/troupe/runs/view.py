@@ -72,23 +72,37 @@ def progress_of(view: View) -> Progress:
 
 def bottleneck_of(row: Mapping[str, Any]) -> str:
     """'the learner is the bottleneck (learn 90 %): the actors wait 78 % of their time'."""
-    part, _, activity = row.get("bottleneck", "").partition(": ")
+    part, _, stage = row.get("bottleneck", "").partition(": ")
     if not part:
         return ""
+    if part == "nothing":
+        return "nothing is the bottleneck: every part waits for another most of the time"
     shares = row.get("shares", {})
-    busy = shares.get(part, {}).get(activity)
-    detail = f" ({activity} {busy:.0%})" if busy is not None else ""
-    words = f"the {part_name(part)} {'are' if part == 'actor' else 'is'} the bottleneck{detail}"
+    share = shares.get(part, {}).get(stage)
+    detail = "" if share is None else f" ({_WAITS.get(stage, stage)} {share:.0%})"
+    words = f"the {part_name(part)} {'are' if part in _SEVERAL else 'is'} the bottleneck{detail}"
     waits = [
-        f"the {part_name(other)} wait{'' if other == 'actor' else 's'} {share['wait']:.0%} of the time"
-        for other, share in shares.items()
-        if other != part and share.get("wait", 0) >= 0.05
+        f"the {part_name(other)} wait{'' if other in _SEVERAL else 's'} {stages['wait']:.0%} of the time"
+        for other, stages in shares.items()
+        if other != part and stages.get("wait", 0) >= 0.05
     ]
     return f"{words}: {', '.join(waits)}".removesuffix(": ").replace("%", " %")
 
 
+_WAITS = {  # stages in which a part waits, but not for another part
+    "env_wait": "their environments wait",
+    "delay": "env.delay_seconds",
+    "turn": "waiting for a turn to compute",
+}
+_SEVERAL = {"actor": "actors", "predictor": "predictors"}
+
+
 def part_name(part: str) -> str:
-    return "actors" if part == "actor" else part
+    return _SEVERAL.get(part, part)
+
+
+def stage_name(stage: str) -> str:
+    return {"preempted": "other programs"}.get(stage, stage.replace("_", " "))
 
 
 def score(value: float | None) -> str:

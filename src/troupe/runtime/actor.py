@@ -32,7 +32,8 @@ class Actor:
 
     `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
     is not asked: whoever owns the actor sees there that it hangs. With `gamma` it writes down the past
-    returns that rewards are normalised by. `recall` is what a policy with memory remembers of them.
+    returns that rewards are normalised by. `recall` is what a policy with memory remembers of them. An actor that is
+    `alone` in its process can tell how long its environment waits for something rather than computes.
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Actor:
         pulse: np.ndarray,
         gamma: float | None = None,
         recall: Recall | None = None,
+        *,
+        alone: bool = False,
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
@@ -59,7 +62,8 @@ class Actor:
         self._episodes = EpisodeCounter(count)
         self._past = PastReturn(count, gamma) if gamma is not None else None
         self._recall = recall
-        self.watch = Stopwatch()
+        self.watch = inference.watch = Stopwatch()
+        self._alone = alone
 
     def collect(self, rollout: Rollout) -> None:
         """Fills `rollout` in place, all of it with one version of the weights where they are the actor's own.
@@ -91,14 +95,15 @@ class Actor:
     def _send(self, part: Part, rollout: Rollout, t: int, epsilon: float) -> None:
         """Has the actions of step t computed and begins the step."""
         environment, columns = part
+        self.watch.start("delay")
         environment.delay()
-        self.watch.lap("wait")
+        self.watch.start("act")
         decision = self._decide(rollout, t, columns, epsilon)
         rollout.action[t, columns] = decision.action
         rollout.behaviour_log_prob[t, columns] = decision.log_prob
         rollout.policy_version[t, columns] = decision.version
         environment.send(decision.action)
-        self.watch.lap("act")
+        self.watch.start("other")
 
     def _decide(self, rollout: Rollout, t: int, columns: slice, epsilon: float) -> Decision:
         obs = rollout.obs[t, columns]
@@ -113,9 +118,14 @@ class Actor:
         """Waits for step t and writes down what came of it."""
         environment, columns = part
         ended = self._ended[columns]
+        self.watch.start("env")
+        computed = time.process_time() if self._alone else 0.0
         with self._asking():
             obs, reward, terminated, truncated, life_lost = environment.receive()
-        self.watch.lap("env")
+        computed = time.process_time() - computed
+        spent = self.watch.start("other")
+        if self._alone:
+            self.watch.move(max(0.0, spent - computed), "env", "env_wait")
         rollout.reward[t, columns] = reward  # of action[t], in obs[t]
         rollout.terminated[t, columns] = terminated
         rollout.truncated[t, columns] = truncated

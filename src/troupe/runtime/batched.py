@@ -27,7 +27,7 @@ from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import Memory
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.inference import Decision
-from troupe.runtime.progress import Stopwatch
+from troupe.runtime.progress import WAIT, Stopwatch
 from troupe.runtime.shared import Block
 from troupe.runtime.weights import Weights
 
@@ -119,6 +119,7 @@ class BatchedInference:
         self._ticket = int.from_bytes(os.urandom(4), "little")
         self._replied = select.poll()
         self._replied.register(client.replies.fileno(), select.POLLIN)
+        self.watch = Stopwatch()
 
     def refresh(self) -> int:
         """The predictors hold the weights, and may change them at any step."""
@@ -132,6 +133,8 @@ class BatchedInference:
                 cells[f"memory_{name}"][number] = value
         self._ticket = (self._ticket + 1) % 2**32
         os.write(client.requests.fileno(), _REQUEST.pack(number, self._ticket))
+        stage = self.watch.stage
+        self.watch.start(WAIT)
         while True:
             while not self._replied.poll(_LOOK_SECONDS * 1000):
                 if self._gate.stopped:
@@ -140,6 +143,7 @@ class BatchedInference:
             if not reply:  # the other end is gone
                 raise Closed
             if _REPLY.unpack(reply)[0] == self._ticket:
+                self.watch.start(stage)
                 state = None if memory is None else cells["next_state"][number]
                 version = int(cells["version"][number])
                 return Decision(cells["action"][number], cells["log_prob"][number], version, state)
@@ -166,9 +170,10 @@ class Predictor:
     @torch.inference_mode()
     def predict(self) -> None:
         """Serves one batch of requests, with the newest weights."""
+        self.watch.start(WAIT)
         requests = self._queue.get(self._most)
-        self.watch.lap("wait")
-        with self._gate.turn():
+        self.watch.start("predict")
+        with self._gate.turn(self.watch):
             self._version = self._weights.pull(self._flat.vector, self._version)
             cells, actors = self._queue.cells, [request.actor for request in requests]
             device = self._flat.vector.device
@@ -187,7 +192,7 @@ class Predictor:
             cells["version"][actors] = self._version
         self._queue.answer(requests)
         self.served, self.batches = self.served + len(requests), self.batches + 1
-        self.watch.lap("predict")
+        self.watch.start(WAIT)
 
     def _memory(self, actors: list[int]) -> Memory | None:
         """What the policy reads of the past of these actors, if it has a memory."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 
+from troupe.runtime.progress import PAUSE, Stopwatch
 from troupe.runtime.shared import Block
 
 _LOOK_SECONDS = 0.001
@@ -39,9 +40,15 @@ class Gate:
         self.stopped = False
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self, watch: Stopwatch | None = None) -> Iterator[None]:
+        """`watch` is told how long it took until the turn came."""
+        watch = watch or Stopwatch()
+        stage = watch.stage
+        watch.start(PAUSE)
         self._open.wait()
+        watch.start("turn")
         with self._lock:
+            watch.start(stage)
             if self.stopped:
                 raise Closed
             yield
@@ -79,9 +86,14 @@ class RemoteGate:
         return bool(self._stopped[0])
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        while self._paused[0] and not self._stopped[0]:
-            time.sleep(_LOOK_SECONDS)
+    def turn(self, watch: Stopwatch | None = None) -> Iterator[None]:
+        if self._paused[0]:
+            watch = watch or Stopwatch()
+            stage = watch.stage
+            watch.start(PAUSE)
+            while self._paused[0] and not self._stopped[0]:
+                time.sleep(_LOOK_SECONDS)
+            watch.start(stage)
         if self._stopped[0]:
             raise Closed
         yield

@@ -10,6 +10,7 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import Memory
 from troupe.runtime.gate import Gate, RemoteGate
+from troupe.runtime.progress import Stopwatch
 from troupe.runtime.weights import Weights
 
 
@@ -21,6 +22,8 @@ class Decision(NamedTuple):
 
 
 class Inference(Protocol):
+    watch: Stopwatch  # of the actor, who lends it: what it has to wait for within `act` is told there
+
     def refresh(self) -> int:
         """Called between rollouts: the only moment at which an actor's own weights change. Their version."""
 
@@ -46,13 +49,14 @@ class LocalInference:
         self._weights, self._generator, self._gate = weights, generator, gate
         self._device = network.vector.device
         self._version = -1
+        self.watch = Stopwatch()
 
     def refresh(self) -> int:
         self._version = self._weights.pull(self._pulled, self._version)
         return self._version
 
     def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
-        with self._gate.turn(), torch.inference_mode():
+        with self._gate.turn(self.watch), torch.inference_mode():
             seen = torch.from_numpy(obs).to(self._device, non_blocking=True)
             output = self._network.step(seen, memory and memory.to(self._device))
             behaviour = output.distribution.with_epsilon(epsilon)

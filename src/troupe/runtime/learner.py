@@ -97,9 +97,10 @@ class Learner:
 
     def learn(self, batch: Rollout) -> None:
         """Makes the updates that one batch is good for, and publishes the weights."""
+        self.watch.start("learn")
         for _ in self.touches(batch):
             pass
-        self.watch.lap("learn")
+        self.watch.start("other")
 
     def touches(self, batch: Rollout) -> Iterator[Literal["observe", "copy", "apply", "publish"]]:
         """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
@@ -107,13 +108,13 @@ class Learner:
         assert isinstance(self._master, Master)  # a worker of hogwild calls the parts of it itself
         oldest = batch.oldest
         if self._master.statistics:
-            with self._gate.turn():
+            with self._gate.turn(self.watch):
                 yield "observe"
                 self.observe(batch)
         bonus = self._bonus(batch)
         for _ in range(self._config.epochs):
             for part, part_bonus in self._minibatches(batch, bonus):
-                with self._gate.turn():
+                with self._gate.turn(self.watch):
                     yield "copy"
                     self._master.copy_to(self.weights.vector)
                     gradient = self.compute_gradient(part, part_bonus)
@@ -139,7 +140,7 @@ class Learner:
         """For the whole batch before any pass: the predictor learns of it in the same breath."""
         if self.curiosity is None:
             return None
-        with self._gate.turn():
+        with self._gate.turn(self.watch):
             return self.curiosity.bonus(batch)
 
     def compute_gradient(self, rollout: Rollout, bonus: Bonus | None = None) -> Tensor:

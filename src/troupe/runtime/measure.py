@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from troupe.config import Backend, Environment, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
+from troupe.runtime.progress import kept_from_running
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _BACKEND_SECONDS = 0.05  # for each backend
@@ -126,21 +126,13 @@ def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
     Seconds in which other programs had the processors are left out: what computes would seem to wait.
     """
     work()
-    times, began, used, kept = 0, time.perf_counter(), time.process_time(), _kept_from_running()
+    times, began, used, kept = 0, time.perf_counter(), time.process_time(), kept_from_running()
     while not times or time.perf_counter() - began < seconds:
         work()
         times += 1
-    kept = _kept_from_running() - kept  # first: what comes between it and the clock would make it negative
+    kept = kept_from_running() - kept  # first: what comes between it and the clock would make it negative
     took = time.perf_counter() - began - kept
     return took / times, (time.process_time() - used) / times
-
-
-def _kept_from_running() -> float:
-    """Seconds in which this thread could have run, but no processor was free; 0 where the system does not say."""
-    try:
-        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
-    except (OSError, IndexError):
-        return 0.0
 
 
 def cores() -> int:

@@ -78,10 +78,13 @@ class ActorPlan:
         sizes = np.bincount(np.arange(self.environments) % parts).tolist()
         environments = [make(size, self.environment) for size in sizes]
 
+        alone = self.restorable or isinstance(gate, RemoteGate)  # topology serial, or a process
+
         def actor(inference: Inference) -> Actor:
             gamma = self.learner.rewards.gamma if self.learner.rewards.normalize else None
             recall = Recall(self.environments, self.memory, self.source.value.actions) if self.memory else None
-            return Actor(environments, inference, self.epsilon, progress, environment_seed, pulse, gamma, recall)
+            seed, epsilon = environment_seed, self.epsilon
+            return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, recall, alone=alone)
 
         if isinstance(self.brain, PredictionClient):
             return self._windowed(actor(BatchedInference(self.brain, gate)))

@@ -30,7 +30,7 @@ from troupe.environments import quiet_gymnasium
 from troupe.runtime.gate import Closed, Gate, RemoteGate
 from troupe.runtime.patience import Patience, hung
 from troupe.runtime.plan import ActorPlan
-from troupe.runtime.progress import Counts, Lag, Progress, Share, Stopwatch
+from troupe.runtime.progress import WAIT, Counts, Lag, Progress, Share, Stopwatch
 from troupe.runtime.rollout import Rollout, slots
 from troupe.runtime.shared import Block
 
@@ -367,10 +367,11 @@ def play(
         actor = plan.build(generation, progress, gate, pulse)
         connection.send_bytes(_encode(Report(-1, _NOTHING)))
         while True:
+            actor.watch.start(WAIT)
             request = _decode_request(connection.recv_bytes())
+            actor.watch.start("other")
             before = Counts(steps=request.steps, played=request.played, updates=request.updates)
             progress.counts = replace(before)
-            actor.watch.lap("wait")
             actor.collect(rollouts[request.slot])
             laps, metrics = actor.watch.take(), {name: float(value) for name, value in actor.metrics.items()}
             share, pulls = progress.take_share(before), rollouts[request.slot].pulls

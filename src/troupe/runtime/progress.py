@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from troupe.runtime.rollout import Rollout
 
@@ -159,26 +160,65 @@ def lag_of(rollout: Rollout, version: int) -> Lag:
 
 
 class Stopwatch:
-    """Seconds by stage: `lap(stage)` gives the time since the last lap to `stage`."""
+    """Seconds by stage: `start(stage)` gives the time from now on to `stage`. One part starts, any may read.
+
+    Every part has the stages WAIT, in which it can do nothing until another part has done something; PAUSE, in
+    which all parts stand still for an evaluation; and PREEMPTED, in which other programs had the processors.
+    """
 
     def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+        self.stage = ""  # the one under way; time before the first belongs to none
+        self._spent: dict[str, float] = {}
+        self._since, self._kept = time.perf_counter(), kept_from_running()
 
-    def lap(self, stage: str) -> None:
+    def start(self, stage: str) -> float:
+        """The seconds that the stage before has taken, without what other programs did."""
         now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
+        spent = now - self._since if self.stage else 0.0
+        if spent > _LONG_SECONDS:  # asking what other programs took costs 20 us; in less time it is nothing
+            kept = kept_from_running()
+            preempted = min(max(kept - self._kept, 0.0), spent)
+            self.add({PREEMPTED: preempted})
+            spent, self._kept = spent - preempted, kept
+        self.add({self.stage: spent})
+        self.stage, self._since = stage, now
+        return spent
+
+    def move(self, seconds: float, stage: str, to: str) -> None:
+        """So much of what `stage` has was spent on something else."""
+        self.add({stage: -seconds, to: seconds})
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Of all stages, the one under way included."""
+        spent, stage = self._spent.copy(), self.stage
+        if stage:
+            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - self._since
+        return spent
 
     def take(self) -> dict[str, float]:
         """The seconds since the last call."""
-        taken, self.seconds = self.seconds, {}
+        self.start(self.stage)
+        taken, self._spent = self._spent, {}
         return taken
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """Laps that were taken elsewhere."""
+        """What was spent elsewhere."""
         for stage, spent in seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
+            if spent:
+                self._spent[stage] = self._spent.get(stage, 0.0) + spent
+
+
+WAIT, PAUSE, PREEMPTED = "wait", "pause", "preempted"
+_LONG_SECONDS = 1e-3
+
+
+def kept_from_running() -> float:
+    """Seconds in which this thread could have run, but no processor was free; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
+    except (OSError, IndexError):
+        return 0.0
 
 
 class Clock:

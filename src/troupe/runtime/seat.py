@@ -14,7 +14,7 @@ from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.patience import Patience, hung, stack_of
 from troupe.runtime.plan import ActorPlan, Player
 from troupe.runtime.processes import Lost, RemoteActor
-from troupe.runtime.progress import Progress
+from troupe.runtime.progress import WAIT, Progress
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import Rollout
 from troupe.runtime.worker import Worker
@@ -75,12 +75,14 @@ class ThreadSeat:
     def collect(self, deliver: Deliver) -> None:
         """One rollout from an empty one to where it is wanted."""
         actor, self._thread = self.actor, threading.current_thread()
+        actor.watch.start(WAIT)
         rollout = self.queue.acquire()
-        actor.watch.lap("wait")
+        actor.watch.start("other")
         rollout.actor, rollout.generation, rollout.index = self.number, self._generation, self._index
         actor.collect(rollout)
         self._index += 1
         self._table.journal.rollout(rollout)
+        actor.watch.start(WAIT)
         deliver(rollout)
 
     def state(self) -> dict[str, Any] | None:

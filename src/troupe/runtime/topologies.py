@@ -25,7 +25,7 @@ from troupe.runtime.journal import NoJournal
 from troupe.runtime.learner import Learner, learning_rate
 from troupe.runtime.moment import Moment
 from troupe.runtime.numbers import Latch, Numbers
-from troupe.runtime.progress import Progress, lag_of
+from troupe.runtime.progress import PAUSE, WAIT, Progress, lag_of
 from troupe.runtime.queue import RolloutQueue
 from troupe.runtime.rollout import Rollout, stack
 from troupe.runtime.seat import RemoteSeat, ThreadSeat
@@ -152,7 +152,9 @@ def _take_turns(parts: Parts, after_batch: Callable[[], None], restored: bool) -
 
     def settle() -> None:
         parts.settle()
+        seat.actor.watch.start(PAUSE)
         after_batch()
+        seat.actor.watch.start(WAIT)
 
     if restored:  # the stop may have come in the middle of what followed the last batch
         with parts.master.lock:
@@ -176,8 +178,9 @@ def _predict(parts: Parts, number: int, predictor: Predictor) -> None:
 
 
 def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) -> None:
+    learner.watch.start(WAIT)
     rollouts = parts.queue.get(parts.config.learner.rollouts, parts.config.learner.take_all)
-    learner.watch.lap("wait")
+    learner.watch.start("other")
     wanted = _sift(parts, rollouts)
     if wanted:
         parts.journal.batch(wanted)
@@ -191,9 +194,10 @@ def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) ->
             parts.queue.release(rollouts)
     else:
         parts.queue.release(rollouts)
+    learner.watch.start(PAUSE)
     with parts.master.lock:
         after_batch()
-    learner.watch.lap("other")
+    learner.watch.start(WAIT)
 
 
 def _sift(parts: Parts, rollouts: list[Rollout]) -> list[Rollout]:

@@ -18,6 +18,7 @@ class Worker:
 
     def collect(self, rollout: Rollout) -> None:
         self._actor.collect(rollout)
+        self.watch.start("learn")
         if self._master.statistics:
             self._learner.observe(rollout, self._number)
         gradient = self._learner.compute_gradient(rollout)
@@ -27,7 +28,7 @@ class Worker:
             self._progress.consume([rollout], self._master.version)
             self._learner.apply_gradient(gradient)
             self._master.count(self._number)
-        self.watch.lap("learn")
+        self.watch.start("other")
 
     @property
     def watch(self) -> Stopwatch:
