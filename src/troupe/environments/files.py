@@ -1,6 +1,7 @@
 """Python files that environments and wrappers come from: `path/to/file.py:NAME`."""
 
 import hashlib
+import importlib.abc
 import importlib.util
 import os
 import re
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from troupe.config import UsageError, did_you_mean, one_line
@@ -84,6 +85,19 @@ def _from_text(path: Path, name: str, text: bytes) -> FileCallable:
     return FileCallable(path, name, text, value)
 
 
+class _Text(importlib.abc.InspectLoader):
+    """Imports the text that was read, whatever the file holds by now."""
+
+    def __init__(self, text: bytes, path: str):
+        self._text, self._path = text, path
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002
+        return importlib.util.decode_source(self._text)
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        return self.source_to_code(self._text, self._path)
+
+
 def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
     """The file as a module, executed once for each text it has had.
 
@@ -94,13 +108,14 @@ def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
     name = f"troupe_environment_{path.stem}_{key}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _Text(text, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         with _neighbours_importable(path.parent), own_code():
-            exec(compile(text, path, "exec"), vars(module))
+            loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"{shown} cannot be imported: {one_line(error)}") from error
