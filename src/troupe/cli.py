@@ -1,6 +1,7 @@
 """The command line: one function for each command. Heavy imports wait until a command needs them."""
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -9,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -186,7 +187,10 @@ def export(options: argparse.Namespace) -> None:
 
     need("onnx")
     from troupe.agent import load
+    from troupe.environments import report_changes
+    from troupe.runs.checkpoint import read_config
 
+    report_changes(read_config(Path(options.run)).env)
     done = load(options.run).export(options.file)
     print(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
@@ -262,6 +266,8 @@ def _prints_aside(asked: bool) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).fflush(None)  # what C code has printed and not written yet
         os.dup2(kept, 1)
         os.close(kept)
 

@@ -1,6 +1,6 @@
 """Environments: from an id, a file or a callable to a batch of environments stepped together."""
 
-from troupe.environments.find import find, name_of, of_run, settle
+from troupe.environments.find import find, name_of, of_run, report_changes, settle
 from troupe.environments.quiet import quiet_gymnasium
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.vector import EnvironmentFailed, VectorEnvironment
@@ -13,5 +13,6 @@ __all__ = [
     "name_of",
     "of_run",
     "quiet_gymnasium",
+    "report_changes",
     "settle",
 ]

@@ -5,8 +5,27 @@ import threading
 from collections.abc import Callable
 
 from troupe.config import one_line
+from troupe.environments.own_code import own_code
 
 CLOSE_SECONDS = 2.0
+_reported: set[str] = set()  # of this process: each of many environments may fail alike
+
+
+def report_failure(name: str, error: BaseException) -> None:
+    """Logs, once, that an environment's close has raised: what it was needed for is done."""
+    said = one_line(error)
+    if said not in _reported:
+        _reported.add(said)
+        logging.getLogger("troupe").warning(f"environment {name}: close raised {said}")
+
+
+def close_and_report(close: Callable[[], object], name: str) -> None:
+    """Calls `close`, in this thread; what it raises is logged."""
+    try:
+        with own_code():
+            close()
+    except Exception as error:
+        report_failure(name, error)
 
 
 def close_in_time(close: Callable[[], object], name: str, seconds: float | None = None) -> None:
@@ -23,8 +42,8 @@ def close_in_time(close: Callable[[], object], name: str, seconds: float | None 
     thread = threading.Thread(target=run, name="close", daemon=True)
     thread.start()
     thread.join(seconds)
-    log = logging.getLogger("troupe")
     if thread.is_alive():
-        log.warning(f"environment {name}: close() has not returned after {seconds:g} s, and is left behind")
+        said = f"close() has not returned after {seconds:g} s, and is left behind"
+        logging.getLogger("troupe").warning(f"environment {name}: {said}")
     elif failures:
-        log.warning(f"environment {name}: close raised {one_line(failures[0])}")
+        report_failure(name, failures[0])

@@ -74,20 +74,20 @@ def of_run(run: Path, config: Environment, env: Maker | None = None) -> Environm
                 f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
                 "if you trust it, move it elsewhere and name its new place in config.toml"
             )
-    _report_changes(names, config.files)
+    report_changes(replace(config, id="") if env else config)
     return find(env or config.id, config)
 
 
-def _report_changes(names: Collection[str], recorded: Mapping[str, str]) -> None:
-    """Says which files are no longer those that the run was trained with."""
+def report_changes(config: Environment) -> None:
+    """Says which files of a run's environment are no longer those that it was trained with."""
     warn = logging.getLogger("troupe").warning
-    for name in names:
+    for name in (config.id, *config.wrappers):
         path = files.path_of(name)
         if path is None or not path.is_file():
             continue
         if not path.is_absolute():
-            warn(f"the run names {name} by a relative path: {path.resolve()} is used, whatever was meant")
-        elif recorded.get(str(path)) not in (None, *files.digests([name]).values()):
+            warn(f"config.toml names {name} by a relative path: {os.path.abspath(path)} is used")
+        elif config.files.get(str(path)) not in (None, *files.digests([name]).values()):
             warn(f"{path} has changed since the run began: it may be another environment than the agent was trained in")
 
 

@@ -10,9 +10,10 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from troupe.config import TroupeError, one_line
 from troupe.environments.actions import Actions
+from troupe.environments.closing import close_and_report, report_failure
 from troupe.environments.contract import ContractError
 from troupe.environments.limits import Limits
-from troupe.environments.own_code import contained, own_code
+from troupe.environments.own_code import contained
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK
 
@@ -44,6 +45,7 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
         super().__init__(env)
         self._number, self._read = number, read
+        self.close_error: BaseException | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         try:
@@ -58,6 +60,13 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
         except BaseException as error:
             raise _Raised(self._number, "step") from contained(error)
         return obs, float(reward), terminated, truncated, self._readable(info)
+
+    def close(self) -> None:
+        """Remembers what it raises: the others of the batch are still to be closed."""
+        try:
+            self.env.close()
+        except BaseException as error:
+            self.close_error = contained(error)
 
     def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
         return {key: info[key] for key in self._read if info.get(key) is not None}
@@ -160,8 +169,11 @@ class VectorEnvironment:
         raise NotImplementedError
 
     def close(self) -> None:
-        with own_code():
-            self._vector.close()
+        """Closes them all; what that raises is logged."""
+        close_and_report(self._vector.close, self._name)
+        for env in getattr(self._vector, "envs", ()):
+            if isinstance(env, Numbered) and env.close_error:
+                report_failure(self._name, env.close_error)
 
     def _begin(self, seeds: np.ndarray) -> tuple[Any, dict[str, Any]]:
         """A native vector of Gymnasium's draws all its episodes from one stream, and takes the first seed."""

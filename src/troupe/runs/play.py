@@ -9,7 +9,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from troupe.config import TroupeError, UsageError, one_line
 from troupe.environments.actions import scale
+from troupe.environments.closing import close_and_report
 from troupe.environments.spaces import MASK
 from troupe.runs.pictures import Picture, Pictures
 
@@ -207,12 +208,14 @@ def opened(make_env: MakeEnv, fastest: float) -> Iterator[Stage]:
         if "render_mode" not in str(error):
             raise
         raise UsageError(f"this environment cannot be shown: it takes no render_mode ({error})") from None
-    with closing(env):
+    try:
         modes = env.metadata.get("render_modes") or []
         if mode not in modes and env.render_mode != mode:
             offered = f"only {', '.join(map(str, modes))}" if modes else "nothing"
             raise UsageError(f"{_title(env)} cannot be shown: it has no render mode '{mode}', {offered}")
         yield Stage(env, fastest)
+    finally:
+        close_and_report(env.close, _title(env))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ and no lock is shared: a process can be killed at any moment, and nothing else n
 
 import errno
 import faulthandler
+import logging
 import multiprocessing
 import os
 import signal
@@ -384,6 +385,7 @@ def play(
             connection.send_bytes(_encode(Report(-1, _NOTHING, error=one_line(error), trace=trace)))
     finally:
         if actor is not None:
+            logging.getLogger("troupe").disabled = True  # the parent says what goes wrong in closing
             with suppress(Exception):  # nobody listens any more
                 actor.close()
 
