@@ -32,6 +32,11 @@ class Plain(gym.Env):
     def happens(self):
         pass
 
+class Shown(Plain):
+    metadata, render_mode = {"render_modes": ["rgb_array"]}, "rgb_array"
+    def render(self):
+        return np.zeros((64, 64, 3), np.uint8)
+
 class Odd(Plain):
     def happens(self):
         raise ValueError("bad file name: caf\udce9 \x1b[2J\x1b]0;owned\x07 licence\nserver")
@@ -199,3 +204,20 @@ def test_the_keyboard_interrupt_of_an_environment_is_not_the_users():
     )  # fmt: skip
     assert done.returncode == 2
     assert "cannot be made: KeyboardInterrupt, where an environment must not exit the program" in done.stderr
+
+
+def test_a_name_that_no_file_can_hold_is_refused_before_anything_starts(troupe):
+    Path("caf\udce9.py").write_text(WORLD)
+    status, out, err = troupe(f"train caf\udce9.py:Plain {TINY}")
+    assert (status, out) == (2, "")
+    assert err == "troupe: environment caf\\udce9.py:Plain: config.toml cannot hold a name that is not UTF-8\n"
+    assert not Path("run").exists()
+
+
+def test_a_shown_environment_that_exits_is_an_error(troupe):
+    assert troupe(f"train world.py:Shown {TINY} --quiet")[0] == 0
+    world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
+    Path("world.py").write_text(world)
+    status, out, err = troupe("watch run --video film.gif")
+    assert (status, out) == (1, "")
+    assert "sys.exit(0), where an environment must not exit the program" in err

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import io
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from troupe import arguments as words
 from troupe import config
-from troupe.config import TroupeError, UsageError, one_line
+from troupe.config import TroupeError, UsageError, one_line, printable
 
 if TYPE_CHECKING:
     from troupe.run import Run
@@ -28,13 +29,15 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
-        signal.signal(signal.SIGINT, _interrupt)
     logging.basicConfig(format="troupe: %(message)s")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    status = _flush(run(sys.argv[1:] if arguments is None else arguments))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what no encoding has
+            stream.reconfigure(errors="backslashreplace")
+    with _numbered_interrupts():
+        status = _flush(run(sys.argv[1:] if arguments is None else arguments))
     if status >= 128 or threading.active_count() > 1:
         # Whoever pressed Ctrl-C waits for no tidying of libraries; an environment that never returns, or has
         # threads of its own, does not keep us.
@@ -47,17 +50,19 @@ def run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         options = words.parse([word for word in arguments if word != "--debug"])
-        return int(_COMMANDS[options.name](options) or 0)
+        with _numbered_interrupts():
+            return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
             return 128 + signal.SIGINT
         print("troupe: interrupted", file=sys.stderr)
-        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+        number = stop.args[0] if stop.args else signal.SIGINT
+        return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
         return 0
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), end="", file=sys.stderr)
         elif isinstance(error, TroupeError):
             print(f"troupe: {one_line(error)}", file=sys.stderr)
         else:
@@ -68,7 +73,22 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)  # the number tells it from one that an environment raises
+    raise KeyboardInterrupt(number)
+
+
+@contextmanager
+def _numbered_interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt with the signal's number, which tells it from one that an environment raises."""
+    before = signal.getsignal(signal.SIGINT)
+    plain = before is signal.default_int_handler  # and neither ignored, as in a shell's background, nor somebody's own
+    ours = plain and threading.current_thread() is threading.main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, _interrupt)
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, before)
 
 
 def _flush(status: int) -> int:

@@ -23,7 +23,12 @@ Maker = Callable[..., gym.Env[Any, Any]]
 
 def name_of(env: str | Maker) -> str:
     """An environment as settings name it (`env.id`)."""
-    return f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+    name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # of a file whose name is other bytes
+        raise UsageError(f"environment {name}: config.toml cannot hold a name that is not UTF-8") from None
+    return name
 
 
 def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:

@@ -45,4 +45,5 @@ def _is_interrupt(error: BaseException) -> bool:
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False
-    return bool(error.args) or signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    numbered = bool(error.args) and isinstance(error.args[0], int)
+    return numbered or signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from troupe.config import TroupeError, UsageError, one_line
 from troupe.environments.actions import scale
 from troupe.environments.closing import close_and_report
+from troupe.environments.own_code import own_code
 from troupe.environments.spaces import MASK
 from troupe.runs.pictures import Picture, Pictures
 
@@ -140,7 +141,8 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
     env, camera = stage.env, stage.camera
     remembering = agent if isinstance(agent, Remembering) else None
     for episode in range(episodes):
-        observation, info = env.reset(seed=seed if episode == 0 else None)
+        with own_code():
+            observation, info = env.reset(seed=seed if episode == 0 else None)
         camera.rewind()
         if remembering:
             remembering.reset()
@@ -163,7 +165,8 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             if ended:
                 break
             camera.begin_step()
-            observation, received, terminated, truncated, info = env.step(action)
+            with own_code():
+                observation, received, terminated, truncated, info = env.step(action)
             reward = float(received)
             for frame, picture in camera.between:
                 yield Shot(moment, frame / stage.fps, picture)
@@ -203,7 +206,8 @@ def opened(make_env: MakeEnv, fastest: float) -> Iterator[Stage]:
     """The environment on its stage, closed afterwards; raises UsageError where it draws no pictures."""
     mode = "rgb_array"
     try:
-        env = make_env(mode)
+        with own_code():
+            env = make_env(mode)
     except TypeError as error:
         if "render_mode" not in str(error):
             raise
@@ -272,7 +276,8 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def draw(self, env: Env) -> Picture:
         """What `env`, which is this world or a wrapper of it, shows now."""
         try:
-            frame: Any = env.render()
+            with own_code():
+                frame: Any = env.render()
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise TroupeError(f"{_title(env)} could not draw a picture: {reason}") from error
