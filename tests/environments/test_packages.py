@@ -8,7 +8,7 @@ import gymnasium as gym
 import pytest
 
 from troupe import cli
-from troupe.config import UsageError
+from troupe.config import Environment, UsageError
 from troupe.environments import find, packages
 from troupe.environments.find import of_run
 from troupe.environments.packages import KNOWN, known
@@ -122,7 +122,7 @@ def test_nothing_is_imported_for_an_id_that_does_not_ask_for_it(package):
 def test_a_package_of_the_run_directory_is_not_executed_when_a_run_is_loaded(package, tmp_path):
     file = package("speck", "raise RuntimeError('executed')", "[gymnasium.envs]\nspeck = speck:register_all\n")
     with pytest.raises(UsageError, match="which is not executed"):
-        of_run(tmp_path, "speck/Walk-v0")
+        of_run(tmp_path, Environment(id="speck/Walk-v0"))
     assert file.exists()
     assert "speck" not in sys.modules
 
