@@ -154,6 +154,14 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--json", action="store_true", help="print one JSON object")
     _add_settings(one)
 
+    one = add("check", "play an environment at random: what is wrong with it, what is unwise, and what to change")
+    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument("--steps", type=_count(1), default=400, metavar="N", help="steps to play (400)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment and the actions (0)")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    for name in ("env.kwargs", "env.wrappers", "env.max_steps", "env.ignore"):
+        _add_setting(one, name, _text(config.fields()[name]))
+
     add("envs", "environments with tuned settings, and what they were seen to reach")
     add("presets", "what each preset is, and its source")
     return parser, by_name

@@ -245,6 +245,17 @@ def bench(options: argparse.Namespace) -> None:
     print(json.dumps(result.summary()) if options.json else result.table())
 
 
+def check(options: argparse.Namespace) -> int:
+    """Exit status 1 where something is wrong."""
+    from troupe.environments import check, settle
+
+    asked = config.resolve(options.env, settings=_settings(options))
+    with _prints_aside(options.json):
+        report = check.check(options.env, lambda: settle(asked, options.env)[1], options.steps, options.seed)
+    print(json.dumps(report.summary()) if options.json else "\n".join(report.lines()))
+    return int(bool(report.wrong))
+
+
 def envs(_: argparse.Namespace) -> None:
     rows = []
     for preset in map(config.load_preset, config.presets()):
@@ -343,5 +354,5 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     command.__name__: command
-    for command in (train, compare, evaluate, watch, export, resume, plot, replay, bench, envs, presets)
+    for command in (train, compare, evaluate, watch, export, resume, plot, replay, bench, check, envs, presets)
 }

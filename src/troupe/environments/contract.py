@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from troupe.config import UsageError
 from troupe.environments.limits import misfit
 from troupe.environments.readable import pick
 from troupe.environments.spaces import Space, leaves
@@ -21,6 +22,10 @@ _OLD = "before Gymnasium `done` stood for both ends; shimmy's GymV21Compatibilit
 
 class ContractError(Exception):
     """`reset` or `step` did what Gymnasium's interface does not allow; the text is a whole sentence about it."""
+
+
+class WrongEnvironment(UsageError):
+    """The first reset or step of an environment is wrong; nothing has started."""
 
 
 class Conforming(gym.Wrapper[Any, Any, Any, Any]):

@@ -12,7 +12,7 @@ import numpy as np
 from troupe.config import Environment, UsageError, one_line
 from troupe.environments import packages
 from troupe.environments.closing import close_in_time
-from troupe.environments.contract import Conforming, ContractError
+from troupe.environments.contract import Conforming, ContractError, WrongEnvironment
 from troupe.environments.limits import Limits, misfit
 from troupe.environments.notices import notices
 from troupe.environments.own_code import own_code
@@ -78,7 +78,7 @@ def _look(
     obs, reward, *_ = _asked(name, "step", lambda: env.step(action))
     _check(source, "step", obs)
     if not np.isfinite(reward):
-        raise UsageError(f"environment {name}, first step: the reward is {reward}, expected a finite number")
+        raise WrongEnvironment(f"environment {name}, first step: the reward is {reward}, expected a finite number")
     if source.time_limit is None and not is_seen_to_truncate(env, lambda: action):
         source = replace(source, notices=(*source.notices, no_time_limit(name)))
     return source
@@ -98,24 +98,24 @@ def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
         with own_code():
             return ask()
     except ContractError as error:
-        raise UsageError(f"environment {name}: {error}") from None
+        raise WrongEnvironment(f"environment {name}: {error}") from None
     except Exception as error:
         if verb == "reset" and isinstance(error, TypeError) and re.search(r"unexpected keyword argument", str(error)):
-            raise UsageError(
+            raise WrongEnvironment(
                 f"environment {name}: reset does not take what Gymnasium gives it: expected "
                 f"reset(self, *, seed=None, options=None), found {one_line(error)}"
             ) from error
-        raise UsageError(f"environment {name}: {verb} raised {one_line(error)}") from error
+        raise WrongEnvironment(f"environment {name}: {verb} raised {one_line(error)}") from error
 
 
 def _check(source: EnvironmentSource, verb: str, obs: Any) -> None:
     """Raises UsageError for an observation of which nothing can be learned."""
     where = f"environment {source.id}, first {verb}"
     if wrong := misfit(source.packing.leaves, obs):
-        raise UsageError(f"{where}: {wrong}")
+        raise WrongEnvironment(f"{where}: {wrong}")
     for leaf in source.packing.leaves:
         if wrong_value := Limits(leaf).unfit(np.asarray(leaf.of(obs), leaf.space.dtype)[None]):
-            raise UsageError(f"{where}: the observation{leaf.name} {wrong_value[1]}")
+            raise WrongEnvironment(f"{where}: the observation{leaf.name} {wrong_value[1]}")
 
 
 def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.ndarray:
@@ -125,6 +125,6 @@ def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.
         try:
             mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
         except (AttributeError, ValueError) as error:
-            raise UsageError(f"environment {source.id}, first reset: {MASK} {error}") from None
+            raise WrongEnvironment(f"environment {source.id}, first reset: {MASK} {error}") from None
     row: np.ndarray = source.actions.random(np.random.default_rng(0), 1, mask)[0]
     return row

@@ -1,0 +1,191 @@
+"""`troupe check`: plays an environment for a few hundred random steps, and says what is wrong and what is unwise.
+
+What breaks the interface or makes results unrepeatable is wrong; what can be learned from, but badly, is unwise.
+"""
+
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils.env_checker import check_env
+
+from troupe.config import one_line
+from troupe.environments.closing import close_in_time
+from troupe.environments.contract import Conforming, ContractError, WrongEnvironment
+from troupe.environments.judgement import Finding, Seen
+from troupe.environments.own_code import own_code
+from troupe.environments.source import EnvironmentSource
+from troupe.environments.spaces import MASK
+
+STEPS = 400
+_REPEATED_STEPS = 100  # of an episode that is played again
+_SECONDS = 20.0  # a slow environment is played for as long
+_INTERFACE = "return what gymnasium.Env documents for reset and step"
+# Advice of Gymnasium's checker that is not about training, or that is given here in other words.
+_NOT_OURS = re.compile(
+    "different from the unwrapped|render|is (-)?infinity|not an image|symmetric and normalized|conventional|"
+    "expecting a numpy array|Casting input|reward returned|precision lowered|flattened|not within the observation space"
+)
+
+
+@dataclass
+class Report:
+    """What was found, and in how many steps and episodes."""
+
+    name: str
+    steps: int = 0
+    episodes: int = 0
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[Finding]:
+        return [each for each in self.findings if each.wrong]
+
+    @property
+    def unwise(self) -> list[Finding]:
+        return [each for each in self.findings if not each.wrong]
+
+    def summary(self) -> dict[str, Any]:
+        found = {
+            kind: [{"what": each.what, "change": each.change} for each in findings]
+            for kind, findings in (("wrong", self.wrong), ("unwise", self.unwise))
+        }
+        return {"environment": self.name, "steps": self.steps, "episodes": self.episodes, **found}
+
+    def lines(self) -> Iterator[str]:
+        yield f"{self.name}: {self.steps} steps of random actions, {self.episodes} episodes ended"
+        for each in (*self.wrong, *self.unwise):
+            yield f"{'wrong ' if each.wrong else 'unwise'}  {each.what}"
+            yield f"        {each.change}"
+        wrong, unwise = len(self.wrong), len(self.unwise)
+        yield f"{wrong or 'nothing'} wrong, {unwise or 'nothing'} unwise"
+
+
+def check(name: str, find: Callable[[], EnvironmentSource], steps: int = STEPS, seed: int = 0) -> Report:
+    """`find` makes the environment's source. Raises UsageError where there is no environment to be checked."""
+    report = Report(name)
+    try:
+        source = find()
+        _ = source.packing  # whether its spaces can be read
+    except WrongEnvironment as error:
+        report.findings.append(Finding(True, f"{error}", _INTERFACE))
+        return report
+    report.findings += [_of_notice(notice) for notice in source.notices]
+    seen = Seen(source)
+    with _made(source) as (env, recorder):
+        _play(env, recorder, source, seed, steps, seen)
+        again = Seen(source)
+        if not seen.wrong:
+            _play(env, recorder, source, seed, min(_REPEATED_STEPS, seen.steps), again)
+    anew = Seen(source)
+    if not seen.wrong:
+        with _made(source) as (env, recorder):
+            _play(env, recorder, source, seed, min(_REPEATED_STEPS, seen.steps), anew)
+    report.steps, report.episodes = seen.steps, seen.episodes
+    report.findings += seen.findings()
+    report.findings += _differences(seen, again, anew)
+    if not (report.wrong or source.atari):
+        report.findings += _gymnasiums(source)
+    return report
+
+
+class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps what the environment itself returned, before it is made plain."""
+
+    answer: Any = None
+
+    def reset(self, **how: Any) -> Any:
+        self.answer = self.env.reset(**how)
+        return self.answer
+
+    def step(self, action: Any) -> Any:
+        self.answer = self.env.step(action)
+        return self.answer
+
+
+@contextmanager
+def _made(source: EnvironmentSource) -> Iterator[tuple[Conforming, _Recorder]]:
+    """An environment, and what records it; closed in the end."""
+    with own_code():
+        env = source.make()
+    recorder = _Recorder(env.env if isinstance(env, Conforming) else env)
+    try:
+        yield Conforming(recorder, source.observation_space if source.left_out else None), recorder
+    finally:
+        close_in_time(env.close, source.id)
+
+
+def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed: int, steps: int, seen: Seen) -> None:
+    """Random allowed actions that follow from the seed, as do the episodes."""
+    rng, began = np.random.default_rng(seed), time.monotonic()
+    verb = "reset"
+    try:
+        with own_code():
+            obs, info = env.reset(seed=seed)
+            seen.reset(obs, recorder.answer)
+            while seen.steps < steps and time.monotonic() - began < _SECONDS and not seen.wrong:
+                mask = None
+                if source.masked:
+                    mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
+                action = source.actions.one(source.actions.random(rng, 1, mask)[0])
+                verb = "step"
+                obs, reward, terminated, truncated, info = env.step(action)
+                seen.step(obs, reward, terminated, truncated, recorder.answer)
+                if terminated or truncated:
+                    verb = "reset"
+                    obs, info = env.reset()
+                    seen.reset(obs, recorder.answer)
+    except ContractError as error:
+        seen.fail(f"step {seen.steps}: {error}", _INTERFACE)
+    except Exception as error:
+        seen.fail(f"step {seen.steps}: {verb} raised {one_line(error)}", "mend it, or catch what may be expected there")
+
+
+def _differences(seen: Seen, again: Seen, anew: Seen) -> Iterator[Finding]:
+    if seen.wrong:
+        return
+    for other, where in ((again, "in the same environment"), (anew, "in another environment of the same kind")):
+        if other.wrong:
+            yield Finding(True, f"played again {where}: {other.wrong[0].what}", other.wrong[0].change)
+        elif (step := seen.first_difference(other)) is not None:
+            yield Finding(
+                True,
+                f"the same seed and actions gave another episode {where}, from step {step} on",
+                "draw every random number from self.np_random, call super().reset(seed=seed) first, and let reset put "
+                "everything back",
+            )
+            return
+
+
+def _of_notice(notice: str) -> Finding:
+    if notice.startswith("no time limit"):
+        what, change = notice.partition(";")[0], "wrap it in gymnasium.wrappers.TimeLimit, or give --env.max_steps N"
+    else:
+        what, _, change = notice.partition("; ")
+    return Finding(False, what, change or "turn it into numbers if it matters to the agent")
+
+
+def _gymnasiums(source: EnvironmentSource) -> Iterator[Finding]:
+    """What Gymnasium's own checker says."""
+    advice = "see gymnasium.utils.env_checker.check_env"
+    with own_code():
+        env = source.make()
+    inner = env.env if isinstance(env, Conforming) else env
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            with own_code():
+                check_env(inner, skip_render_check=True, skip_close_check=True)
+        except Exception as error:
+            yield Finding(False, f"Gymnasium's checker: {one_line(error)}", advice)
+        finally:
+            close_in_time(env.close, source.id)
+    for text in dict.fromkeys(re.sub(r"\x1b\[\d*m|WARN: ", "", str(each.message)) for each in told):
+        if not _NOT_OURS.search(text):
+            yield Finding(False, f"Gymnasium's checker: {one_line(text)}", advice)
