@@ -77,7 +77,7 @@ def summary() -> dict:
 
 
 def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train, capsys):
-    status, out = train("worlds.py:Endless --steps 200 --evaluation.max_steps 20")
+    status, out = train("worlds.py:Endless --steps 200 --evaluation.max_steps 20 --evaluation.every_seconds 0")
     assert status == 0
     assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy evaluation episodes, 3 of them cut off" in out
     assert summary()["evaluation"]["cut_off"] == 3
@@ -90,7 +90,7 @@ def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train
 def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     """No episode ends before the ten millionth step, neither in the first evaluation, which is due at once, nor in
     the last."""
-    monkeypatch.setattr(judge, "_LEAST_SECONDS", 0.1)
+    monkeypatch.setattr(judge, "_FREE_SECONDS", 0.1)
     monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.1)
     status, out = train(
         f"worlds.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.place thread "
@@ -155,6 +155,12 @@ def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, mon
     assert status == 0
     assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text
     assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
+
+
+def test_a_run_without_an_update_says_so(train):
+    status, out = train("worlds.py:Limited --time 0.01s --actor.place thread --actor.rollout_steps 50000")
+    assert status == 0
+    assert "nothing was learned: the first update needs 200,000 steps" in out
 
 
 # Which episodes count

@@ -105,7 +105,7 @@ class Backends:
         self.costs: dict[Any, float] | None = {"native": 6 * US, "sync": 14 * US}
         self.asked: list[int] = []
 
-    def measure(self, source: Any, config: Any, count: int) -> Any:
+    def measure(self, source: Any, config: Any, count: int, stop: Any) -> Any:
         self.asked.append(count)
         return self.costs
 

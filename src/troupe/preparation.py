@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
@@ -27,15 +27,21 @@ _SECONDS = 5.0  # for measuring; what takes longer is played as configured
 _CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
 _FASTER = 1.1  # than the default must another backend be,
 _FASTER_APART = 2.0  # and this much if its actors are processes and the default's threads: those take seconds to start
+_FIRST_UPDATE_SECONDS = 5.0  # until a first batch is there, at most; but rollouts are not shorter than this:
+_LEAST_ROLLOUT = 8
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 
 
 def fit(
-    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None
+    config: TrainConfig,
+    source: EnvironmentSource,
+    network: nn.Module | NetworkMaker | None,
+    named: Collection[str] = (),
 ) -> tuple[TrainConfig, list[str]]:
     """Settles by measurement what the configuration leaves open, and says what was found.
 
-    That is `env.backend`, `actor.auto` and, for images, `network.precision`, `learner.threads` and `env.threads`.
+    That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
+    images, `network.precision`, `learner.threads` and `env.threads`.
     """
     images = network is None and convolutions_for(source.observation_space, config.network.encoder) != ""
     said: list[str] = []
@@ -43,7 +49,7 @@ def fit(
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
     if config.topology != "serial":  # which is the same on every machine
         config = _fit_backend(config, source, said)
-    config = _fit_actors(config, source, network, said)
+    config = _fit_actors(config, source, network, said, named)
     if images and config.topology != "serial":
         config = _fit_threads(config, source, said)
     return replace(config, {"learner.threads": config.learner.threads or 1}), said
@@ -92,7 +98,7 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]
     """The backend whose steps take the least of a core. Emulators of Atari are the same in all, and slow to make."""
     if config.env.backend != "auto" or source.atari or len(source.backends) == 1:
         return config
-    costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments))
+    costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments, config.stop))
     if not costs:
         return config
     default = source.backend(config.env)
@@ -108,9 +114,14 @@ def _millions(seconds: float) -> str:
 
 
 def _fit_actors(
-    config: TrainConfig, source: EnvironmentSource, network: nn.Module | NetworkMaker | None, said: list[str]
+    config: TrainConfig,
+    source: EnvironmentSource,
+    network: nn.Module | NetworkMaker | None,
+    said: list[str],
+    named: Collection[str],
 ) -> TrainConfig:
-    """The same environments and batch, with as many actors as suits what steps cost here."""
+    """The same environments and batch, with as many actors as suits what steps cost here; and shorter rollouts where
+    the first batch would take too long, if nobody has named a length."""
     actor = config.actor
     if not actor.auto or config.actor.window_steps:
         return config
@@ -130,7 +141,26 @@ def _fit_actors(
         f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
-    return replace(config, changed | {"learner.rollouts": batch // environments})
+    config = replace(config, changed | {"learner.rollouts": batch // environments})
+    speed = costs.speed(count, environments, cores(), apart=place_of(config, source) == "process")
+    return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, said)
+
+
+def _fit_rollout(config: TrainConfig, speed: float, said: list[str]) -> TrainConfig:
+    """Shorter rollouts where the first batch would take long at `speed`, in steps/s; then smaller batches, too."""
+    actor, learner = config.actor, config.learner
+    most = speed * _FIRST_UPDATE_SECONDS / (learner.rollouts * actor.environments)  # steps of each environment
+    if most >= actor.rollout_steps:
+        return config
+    steps = min(actor.rollout_steps, max(_LEAST_ROLLOUT, int(most)))
+    rollouts = learner.rollouts if most >= steps else max(1, int(learner.rollouts * most / steps))
+    batch = rollouts * actor.environments
+    said.append(
+        f"{speed:,.1f} steps/s at most: rollouts of {steps} steps instead of {actor.rollout_steps} and batches of "
+        f"{batch * steps} steps, so that the first update comes after {batch * steps / speed:.0f} s"
+    )
+    parts = min(learner.minibatches, batch)
+    return replace(config, {"actor.rollout_steps": steps, "learner.rollouts": rollouts, "learner.minibatches": parts})
 
 
 def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:

@@ -83,7 +83,7 @@ def train(
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
     asked, source = settle(configuration.resolve(name_of(env), preset, said, tuned=tuned), env, env_kwargs)
-    config, fitting = fit(asked, source, network)
+    config, fitting = fit(asked, source, network, [name for name, _ in configuration.flatten(said)])
     measured = configuration.differing(asked, config)
     if run_dir is not None:
         check_free(Path(run_dir))

@@ -14,7 +14,7 @@ import pytest
 
 import troupe
 from troupe import cli, preparation
-from troupe.config import TrainConfig, TroupeError, load_preset, resolve
+from troupe.config import Stop, TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
@@ -165,26 +165,39 @@ def test_a_native_batch_is_measured_as_one(monkeypatch: pytest.MonkeyPatch) -> N
     assert made == [16, 1]
 
 
-@pytest.mark.parametrize(("sync", "tried"), [(9 * US, False), (11 * US, True)])
-def test_envpool_is_tried_only_where_a_step_is_dear_without_it(
-    sync: float, tried: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("cost", "stop", "tried"),
+    [
+        (11 * US, Stop(steps=500_000), False),  # CartPole, which is over after a second
+        (11 * US, Stop(steps=100_000_000), True),
+        (38 * US, Stop(steps=1_000_000), True),  # Acrobot
+        (38 * US, Stop(steps=100_000), False),
+        (38 * US, Stop(steps=0, seconds=10.0), False),
+        (38 * US, Stop(steps=1_000_000, seconds=10.0), False),
+        (38 * US, Stop(steps=0, seconds=600.0), True),
+        (4 * US, Stop(steps=0), False),  # a call alone costs EnvPool more
+        (38 * US, Stop(steps=0), True),
+    ],
+)
+def test_envpool_is_tried_only_where_it_could_pay_for_its_import(
+    cost: float, stop: Stop, tried: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    costs = {"sync": sync, "envpool": 5 * US}
+    costs = {"sync": cost, "envpool": 5 * US}
 
     def play(source: Any, config: Any, count: int, seconds: float) -> Any:
         return None, 1.0, costs[config.backend]
 
     monkeypatch.setattr("troupe.runtime.measure._play", play)
     monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
-    found = measure_backends(find(Waits), resolve("x").env, 8)
-    assert found == (costs if tried else {"sync": sync})
+    found = measure_backends(find(Waits), resolve("x").env, 8, stop)
+    assert found == (costs if tried else {"sync": cost})
 
 
 def test_a_backend_that_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("troupe.runtime.measure._CHEAP", 0.0)
+    monkeypatch.setattr("troupe.runtime.measure.pool_may_pay", lambda *_: True)
     monkeypatch.setattr("troupe.runtime.measure._BACKEND_SECONDS", 0.001)
     monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
-    assert measure_backends(find(Waits), resolve("x").env, 2).keys() == {"sync"}
+    assert measure_backends(find(Waits), resolve("x").env, 2, Stop()).keys() == {"sync"}
 
 
 @pytest.fixture
@@ -269,6 +282,31 @@ def test_serial_has_one_actor_with_them_all(costs: list[Costs]) -> None:
     config, _ = chosen(Waits, {"topology": "serial"})
     assert len(costs) == 1
     assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (1, 32, 1)
+
+
+SLOW = Costs(0.1, 0.1, {1: 200 * US})
+
+
+def test_slow_environments_have_shorter_rollouts_so_that_a_first_update_comes_within_seconds(
+    costs: list[Costs],
+) -> None:
+    """Two cores make 20 steps/s of 100 ms: a batch of 2 x 16 x 64 steps would take 100 s."""
+    costs[0] = SLOW
+    config, said = chosen(Waits, {"actor.place": "process"})
+    steps = config.learner.rollouts * config.actor.environments * config.actor.rollout_steps
+    assert (steps, config.actor.rollout_steps) == (128, 8)
+    assert config.learner.minibatches <= config.learner.rollouts * config.actor.environments
+    assert config.actor.count * config.actor.environments == 32
+    assert f"20.0 steps/s at most: rollouts of 8 steps instead of 64 and batches of {steps} steps" in said[-1]
+
+
+def test_a_length_of_rollouts_that_was_named_stays(costs: list[Costs]) -> None:
+    costs[0] = SLOW
+    named = {"actor.place": "process", "actor.rollout_steps": 64}
+    source = find(Waits)
+    config, said = fit(resolve(source.id, settings=named), source, None, named)
+    assert config.actor.rollout_steps == 64
+    assert len(said) == 1
 
 
 def words(place: Path, *more: str) -> list[str]:

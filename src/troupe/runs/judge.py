@@ -23,9 +23,8 @@ from troupe.runtime.weights import HogwildMaster, Master
 _PURPOSES = ("progress", "confirm", "final")
 _SHARE = 9  # evaluations wait until there was this many times as much training as evaluation,
 _PROMISING_SHARE = 2  # or only as the last one took, where training promises success
-_FREE_SECONDS = 0.5  # of evaluations, before they wait for training
-# With a limit on time, evaluations while training together, and each of those after it, may take this at least.
-_LEAST_SECONDS, _LEAST_FINAL_SECONDS = 1.0, 5.0
+_FREE_SECONDS = 2.0  # of evaluations, before they wait for training: a run may be over by then
+_LEAST_FINAL_SECONDS = 5.0  # for each evaluation after the run, where it had a limit on time
 
 
 class Judge:
@@ -168,7 +167,7 @@ class Judge:
         def stopped_with(share: float) -> Callable[[], bool]:
             if not self._limit_seconds:
                 return lambda: self._gate.stopped
-            most = began - self._spent + max(self._limit_seconds / share, _LEAST_SECONDS)
+            most = began - self._spent + self._limit_seconds / share + _FREE_SECONDS
             return lambda: self._gate.stopped or time.perf_counter() > most
 
         self._weights.vector.copy_(master.kept)

@@ -1,5 +1,6 @@
 """What a step costs on this machine, and how many actors that calls for."""
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -9,14 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from troupe.config import Backend, Environment, UsageError
+from troupe.config import Backend, Environment, Stop, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runtime.progress import kept_from_running
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _BACKEND_SECONDS = 0.05  # for each backend
-_CHEAP = 10e-6  # core-seconds of a step: acting and learning take several times as long whatever the backend is
+_POOL_IMPORT_SECONDS = 2.0  # EnvPool, with the look at its spaces; on a busy machine
+_POOL_CALL = 40e-6  # core-seconds of one of its calls, whatever is in it
+_LIKELY = 0.1  # of the most steps that a run may have: most meet their target long before
 _CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
 
 
@@ -64,18 +67,24 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     return Costs(step, computing, act)
 
 
-def measure_backends(source: EnvironmentSource, config: Environment, count: int) -> dict[Backend, float]:
+def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[Backend, float]:
     """Core-seconds of a step by each backend, of `count` environments together.
 
-    EnvPool is left out where a step is cheap without it: importing it takes longer than it could save.
+    EnvPool is left out where the run would hardly win back what importing it takes.
     """
     costs: dict[Backend, float] = {}
     for backend in source.backends:
-        if backend == "envpool" and min(costs.values()) < _CHEAP:
+        if backend == "envpool" and not pool_may_pay(min(costs.values()), count, stop):
             continue
         with suppress(UsageError):  # it is not the same environment there
             _, _, costs[backend] = _play(source, replace(config, backend=backend), count, _BACKEND_SECONDS)
     return costs
+
+
+def pool_may_pay(cost: float, count: int, stop: Stop) -> bool:
+    """Whether EnvPool could save a run more than its import takes; without it a step costs `cost` core-seconds."""
+    steps = min(stop.steps or math.inf, stop.seconds / cost if stop.seconds else math.inf)
+    return (cost - _POOL_CALL / count) * _LIKELY * steps > _POOL_IMPORT_SECONDS
 
 
 def _play(
