@@ -146,7 +146,7 @@ def test_a_run_that_holds_its_level_is_left_alone(tmp_path, caplog):
 def test_evaluations_that_fall_while_the_training_return_rises_are_no_collapse(tmp_path, monkeypatch, caplog):
     means = [0.0, 5.0] + [0.0] * 6
 
-    def scripted(self, network, episodes, seeds, *, greedy, stopped):
+    def scripted(self, network, episodes, seeds, *, greedy, **limits):
         mean = means.pop(0) if means else 5.0
         return Scores(np.full(episodes, mean), np.full(episodes, 5), greedy)
 
@@ -195,7 +195,9 @@ def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, monkeypatch):
             time.sleep(1e-3)
 
     monkeypatch.setattr(Parts, "roll_back", and_ctrl_c)
-    place = climb(tmp_path / "run", collapse_answer="rollback").path
+    with pytest.raises(KeyboardInterrupt) as stop:
+        climb(tmp_path / "run", collapse_answer="rollback")
+    place = stop.value.run.path
     monkeypatch.undo()
     assert checkpoint.load(place, pytest.fail).state["rescue"]["rollbacks"] == 1
     troupe.resume(place, env=TwoArms, network=Ridge())
