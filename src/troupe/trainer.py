@@ -25,16 +25,17 @@ from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
 from troupe.runs import checkpoint, older
-from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, unwritable, versions
+from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, versions
 from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import Evaluator, most_steps
 from troupe.runs.judge import Judge
 from troupe.runs.labels import read_measured
-from troupe.runs.metrics import MetricsLog, Reporter, Row, to_json
+from troupe.runs.metrics import Reporter, Row, to_json
 from troupe.runs.rescue import Rescue
 from troupe.runs.scores import Scores
 from troupe.runs.view import Limits, score
 from troupe.runs.watched import WatchedEvaluator
+from troupe.runs.writer import RunWriter
 from troupe.runtime import annealing
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
@@ -212,7 +213,6 @@ class _Session:
         self._outcome: Outcome | None = None
         self._signal = 0
         self._checkpoint_due = False  # whatever the clock says
-        self._unsaved = False  # the last checkpoint could not be written, and that has been said
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
         self._evaluator = WatchedEvaluator(
@@ -242,11 +242,8 @@ class _Session:
         self._directory = directory
         with ExitStack() as stack:
             stack.enter_context(self._display)
-            try:
-                self._write_config()
-                self._log = stack.enter_context(MetricsLog(self._place, self._display.event))
-            except OSError as error:
-                raise unwritable(self._place, error) from error
+            writer = RunWriter(directory, self._config, self._journal, self._display.event)
+            self._writer = stack.enter_context(writer)
             stack.enter_context(on_signal(self._interrupt))
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None
@@ -281,7 +278,7 @@ class _Session:
             reporter.begin()
             self._clock.start()
             while not self._supervisor.wait(LOOK_SECONDS):
-                self._write_journal()
+                self._writer.write_journal()
                 parts.look_after(self._supervisor, self._after_batch)
                 seconds = self._clock.seconds
                 if self._signal:
@@ -297,7 +294,7 @@ class _Session:
             self._clock.stop()
         if self._journal and not self._supervisor.stop(patience_seconds=0.0):
             self._journal.end(parts.master.vector)
-        self._write_journal()
+        self._writer.write_journal()
         self._show(reporter.report(self._clock.seconds))
 
     def _after_batch(self) -> None:
@@ -336,18 +333,10 @@ class _Session:
         limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
         while self._rows:
             row = self._rows.popleft()
-            self._log.write(row)
+            self._writer.metrics.write(row)
             self._display.report(row, limits)
-        self._log.write(report)
+        self._writer.metrics.write(report)
         self._display.report(report, limits)
-
-    def _write_journal(self) -> None:
-        if self._journal is None:
-            return
-        try:
-            self._journal.append_to(self._place)
-        except OSError as error:
-            self._display.event(f"the journal is no longer written: {error}; the run goes on and cannot be replayed")
 
     def _save_while_running(self) -> bool:
         """False while an evaluation holds the weights: then it is tried again."""
@@ -357,13 +346,7 @@ class _Session:
             taken = self._checkpoint()
         finally:
             self._parts.master.lock.release()
-        try:
-            self._write(taken)
-            self._unsaved = False
-        except OSError as error:
-            if not self._unsaved:
-                self._display.event(f"no checkpoint could be written: {error}; the run goes on")
-            self._unsaved = True
+        self._writer.try_to_save(taken)
         return True
 
     def _save(self) -> Path:
@@ -374,34 +357,11 @@ class _Session:
         finally:
             if held:
                 self._parts.master.lock.release()
-        return self._write(taken)
-
-    def _write(self, taken: checkpoint.Checkpoint) -> Path:
-        self._look_for_the_directory()
-        self._log.retry()
-        return checkpoint.save(self._place, taken.state["counts"]["steps"], taken)
+        return self._writer.save(taken)
 
     @property
     def _place(self) -> Path:
         return self._directory.path
-
-    def _write_config(self) -> None:
-        checkpoint.write_durably(self._place / "config.toml", configuration.to_toml(self._config).encode())
-
-    def _look_for_the_directory(self) -> None:
-        """A checkpoint is of use only in a run directory; where that has gone, the run goes on in a new one."""
-        before = self._place
-        if self._directory.is_gone():
-            self._directory.renew()
-            self._write_config()
-            self._log.reopen(self._place)
-            self._display.event(f"'{before}' has been moved or deleted; the run goes on in a new one, {self._place}")
-            if self._journal:
-                self._journal = None
-                self._display.event("not recorded from here on: the new directory cannot be replayed")
-        elif not (before / "config.toml").exists():
-            self._write_config()
-            self._display.event(f"config.toml was missing in '{before}', and has been written again")
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         """A copy of this moment."""
@@ -454,7 +414,7 @@ class _Session:
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
-            self._log.write(self._rows.popleft())
+            self._writer.metrics.write(self._rows.popleft())
         self._close(stuck)
         while self._parts.progress.notices:
             self._display.event(self._parts.progress.notices.popleft())

@@ -71,8 +71,12 @@ class Journal(NoJournal):
                 with io.BufferedWriter(safe_files.append(run / FILE)) as file:
                     file.write(("\n".join(lines) + "\n").encode())
             except OSError:
-                self._notes = deque(maxlen=0)
+                self.discard()
                 raise
+
+    def discard(self) -> None:
+        """Notes nothing any more."""
+        self._notes = deque(maxlen=0)
 
 
 class RecordedMaster(Master):
