@@ -40,6 +40,9 @@ class Limited(Endless):
         self.left -= 1
         return np.zeros(2, np.float32), 1.0, False, self.left == 0, {}
 
+class Undeclared(Limited):
+    max_steps = None
+
 class BlocksOnce(Limited):
     "The first step of the first evaluation never returns."
     blocked = False
@@ -84,6 +87,24 @@ def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train
     assert [row["cut_off"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"] == [3]
     assert cli.run(["evaluate", "run", "--episodes", "4"]) == 0
     assert "mean length 20 steps, 4 cut off" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_where_no_episode_ends_returns_are_told_by_steps(train, place):
+    status, out = train(f"worlds.py:Endless --steps 1100 --evaluation.max_steps 20 --actor.place {place}")
+    assert status == 0
+    assert "no time limit: worlds.py:Endless declares none" in out
+    assert "no episode has ended: the training return is that of 1,000 steps (/1k)" in out
+    assert " 1,000.0/1k" in out
+    told = {row["return_per_1000_steps"] for row in read_metrics(Path("run")) if row["kind"] == "report"}
+    assert told - {None} == {1000.0}
+
+
+def test_a_limit_that_is_declared_or_seen_is_no_notice(train):
+    for world in ("CartPole-v1", "worlds.py:Limited", "worlds.py:Undeclared"):
+        status, out = train(f"{world} --steps 16 --actor.place thread --run-dir {world[-7:]}")
+        assert status == 0
+        assert "no time limit" not in out
 
 
 @pytest.mark.parametrize("preset", ["appo", "appo --topology serial", "a3c", "article --actor.environments 1"])

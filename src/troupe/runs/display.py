@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
 from troupe.runs.live import LivePanel, NotebookPanel, in_notebook
-from troupe.runs.view import History, Limits, View, score, time_text
+from troupe.runs.view import History, Limits, View, score, time_text, training_return
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
@@ -46,6 +46,7 @@ class Display:
         self._next = 0.0
         self._pause = LINE_SECONDS[0]
         self._headed = False
+        self._per_steps = False  # what /1k means has been said
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +104,11 @@ class Display:
             self._panel.draw(view)
             self._next = monotonic() + REFRESH_SECONDS
         else:
-            self._write([_line(view)] if self._headed else [_heading(), _line(view)])
+            line = _line(view)
+            if not self._per_steps and "/1k" in line:
+                self._per_steps = True
+                self._write(["no episode has ended: the training return is that of 1,000 steps (/1k)"])
+            self._write([line] if self._headed else [_heading(), line])
             self._headed = True
             self._next = monotonic() + self._pause
             self._pause = min(1.2 * self._pause, LINE_SECONDS[1])
@@ -150,7 +155,7 @@ class _Steady:
 # Plain lines
 
 _WIDTHS = {
-    "time": 10, "steps": 13, "training": 10, "best eval": 11, "steps/s": 10, "updates/s": 10,
+    "time": 10, "steps": 13, "training": 12, "best eval": 11, "steps/s": 10, "updates/s": 10,
     "queue": 8, "lag": 10,
 }  # fmt: skip
 
@@ -164,7 +169,7 @@ def _line(view: View) -> str:
     cells = (
         time_text(row["seconds"]),
         f"{row['steps']:,}",
-        score(row.get("recent_return")),
+        training_return(row),
         score(view.best),
         f"{row.get('steps_per_s', 0):,.0f}",
         f"{row.get('updates_per_s', 0):,.0f}",

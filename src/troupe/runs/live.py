@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple, TextIO
 
-from troupe.runs.view import View, bottleneck_of, part_name, progress_of, score, stage_name, time_text
+from troupe.runs.view import View, bottleneck_of, part_name, progress_of, score, stage_name, time_text, training_return
 
 _Span = tuple[str, str]  # text and its style
 
@@ -111,7 +111,7 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
         "return",
         (f"{_sparkline(view.history, size, glyphs.levels):<{size}}", "green"),
         ("  training ", ""),
-        (score(row.get("recent_return")), "bold"),
+        (training_return(row).replace("/1k", " per 1,000 steps: no episode has ended"), "bold"),
         (best, ""),
         (target, "dim"),
     )

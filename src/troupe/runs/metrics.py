@@ -158,6 +158,7 @@ class Reporter:
         self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
         self._shares: dict[str, dict[str, float]] = {}
         self._pace: Row = {}
+        self._per_1000_steps: float | None = None
 
     def begin(self) -> None:
         """The clock starts: that parts waited before for the processes of actors is left out of their shares."""
@@ -171,6 +172,9 @@ class Reporter:
         totals = [episode.total for episode in episodes]
         recent = parts.progress.recent_returns()
         lag_mean, lag_max = parts.progress.take_lag()
+        reward, steps = parts.progress.take_reward()
+        if steps:
+            self._per_1000_steps = _rounded(1000 * reward / steps)
         actors = [seat.actor for seat in parts.actors]
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
@@ -187,6 +191,7 @@ class Reporter:
             "return_min": min(totals, default=None),
             "return_max": max(totals, default=None),
             "recent_return": _rounded(np.mean(recent)) if recent else None,
+            "return_per_1000_steps": self._per_1000_steps,
             "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
             "updates": counts.updates,
             "skipped_updates": counts.skipped_updates,

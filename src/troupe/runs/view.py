@@ -112,6 +112,14 @@ def score(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
+def training_return(row: Mapping[str, Any]) -> str:
+    """Of recent episodes; of 1,000 steps ("/1k") where so many have been made and no episode has ended."""
+    per_steps = row.get("return_per_1000_steps")
+    if row.get("recent_return") is None and per_steps is not None and row["steps"] >= 1000:
+        return f"{score(per_steps)}/1k"
+    return score(row.get("recent_return"))
+
+
 def time_text(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

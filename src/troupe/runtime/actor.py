@@ -88,7 +88,7 @@ class Actor:
             self._past.write(rollout)
         if self._recall:
             self._recall.end(rollout)
-        self._progress.play(rollout.steps, self._episodes.count(rollout))
+        self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum(dtype=np.float64)))
         for part in self._parts:
             self._progress.tell_once(part.environment.notices)
 

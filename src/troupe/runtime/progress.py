@@ -39,6 +39,7 @@ class Share:
     episodes: list[Episode]
     lag: "Lag"
     told: dict[str, str]
+    reward: float = 0.0  # of the steps played, summed
 
 
 @dataclass(slots=True)
@@ -65,11 +66,13 @@ class Progress:
         self._told: dict[str, str] = {}  # of the notices, those that are told once, by what they are about
         self._ended: list[Episode] = []
         self._lag = Lag()
+        self._reward, self._reward_steps = 0.0, 0  # since they were last taken
         self._lock = threading.Lock()
 
-    def play(self, steps: int, episodes: Sequence[Episode] = ()) -> None:
-        """An actor has made `steps` steps, in which `episodes` ended."""
+    def play(self, steps: int, episodes: Sequence[Episode] = (), reward: float = 0.0) -> None:
+        """An actor has made `steps` steps, with rewards of `reward` in all, in which `episodes` ended."""
         with self._lock:
+            self._reward, self._reward_steps = self._reward + reward, self._reward_steps + steps
             self.counts.played += steps
             self.counts.episodes += len(episodes)
             self.recent.extend(episodes)
@@ -109,8 +112,8 @@ class Progress:
         """What has been counted since the counts were set to `before`."""
         names = Counts.__slots__
         made = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in names))
-        share = Share(made, self.take_episodes(), self._lag, self._told)
-        self._lag = Lag()
+        share = Share(made, self.take_episodes(), self._lag, self._told, self._reward)
+        self._lag, self._reward = Lag(), 0.0
         return share
 
     def add(self, share: Share) -> None:
@@ -120,6 +123,7 @@ class Progress:
             self.recent.extend(share.episodes)
             self._ended.extend(share.episodes)
             self._lag.add(share.lag)
+            self._reward, self._reward_steps = self._reward + share.reward, self._reward_steps + share.counts.played
         self.tell_once(share.told)
 
     def update(self, *, applied: bool) -> None:
@@ -145,6 +149,13 @@ class Progress:
         with self._lock:
             ended, self._ended = self._ended, []
             return ended
+
+    def take_reward(self) -> tuple[float, int]:
+        """The rewards since the last call, summed, and the steps that brought them."""
+        with self._lock:
+            taken = self._reward, self._reward_steps
+            self._reward, self._reward_steps = 0.0, 0
+            return taken
 
     def take_lag(self) -> tuple[float, int]:
         """Mean and maximum policy lag, by step, since the last call."""
