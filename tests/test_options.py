@@ -327,6 +327,7 @@ def test_a_native_vector_takes_the_time_limit_and_arguments_where_it_has_them():
     source = find("CartPole-v1", Environment(max_steps=3, kwargs={"sutton_barto_reward": True}))
     assert source.native_vector is not None
     assert source.pool_name == ""
+    assert source.reward_threshold is None  # 475 is that of another environment
     for backend in ("native", "sync"):
         vector = source.make_vector(2, Environment(backend=backend))
         vector.reset(np.random.SeedSequence(1))

@@ -26,9 +26,10 @@ def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()
     if atari.is_game(spec):
         known = {name: each for name, each in parameters.known.items() if name in atari.ARGUMENTS}
         parameters = Parameters(known, open=False)
+    changed = tuple(name for name in ("kwargs", "wrappers", "max_steps") if getattr(options, name))
     values, plain = fill(env_id, parameters, options.kwargs, texts)
-    # The registered time limit makes room for another.
     one = partial(atari.single if atari.is_game(spec) else _single, env_id)
+    # -1 takes the registered time limit away, for `wrap` puts its own around the wrappers.
     asked = values | ({"max_episode_steps": -1} if options.max_steps else {})
     wrap = wrapping(options)
 
@@ -43,8 +44,8 @@ def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()
         return gym.make_vec(lookup(env_id), num_envs=count, vectorization_mode=mode, **values, **limit)
 
     with naming_strays(env_id, parameters, values), quiet_gymnasium():
-        source = probe(env_id, make, spec.reward_threshold, options.ignore)
-    changed = tuple(name for name in ("kwargs", "wrappers", "max_steps") if getattr(options, name))
+        # The registered threshold is of the registered environment.
+        source = probe(env_id, make, None if changed else spec.reward_threshold, options.ignore)
     source = replace(source, kwargs=plain, changed=changed)
     if atari.is_game(spec):
         batch = None if changed else partial(atari.batch, spec.kwargs["game"])

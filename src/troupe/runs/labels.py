@@ -24,6 +24,8 @@ def read_settings(run: Path) -> dict[str, Any]:
         return {}
     if "env.id" in settings:
         settings["env.id"] = without_folder(str(settings["env.id"]))
+    if "env.wrappers" in settings:
+        settings["env.wrappers"] = [without_folder(str(name)) for name in settings["env.wrappers"]]
     settings = {name: value for name, value in settings.items() if not name.startswith("env.files.")}
     return settings | {name: "auto" for name in read_measured(run) if name in settings}
 
