@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import troupe
+from troupe.run import Interrupted
 from troupe.runs import checkpoint
 from troupe.runs.curves import read_metrics
 from troupe.runs.evaluation import Evaluator
@@ -137,11 +139,20 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
 
 
 def play(place: Path, env: Any, settings: dict[str, Any], **limits: Any) -> troupe.Run:
-    return troupe.train(env, seed=5, run_dir=place, settings=settings, tuned=False, **({"steps": STEPS} | limits))
+    limits = {"steps": STEPS} | limits
+    return run_of(lambda: troupe.train(env, seed=5, run_dir=place, settings=settings, tuned=False, **limits))
 
 
 def go_on(place: Path, env: Any, **limits: Any) -> troupe.Run:
-    return troupe.resume(place, env=None if isinstance(env, str) else env, **limits)
+    return run_of(lambda: troupe.resume(place, env=None if isinstance(env, str) else env, **limits))
+
+
+def run_of(work: Callable[[], troupe.Run]) -> troupe.Run:
+    """Also where a signal ends it."""
+    try:
+        return work()
+    except Interrupted as interruption:
+        return interruption.run
 
 
 def left(place: Path) -> dict[str, Any]:
@@ -196,10 +207,10 @@ def at_turn(monkeypatch):
     def plan(number: int, act) -> None:
         turns = iter(range(1, 10**9))
 
-        def counted(gate: Gate):
+        def counted(gate: Gate, *others: Any):
             if next(turns) == number:
                 act(gate)
-            return turn(gate)
+            return turn(gate, *others)
 
         monkeypatch.setattr(Gate, "turn", counted)
 
