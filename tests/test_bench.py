@@ -160,6 +160,10 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         (result(bottleneck="learner: learn"), [PASSES]),
         (result("impala", bottleneck="learner: learn"), [LEARN]),
         (result(place="thread", steps_per_s=30_000.0), [LOCK, ENV]),
+        (
+            result(place="thread", steps_per_s=30_000.0, preempted=0.6),
+            ["other programs had the processors 60% of the time: measure without them", ENV],
+        ),
         (result(place="thread"), [ENV]),  # near the limit as it is
         (result(place="thread", steps_per_s=30_000.0, cores=1), [ENV]),
         (result(bottleneck="unknown"), [ENV]),  # the costliest stage

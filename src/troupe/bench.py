@@ -19,7 +19,7 @@ from troupe.runs.curves import read_metrics
 from troupe.runs.metrics import bottleneck, shares_of
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.measure import cores, cost, measure
-from troupe.runtime.progress import WAIT, Progress
+from troupe.runtime.progress import PREEMPTED, WAIT, Progress
 from troupe.runtime.rollout import stack
 from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
@@ -27,6 +27,7 @@ from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
 
 STAGE_SECONDS = 1.0
+_MUCH = 0.3  # of the time: that much less speed is other programs' doing
 _DOING = {"env": "the environment", "act": "acting", "move": "copying rollouts", "learn": "learning"}
 
 
@@ -48,6 +49,7 @@ class Result:
     updates_per_s: float
     bottleneck: str
     waits: Mapping[str, float]
+    preempted: float = 0.0  # share of the time in which the busiest part had no processor, for other programs did
 
     @property
     def limit(self) -> float:
@@ -74,6 +76,7 @@ class Result:
             "fraction": self.fraction,
             "bottleneck": self.bottleneck,
             "waits": dict(self.waits),
+            "preempted": self.preempted,
             "advice": self.advice(),
         }
 
@@ -105,7 +108,9 @@ class Result:
     def advice(self) -> list[str]:
         """What would make it faster, as far as the measurements tell."""
         advice = []
-        if self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
+        if self.preempted > _MUCH:
+            advice.append(f"other programs had the processors {self.preempted:.0%} of the time: measure without them")
+        elif self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
             advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
         return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]
 
@@ -181,6 +186,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     return Result(
         config, place_of(config, source), stages, 1 - costs.computing, cores(),
         run.steps / run.seconds, run.updates / run.seconds, bottleneck(shares) or "unknown", waits,
+        max((stages.get(PREEMPTED, 0.0) for stages in shares.values()), default=0.0),
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """The panel that follows a run: on a terminal, drawn with rich, or in a notebook. Both import what draws them late."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any, NamedTuple, TextIO
 
@@ -18,9 +18,11 @@ class _Glyphs(NamedTuple):
 
 _UNICODE = _Glyphs("━", "─", "▁▂▃▄▅▆▇█")
 _ASCII = _Glyphs("=", "-", "_.:-=+*#")
-_COLOURS = {"env": "blue", "act": "cyan", "learn": "magenta", "predict": "cyan"} | dict.fromkeys(
-    ("other", "preempted", "env_wait", "delay", "turn"), "bright_black"
-)
+_FAINT = "bright_black"
+_COLOURS = {
+    "env": "blue", "env_wait": "bright_blue", "delay": "yellow", "turn": "yellow", "act": "cyan", "predict": "cyan",
+    "learn": "magenta", "other": _FAINT, "preempted": _FAINT,
+}  # fmt: skip
 _NOTEBOOK_WIDTH = 96  # letters
 
 
@@ -123,17 +125,15 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
         (f"  lag {row.get('lag_mean', 0):.1f} updates, at most {row.get('lag_max', 0)}", ""),
     )
     for part, shares in row.get("shares", {}).items():
-        stages = [
-            (stage_name(stage), share, _COLOURS.get(stage, "cyan"))
-            for stage, share in shares.items()
-            if stage != "wait" and share >= 0.005
-        ]
+        wait = f"wait {100 * shares['wait']:.0f} %  " if "wait" in shares else ""
+        first, last = ([each for each in _stages(shares) if (each.style == _FAINT) == faint] for faint in (False, True))
         yield line(
             part_name(part),
-            *_bar([(share, colour) for _, share, colour in stages], size, glyphs),
+            *_bar([(each.share, each.style) for each in (*first, *last)], size, glyphs),
             ("  ", ""),
-            *((f"{name} {100 * share:.0f} %  ", colour) for name, share, colour in stages),
-            (f"wait {100 * shares['wait']:.0f} %" if "wait" in shares else "", "dim"),
+            *((each.words, each.style) for each in first),
+            (wait, "dim"),
+            *((each.words, each.style) for each in last),
         )
     yield line(
         "speed",
@@ -143,6 +143,19 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
     )
     if words := bottleneck_of(row):
         yield [(words, "yellow")]
+
+
+class _Stage(NamedTuple):
+    words: str
+    share: float
+    style: str
+
+
+def _stages(shares: Mapping[str, float]) -> Iterator[_Stage]:
+    """What a part does, but for its waiting; without what rounds to nothing."""
+    for stage, share in shares.items():
+        if stage != "wait" and share >= 0.005:
+            yield _Stage(f"{stage_name(stage)} {100 * share:.0f} %  ", share, _COLOURS.get(stage, "cyan"))
 
 
 def _bar(parts: Iterable[tuple[float, str]], size: int, glyphs: _Glyphs) -> Iterator[_Span]:
