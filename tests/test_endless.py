@@ -43,6 +43,18 @@ class Limited(Endless):
 class Undeclared(Limited):
     max_steps = None
 
+class Once(Limited):
+    "Holds a licence of which there is one."
+    taken = False
+    def __init__(self):
+        if Once.taken:
+            raise RuntimeError("no licence is free")
+        self.mine = Once.taken = True
+
+    def close(self):
+        if self.mine:
+            self.mine = Once.taken = False
+
 class BlocksOnce(Limited):
     "The first step of the first evaluation never returns."
     blocked = False
@@ -70,8 +82,12 @@ def train(tmp_path, monkeypatch, capsys):
 
     def train(words: str) -> tuple[int, str]:
         status = cli.run(["train", *f"--run-dir run {FEW} {words}".split()])
-        return status, capsys.readouterr().out
+        said = capsys.readouterr()
+        errors.append(said.err)
+        return status, said.out
 
+    errors: list[str] = []
+    train.errors = errors
     return train
 
 
@@ -176,6 +192,25 @@ def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, mon
     assert status == 0
     assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text
     assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
+
+
+def test_an_environment_that_can_exist_only_once_is_borrowed_by_evaluations(train):
+    status, out = train(
+        "worlds.py:Once --actors 1 --actor.environments 1 --steps 400 --evaluation.every_steps 100 "
+        "--evaluation.episodes 2"
+    )
+    assert status == 0
+    assert "only one worlds.py:Once can exist at a time" in out
+    rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    assert {row["purpose"] for row in rows} == {"progress", "final"}
+    assert {row["mean"] for row in rows} == {7.0}
+    reports = [row for row in read_metrics(Path("run")) if row["kind"] == "report"]
+    assert {row["return_min"] for row in reports} - {None} == {7.0}  # no episode was patched together
+
+
+def test_an_environment_that_can_exist_only_once_says_what_to_do(train):
+    assert train("worlds.py:Once --steps 400")[0] == 2
+    assert "use --actors 1 --actor.environments 1" in train.errors[-1]
 
 
 def test_a_run_without_an_update_says_so(train):

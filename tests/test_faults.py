@@ -95,6 +95,15 @@ class BlocksAtTheEnd(Plain):
             here()
             time.sleep(1e6)
 
+class Simulated(Plain):
+    """Leaves a file for as long as it is open."""
+    def __init__(self):
+        self.file = pathlib.Path(f"open-{id(self)}")
+        self.file.touch()
+
+    def close(self):
+        self.file.unlink(missing_ok=True)
+
 class NeverCloses(Plain):
     """Leaves a thread that would keep the process alive."""
     def __init__(self):
@@ -185,6 +194,16 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
     assert "go on: troupe resume run" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "interrupted"
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tmp_path, number):
+    process = start(f"train worlds.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
+    process.until_learning()
+    assert len(list(tmp_path.glob("open-*"))) > 4
+    process.send(number)
+    assert process.end()[0] == 128 + number
+    assert list(tmp_path.glob("open-*")) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

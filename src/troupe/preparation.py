@@ -47,6 +47,7 @@ def fit(
     said: list[str] = []
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
+    config = _fit_place(config, source, said)
     if config.topology != "serial":  # which is the same on every machine
         config = _fit_backend(config, source, said)
     config = _fit_actors(config, source, network, said, named)
@@ -92,6 +93,16 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
     chosen = "bfloat16" if gain > _CLEARLY else "float32"
     said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
     return replace(config, {"network.precision": chosen})
+
+
+def _fit_place(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+    """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
+    actor = config.actor
+    one = actor.count == actor.environments == 1 and actor.place == "auto" and config.topology != "serial"
+    if not one or place_of(config, source) == "thread" or not source.exists_once(config.env):
+        return config
+    said.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
+    return replace(config, {"actor.place": "thread"})
 
 
 def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:

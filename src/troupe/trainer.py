@@ -6,7 +6,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
 from troupe.runs import checkpoint, older
 from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, versions
 from troupe.runs.display import Display, Mode
-from troupe.runs.evaluation import Evaluator, most_steps
+from troupe.runs.evaluation import BorrowingEvaluator, Evaluator, most_steps
 from troupe.runs.judge import Judge
 from troupe.runs.labels import read_measured
 from troupe.runs.metrics import Reporter, Row, to_json
@@ -37,13 +37,16 @@ from troupe.runs.view import Limits, score
 from troupe.runs.watched import WatchedEvaluator
 from troupe.runs.writer import RunWriter
 from troupe.runtime import annealing
+from troupe.runtime.actor import Actor
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
 from troupe.runtime.processes import NO_PROCESSES, may_have_processes
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
+from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.supervisor import Failure, Supervisor
+from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
@@ -215,17 +218,29 @@ class _Session:
         self._checkpoint_due = False  # whatever the clock says
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
-        self._evaluator = WatchedEvaluator(
-            partial(
-                Evaluator, source, config.env, config.evaluation.episodes, config.evaluation.final_episodes,
-                max_steps=most_steps(config.evaluation, source),
-            ),
-            source.id, config.actor.hang_seconds, self._evaluation_hangs,
-        )  # fmt: skip
+        most, lender = most_steps(config.evaluation, source), _lender(self._parts, config)
+        make = partial(
+            Evaluator, source, config.env, config.evaluation.episodes, config.evaluation.final_episodes, max_steps=most
+        )
+        watched = partial(
+            WatchedEvaluator,
+            environment=source.id,
+            hang_seconds=config.actor.hang_seconds,
+            notice=self._evaluation_hangs,
+        )
+        lent: Callable[[], AbstractContextManager[None]] = nullcontext
+        try:
+            self._evaluator = watched(make)
+        except UsageError:
+            if lender is None:
+                self._parts.close()
+                raise
+            self._evaluator, lent = watched(partial(BorrowingEvaluator, lender.lend(), most)), lender.lent
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
             self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, progress.recent_returns,
             limit_seconds=config.stop.seconds, exact=config.topology == "serial",
+            lent=lent,
         )  # fmt: skip
         self._rescue = Rescue(config, self._parts, self._rows.append)
         if saved:
@@ -584,6 +599,13 @@ class _Session:
             f"  picture {picture or 'none: no episode ended while training'}",
             f"  watch:  troupe watch {self._place}",
         ]
+
+
+def _lender(parts: Parts, config: TrainConfig) -> ThreadSeat | None:
+    """The one actor whose one environment evaluations can borrow between two rollouts."""
+    (seat, *others) = parts.actors
+    one = not others and config.actor.environments == 1 and config.topology != "serial"
+    return seat if one and isinstance(seat, ThreadSeat) and type(seat.actor) is Actor else None
 
 
 def _lost(config: TrainConfig, source: EnvironmentSource, saved: checkpoint.Checkpoint) -> str | None:

@@ -12,6 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from troupe.config import Backend, Environment, UsageError, one_line
 from troupe.environments import atari, pool
 from troupe.environments.actions import Actions
+from troupe.environments.closing import close_in_time
 from troupe.environments.episodes import Episodes, RestorableEnvironment
 from troupe.environments.own_code import own_code
 from troupe.environments.packing import MaskPlace, Packing
@@ -156,8 +157,11 @@ class EnvironmentSource:
     ) -> SyncVectorEnv:
         read = (MASK, "lives") if self.atari or config.episodic_life else (MASK,)
 
+        made: list[gym.Env[Any, Any]] = []
+
         def make(number: int) -> gym.Env[Any, Any]:
-            return wrap(Numbered(self.make(config=config), number, read))
+            made.append(wrap(Numbered(self.make(config=config), number, read)))
+            return made[-1]
 
         try:
             # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
@@ -165,4 +169,23 @@ class EnvironmentSource:
                 makers = [partial(make, number) for number in range(count)]
                 return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except Exception as error:  # what could be made once may fail the second time, or differ
-            raise UsageError(f"environment {self.id} cannot be made {count} times: {one_line(error)}") from error
+            for each in made:
+                close_in_time(each.close, self.id)
+            raise UsageError(
+                f"environment {self.id} cannot be made {count} times: {one_line(error)}; "
+                "if only one can exist at a time, use --actors 1 --actor.environments 1"
+            ) from error
+
+    def exists_once(self, config: Environment) -> bool:
+        """Whether a second one cannot be made while one is open: it needs a licence, a port, a device."""
+        made: list[gym.Env[Any, Any]] = []
+        try:
+            for _ in range(2):
+                with own_code():
+                    made.append(self.make(config=config))
+        except Exception:
+            return bool(made)
+        finally:
+            for each in made:
+                close_in_time(each.close, self.id)
+        return False

@@ -14,7 +14,7 @@ from torch import nn
 
 from troupe.agent import load
 from troupe.config import Environment, Evaluation, UsageError
-from troupe.environments import EnvironmentSource, of_run, quiet_gymnasium
+from troupe.environments import EnvironmentSource, VectorEnvironment, of_run
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.recurrent import Memory
 from troupe.runs.checkpoint import read_config
@@ -112,7 +112,16 @@ class Evaluator:
         self._environment.close()
 
 
-@quiet_gymnasium()
+class BorrowingEvaluator(Evaluator):
+    """Plays in somebody else's environments, where no others can be made, and leaves closing them to their owner."""
+
+    def __init__(self, environment: VectorEnvironment, max_steps: int):
+        self._environment, self._max_steps = environment, max_steps
+
+    def close(self) -> None:
+        pass
+
+
 def evaluate(
     run: str | Path,
     *,

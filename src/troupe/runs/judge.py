@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ class Judge:
     Evaluations have a tenth of the time; where as many training episodes (`recent` gives their returns) would confirm
     the target, they have a third, so that a run that has succeeded ends. Where the run has a limit on time
     (`limit_seconds`, 0 is none), one that would exceed these shares of it is given up. `exact` evaluates every so
-    many steps whatever it costs.
+    many steps whatever it costs. `lent` is entered around each evaluation while training, where the evaluator's
+    environments are an actor's.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Judge:
         *,
         limit_seconds: float = 0.0,
         exact: bool = False,
+        lent: Callable[[], AbstractContextManager[None]] = nullcontext,
     ):
         self._config, self._target = config, target
         self._network = copy.deepcopy(network).cpu()
@@ -64,7 +66,7 @@ class Judge:
         self._gate, self._clock, self._tell = gate, clock, tell
         self._interrupted, self._heed, self._recent = interrupted, heed, recent
         self._next_steps, self._next_seconds = config.every_steps, config.every_seconds
-        self._limit_seconds, self._exact = limit_seconds, exact
+        self._limit_seconds, self._exact, self._lent = limit_seconds, exact, lent
         self._promising_from = 0.0  # the clock's time
         self._best = self._weights.vector.clone()
         self.best_score: float | None = None  # nothing has been judged yet
@@ -79,7 +81,7 @@ class Judge:
         began = time.perf_counter()
         self._clock.stop()
         try:
-            with self._gate.paused():
+            with self._lent(), self._gate.paused():
                 confirmed = self._judge(master, steps, began)
         except GivenUp:
             confirmed = False

@@ -51,7 +51,7 @@ class Actor:
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
-        self._retired = False
+        self._retired, self._seeds = False, seeds
         self._parts = _parts(environments)
         each = seeds.spawn(len(environments)) if len(environments) > 1 else [seeds]
         with self._asking():
@@ -183,6 +183,22 @@ class Actor:
             "played again with the same seeds and actions; these begin new ones, and the run is not what it would "
             "have been without a stop (docs/reproducibility.md)"
         ]
+
+    def lend(self) -> VectorEnvironment:
+        """Its environments, for somebody else to play in between two rollouts; then `begin_anew`."""
+        (part,) = self._parts
+        return part.environment
+
+    def begin_anew(self) -> None:
+        """Begins new episodes: the environments are elsewhere than it left them."""
+        (part,) = self._parts
+        with self._asking():
+            self._obs = part.environment.reset(self._seeds.spawn(1)[0]).copy()
+        self._first[:], self._ended[:] = True, False
+        everywhere = list(range(len(self._obs)))
+        self._episodes.forget(everywhere)
+        if self._past is not None:
+            self._past.total[:] = 0.0
 
     def close(self) -> None:
         for part in self._parts:

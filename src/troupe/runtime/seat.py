@@ -1,14 +1,18 @@
 """A seat: where one actor plays, in a thread or in a process, and what happens when it is lost."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from troupe.config import TroupeError
-from troupe.runtime.gate import Gate, Retired
+from troupe.environments import VectorEnvironment
+from troupe.runtime.actor import Actor
+from troupe.runtime.gate import Closed, Gate, Retired
+from troupe.runtime.interruption import LOOK_SECONDS
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.numbers import Latch, Numbers
 from troupe.runtime.patience import Patience, hung, stack_of
@@ -58,6 +62,7 @@ class ThreadSeat:
         self._plan, self._table, self.queue, self._new_rollout = plan, table, queue, new_rollout
         self._look_anew()
         self._generation, self._index = 0, 0
+        self._collecting = threading.Lock()
         self._thread: threading.Thread | None = None
         self.actor = self._build()
 
@@ -79,11 +84,33 @@ class ThreadSeat:
         rollout = self.queue.acquire()
         actor.watch.start("other")
         rollout.actor, rollout.generation, rollout.index = self.number, self._generation, self._index
-        actor.collect(rollout)
+        with self._collecting:
+            actor.collect(rollout)
         self._index += 1
         self._table.journal.rollout(rollout)
         actor.watch.start(WAIT)
         deliver(rollout)
+
+    def lend(self) -> VectorEnvironment:
+        """The actor's environments, to be played inside `lent` only, and once the run is over."""
+        assert isinstance(self.actor, Actor)
+        return self.actor.lend()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the actor is between two rollouts and its environments are another's; it begins new episodes then."""
+        assert isinstance(self.actor, Actor)
+        while not self._collecting.acquire(timeout=LOOK_SECONDS):
+            if self._table.gate.stopped:
+                raise Closed
+        try:
+            yield
+        finally:
+            try:
+                if not self._table.gate.stopped:
+                    self.actor.begin_anew()
+            finally:
+                self._collecting.release()
 
     def state(self) -> dict[str, Any] | None:
         """Between two rollouts: what `restore` needs; None where the actor cannot be put back."""
