@@ -104,6 +104,12 @@ class Simulated(Plain):
     def close(self):
         self.file.unlink(missing_ok=True)
 
+class BlocksInClose(Plain):
+    def close(self):
+        if threading.current_thread().name == "apart":
+            here()
+            time.sleep(1e6)
+
 class NeverCloses(Plain):
     """Leaves a thread that would keep the process alive."""
     def __init__(self):
@@ -270,6 +276,28 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
     assert "judge it: troupe evaluate run" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["outcome"], summary["evaluation"]) == ("steps", None)
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize(
+    ("world", "line"),
+    [
+        ("BlocksAtTheEnd", "steps limit reached, and interrupted in the final evaluation"),
+        ("BlocksInClose", "steps limit reached: mean evaluation return"),
+    ],
+)
+def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, world, line, signals):
+    process = start(f"train worlds.py:{world} --run-dir run --steps 500 --target none {ONE}")
+    process.until_here()
+    for _ in range(signals):
+        process.send(signal.SIGINT)
+        time.sleep(0.2)  # two signals at the same moment are one
+    status, out, err = process.end()
+    assert (status, err) == (130, "")
+    assert line in out
+    assert "troupe evaluate run" in out or "troupe watch run" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "steps"
+    assert load(tmp_path / "run")
 
 
 def test_a_signal_ends_all_seeds(start, tmp_path):

@@ -5,8 +5,8 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -423,14 +423,16 @@ class _Session:
                 self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
             if not failure and not self._signal:
                 newest = self._parts.master.kept
-                if self._judge.look_again(newest, counts.steps):
-                    saved = self._save()
-                scores = self._judge.last(newest, counts.steps)
+                with self._waiting():
+                    if self._judge.look_again(newest, counts.steps):
+                        saved = self._save()
+                    scores = self._judge.last(newest, counts.steps)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else "saving", error)
         while self._rows:
             self._writer.metrics.write(self._rows.popleft())
-        self._close(stuck)
+        with self._waiting():
+            self._close(stuck)
         while self._parts.progress.notices:
             self._display.event(self._parts.progress.notices.popleft())
         if failure:
@@ -440,7 +442,8 @@ class _Session:
         assert saved is not None
         try:
             self._write_summary(outcome, scores)
-            picture = self._draw() if scores else None
+            with self._waiting():
+                picture = self._draw() if scores else None
         except OSError as error:
             raise TroupeError(
                 f"'{self._place}' cannot be written to the end: {error}; weights saved in {saved}"
@@ -468,6 +471,15 @@ class _Session:
         older = checkpoint.newest_first(self._place)
         kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
         return TroupeError(f"{failure.part} failed: {one_line(failure.error)} ({where}; {kept})")
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """What a second signal ends, and nothing more: what is left to be written and said is."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self._signal:
+                raise
 
     def _interrupted(self) -> bool:
         return self._signal != 0
