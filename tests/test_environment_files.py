@@ -5,7 +5,9 @@ import json
 import pickle
 import subprocess
 import sys
+import threading
 import tomllib
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,20 @@ def test_a_changed_file_is_executed_anew_and_its_module_has_a_name_of_its_own(tm
         assert loaded() == int(text[-2])
         assert loaded.value.__module__.startswith("troupe_environment_json_")
     assert json.loads("1") == 1
+
+
+def test_two_threads_may_load_a_file_at_once(monkeypatch):
+    Path("slow.py").write_text("import sys\nsys.executing.set()\nsys.go_on.wait(10)\ndef make():\n    return 4\n")
+    executing, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(sys, "executing", executing, raising=False)
+    monkeypatch.setattr(sys, "go_on", go_on, raising=False)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(files.load, "slow.py:make", "thing")
+        assert executing.wait(10)
+        second = threads.submit(files.load, "slow.py:make", "thing")
+        assert not wait([second], timeout=0.2).done
+        go_on.set()
+        assert first.result()() == second.result()() == 4
 
 
 def test_a_file_reaches_another_process_as_its_text(tmp_path):

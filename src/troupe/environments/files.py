@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from troupe.environments.own_code import own_code
 
 _FILE = re.compile(r"(.+\.py):(\w+)")
 _folders: set[str] = set()  # of the files executed so far
+_importing = threading.RLock()  # another thread must not find a module that is half executed
 
 
 def path_of(name: str) -> Path | None:
@@ -77,7 +79,8 @@ def load(name: str, what: str) -> FileCallable:
 
 
 def _from_text(path: Path, name: str, text: bytes) -> FileCallable:
-    module = _module(Path(os.path.abspath(path)), text, path)
+    with _importing:
+        module = _module(Path(os.path.abspath(path)), text, path)
     value = getattr(module, name, None)
     if not callable(value):
         callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
