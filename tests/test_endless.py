@@ -194,6 +194,15 @@ def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, mon
     assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
 
 
+def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, caplog):
+    monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.trainer._CLOSE_SECONDS", 0.05)
+    status, out = train("worlds.py:NeverCloses --steps 32 --actor.place thread --actors auto")
+    assert status == 0
+    assert "actors auto: a step takes" in out
+    assert "close() has not returned after 0.05 s" in caplog.text
+
+
 def test_an_environment_that_can_exist_only_once_is_borrowed_by_evaluations(train):
     status, out = train(
         "worlds.py:Once --actors 1 --actor.environments 1 --steps 400 --evaluation.every_steps 100 "

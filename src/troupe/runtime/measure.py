@@ -12,6 +12,7 @@ import torch
 
 from troupe.config import Backend, Environment, Stop, UsageError
 from troupe.environments import EnvironmentSource
+from troupe.environments.closing import close_in_time
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runtime.progress import kept_from_running
 
@@ -104,7 +105,7 @@ def _play(
 
         step, computing = cost(play, seconds)
     finally:
-        environment.close()
+        close_in_time(environment.close, source.id)
     return obs, step / count, computing / count
 
 
