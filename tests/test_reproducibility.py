@@ -444,11 +444,15 @@ class Remembers(Drift):
 
 
 class Breaks(Drift):
-    """Cannot be played again: that is done in the main thread."""
+    """Cannot be played again: that is done in the main thread, where otherwise only the first step is tried."""
+
+    tried = False
 
     def step(self, action):
         if threading.current_thread() is threading.main_thread():
-            raise KeyError("no such thing now")
+            if self.tried:
+                raise KeyError("no such thing now")
+            self.tried = True
         return super().step(action)
 
 
