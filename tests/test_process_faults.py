@@ -187,8 +187,9 @@ def echo(theirs):
 
 class SlowInEvaluation(Plain):
     def judged(self):
-        first("judged")
-        time.sleep(0.01)
+        if threading.current_thread() is not threading.main_thread():  # where the first steps are tried
+            first("judged")
+            time.sleep(0.01)
 '''
 
 ENDLESS = {"steps": "0", "target": "none", "evaluation.every_seconds": "0", "evaluation.final_episodes": "2"}
