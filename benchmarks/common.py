@@ -30,7 +30,8 @@ def peak_memory_of_children_mb() -> float:
 
 def write(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    versions = {package: importlib.metadata.version(package) for package in ("troupe", "torch", "gymnasium", "numpy")}
+    packages = ("troupe-rl", "torch", "gymnasium", "numpy")
+    versions = {package: importlib.metadata.version(package) for package in packages}
     machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
     (RESULTS / f"{name}.json").write_text(json.dumps(result | {"machine": machine}, indent=1) + "\n")
     print(f"wrote {RESULTS / name}.json")
