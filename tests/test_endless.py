@@ -1,6 +1,7 @@
 """Environments that never end an episode, or never answer: evaluations end, and the run tells what it has."""
 
 import json
+import logging
 import threading
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 import troupe
 from troupe import cli
-from troupe.environments import closing
+from troupe.environments import closing, probe
 from troupe.runs import judge
 from troupe.runs.curves import read_metrics
 from troupe.runs.scores import Tally
@@ -54,6 +55,15 @@ class Once(Limited):
     def close(self):
         if self.mine:
             self.mine = Once.taken = False
+
+class SlowToReset(Limited):
+    "Its first reset waits until a warning has been logged."
+    def reset(self, *, seed=None, options=None):
+        import logging
+        if not logging.getLogger("troupe").handlers:
+            return super().reset()
+        logging.getLogger("troupe").handlers[0].warned.wait(60)
+        return super().reset()
 
 class BlocksOnce(Limited):
     "The first step of the first evaluation never returns."
@@ -192,6 +202,25 @@ def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, mon
     assert status == 0
     assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text
     assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
+
+
+def test_an_environment_that_does_not_answer_before_the_run_begins_is_named(train, monkeypatch, caplog):
+    monkeypatch.setattr(probe, "SLOW_SECONDS", 0.05)
+
+    class Heard(logging.Handler):
+        warned = threading.Event()
+
+        def emit(self, record):
+            self.warned.set()
+
+    heard = Heard()
+    logging.getLogger("troupe").addHandler(heard)
+    try:
+        status, _ = train("worlds.py:SlowToReset --steps 32 --actor.place thread")
+    finally:
+        logging.getLogger("troupe").removeHandler(heard)
+    assert status == 0
+    assert "environment worlds.py:SlowToReset: reset has not returned after 0.05 s; still waiting" in caplog.text
 
 
 def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, caplog):

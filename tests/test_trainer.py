@@ -327,7 +327,7 @@ def leaves_in_the_end(env):
         (nan_obs, "actor-0", r"\[0\], step 32: the observation holds nan"),
         (infinite_reward, "actor-0", r"\[0\], step 32: reward is -inf"),
         (wrong_shape, "actor-0", r"\[0\], step 32: the observation has shape \(3,\), its space \(2,\)"),
-        (wrong_reward, "actor-0", "step raised ValueError"),
+        (wrong_reward, "actor-0", r"\[0\], step 32: step returned the reward 'much' \(str\): expected a number"),
         (raises, "actor-0", r"step raised ValueError: broken wheel \(step 32\)"),
         (leaves, "actor-0", r"step raised sys\.exit\('bye'\), where"),
         (raises_in_the_evaluation, "learner-0", "step raised ValueError: broken wheel"),

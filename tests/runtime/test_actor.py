@@ -67,11 +67,12 @@ def test_episodes_have_their_exact_raw_return_and_length_across_seams(stage, cou
 
 def test_weights_published_in_the_middle_of_a_rollout_act_only_in_the_next(stage, counting):
     """Whatever is published while environments step, the recorded log mu is of the weights at the start."""
-    biases = [[0.0, 0.0, 0.0]]
+    biases, staged = [[0.0, 0.0, 0.0]], None
 
     def publish(episode: int, step: int) -> None:
-        biases.append([0.1 * len(biases), -0.3 * len(biases), 0.0])
-        staged.publish(bias=biases[-1])
+        if staged is not None:  # not in the first step, which is tried before there is an actor
+            biases.append([0.1 * len(biases), -0.3 * len(biases), 0.0])
+            staged.publish(bias=biases[-1])
 
     staged = stage(lambda: counting(before_step=publish), hidden=())
     staged.network.body.policy.weight.data.zero_()
@@ -115,7 +116,8 @@ def test_an_action_space_may_start_anywhere(stage, counting):
 
 
 def test_a_stopped_run_ends_a_rollout_at_the_next_step(stage, counting):
-    staged = stage(lambda: counting(before_step=lambda episode, step: staged.gate.stop()), environments=1)
+    staged = None
+    staged = stage(lambda: counting(before_step=lambda *_: staged and staged.gate.stop()), environments=1)
     with pytest.raises(Closed):
         staged.collect(10)
     assert staged.environments[0].played == 1
@@ -301,7 +303,8 @@ def test_parts_tell_their_scripts_whenever_their_episodes_end(stage, counting, t
 
 
 def test_with_several_parts_weights_still_change_only_between_rollouts(stage, counting):
-    staged = stage(lambda: counting(before_step=lambda *_: staged.publish()), (2, 1))
+    staged = None
+    staged = stage(lambda: counting(before_step=lambda *_: staged and staged.publish()), (2, 1))
     for _ in range(3):
         version = staged.store.version
         assert (staged.collect(4).policy_version == version).all()

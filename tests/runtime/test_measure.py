@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -346,20 +347,32 @@ def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: 
     assert "actor.count = 'some'" in capsys.readouterr().err
 
 
-class Hangs(Waits):
-    def step(self, action: int) -> Any:
-        threading.Event().wait()
+def hangs() -> None:
+    threading.Event().wait()
 
 
-class Raises(Waits):
-    def step(self, action: int) -> Any:
-        raise OSError("no such device")
+def raises() -> None:
+    raise OSError("no such device")
 
 
-@pytest.mark.parametrize(("env", "says"), [(Hangs, "has not answered for 0.3 s"), (Raises, "no such device")])
+@pytest.mark.parametrize(("wrong", "says"), [(hangs, "has not answered for 0.3 s"), (raises, "no such device")])
 def test_what_is_wrong_with_an_environment_shows_in_the_run(
-    tmp_path: Path, env: Any, says: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wrong: Callable[[], None], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[gym.Env[Any, Any]] = []
+
+    class WrongLater(Waits):
+        """All but the first of them, of which the first steps are tried before the run begins."""
+
+        def step(self, action: int) -> Any:
+            if self is not made[0]:
+                wrong()
+            return super().step(action)
+
+    def env() -> Waits:
+        made.append(WrongLater())
+        return made[-1]
+
     monkeypatch.setattr(preparation, "_SECONDS", 0.1)
     settings = SMALL | {"actor.place": "thread", "actor.hang_seconds": 0.3, "actor.restarts": 0}
     with pytest.raises(TroupeError, match=says):

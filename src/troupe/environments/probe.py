@@ -1,7 +1,10 @@
 """Makes an environment once and plays its first step, to see what it is and that it can be played."""
 
+import logging
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +25,8 @@ from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK, Space
 from troupe.environments.time_limit import is_seen_to_truncate, no_time_limit, time_limit
 
+SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
+
 
 def probe(
     name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None, ignore: Sequence[str] = ()
@@ -31,7 +36,7 @@ def probe(
     Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
     """
     try:
-        with own_code():
+        with _named_if_slow(name, "making it"), own_code():
             env = make()
     except UsageError:
         raise
@@ -93,9 +98,22 @@ def _conforming(
     return Conforming(make(render_mode, config), space)
 
 
+@contextmanager
+def _named_if_slow(name: str, verb: str) -> Iterator[None]:
+    """Logs what is being waited for: before a run begins, nothing else would tell an environment that blocks."""
+    text = f"environment {name}: {verb} has not returned after {SLOW_SECONDS:g} s; still waiting (Ctrl-C gives up)"
+    timer = threading.Timer(SLOW_SECONDS, logging.getLogger("troupe").warning, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
     try:
-        with own_code():
+        with _named_if_slow(name, verb), own_code():
             return ask()
     except ContractError as error:
         raise WrongEnvironment(f"environment {name}: {error}") from None
