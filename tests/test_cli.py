@@ -156,6 +156,14 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(troupe, words, line):
     assert [file.name for file in Path().iterdir() if file.name != "__pycache__"] == ["world.py"]
 
 
+@pytest.mark.parametrize("command", ["train", "train --seeds 2", "compare --presets appo"])
+def test_an_empty_run_dir_is_not_the_current_directory(capsys, command):
+    name, *more = command.split()
+    assert cli.run([name, "CartPole-v1", "--steps", "100", "--run-dir", "", *more]) == 2
+    assert capsys.readouterr().err == "troupe: --run-dir is empty; name a directory\n"
+    assert [file.name for file in Path().iterdir()] == ["world.py"]
+
+
 def test_no_command_prints_help_and_is_wrong_usage(troupe):
     status, out, err = troupe("")
     assert (status, err) == (2, "")

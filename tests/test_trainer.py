@@ -256,6 +256,8 @@ def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
     small(tmp_path)
     with pytest.raises(UsageError, match=r"already holds a run; go on with it \(troupe resume "):
         small(tmp_path)
+    with pytest.raises(UsageError, match="--run-dir is empty"):
+        troupe.train(World, run_dir="")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; --run-dir names a directory"):
         troupe.train(World, run_dir=tmp_path / "file")

@@ -25,7 +25,7 @@ from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
 from troupe.runs import checkpoint, older
-from troupe.runs.directory import RunDirectory, check_free, peak_memory_mb, versions
+from troupe.runs.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
 from troupe.runs.display import Display, Mode
 from troupe.runs.evaluation import BorrowingEvaluator, Evaluator, most_steps
 from troupe.runs.judge import Judge
@@ -84,6 +84,7 @@ def train(
     ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM) with the run
     as the exception's `run`.
     """
+    check_named(run_dir)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
     asked, source = settle(configuration.resolve(name_of(env), preset, said, tuned=tuned), env, env_kwargs)

@@ -17,7 +17,7 @@ from troupe.environments import settle
 from troupe.run import Run
 from troupe.runs.checkpoint import write_durably
 from troupe.runs.curves import read_metrics
-from troupe.runs.directory import check_free, run_name, versions
+from troupe.runs.directory import check_free, check_named, run_name, versions
 from troupe.runs.display import Mode
 from troupe.runs.metrics import Row, to_json
 from troupe.runs.seeds import Series, draw, train_in_turn
@@ -43,6 +43,7 @@ def compare(
     those to come, and what is done is compared all the same. Raises UsageError before anything starts
     where one of the presets cannot be what was asked for.
     """
+    check_named(folder)
     for preset in map(config.load_preset, presets):
         try:
             config.resolve(env, preset.name, settings, tuned=tuned)

@@ -18,6 +18,12 @@ def run_name(env_id: str) -> str:
     return re.sub(r"[^\w.-]+", "_", without_folder(env_id)).strip("_")
 
 
+def check_named(place: str | Path | None) -> None:
+    """Raises UsageError for an empty name, which Path would read as the current directory."""
+    if place is not None and not str(place).strip():
+        raise UsageError("--run-dir is empty; name a directory")
+
+
 def check_free(place: Path) -> None:
     if (place / "config.toml").exists():
         raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")

@@ -13,7 +13,7 @@ import numpy as np
 
 from troupe.config import TroupeError, UsageError, one_line
 from troupe.run import Interrupted, Run, Terminated
-from troupe.runs.directory import run_name
+from troupe.runs.directory import check_named, run_name
 from troupe.runs.plots import plot_runs
 from troupe.runs.view import score
 from troupe.trainer import train
@@ -26,6 +26,7 @@ def train_seeds(env: str, seeds: Sequence[int], folder: str | None, asked: dict[
 
     A run that fails is reported and the others go on; Ctrl-C ends the run under way and those to come.
     """
+    check_named(folder)
     place = Path(folder or f"runs/{run_name(env)}/{datetime.now():%Y-%m-%d_%H%M%S}_seeds{seeds[0]}-{seeds[-1]}")
     taken = [place / f"seed{seed}" for seed in seeds if (place / f"seed{seed}").exists()]
     if taken:
