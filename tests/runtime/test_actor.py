@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.environments import pool
+from troupe.config.settings import Environment, Network
+from troupe.environments import find, pool
 from troupe.environments.vector import EnvironmentFailed, Transition
+from troupe.networks.actor_critic import build
+from troupe.runs.evaluation import Evaluator
 from troupe.runtime.actor import Actor, EpisodeCounter
 from troupe.runtime.gate import Closed
 from troupe.runtime.inference import Decision
 from troupe.runtime.learner import Rewards, to_batch
+from troupe.runtime.patience import Patience
 from troupe.runtime.progress import Episode, Progress
 from troupe.runtime.rollout import ROWS, allocate, check, columns
 
@@ -182,6 +186,9 @@ class Told:
     def __init__(self, name, count, calls, lives=()):
         self.name, self.count, self.calls, self.lives, self.t = name, count, calls, lives, 0
         self.notices = {}
+
+    def answer_to(self, pulse):
+        self.pulse = pulse
 
     def reset(self, seeds):
         self.seeds = seeds
@@ -398,3 +405,56 @@ def test_a_run_with_parts_and_a_crew_delivers_what_happened(assembled, run, watc
     for rollouts in delivered.values():
         if rollouts:
             tells(rollouts, script)
+
+
+# Slow environments and their actor's pulse
+
+
+class SlowAnswers(gym.Env):
+    """Each answer takes 5 s of a clock that `look` is told of ten times a second."""
+
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,), np.float32), gym.spaces.Discrete(2)
+    wait = staticmethod(lambda: None)
+
+    def reset(self, *, seed=None, options=None):
+        SlowAnswers.wait()
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        SlowAnswers.wait()
+        return np.zeros(1, np.float32), 1.0, False, True, {}
+
+
+@pytest.mark.parametrize("hang_seconds", [60.0, 4.0])
+@pytest.mark.parametrize("plays", ["an actor", "an evaluation"])
+def test_a_batch_hangs_only_where_one_of_its_environments_does(monkeypatch, plays, hang_seconds):
+    """Sixteen answers take 80 s, and no one of them more than 5."""
+    config, source = Environment(backend="sync"), find(SlowAnswers)
+    network, clock, pulse, hung = (
+        build(source.observation_space, source.action_space, Network()),
+        [1.0],
+        np.zeros(1),
+        [],
+    )
+    for module in ("environments.vector", "runtime.actor", "runtime.patience", "runs.evaluation"):
+        monkeypatch.setattr(f"troupe.{module}.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    patience = Patience(pulse, hang_seconds)
+
+    def wait():
+        for _ in range(50):
+            clock[0] += 0.1
+            hung.append(patience.look())
+
+    monkeypatch.setattr(SlowAnswers, "wait", staticmethod(wait))
+    seeds = np.random.SeedSequence(1)
+    if plays == "an actor":
+        part = source.make_restorable(16, config)
+        actor = Actor([part], Teller([]), lambda _: 0.0, Progress(), seeds, pulse)
+        part.step(np.zeros(16, np.int64))  # nobody waits for this one
+        assert pulse[0] == 0.0
+        actor.begin_anew()
+    else:
+        Evaluator(source, config, 16).run(network, 16, seeds, pulse=pulse)
+    assert len(hung) >= 32 * 50
+    assert any(hung) == (hang_seconds < 5)
+    assert pulse[0] == 0.0

@@ -1,12 +1,13 @@
 """A batch of environments stepped together, with what goes wrong in them named in one line."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import SyncVectorEnv, VectorEnv
+from jaxtyping import Float
 
 from troupe.config import TroupeError, one_line
 from troupe.environments.actions import Actions
@@ -45,6 +46,7 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
         super().__init__(env)
         self._number, self._read = number, read
+        self.pulse = np.zeros(1)  # see VectorEnvironment.answer_to
         self.close_error: BaseException | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -52,6 +54,7 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
             obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as error:
             raise _Raised(self._number, "reset") from contained(error)
+        self._answered()
         return obs, self._readable(info)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -59,6 +62,7 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
             obs, reward, terminated, truncated, info = self.env.step(action)
         except BaseException as error:
             raise _Raised(self._number, "step") from contained(error)
+        self._answered()
         return obs, float(reward), terminated, truncated, self._readable(info)
 
     def close(self) -> None:
@@ -67,6 +71,10 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
             self.env.close()
         except BaseException as error:
             self.close_error = contained(error)
+
+    def _answered(self) -> None:
+        if self.pulse[0]:  # while nobody waits for the batch, the pulse stays 0
+            self.pulse[0] = time.monotonic()
 
     def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
         return {key: info[key] for key in self._read if info.get(key) is not None}
@@ -107,6 +115,7 @@ class VectorEnvironment:
         self._actions = Actions(self.action_space)
         self._packing = Packing(self.observation_space, self._actions, masked)
         self._limits = [Limits(leaf) for leaf in self._packing.leaves]
+        self._numbered = [each for env in getattr(vector, "envs", ()) for each in _numbered(env)]
         self.notices: dict[str, str] = {}
         self._steps = 0
         self._asked = False  # sent, and not received yet
@@ -125,6 +134,13 @@ class VectorEnvironment:
         if self._episodic_life:
             self._lives = np.array(info["lives"])
         return self._checked(obs, info, self._none)
+
+    def answer_to(self, pulse: Float[np.ndarray, "1"]) -> None:
+        """From now on each answer of one environment of the batch renews `pulse[0]`, the moment (time.monotonic) since
+        which the batch has not answered; 0 while it is not asked. A batch that does not step in Python answers as one.
+        """
+        for env in self._numbered:
+            env.pulse = pulse
 
     def delay(self) -> None:
         """The pause before a step that the configuration asks for."""
@@ -171,8 +187,8 @@ class VectorEnvironment:
     def close(self) -> None:
         """Closes them all; what that raises is logged."""
         close_and_report(self._vector.close, self._name)
-        for env in getattr(self._vector, "envs", ()):
-            if isinstance(env, Numbered) and env.close_error:
+        for env in self._numbered:
+            if env.close_error:
                 report_failure(self._name, env.close_error)
 
     def _begin(self, seeds: np.ndarray) -> tuple[Any, dict[str, Any]]:
@@ -262,6 +278,15 @@ class VectorEnvironment:
                 if shape != expected:
                     return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
         return ""
+
+
+def _numbered(env: gym.Env[Any, Any]) -> Iterator[Numbered]:
+    """The `Numbered` among an environment's wrappers."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, Numbered):
+            yield env
+            return
+        env = env.env
 
 
 def _cause(error: BaseException) -> BaseException:

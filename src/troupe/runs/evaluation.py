@@ -78,6 +78,7 @@ class Evaluator:
         favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
         """
         environment, pulse = self._environment, np.zeros(1) if pulse is None else pulse
+        environment.answer_to(pulse)
         environment_seeds, action_seed = seeds.spawn(2)
         draws = generator(action_seed)
         tally = Tally(environment.count, episodes, self._max_steps)

@@ -31,9 +31,10 @@ class Actor:
     threads of their own (a native batch), the two overlap; elsewhere one part is as good.
 
     `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
-    is not asked: whoever owns the actor sees there that it hangs. With `gamma` it writes down the past
-    returns that rewards are normalised by. `recall` is what a policy with memory remembers of them. An actor that is
-    `alone` in its process can tell how long its environment waits for something rather than computes.
+    is not asked: whoever owns the actor sees there that it hangs. Each answer of one environment of a batch
+    renews it. With `gamma` it writes down the past returns that rewards are normalised by. `recall` is what a
+    policy with memory remembers of them. An actor that is `alone` in its process can tell how long its
+    environment waits for something rather than computes.
     """
 
     def __init__(
@@ -53,6 +54,8 @@ class Actor:
         self._progress, self._pulse = progress, pulse
         self._retired, self._seeds = False, seeds
         self._parts = _parts(environments)
+        for part in environments:
+            part.answer_to(pulse)
         each = seeds.spawn(len(environments)) if len(environments) > 1 else [seeds]
         with self._asking():
             self._obs = np.concatenate([part.reset(seed) for part, seed in zip(environments, each, strict=True)])
@@ -192,6 +195,7 @@ class Actor:
     def begin_anew(self) -> None:
         """Begins new episodes: the environments are elsewhere than it left them."""
         (part,) = self._parts
+        part.environment.answer_to(self._pulse)
         with self._asking():
             self._obs = part.environment.reset(self._seeds.spawn(1)[0]).copy()
         self._first[:], self._ended[:] = True, False
