@@ -6,6 +6,7 @@ Nothing here measures time. A process is told what to do once a file says how fa
 
 import json
 import os
+import pty
 import re
 import resource
 import signal
@@ -117,12 +118,29 @@ class NeverCloses(Plain):
 '''
 
 
+def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    end = time.monotonic() + 60
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "it did not come that far"
+        time.sleep(0.01)
+
+
+def until_learning(folder: Path, process: subprocess.Popen) -> None:
+    def learning() -> bool:
+        files = list(folder.glob("run*/**/metrics.jsonl"))
+        return any(re.search(r'"updates": [1-9]', file.read_text()) for file in files)
+
+    wait_until(learning, process)
+
+
 class Process:
     """A troupe command in a process of its own, in its own folder."""
 
-    def __init__(self, folder: Path, words: str, before: str = "", most_bytes: int | None = None):
+    def __init__(self, folder: Path, words: str, before: str = "", most_bytes: int | None = None, nohup: bool = False):
         def prepare() -> None:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # where the tests run in the background, it is ignored
+            signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
             if most_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
@@ -134,21 +152,13 @@ class Process:
         )  # fmt: skip
 
     def until(self, reached: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
-        while not reached():
-            assert self._process.poll() is None, self._process.communicate()
-            assert time.monotonic() < end, "it did not come that far"
-            time.sleep(0.01)
+        wait_until(reached, self._process)
 
     def until_here(self) -> None:
         self.until((self.folder / "here").exists)
 
     def until_learning(self) -> None:
-        def learning() -> bool:
-            files = list(self.folder.glob("run*/**/metrics.jsonl"))
-            return any(re.search(r'"updates": [1-9]', file.read_text()) for file in files)
-
-        self.until(learning)
+        until_learning(self.folder, self._process)
 
     @property
     def pid(self) -> int:
@@ -186,7 +196,13 @@ IN_THREADS = "--actor.place thread"  # for worlds whose actors share a count, an
 
 @pytest.mark.parametrize(
     ("topology", "number"),
-    [(f"serial {ONE}", signal.SIGINT), ("queue", signal.SIGTERM), ("async", signal.SIGINT), ("async", signal.SIGTERM)],
+    [
+        (f"serial {ONE}", signal.SIGINT),
+        ("queue", signal.SIGTERM),
+        ("async", signal.SIGINT),
+        ("async", signal.SIGTERM),
+        ("async", signal.SIGHUP),
+    ],
 )
 def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
     process = start(f"train worlds.py:Plain {ENDLESS} --topology {topology}")
@@ -202,6 +218,35 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
 
 
+def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
+    process = start(f"train worlds.py:Plain {ENDLESS}", nohup=True)
+    process.until_learning()
+    process.send(signal.SIGHUP)
+    process.send(signal.SIGTERM)  # of two that are pending, Python would answer SIGHUP first
+    assert process.end()[0] == 128 + signal.SIGTERM
+
+
+def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
+    """SIGHUP comes to the foreground group, and nothing can be written to the terminal any more."""
+    (tmp_path / "worlds.py").write_text(WORLDS)
+    terminal, inside = pty.openpty()
+    code = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {SCRIPT}"
+    words = f"train worlds.py:Plain {ENDLESS} --quiet --checkpoint.every_seconds 1000".split()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, start_new_session=True,
+        stdin=inside, stdout=inside, stderr=inside, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        try:
+            os.close(inside)
+            until_learning(tmp_path, process)
+            os.close(terminal)
+            assert process.wait(PATIENCE_SECONDS) == 128 + signal.SIGHUP
+        finally:
+            process.kill()
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "interrupted"
+    assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tmp_path, number):
     process = start(f"train worlds.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
@@ -212,7 +257,7 @@ def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tm
     assert list(tmp_path.glob("open-*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
     process = start(f"train worlds.py:Plain {ENDLESS}", before=IMPORTING)
     process.until_here()

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import troupe
-from troupe import TroupeError, UsageError, preparation, trainer
+from troupe import TroupeError, UsageError, preparation, signals, trainer
 from troupe.environments import find, pool
 from troupe.runs import checkpoint, directory
 from troupe.runs.curves import read_metrics
@@ -198,19 +198,19 @@ def test_two_runs_of_the_same_second_have_a_directory_each(tmp_path, monkeypatch
 
 
 def test_training_works_in_a_thread_that_is_not_the_main_one(tmp_path):
-    runs, handlers = [], [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    runs, handlers = [], [signal.getsignal(number) for number in signals.ENDING]
     thread = threading.Thread(target=lambda: runs.append(small(tmp_path)))
     thread.start()
     thread.join()
     assert runs[0].outcome == "steps"
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in signals.ENDING] == handlers
 
 
 def test_handlers_and_threads_are_as_before(tmp_path):
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(number) for number in signals.ENDING]
     threads, torch_threads = set(threading.enumerate()), torch.get_num_threads()
     small(tmp_path)
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in signals.ENDING] == handlers
     assert set(threading.enumerate()) == threads
     assert torch.get_num_threads() == torch_threads
 
@@ -495,7 +495,8 @@ def signalling(number):
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "status"), [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143)]
+    ("number", "kind", "status"),
+    [(signal.SIGINT, KeyboardInterrupt, None), (signal.SIGTERM, SystemExit, 143), (signal.SIGHUP, SystemExit, 129)],
 )
 def test_a_signal_saves_and_is_raised_with_the_run_and_no_other_run_begins(tmp_path, number, kind, status):
     def train_three():

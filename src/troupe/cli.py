@@ -18,7 +18,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from troupe import arguments as words
-from troupe import config
+from troupe import config, signals
 from troupe.config import TroupeError, UsageError, one_line, printable
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in signals.ending():
+        if number != signal.SIGINT:
+            signal.signal(number, _interrupt)
     logging.basicConfig(format="troupe: %(message)s")
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started us
@@ -55,7 +57,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
             return 128 + signal.SIGINT
-        print("troupe: interrupted", file=sys.stderr)
+        with suppress(OSError):  # the terminal may be gone
+            print("troupe: interrupted", file=sys.stderr)
         number = stop.args[0] if stop.args else signal.SIGINT
         return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
@@ -98,7 +101,8 @@ def _flush(status: int) -> int:
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print(f"troupe: the output could not be written: {error.strerror}", file=sys.stderr)
+            with suppress(OSError):
+                print(f"troupe: the output could not be written: {error.strerror}", file=sys.stderr)
             return status or 1
     return status
 

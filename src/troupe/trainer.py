@@ -81,8 +81,8 @@ def train(
     "quiet" only what happened in the end, "silent" nothing.
 
     Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line. A signal
-    ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM) with the run
-    as the exception's `run`.
+    ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM,
+    SIGHUP) with the run as the exception's `run`.
     """
     check_named(run_dir)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Generic, TypeVar
 
+from troupe import signals
 from troupe.runtime.patience import stack_of
 from troupe.torch_threads import heed_torch_threads
 
@@ -18,7 +19,7 @@ _PATIENCE_SECONDS = 1.0
 
 @contextmanager
 def on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Answers the first SIGINT or SIGTERM with `act`; a second one has its ordinary effect."""
+    """Answers the first SIGINT, SIGTERM or SIGHUP with `act`; a second one has its ordinary effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -28,7 +29,7 @@ def on_signal(act: Callable[[int], None]) -> Iterator[None]:
             signal.signal(each, old or signal.SIG_DFL)
         act(number)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in signals.ending()}
     try:
         yield
     finally:

@@ -26,6 +26,7 @@ from typing import Any
 import msgspec
 import torch
 
+from troupe import signals
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.environments import quiet_gymnasium
 from troupe.runtime.gate import Closed, Gate, RemoteGate
@@ -39,7 +40,6 @@ _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
 _GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor before the run itself
 _STACK_SECONDS = 2.0  # for a process to say where it stands
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
 
 
@@ -310,11 +310,11 @@ def _context() -> Any:
 
 @contextmanager
 def _signals_held_back() -> Iterator[None]:
-    """What is started inside does not get the terminal's Ctrl-C: this process does, and says what to do."""
+    """What is started inside does not get the terminal's Ctrl-C or hangup: this process does, and says what to do."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
     try:
         yield
     finally:
@@ -395,7 +395,7 @@ def _leave_the_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
 
 
 def _die_with_the_parent() -> None:
