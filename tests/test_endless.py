@@ -65,6 +65,14 @@ class SlowToReset(Limited):
         logging.getLogger("troupe").handlers[0].warned.wait(60)
         return super().reset()
 
+class NeverReady(Limited):
+    "In an actor's process its reset does not return."
+    def reset(self, *, seed=None, options=None):
+        import multiprocessing
+        if multiprocessing.parent_process() is not None:
+            threading.Event().wait()
+        return super().reset()
+
 class BlocksOnce(Limited):
     "The first step of the first evaluation never returns."
     blocked = False
@@ -221,6 +229,16 @@ def test_an_environment_that_does_not_answer_before_the_run_begins_is_named(trai
         logging.getLogger("troupe").removeHandler(heard)
     assert status == 0
     assert "environment worlds.py:SlowToReset: reset has not returned after 0.05 s; still waiting" in caplog.text
+
+
+def test_a_limit_on_time_ends_the_wait_for_the_first_actors_too(train, monkeypatch):
+    monkeypatch.setattr("troupe.trainer._START_SECONDS", 0.0)
+    status, out = train("worlds.py:NeverReady --time 0.1s --actor.place process --actor.restarts 0")
+    assert status == 0
+    assert "the actors are still making and resetting their environments: the run ends" in out
+    assert "time limit reached" in out
+    assert "nothing was learned" in out
+    assert (summary()["outcome"], summary()["steps"]) == ("time", 0)
 
 
 def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, caplog):

@@ -1,6 +1,7 @@
 """One run from start to end: build the parts, watch them, stop in order, judge, save."""
 
 import copy
+import math
 import signal
 import time
 import traceback
@@ -51,6 +52,7 @@ from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 _CLOSE_SECONDS = 10.0  # for environments to close
+_START_SECONDS = 20.0  # for the first actors to be ready, on top of the limit on time, which does not count this yet
 
 
 @quiet_gymnasium()
@@ -287,10 +289,7 @@ class _Session:
         with self._supervisor:
             parts.start(self._supervisor, self._after_batch)
             began = shown = saved = self._clock.seconds
-            while not (parts.ready.open or self._supervisor.wait(0.0)):
-                parts.ready.wait_for(LOOK_SECONDS)
-                if self._signal:
-                    self._end("interrupted")
+            self._wait_for_actors()
             reporter.begin()
             self._clock.start()
             while not self._supervisor.wait(LOOK_SECONDS):
@@ -312,6 +311,20 @@ class _Session:
             self._journal.end(parts.master.vector)
         self._writer.write_journal()
         self._show(reporter.report(self._clock.seconds))
+
+    def _wait_for_actors(self) -> None:
+        """Until those in processes are all ready to play: training time begins then."""
+        ready, limit, began = self._parts.ready, self._config.stop.seconds, time.monotonic()
+        most = max(0.0, limit - self._clock.seconds) + _START_SECONDS if limit else math.inf
+        while not (ready.open or self._supervisor.wait(0.0)):
+            ready.wait_for(LOOK_SECONDS)
+            if self._signal:
+                self._end("interrupted")
+            elif time.monotonic() - began > most:
+                self.tell(
+                    f"after {most:.0f} s the actors are still making and resetting their environments: the run ends"
+                )
+                self._end("time")
 
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
