@@ -11,7 +11,7 @@ import pytest
 
 import troupe
 from troupe import cli
-from troupe.environments import closing, probe
+from troupe.environments import closing, probe, time_limit
 from troupe.runs import judge
 from troupe.runs.curves import read_metrics
 from troupe.runs.scores import Tally
@@ -43,6 +43,17 @@ class Limited(Endless):
 
 class Undeclared(Limited):
     max_steps = None
+
+class Masked(Undeclared):
+    "Only action 1 is allowed."
+    def reset(self, *, seed=None, options=None):
+        return super().reset()[0], {"action_mask": np.array([0, 1], np.int8)}
+
+    def step(self, action):
+        if action != 1:
+            raise ValueError("illegal action")
+        *rest, _ = super().step(action)
+        return *rest, {"action_mask": np.array([0, 1], np.int8)}
 
 class Once(Limited):
     "Holds a licence of which there is one."
@@ -134,8 +145,15 @@ def test_where_no_episode_ends_returns_are_told_by_steps(train, place):
     assert told - {None} == {1000.0}
 
 
+def test_an_environment_too_slow_to_tell_is_not_said_to_have_no_time_limit(train, monkeypatch):
+    monkeypatch.setattr(time_limit, "_TRIAL_SECONDS", 0.0)
+    status, out = train("worlds.py:Endless --steps 16 --evaluation.max_steps 5 --actor.place thread")
+    assert status == 0
+    assert "no time limit" not in out
+
+
 def test_a_limit_that_is_declared_or_seen_is_no_notice(train):
-    for world in ("CartPole-v1", "worlds.py:Limited", "worlds.py:Undeclared"):
+    for world in ("CartPole-v1", "worlds.py:Limited", "worlds.py:Undeclared", "worlds.py:Masked"):
         status, out = train(f"{world} --steps 16 --actor.place thread --run-dir {world[-7:]}")
         assert status == 0
         assert "no time limit" not in out
@@ -152,11 +170,12 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
         "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000"
     )
     assert status == 0
-    assert "time limit reached: mean evaluation return" in out
-    assert "3 of them cut off" in out
+    assert "time limit reached: no evaluation episode ended in the time there was, 3 were begun (return" in out
     assert summary()["outcome"] == "time"
     rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
-    assert [(row["purpose"], row["episodes"], row["cut_off"]) for row in rows] == [("final", 3, 3)]
+    assert [(row["purpose"], row["episodes"], row["unfinished"], row["cut_off"]) for row in rows] == [
+        ("final", 3, 3, 0)
+    ]
 
 
 def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environments(train):
@@ -307,10 +326,11 @@ def test_when_there_is_no_more_time_only_whole_rounds_count():
         tally.add(np.array([1.0, 10.0]), reset, np.array([step % 2 == 0, step % 4 == 0]))
         reset = none
         scores = tally.scores_so_far(greedy=True)
-        if step < 4:  # the second is cut off in its first
+        if step < 4:  # the second is in its first
             assert sorted(scores.returns) == sorted([min(step, 2), 10.0 * step])
-            assert scores.cut_off == (2 if step == 1 else 1)
+            assert scores.unfinished == (2 if step == 1 else 1)
         else:
             assert sorted(scores.returns) == sorted([2.0, 40.0] * (step // 4))
-            assert scores.cut_off == 0
+            assert scores.unfinished == 0
+        assert scores.cut_off == 0
         assert scores.asked == 20

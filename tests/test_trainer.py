@@ -92,7 +92,7 @@ def test_the_summary_has_its_keys(tmp_path):
     }  # fmt: skip
     assert summary["evaluation"] == {
         "episodes": 3, "mean_return": 10.0, "std_return": 0.0, "min_return": 10.0, "max_return": 10.0,
-        "mean_length": 10.0, "cut_off": 0,
+        "mean_length": 10.0, "cut_off": 0, "unfinished": 0,
     }  # fmt: skip
     assert summary["steps"] == run.steps
     assert summary["versions"].keys() == {"python", "troupe", "torch", "gymnasium", "numpy"}

@@ -36,9 +36,7 @@ class Run:
         judged = "no final evaluation"
         if self.scores is not None:
             kind = "greedy" if self.scores.greedy else "stochastic"
-            episodes = f"{len(self.scores.returns)} {kind} episodes" + (
-                f", {self.scores.cut_off} of them cut off" if self.scores.cut_off else ""
-            )
+            episodes = f"{len(self.scores.returns)} {kind} episodes{self.scores.remarks}"
             judged = f"mean evaluation return {score(self.scores.mean)} over {episodes}"
         return (
             f"Run {self.path}\n"

@@ -613,7 +613,16 @@ class _Session:
                 f"  checkpoint {saved}",
                 f"  judge it: troupe evaluate {self._place}",
             ]
-        cut = f", {scores.cut_off} of them cut off" if scores.cut_off else ""
+        if scores.unfinished == len(scores.returns):
+            return [
+                f"{reached}: no evaluation episode ended in the time there was, {len(scores.returns)} were begun "
+                f"(return {score(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
+                f"  {spent}",
+                *unlearned,
+                f"  checkpoint {saved}",
+                f"  to evaluate it: troupe evaluate {self._place}",
+            ]
+        cut = scores.remarks
         if scores.asked > len(scores.returns):
             cut += f"; there was no time for all {scores.asked}: troupe evaluate plays them"
         return [

@@ -207,6 +207,7 @@ def test_scores_in_numbers_that_can_be_checked_by_hand():
     assert scores.summary() == {
         "episodes": 4, "mean_return": 2.0, "std_return": 1.0, "min_return": 1.0, "max_return": 3.0, "mean_length": 3.0,
         "cut_off": 0,
+        "unfinished": 0,
     }  # fmt: skip
 
 

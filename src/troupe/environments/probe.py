@@ -23,7 +23,7 @@ from troupe.environments.packing import MaskPlace
 from troupe.environments.readable import Reduced, reduced
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK, Space
-from troupe.environments.time_limit import is_seen_to_truncate, no_time_limit, time_limit
+from troupe.environments.time_limit import never_truncates, no_time_limit, time_limit
 
 SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
 
@@ -78,13 +78,17 @@ def _look(
         notices=notices(made, seen),
         time_limit=time_limit(made),
     )
-    action = source.actions.one(_first_row(source, obs, info))
+
+    def act(obs: Any, info: Any) -> Any:
+        return source.actions.one(_first_row(source, obs, info))
+
+    action = act(obs, info)
     _check(source, "reset", obs)
     obs, reward, *_ = _asked(name, "step", lambda: env.step(action))
     _check(source, "step", obs)
     if not np.isfinite(reward):
         raise WrongEnvironment(f"environment {name}, first step: the reward is {reward}, expected a finite number")
-    if source.time_limit is None and not is_seen_to_truncate(env, lambda: action):
+    if source.time_limit is None and never_truncates(env, act):
         source = replace(source, notices=(*source.notices, no_time_limit(name)))
     return source
 

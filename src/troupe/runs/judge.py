@@ -235,6 +235,7 @@ class Judge:
                 "steps": steps,
                 "episodes": len(scores.returns),
                 "cut_off": scores.cut_off,
+                "unfinished": scores.unfinished,
                 "mean": scores.mean,
                 "std": scores.std,
                 "min": float(scores.returns.min()),

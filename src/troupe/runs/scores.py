@@ -15,7 +15,8 @@ class Scores:
     returns: np.ndarray
     lengths: np.ndarray
     greedy: bool = True  # or by actions drawn from the policy
-    cut_off: int = 0  # of the episodes: had not ended after evaluation.max_steps, or when the time was over
+    cut_off: int = 0  # of the episodes: had not ended after evaluation.max_steps
+    unfinished: int = 0  # of the episodes: had not ended when the time was over
     asked: int = 0  # how many were to be played, where the time was over first
 
     @property
@@ -35,6 +36,12 @@ class Scores:
         """What `lower` is to be expected of that many."""
         return self.mean - 2 * self.std / math.sqrt(episodes)
 
+    @property
+    def remarks(self) -> str:
+        """ ", 3 of them cut off, 2 of them unfinished", or nothing."""
+        counts = {"cut off": self.cut_off, "unfinished": self.unfinished}
+        return "".join(f", {count} of them {what}" for what, count in counts.items() if count)
+
     def summary(self) -> dict[str, float]:
         return {
             "episodes": len(self.returns),
@@ -44,6 +51,7 @@ class Scores:
             "max_return": float(self.returns.max()),
             "mean_length": float(self.lengths.mean()),
             "cut_off": self.cut_off,
+            "unfinished": self.unfinished,
         }
 
 
@@ -51,7 +59,8 @@ class _Episode(NamedTuple):
     environment: int
     total: float
     length: int
-    cut: bool
+    cut: bool = False  # after evaluation.max_steps
+    unfinished: bool = False
 
 
 class Tally:
@@ -90,7 +99,7 @@ class Tally:
         over = ended | cut
         if over.any():
             counts = over & self._playing
-            self._episodes += self._current(counts, cut)
+            self._episodes += [each._replace(cut=bool(cut[each.environment])) for each in self._current(counts)]
             self._left[counts] -= 1
             self._playing &= ~cut & (self._left > 0)
             self._total[over], self._length[over] = 0.0, 0
@@ -100,14 +109,15 @@ class Tally:
 
     def scores_so_far(self, *, greedy: bool) -> Scores:
         """Of the rounds that every environment has completed, so that short episodes are not favoured; before the
-        first is complete, of the first episode of each, cut off where it has not ended."""
+        first is complete, of the first episode of each, unfinished where it has not ended."""
         played = np.bincount([each.environment for each in self._episodes], minlength=len(self._left))
         unfinished = self._left > 0
         whole = int(played[unfinished].min(initial=self._asked))
         everything = self._episodes
         if whole == 0:
             unfinished &= played == 0
-            everything, whole = everything + self._current(unfinished, unfinished), 1
+            everything = everything + [each._replace(unfinished=True) for each in self._current(unfinished)]
+            whole = 1
         seen = [0] * len(self._left)
         kept = []
         for each in everything:
@@ -116,13 +126,14 @@ class Tally:
                 kept.append(each)
         return _scores(kept, greedy, self._asked)
 
-    def _current(self, which: Bool[np.ndarray, " B"], cut: Bool[np.ndarray, " B"]) -> list[_Episode]:
+    def _current(self, which: Bool[np.ndarray, " B"]) -> list[_Episode]:
         return [
-            _Episode(number, float(self._total[number]), int(self._length[number]), bool(cut[number]))
+            _Episode(number, float(self._total[number]), int(self._length[number]))
             for number in np.flatnonzero(which).tolist()
         ]
 
 
 def _scores(episodes: list[_Episode], greedy: bool, asked: int = 0) -> Scores:
     returns, lengths = np.array([each.total for each in episodes]), np.array([each.length for each in episodes])
-    return Scores(returns, lengths, greedy, sum(each.cut for each in episodes), asked)
+    cut, unfinished = (sum(getattr(each, name) for each in episodes) for name in ("cut", "unfinished"))
+    return Scores(returns, lengths, greedy, cut, unfinished, asked)

@@ -102,7 +102,7 @@ def _table(runs: Mapping[int, Run], asked: int) -> str:
         lines.append(
             f"{seed:>6}  {run.outcome:8}{score(run.scores.mean):>8}{run.scores.returns.min():>8g}"
             f"{run.scores.returns.max():>8g}{run.steps:>12,}{run.seconds:>9.2f}{run.steps / run.seconds:>10,.0f}"
-            + (f"  {run.scores.cut_off} of {len(run.scores.returns)} episodes cut off" if run.scores.cut_off else "")
+            + (f"  {len(run.scores.returns)} episodes{run.scores.remarks}" if run.scores.remarks else "")
         )
     lines.append(
         f"{len(runs)} of {asked} runs: mean evaluation return {score(float(np.mean(means)))}, "
