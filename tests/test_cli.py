@@ -313,16 +313,8 @@ def test_evaluate_json_is_one_object_with_its_keys(troupe, run):
     status, out, err = troupe(f"evaluate {run} --json --episodes 5")
     assert (status, err) == (0, "")
     scores = json.loads(out)
-    names = {"episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length"} | {"cut_off", "unfinished"}
-        "episodes",
-        "mean_return",
-        "std_return",
-        "min_return",
-        "max_return",
-        "mean_length",
-        "cut_off",
-        "unfinished",
-    }
+    names = {"episodes", "mean_return", "std_return", "min_return", "max_return", "mean_length"}
+    names |= {"cut_off", "unfinished"}
     assert scores.keys() == names
     assert scores["episodes"] == 5
     assert scores["mean_return"] == scores["mean_length"]  # CartPole pays 1 a step
