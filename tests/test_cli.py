@@ -94,8 +94,8 @@ def run(tmp_path_factory) -> Path:
         ("evaluate . --lr 3", "unknown argument '--lr' (troupe evaluate --help)"),
         ("train --help lerner", "no group of settings 'lerner'; did you mean learner? (troupe train --help-all shows"),
         ("help nothing", "no command 'nothing' (troupe --help lists them)"),
-        ("train CartPole-v1 --steps 100q", "stop.steps = '100q': expected"),
-        ("train CartPole-v1 --steps 1e-3", "stop.steps = '1e-3': expected"),
+        ("train CartPole-v1 --steps 100q", "--steps '100q': expected a whole number, such as 300000, 100k or 1.5M"),
+        ("train CartPole-v1 --steps 1e-3", "--steps '1e-3': expected a whole number, such as"),
         ("resume . --steps 1.0005k", "--steps '1.0005k': expected a whole number of at least 1 (troupe resume --help)"),
         ("train CartPole-v1 --json --watch", "--json prints nothing else; use troupe watch RUN afterwards"),
         (
@@ -107,13 +107,17 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo? (troupe presets lists them)"),
         (
             "train CartPole-v1 --topology asinc",
-            "topology = 'asinc': expected serial | queue | hogwild | ga3c | async; did you mean async?",
+            "topology = 'asinc': expected one of serial | queue | hogwild | ga3c | async; did you mean async?",
         ),
-        ("train CartPole-v1 --device gpu", "device = 'gpu': expected auto | cpu | cuda"),
-        ("train CartPole-v1 --learner.epochs 0", "learner.epochs = '0': expected"),
-        ("train CartPole-v1 --steps 1.5", "stop.steps = '1.5': expected"),
+        ("train CartPole-v1 --device gpu", "device = 'gpu': expected one of auto | cpu | cuda"),
+        ("train CartPole-v1 --learner.epochs 0", "learner.epochs = '0': expected a whole number of at least 1"),
+        ("train CartPole-v1 --steps 1.5", "--steps '1.5': expected a whole number, such as"),
+        ("train CartPole-v1 --steps -1", "--steps '-1': expected a whole number of at least 0"),
+        ("train CartPole-v1 --target nan", "--target 'nan': expected a number or one of auto | none"),
+        ("train CartPole-v1 --actors 0", "--actors '0': expected a whole number of at least 1"),
+        ("train CartPole-v1 --learner.learning_rate nan", "learner.learning_rate = 'nan': expected a number above 0"),
         ("train CartPole-v1 --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
-        ("train CartPole-v1 --target high", "stop.target = 'high': expected"),
+        ("train CartPole-v1 --target high", "--target 'high': expected a number or one of auto | none"),
         ("train world.py:Speaks", "action space Text("),
         ("train world.py:never", "environment world.py:never cannot be made: ValueError: no world"),
         ("train world.py:nevr", "world.py has no callable 'nevr'; did you mean never?"),
@@ -133,8 +137,11 @@ def run(tmp_path_factory) -> Path:
         ("compare CartPol-v1 --presets appo", "no environment 'CartPol-v1'; did you mean CartPole-v1?"),
         ("compare CartPole-v1 --presets appo --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
         ("compare CartPole-v1 --presets appo --watch", "unknown argument '--watch'"),
-        ("train CartPole-v1 --on-collapse rolback", "collapse.answer = 'rolback': expected report | rollback; did you"),
-        ("compare CartPole-v1 --presets appo --on-collapse x", "preset appo: collapse.answer = 'x': expected report |"),
+        (
+            "train CartPole-v1 --on-collapse rolback",
+            "--on-collapse 'rolback': expected one of report | rollback; did you",
+        ),
+        ("compare CartPole-v1 --presets appo --on-collapse x", "--on-collapse 'x': expected one of report |"),
         ("train CartPole-v1 --on-collapse rollback --record", "record: a run that goes back to its best weights (coll"),
         ("evaluate nowhere", "no run directory 'nowhere'"),
         ("evaluate .", "'.' is not a run directory: it has no config.toml"),
@@ -390,7 +397,7 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
     status, _, err = troupe(f"resume {copy} --steps 3000 --on-collapse rolback")
     assert (status, err) == (
         2,
-        "troupe: collapse.answer = 'rolback': expected report | rollback; did you mean rollback?\n",
+        "troupe: --on-collapse 'rolback': expected one of report | rollback; did you mean rollback?\n",
     )
     status, out, _ = troupe(f"resume {copy} --steps 3k")
     assert status == 0

@@ -174,7 +174,7 @@ def test_bench_has_them_too(run_command, monkeypatch):
             "env.kwargs.sise: environment worlds.py:World takes no such argument; did you mean size? "
             "(it takes size, length)",
         ),
-        ("worlds.py:World --env.kwargs.size big", "env.kwargs.size = 'big': expected int, got str"),
+        ("worlds.py:World --env.kwargs.size big", "env.kwargs.size = 'big': expected a whole number"),
         ("worlds.py:World --env.kwargs.size", "--env.kwargs.size: expected --env.kwargs.NAME VALUE"),
         ("worlds.py:World --env.kwargs.render_mode human", "env.kwargs.render_mode: it is set by what shows"),
         (
@@ -193,7 +193,7 @@ def test_bench_has_them_too(run_command, monkeypatch):
             "CartPole-v1 --env.kwargs.max_episode_steps 7",
             "env.kwargs.max_episode_steps: a time limit is set by --env.max",
         ),
-        ("CartPole-v1 --env.max_steps -1", "env.max_steps = '-1': expected int >= 0"),
+        ("CartPole-v1 --env.max_steps -1", "env.max_steps = '-1': expected a whole number of at least 0"),
         ("worlds.py:World --env.wrappers nonsense", "env.wrappers: 'nonsense' is not module:Wrapper or"),
         ("worlds.py:World --env.wrappers no_such:Thing", "env.wrappers: 'no_such' cannot be imported: ModuleNotFound"),
         (

@@ -154,6 +154,7 @@ def compare(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> None:
     from troupe import trainer
 
+    _check_options(options)
     seconds = config.seconds(options.time) if options.time else None
     trainer.resume(
         options.run,
@@ -326,6 +327,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    _check_options(options)
     said = {
         "stop.steps": options.steps,
         "stop.seconds": config.seconds(options.time) if options.time else None,
@@ -340,6 +342,19 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "tuned": not options.untuned,
         "display": _display(options),
     }
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Options that stand for a setting are called by their own name where the value is wrong."""
+    for option, name in (
+        ("steps", "stop.steps"),
+        ("target", "stop.target"),
+        ("actors", "actor.count"),
+        ("on_collapse", "collapse.answer"),
+    ):
+        value = getattr(options, option, None)
+        if value is not None and (option, value) != ("actors", "auto"):
+            config.check_option(f"--{option.replace('_', '-')}", name, value)
 
 
 def _display(options: argparse.Namespace) -> "Mode":

@@ -4,7 +4,7 @@ in files, and what does not go together (checks).
 Nothing in here imports torch or Gymnasium: a wrong word is answered at once.
 """
 
-from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, printable
+from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable
 from troupe.config.files import from_toml, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.settings import (
@@ -27,7 +27,7 @@ from troupe.config.settings import (
     TrainConfig,
 )
 from troupe.config.suggestions import suggest
-from troupe.config.values import Field, build, differing, fields, flatten, replace, seconds, whole_number
+from troupe.config.values import Field, build, check_option, differing, fields, flatten, replace, seconds, whole_number
 
 __all__ = [
     "Actor",
@@ -54,6 +54,7 @@ __all__ = [
     "UsageError",
     "Verified",
     "build",
+    "check_option",
     "did_you_mean",
     "differing",
     "fields",
@@ -61,6 +62,7 @@ __all__ = [
     "from_toml",
     "load_preset",
     "one_line",
+    "plain_words",
     "presets",
     "printable",
     "replace",

@@ -1,6 +1,7 @@
 """What is said to a user who asked for what cannot be, or whose run failed."""
 
 import difflib
+import re
 import traceback
 from collections.abc import Iterable
 
@@ -18,6 +19,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     lowered = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
     return f"; did you mean {lowered[near[0]]}?" if near else ""
+
+
+_KINDS = {
+    "array": "a list", "bool": "true or false", "float": "a number", "int | float": "a number",
+    "int": "a whole number", "object": "a table", "str": "text",
+}  # fmt: skip
+_BOUNDS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
+
+
+def plain_words(wrong: str) -> str:
+    """What msgspec finds wrong in words that assume no Python: "Expected `int` >= 1" -> "expected a whole number of
+    at least 1"."""
+    wrong = re.sub(r" - at `.*`$|, got .*$|`", "", wrong)
+    wrong = re.sub(r"array of length >= (\d+)", r"at least \1 value", wrong)
+    wrong = re.sub(rf"\b({'|'.join(map(re.escape, _KINDS))})\b", lambda match: _KINDS[match[1]], wrong, count=1)
+    wrong = re.sub(r" (>=|>|<=|<) (\S+?)(?:\.0)?$", lambda match: f" {_BOUNDS[match[1]]} {match[2]}", wrong)
+    return wrong[:1].lower() + wrong[1:]
 
 
 def printable(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from troupe.config.checks import check_together
-from troupe.config.errors import UsageError, did_you_mean
+from troupe.config.errors import UsageError, did_you_mean, plain_words
 from troupe.config.settings import TrainConfig
 from troupe.config.suggestions import suggest
 
@@ -72,6 +72,14 @@ def _storable(name: str, value: Any) -> Any:
     return value
 
 
+def check_option(option: str, name: str, value: Any) -> None:
+    """Raises UsageError where `value` does not fit the setting `name`, by the `option` that stands for it."""
+    try:
+        _convert(name, value, fields()[name])
+    except UsageError as error:
+        raise UsageError(str(error).replace(f"{name} = ", f"{option} ", 1)) from None
+
+
 def _convert(name: str, value: Any, field: "Field") -> Any:
     given = value
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
@@ -86,9 +94,11 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
             raise msgspec.ValidationError("Expected a finite number")
         return converted
     except msgspec.ValidationError as error:
-        wrong = re.sub(r" - at `.*`$", "", str(error)).replace("`", "")
-        kinds = (*_numbers(field.type), *field.choices)
-        wrong = f"expected {' | '.join(kinds)}" if field.choices else wrong[0].lower() + wrong[1:]
+        kinds = [plain_words(number) for number in _numbers(field.type)]
+        choices = " | ".join(field.choices)
+        kinds += [choices if len(field.choices) == 1 else f"one of {choices}"] if choices else []
+        wrong = f"expected {' or '.join(kinds)}" if choices else plain_words(str(error))
+        wrong += ", such as 300000, 100k or 1.5M" if name == "stop.steps" and wrong.endswith("number") else ""
         near = did_you_mean(given, field.choices) if isinstance(given, str) else ""
         raise UsageError(f"{name} = {given!r}: {wrong}{near}") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from troupe.config import UsageError, did_you_mean
+from troupe.config import UsageError, did_you_mean, plain_words
 
 _UNKNOWN = inspect.Parameter.empty
 _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
@@ -150,12 +150,12 @@ def _read(name: str, text: str, hint: Any) -> Any:
         try:
             return msgspec.to_builtins(msgspec.convert(candidate, hint, strict=strict))
         except msgspec.ValidationError as error:
-            wrong = str(error).replace("`", "")
+            wrong = plain_words(str(error))
     try:
         msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
-        wrong = str(error).replace("`", "")
-    raise UsageError(f"env.kwargs.{name} = {text!r}: {wrong[0].lower()}{wrong[1:]}")
+        wrong = plain_words(str(error))
+    raise UsageError(f"env.kwargs.{name} = {text!r}: {wrong}")
 
 
 def _toml(text: str) -> Any:
