@@ -26,7 +26,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         hint = config.did_you_mean(arguments[0], commands)
         raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
     arguments, env_kwargs = _take_kwargs(arguments)
-    options, unknown = parser.parse_known_args(arguments)
+    if command := commands.get(next(iter(arguments), "")):
+        arguments = _join_negative(arguments, command)
+    try:
+        options, unknown = parser.parse_known_args(arguments)
+    except UsageError:
+        # An unknown option is the likelier mistake: `train --help-al` also lacks its environment.
+        known = command._option_string_actions if command else {}
+        for word in (word.partition("=")[0] for word in arguments if word.startswith("--") and known):
+            if word not in known:
+                raise UsageError(_unknown(word, arguments[0], commands[arguments[0]])) from None
+        raise
     if env_kwargs and not hasattr(options, "env.kwargs"):
         unknown = [f"{_KWARGS}{next(iter(env_kwargs))}"]
     options.env_kwargs = env_kwargs
@@ -48,6 +58,18 @@ def _take_kwargs(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             raise UsageError(f"{option}: expected {_KWARGS}NAME VALUE")
         found[option.removeprefix(_KWARGS)] = given
     return rest, found
+
+
+def _join_negative(arguments: Sequence[str], command: argparse.ArgumentParser) -> list[str]:
+    """The arguments with "--time -3s" as "--time=-3s": argparse takes some negative values for options."""
+    joined: list[str] = []
+    for word in arguments:
+        before = command._option_string_actions.get(joined[-1]) if joined else None
+        if before and before.nargs is None and re.match(r"-(\.?\d|inf|nan)", word):
+            joined[-1] += f"={word}" if joined[-1].startswith("--") else word
+        else:
+            joined.append(word)
+    return joined
 
 
 def _unknown(word: str, name: str, command: argparse.ArgumentParser) -> str:

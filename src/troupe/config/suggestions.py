@@ -44,13 +44,25 @@ def suggest(word: str, known: Collection[str], short: Mapping[str, str] = Mappin
     """
     plain = {_plain(name): name for name in known}
     said = _plain(word)
-    meant = _MEANT.get(said, said)
-    if meant in plain:
+    leaf = said.rpartition(".")[2]
+    meant = next((_MEANT[each] for each in (said, leaf) if each in _MEANT), said)
+    if said not in plain and meant in plain:
         found = [short.get(meant, plain[meant])]
     else:
         found = [name for each, name in plain.items() if each.rpartition(".")[2] == said]
-        found = found or [plain[each] for each in difflib.get_close_matches(said, plain, n=1)]
+        found = found or [_nearest(said, plain, short)]
+    found = [name for name in found if name]
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _nearest(said: str, plain: Mapping[str, str], short: Mapping[str, str]) -> str:
+    """The name with the nearest spelling: of the whole, or else of its last part or of another word for it; or ""."""
+    if near := difflib.get_close_matches(said, plain, n=1):
+        return plain[near[0]]
+    other = {name.rpartition(".")[2]: name for name in plain}
+    other |= {word: name for word, name in _MEANT.items() if name in plain}
+    near = difflib.get_close_matches(said, other, n=1, cutoff=0.75)
+    return short.get(other[near[0]], plain[other[near[0]]]) if near else ""
 
 
 def _plain(name: str) -> str:
