@@ -173,6 +173,16 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(troupe, words, line):
     assert [file.name for file in Path().iterdir() if file.name != "__pycache__"] == ["world.py"]
 
 
+@pytest.mark.parametrize("command", ["plot", "evaluate", "resume"])
+def test_a_folder_of_runs_names_those_inside(troupe, command):
+    for name in ("group/seed0", "group/seed1"):
+        Path(name).mkdir(parents=True)
+        (Path(name) / "config.toml").touch()
+    status, out, err = troupe(f"{command} group")
+    assert (status, out) == (2, "")
+    assert err.endswith("; it holds runs: group/seed0, group/seed1\n")
+
+
 @pytest.mark.parametrize("command", ["train", "train --seeds 2", "compare --presets appo"])
 def test_an_empty_run_dir_is_not_the_current_directory(capsys, command):
     name, *more = command.split()

@@ -78,6 +78,12 @@ class Raises(Fine):
         return super().step(action)
 
 
+class Worthless(Fine):
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, "much" if self.steps == 3 else reward, *rest
+
+
 class Flags(Fine):
     def step(self, action):
         obs, reward, terminated, truncated, info = super().step(action)
@@ -144,7 +150,8 @@ def test_an_environment_without_fault_is_clean(capsys):
         ("Buffer", "the observation is one buffer that each step overwrites", "copy"),
         ("Bounds", "step 0: the observation holds ", "declare the bounds"),
         ("Later", "step 5: the observation has shape (2,), its space (3,)", "observation_space"),
-        ("Raises", "step 7: step raised ValueError: no road", "mend it"),
+        ("Raises", "step 8: step raised ValueError: no road", "mend it"),
+        ("Worthless", "step 3: step returned the reward 'much'", "gymnasium.Env"),
         ("Flags", "terminated is int (0): expected bool", "return bool(terminated)"),
     ],
 )

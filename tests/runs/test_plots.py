@@ -86,6 +86,19 @@ def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun
         assert expected in words
 
 
+def test_returns_of_several_environments_are_said_to_have_no_common_scale(make_run: MakeRun) -> None:
+    runs = [make_run("a"), make_run("b")]
+    assert plots.SEVERAL not in words_of(runs)
+    assert plots.SEVERAL in words_of([*runs, make_run("c", env="Acrobot-v1")])
+
+
+def test_runs_and_pictures_may_be_named_by_text(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run("a")
+    assert read_curve(str(run)).steps.tolist() == read_curve(run).steps.tolist()
+    plot_runs([str(run)], str(tmp_path / "text.png"))
+    assert (tmp_path / "text.png").exists()
+
+
 def test_a_target_in_words_draws_no_line(make_run: MakeRun) -> None:
     assert "target" not in words_of([make_run("a", target='"none"')])
 

@@ -124,7 +124,7 @@ def _made(source: EnvironmentSource) -> Iterator[tuple[Conforming, _Recorder]]:
 def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed: int, steps: int, seen: Seen) -> None:
     """Random allowed actions that follow from the seed, as do the episodes."""
     rng, began = np.random.default_rng(seed), time.monotonic()
-    verb = "reset"
+    verb, number = "reset", 0  # of the step, which is counted only when it has been seen
     try:
         with own_code():
             obs, info = env.reset(seed=seed)
@@ -134,7 +134,7 @@ def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed:
                 if source.masked:
                     mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
                 action = source.actions.one(source.actions.random(rng, 1, mask)[0])
-                verb = "step"
+                verb, number = "step", seen.steps + 1
                 obs, reward, terminated, truncated, info = env.step(action)
                 seen.step(obs, reward, terminated, truncated, recorder.answer)
                 if terminated or truncated:
@@ -142,9 +142,9 @@ def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed:
                     obs, info = env.reset()
                     seen.reset(obs, recorder.answer)
     except ContractError as error:
-        seen.fail(f"step {seen.steps}: {error}", _INTERFACE)
+        seen.fail(f"step {number}: {error}", _INTERFACE)
     except Exception as error:
-        seen.fail(f"step {seen.steps}: {verb} raised {one_line(error)}", "mend it, or catch what may be expected there")
+        seen.fail(f"step {number}: {verb} raised {one_line(error)}", "mend it, or catch what may be expected there")
 
 
 def _differences(seen: Seen, again: Seen, anew: Seen) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from troupe import safe_files
 from troupe.config import TrainConfig, UsageError, from_toml, one_line
+from troupe.runs.directory import runs_inside
 
 KEEP = 3
 _STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
@@ -116,7 +117,7 @@ def read_config(run: Path) -> TrainConfig:
     if not run.is_dir():
         raise UsageError(f"no run directory '{run}'")
     if not file.is_file():
-        raise UsageError(f"'{run}' is not a run directory: it has no config.toml")
+        raise UsageError(f"'{run}' is not a run directory: it has no config.toml{runs_inside(run)}")
     try:
         return from_toml(safe_files.read(file).decode())
     except (OSError, ValueError, RecursionError, UsageError) as error:

@@ -1,6 +1,7 @@
 """The curves of a run: its returns by steps and by training seconds, read from its metrics.jsonl."""
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from troupe.config import UsageError
+from troupe.runs.directory import runs_inside
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Curve:
     gaps: Float[np.ndarray, "g 4"]  # where metrics could not be written: from and to, in steps and in seconds
 
 
-def read_curve(run: Path) -> Curve:
+def read_curve(run: str | os.PathLike[str]) -> Curve:
     """Raises UsageError where there is no metrics.jsonl. What a resumed run did again stands there once."""
     rows = _in_order(read_metrics(run))
     reports = _table(rows, "report", "steps", "seconds", "return_mean", "episodes")
@@ -50,11 +52,12 @@ def read_curve(run: Path) -> Curve:
     )  # fmt: skip
 
 
-def read_metrics(run: Path) -> list[dict[str, Any]]:
+def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
+    run = Path(run)
     file = run / "metrics.jsonl"
     if not file.is_file():
-        raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl")
+        raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl{runs_inside(run)}")
     rows = []
     with file.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:

@@ -31,6 +31,13 @@ def check_free(place: Path) -> None:
         raise UsageError(f"'{place}' is a file; --run-dir names a directory")
 
 
+def runs_inside(folder: Path) -> str:
+    """'; it holds runs: ...' for a folder of runs (train --seeds, compare), which is taken for a run; or nothing."""
+    found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/config.toml"))
+    more = ", ..." if len(found) > 4 else ""
+    return f"; it holds runs: {', '.join(map(str, found[:4]))}{more}" if found else ""
+
+
 class RunDirectory:
     """A run's directory while this process writes there: locked, and recognised. `with` gives it back.
 

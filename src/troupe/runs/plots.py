@@ -31,14 +31,14 @@ SMOOTHING = 0.05  # of a run's steps, to either side
 TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
 
 
-def plot_runs(runs: Sequence[Path], out: Path, title: str | None = None) -> None:
+def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], title: str | None = None) -> None:
     """Draws the runs into the file `out`.
 
     One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and named by
     those in which they differ; each group gives its mean with a 95 % bootstrap band over its runs.
     """
-    with output_file(out, FORMATS) as file:
-        lines = [_line(run) for run in runs]
+    with output_file(Path(out), FORMATS) as file:
+        lines = [_line(Path(run)) for run in runs]
         if not lines:
             raise UsageError("no runs to plot: name at least one run directory")
         _draw(lines, file, title)
@@ -137,6 +137,7 @@ NOTE = (
     "line: training return, mean over runs; one that has ended keeps its last · "
     "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
 )
+SEVERAL = "these are several environments: their returns share an axis, not a scale"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
     "font.family": "sans-serif",
@@ -183,7 +184,8 @@ def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].set(xlabel="environment steps", ylabel="mean return")
         panels[1].set(xlabel="training seconds")
-        _draw_legend(figure, panels[0], NOTE if len(lines) > 1 else None)
+        note = NOTE + (f"\n{SEVERAL}" if len({line.environment for line in lines}) > 1 else "")
+        _draw_legend(figure, panels[0], note if len(lines) > 1 else None)
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
