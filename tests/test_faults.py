@@ -218,6 +218,38 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp_path, number, status):
+    """By SIGINT itself, so that a shell's loop around the script ends as well."""
+    (tmp_path / "worlds.py").write_text(WORLDS)
+    script = "import troupe; troupe.train('worlds.py:Plain', steps=0, target='none', run_dir='run')"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
+    ) as process:  # fmt: skip
+        try:
+            until_learning(tmp_path, process)
+            process.send_signal(number)
+            process.communicate(timeout=PATIENCE_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == status
+    assert load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
+    process = start(f"train worlds.py:Plain {ENDLESS} --json")
+    process.until_learning()
+    process.send(number)
+    status, out, _ = process.end()
+    assert status == 128 + number
+    result = json.loads(out)
+    assert (result["outcome"], result["path"], result["evaluation"]) == ("interrupted", "run", None)
+
+
 def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
     process = start(f"train worlds.py:Plain {ENDLESS}", nohup=True)
     process.until_learning()

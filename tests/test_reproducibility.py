@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import troupe
-from troupe.run import Interrupted
+from troupe.run import saved_run
 from troupe.runs import checkpoint
 from troupe.runs.curves import read_metrics
 from troupe.runs.evaluation import Evaluator
@@ -151,8 +151,8 @@ def run_of(work: Callable[[], troupe.Run]) -> troupe.Run:
     """Also where a signal ends it."""
     try:
         return work()
-    except Interrupted as interruption:
-        return interruption.run
+    except KeyboardInterrupt as stop:
+        return saved_run(stop)
 
 
 def left(place: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from troupe.environments import settle
 from troupe.environments.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
-from troupe.run import Interrupted, Terminated
+from troupe.run import saved_run
 from troupe.runs.curves import read_metrics
 from troupe.runs.metrics import bottleneck, shares_of
 from troupe.runtime.assembly import assemble, place_of
@@ -178,8 +178,8 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
         place = Path(folder) / "run"
         try:
             run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place, display="silent")
-        except (Interrupted, Terminated) as stop:
-            raise KeyboardInterrupt(stop.run.signal) from None  # the run goes with its folder
+        except (KeyboardInterrupt, SystemExit) as stop:
+            raise KeyboardInterrupt(saved_run(stop).signal) from None  # the run goes with its folder
         (*_, last) = (row for row in read_metrics(place) if row["kind"] == "report")
     shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}

@@ -109,6 +109,7 @@ def _flush(status: int) -> int:
 
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
+    from troupe.run import saved_run
 
     asked = {"preset": options.preset, **_asked(options)}
     if options.json and options.watch:
@@ -123,8 +124,13 @@ def train(options: argparse.Namespace) -> int:
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
     if options.json:
         asked["display"] = "silent"
-    with _prints_aside(options.json):
-        done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
+    try:
+        with _prints_aside(options.json):
+            done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if options.json:
+            print(json.dumps(_result(saved_run(stop))))
+        raise
     if options.json:
         print(json.dumps(_result(done)))
     if options.watch:

@@ -1,5 +1,6 @@
 """What came out of training: a run, also where a signal ended it."""
 
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -49,17 +50,24 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{outcome} limit reached" if outcome in ("steps", "time") else outcome
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C ended a run; what was learned is saved. `run` holds the agent so far."""
+def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
+    """What a run that a signal ended raises: it is saved, and the exception's `run` holds the agent so far.
 
-    def __init__(self, run: Run):
-        super().__init__(f"training was interrupted; go on with troupe.resume('{run.path}')")
-        self.run = run
+    KeyboardInterrupt for Ctrl-C, otherwise SystemExit with 128 + the signal's number. No subclasses: Python ends a
+    script as an interrupted one only for KeyboardInterrupt itself.
+    """
+    stop: KeyboardInterrupt | SystemExit
+    if run.signal == signal.SIGINT:
+        stop = KeyboardInterrupt(f"training was interrupted; go on with troupe.resume('{run.path}')")
+    else:
+        stop = SystemExit(128 + run.signal)
+    stop.run = run  # type: ignore[union-attr]
+    return stop
 
 
-class Terminated(SystemExit):
-    """SIGTERM ended a run; what was learned is saved. The exit status is 143; `run` holds the agent so far."""
-
-    def __init__(self, run: Run):
-        super().__init__(128 + run.signal)
-        self.run = run
+def saved_run(stop: BaseException) -> Run:
+    """The run of an exception from `stop_by_signal`. Raises any other one again."""
+    run = getattr(stop, "run", None)
+    if isinstance(run, Run):
+        return run
+    raise stop

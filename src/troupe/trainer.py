@@ -2,7 +2,6 @@
 
 import copy
 import math
-import signal
 import time
 import traceback
 from collections import deque
@@ -24,7 +23,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printa
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
-from troupe.run import Interrupted, Outcome, Run, Terminated, outcome_text
+from troupe.run import Outcome, Run, outcome_text, stop_by_signal
 from troupe.runs import checkpoint, older
 from troupe.runs.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
 from troupe.runs.display import Display, Mode
@@ -279,7 +278,7 @@ class _Session:
                     raise raised  # noqa: B904  # to exit, or by an interrupt
                 raise
         if done.signal:
-            raise Interrupted(done) if done.signal == signal.SIGINT else Terminated(done)
+            raise stop_by_signal(done)
         return done
 
     def _watch(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from troupe.config import TroupeError, UsageError, one_line
-from troupe.run import Interrupted, Run, Terminated
+from troupe.run import Run, saved_run
 from troupe.runs.directory import check_named, run_name
 from troupe.runs.plots import plot_runs
 from troupe.runs.view import score
@@ -63,8 +63,8 @@ def train_in_turn(runs: Mapping[Name, Callable[[], Run]], say: Callable[[Name], 
         for name, train_one in runs.items():
             try:
                 run = train_one()
-            except (Interrupted, Terminated) as stop:
-                run = stop.run
+            except (KeyboardInterrupt, SystemExit) as stop:
+                run = saved_run(stop)
             except TroupeError as error:
                 if isinstance(error, UsageError) and not series.done and not series.failed:
                     raise
