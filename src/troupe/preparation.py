@@ -29,6 +29,8 @@ _FASTER = 1.1  # than the default must another backend be,
 _FASTER_APART = 2.0  # and this much if its actors are processes and the default's threads: those take seconds to start
 _FIRST_UPDATE_SECONDS = 5.0  # until a first batch is there, at most; but rollouts are not shorter than this:
 _LEAST_ROLLOUT = 8
+_FEW = 8  # actors, or as many as there are cores, where one environment is too slow to be measured
+_SUPPOSED_SPEED = 1.0  # steps/s of each of them
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 
 
@@ -143,8 +145,11 @@ def _fit_actors(
     total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
     built, _, _ = first_network(network, source, config)
     sizes = [size for size in range(1, total + 1) if total % size == 0]
-    costs = _in_time(lambda: measure(source, config.env, built, sizes))
-    if costs is None:
+    try:
+        costs = _timed(lambda: measure(source, config.env, built, sizes))
+    except _TooLong:
+        return _few_actors(config, total, batch, said, named)
+    except Exception:
         return replace(config, {"actor.auto": False})
     count, environments = costs.best(total, batch, cores(), apart=place_of(config, source) == "process")
     said.append(
@@ -155,6 +160,18 @@ def _fit_actors(
     config = replace(config, changed | {"learner.rollouts": batch // environments})
     speed = costs.speed(count, environments, cores(), apart=place_of(config, source) == "process")
     return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, said)
+
+
+def _few_actors(config: TrainConfig, total: int, batch: int, said: list[str], named: Collection[str]) -> TrainConfig:
+    """One environment for each of a few actors, which wait for their resets and steps together."""
+    count = min(total, max(_FEW, cores()))
+    said.append(
+        f"actors auto: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s: "
+        f"{count} x 1 environments (--actors and --actor.environments choose others)"
+    )
+    changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
+    config = replace(config, changed | {"learner.rollouts": min(batch, count)})
+    return config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, said)
 
 
 def _fit_rollout(config: TrainConfig, speed: float, said: list[str]) -> TrainConfig:
@@ -216,10 +233,23 @@ def _pass_size(config: TrainConfig) -> int:
 
 def _in_time(work: Callable[[], A]) -> A | None:
     """None where it takes too long, or fails: what is wrong with an environment shows in the run itself."""
-    began = time.monotonic()
-    with one_torch_thread(), suppress(Exception):
-        return apart(work, lambda: time.monotonic() - began > _SECONDS)
+    with suppress(Exception):
+        return _timed(work)
     return None
+
+
+class _TooLong(Exception):
+    """A measurement has been given up."""
+
+
+def _timed(work: Callable[[], A]) -> A:
+    """Raises _TooLong after `_SECONDS`, and what `work` raises."""
+    began = time.monotonic()
+    with one_torch_thread():
+        result = apart(work, lambda: time.monotonic() - began > _SECONDS)
+    if result is None:
+        raise _TooLong
+    return result
 
 
 def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:

@@ -355,9 +355,12 @@ def raises() -> None:
     raise OSError("no such device")
 
 
-@pytest.mark.parametrize(("wrong", "says"), [(hangs, "has not answered for 0.3 s"), (raises, "no such device")])
+@pytest.mark.parametrize(
+    ("wrong", "says", "numbers"),
+    [(hangs, "has not answered for 0.3 s", (max(8, cores()), 1)), (raises, "no such device", (2, 16))],
+)
 def test_what_is_wrong_with_an_environment_shows_in_the_run(
-    tmp_path: Path, wrong: Callable[[], None], says: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, wrong: Callable[[], None], says: str, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[gym.Env[Any, Any]] = []
 
@@ -378,4 +381,23 @@ def test_what_is_wrong_with_an_environment_shows_in_the_run(
     with pytest.raises(TroupeError, match=says):
         troupe.train(env, run_dir=tmp_path / "run", settings=settings)
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["actor"]
-    assert (kept["count"], kept["environments"], kept["auto"]) == (2, 16, False)
+    assert (kept["count"], kept["environments"], kept["auto"]) == (*numbers, False)
+
+
+@pytest.mark.parametrize(("named", "steps"), [({}, 8), ({"actor.rollout_steps": 64}, 64)])
+def test_an_environment_too_slow_to_be_measured_has_an_actor_to_itself(
+    monkeypatch: pytest.MonkeyPatch, named: dict[str, Any], steps: int
+) -> None:
+    """Resets of 5 s: sixteen of them in turn, in each of two actors, would take 80 s."""
+    monkeypatch.setattr(preparation, "_SECONDS", 0.01)
+    monkeypatch.setattr("troupe.runtime.interruption._PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(preparation, "measure", lambda *_: hangs())
+    monkeypatch.setattr(preparation, "cores", lambda: 2)
+    source = find(Waits)
+    config, said = fit(resolve(source.id, settings=named), source, None, named)
+    assert (config.actor.count, config.actor.environments, config.actor.rollout_steps) == (8, 1, steps)
+    assert config.learner.rollouts <= 8
+    assert not config.actor.auto
+    assert "reset it and step it twice takes longer than 0.01 s: 8 x 1 environments" in said[0]
+    if not named:
+        assert "so that the first update comes after 5 s" in said[1]
