@@ -1,7 +1,9 @@
 """The command line: what it says, in how many lines, and the status it ends with."""
 
+import errno
 import importlib.metadata
 import json
+import os
 import re
 import subprocess
 import sys
@@ -469,6 +471,26 @@ def test_watch_writes_a_video_where_there_is_no_display(troupe, monkeypatch):
     assert b"ftyp" in Path("run/videos/agent.mp4").read_bytes()[:16]
 
 
+@pytest.mark.parametrize("words", ["plot {run} -o a.png", "watch {run} --video a.mp4", "export {run} a.onnx"])
+def test_a_file_system_that_refuses_the_file_is_named_with_its_reason(troupe, run, monkeypatch, words):
+    def refuse(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr("troupe.safe_files.create", refuse)
+    file = words.split()[-1]
+    status, _, err = troupe(words.format(run=run))
+    assert (status, err) == (2, f"troupe: cannot write {file}: read-only file system\n")
+
+
+def test_a_picture_for_which_the_disk_has_no_room_is_said_in_a_line(troupe, run, monkeypatch):
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fill)
+    assert troupe(f"plot {run} -o a.png") == (1, "", "troupe: cannot write a.png: no space left on device\n")
+    assert not list(Path().glob("*.png")) + list(Path().glob(".*.png"))
+
+
 def test_envs_and_presets_list_what_there_is(troupe):
     status, out, _ = troupe("envs")
     assert status == 0
@@ -480,10 +502,12 @@ def test_envs_and_presets_list_what_there_is(troupe):
     assert all(re.search(f"^{name}$", out, re.MULTILINE) for name in config.presets())
 
 
-def test_an_output_that_cannot_be_written_is_said():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_an_output_that_cannot_be_written_is_said(unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", "from troupe.cli import main; main()", "envs"],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False, env={"PYTHONUNBUFFERED": ""},
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
-    assert (done.returncode, done.stderr) == (1, "troupe: the output could not be written: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "troupe: the output could not be written: no space left on device\n")

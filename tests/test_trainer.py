@@ -542,13 +542,13 @@ def test_a_checkpoint_that_fails_while_training_is_said_once_and_the_run_goes_on
     assert run.outcome == "steps"
     assert troupe.load(run.path)
     assert [record.getMessage() for record in caplog.records] == [
-        "no checkpoint could be written: [Errno 28] No space left on device; the run goes on"
+        "no checkpoint could be written: no space left on device; the run goes on"
     ]
 
 
 def test_a_disk_that_is_full_in_the_end_is_a_plain_error(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", full)
-    with pytest.raises(TroupeError, match=r"^saving failed: OSError: \[Errno 28\] No space left .*checkpoint: none\)$"):
+    with pytest.raises(TroupeError, match=r"^saving failed: no space left on device .*checkpoint: none\)$"):
         small(tmp_path)
 
 
@@ -567,7 +567,7 @@ def test_a_summary_that_cannot_be_written_is_a_plain_error(tmp_path, monkeypatch
     monkeypatch.setattr(
         checkpoint, "write_durably", lambda path, data: full() if path.name == "summary.json" else write(path, data)
     )
-    with pytest.raises(TroupeError, match=r"cannot be written to the end: .*No space left.*; weights saved in "):
+    with pytest.raises(TroupeError, match=r"cannot be written to the end: no space left on device; weights saved in "):
         small(tmp_path)
     assert troupe.load(tmp_path / "run")
 

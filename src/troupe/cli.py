@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from troupe import arguments as words
 from troupe import config, signals
-from troupe.config import TroupeError, UsageError, one_line, printable
+from troupe.config import TroupeError, UsageError, one_line, printable, reason
 
 if TYPE_CHECKING:
     from troupe.run import Run
@@ -99,12 +99,27 @@ def _flush(status: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         if not isinstance(error, BrokenPipeError):
             with suppress(OSError):
-                print(f"troupe: the output could not be written: {error.strerror}", file=sys.stderr)
+                print(f"troupe: the output could not be written: {reason(error)}", file=sys.stderr)
             return status or 1
     return status
+
+
+def _say(text: str, end: str = "\n") -> None:
+    """Prints to standard output. Raises BrokenPipeError, and TroupeError where it cannot be written otherwise."""
+    try:
+        print(text, end=end)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise TroupeError(f"the output could not be written: {reason(error)}") from error
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def train(options: argparse.Namespace) -> int:
@@ -129,10 +144,10 @@ def train(options: argparse.Namespace) -> int:
             done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
     except (KeyboardInterrupt, SystemExit) as stop:
         if options.json:
-            print(json.dumps(_result(saved_run(stop))))
+            _say(json.dumps(_result(saved_run(stop))))
         raise
     if options.json:
-        print(json.dumps(_result(done)))
+        _say(json.dumps(_result(done)))
     if options.watch:
         _show(done.path, options.seed)
     return 0
@@ -179,10 +194,10 @@ def evaluate(options: argparse.Namespace) -> None:
     with _prints_aside(options.json):
         scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
     if options.json:
-        print(json.dumps(scores.summary()))
+        _say(json.dumps(scores.summary()))
         return
     policy = "greedy" if scores.greedy else "stochastic"
-    print(
+    _say(
         f"{policy} policy, {options.episodes} episodes: mean return {score(scores.mean)}, "
         f"deviation {score(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
         f"mean length {scores.lengths.mean():.0f} steps" + (f", {scores.cut_off} cut off" if scores.cut_off else "")
@@ -203,14 +218,14 @@ def watch(options: argparse.Namespace) -> None:
     with quiet_gymnasium(), one_torch_thread():
         if options.video:
             returns = video.record(agent, make, Path(options.video), options.episodes, options.seed)
-            print(f"wrote {options.video}")
+            _say(f"wrote {options.video}")
         elif options.terminal:
             returns = terminal.show_terminal(agent, make, options.episodes, options.seed, sys.stdout)
         else:
             returns = window.show_window(agent, make, options.episodes, options.seed)
     if returns:
         number = "1 episode, return" if len(returns) == 1 else f"{len(returns)} episodes, returns"
-        print(f"{number} {', '.join(f'{value:g}' for value in returns)}")
+        _say(f"{number} {', '.join(f'{value:g}' for value in returns)}")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -223,28 +238,28 @@ def export(options: argparse.Namespace) -> None:
 
     report_changes(read_config(Path(options.run)).env)
     done = load(options.run).export(options.file)
-    print(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
+    _say(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
     _table(("", "name", "type", "shape"), [(side, port.name, str(port.dtype), port.batch) for side, port in ports])
-    print(f"\n{done.example}", end="")
+    _say(f"\n{done.example}", end="")
 
 
 def plot(options: argparse.Namespace) -> None:
     from troupe.runs.plots import plot_runs
 
     plot_runs([Path(run) for run in options.runs], Path(options.output))
-    print(f"wrote {options.output}")
+    _say(f"wrote {options.output}")
 
 
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
     done = replay(options.run)
-    print(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
+    _say(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
         return 1
-    print("every version of the weights is the one the run had, bit for bit")
+    _say("every version of the weights is the one the run had, bit for bit")
     return 0
 
 
@@ -253,7 +268,7 @@ def bench(options: argparse.Namespace) -> None:
 
     with _prints_aside(options.json):
         result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
-    print(json.dumps(result.summary()) if options.json else result.table())
+    _say(json.dumps(result.summary()) if options.json else result.table())
 
 
 def check(options: argparse.Namespace) -> int:
@@ -263,7 +278,7 @@ def check(options: argparse.Namespace) -> int:
     asked = config.resolve(options.env, settings=_settings(options))
     with _prints_aside(options.json):
         report = check.check(options.env, lambda: settle(asked, options.env)[1], options.steps, options.seed)
-    print(json.dumps(report.summary()) if options.json else "\n".join(report.lines()))
+    _say(json.dumps(report.summary()) if options.json else "\n".join(report.lines()))
     return int(bool(report.wrong))
 
 
@@ -283,16 +298,16 @@ def envs(_: argparse.Namespace) -> None:
                 )
             rows.append((env_id, preset.name, *numbers))
     _table(("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds"), rows)
-    print("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
-    print("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
-    print("Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md).")
+    _say("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
+    _say("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
+    _say("Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md).")
 
 
 def presets(_: argparse.Namespace) -> None:
     for preset in map(config.load_preset, config.presets()):
-        print(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
+        _say(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
         if preset.tuned:
-            print(f"  tuned for: {', '.join(preset.tuned)}")
+            _say(f"  tuned for: {', '.join(preset.tuned)}")
 
 
 @contextmanager
@@ -329,7 +344,7 @@ def _show(run: Path, seed: int) -> None:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
     for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

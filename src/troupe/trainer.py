@@ -19,7 +19,7 @@ from troupe import config as configuration
 from troupe import safe_files
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
 from troupe.algorithm.schedules import Linear
-from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable
+from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
@@ -51,6 +51,7 @@ from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 _CLOSE_SECONDS = 10.0  # for environments to close
+_SAVING = "saving"  # the part that fails where the last checkpoint cannot be written
 _START_SECONDS = 20.0  # for the first actors to be ready, on top of the limit on time, which does not count this yet
 
 
@@ -441,7 +442,7 @@ class _Session:
                         saved = self._save()
                     scores = self._judge.last(newest, counts.steps)
         except (Exception, SystemExit) as error:
-            failure = failure or Failure("the final evaluation" if saved else "saving", error)
+            failure = failure or Failure("the final evaluation" if saved else _SAVING, error)
         while self._rows:
             self._writer.metrics.write(self._rows.popleft())
         with self._waiting():
@@ -457,9 +458,9 @@ class _Session:
             self._write_summary(outcome, scores)
             with self._waiting():
                 picture = self._draw() if scores else None
-        except OSError as error:
+        except (OSError, TroupeError) as error:
             raise TroupeError(
-                f"'{self._place}' cannot be written to the end: {error}; weights saved in {saved}"
+                f"'{self._place}' cannot be written to the end: {reason(error)}; weights saved in {saved}"
             ) from error
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
@@ -483,7 +484,8 @@ class _Session:
             self._write_summary("failed", None)
         older = checkpoint.newest_first(self._place)
         kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
-        return TroupeError(f"{failure.part} failed: {one_line(failure.error)} ({where}; {kept})")
+        why = reason(failure.error) if failure.part == _SAVING else one_line(failure.error)
+        return TroupeError(f"{failure.part} failed: {why} ({where}; {kept})")
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

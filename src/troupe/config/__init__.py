@@ -4,7 +4,7 @@ in files, and what does not go together (checks).
 Nothing in here imports torch or Gymnasium: a wrong word is answered at once.
 """
 
-from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable
+from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
 from troupe.config.files import from_toml, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.settings import (
@@ -65,6 +65,7 @@ __all__ = [
     "plain_words",
     "presets",
     "printable",
+    "reason",
     "replace",
     "resolve",
     "seconds",

@@ -66,3 +66,10 @@ def one_line(what: BaseException | str) -> str:
         return text if isinstance(what, TroupeError) else f"{kind}: {text}"
     frames = traceback.extract_tb(what.__traceback__)
     return one_line(f"{kind} raised at {frames[-1].filename}:{frames[-1].lineno}") if frames else kind
+
+
+def reason(error: BaseException) -> str:
+    """Why the system refused, as "no space left on device": without the type and the number; others as `one_line`."""
+    if isinstance(error, OSError) and error.strerror:
+        return one_line(error.strerror[0].lower() + error.strerror[1:])
+    return one_line(error)

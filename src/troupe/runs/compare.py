@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from troupe import config
-from troupe.config import TroupeError, UsageError
+from troupe.config import TroupeError, UsageError, reason
 from troupe.environments import settle
 from troupe.run import Run
 from troupe.runs.checkpoint import write_durably
@@ -134,7 +134,7 @@ def _conclude(comparison: Row, place: Path) -> None:
         write_durably(place / "comparison.json", to_json(comparison, indent=2))
         write_durably(place / "comparison.md", f"{title}\n\n{text}\n![](comparison.png)\n".encode())
     except OSError as error:
-        raise TroupeError(f"'{place}' cannot be written: {error}; the runs in it are whole") from error
+        raise TroupeError(f"'{place}' cannot be written: {reason(error)}; the runs in it are whole") from error
     print(f"figures {place / 'comparison.json'}")
     drawn = [place / run["folder"] for run in comparison["runs"] if run["episodes"]]
     for run in comparison["runs"]:

@@ -38,7 +38,7 @@ from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.recurrent import Memory
 from troupe.runs.directory import versions
 from troupe.runs.export_check import TOLERANCE, Arrays, difference, is_action, questions
-from troupe.runs.plots import output_file
+from troupe.runs.plots import output_file, writing
 
 if TYPE_CHECKING:
     from troupe.agent import Agent
@@ -89,7 +89,9 @@ def export(agent: "Agent", file: Path) -> Exported:
     with output_file(file, (".onnx",)) as unfinished, torch.no_grad():
         given, packed, memory = questions(network, policy.actions)
         expected, decided = policy.expected(packed, memory)
-        unfinished.write_bytes(_converted(policy, given, list(expected), about))
+        converted = _converted(policy, given, list(expected), about)
+        with writing(file):
+            unfinished.write_bytes(converted)
         for count in (1, len(packed)):
             wrong = difference(unfinished, _first(count, given), _first(count, expected), decided[:count])
             if wrong:

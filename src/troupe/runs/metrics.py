@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from troupe import safe_files
+from troupe.config import reason
 from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Parts
 
@@ -52,7 +53,8 @@ class MetricsLog:
                 self._write_event(row)
                 return
             except (OSError, ValueError) as error:  # ValueError: it could not be opened again
-                self._warn(f"metrics are no longer written: {error}; the run goes on, and each checkpoint tries again")
+                why = reason(error)
+                self._warn(f"metrics are no longer written: {why}; the run goes on, and each checkpoint tries again")
                 self._close()
         self._missing = [*self._missing[:1], row]
         self._lost += 1

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from troupe.config import UsageError, presets
+from troupe import safe_files
+from troupe.config import TroupeError, UsageError, presets, reason
 from troupe.runs.curves import Curve, Points, read_curve
 from troupe.runs.labels import Settings, labels, read_settings
 
@@ -41,7 +42,8 @@ def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
         lines = [_line(Path(run)) for run in runs]
         if not lines:
             raise UsageError("no runs to plot: name at least one run directory")
-        _draw(lines, file, title)
+        with writing(Path(out)):
+            _draw(lines, file, title)
 
 
 @contextmanager
@@ -52,15 +54,28 @@ def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
         raise UsageError(f"cannot write {file}: its name must end in {known}")
     if not file.parent.is_dir():
         raise UsageError(f"cannot write {file}: there is no folder {file.parent}")
-    if file.is_dir() or not os.access(file.parent, os.W_OK):
-        raise UsageError(f"cannot write {file}: {'it is a folder' if file.is_dir() else 'permission denied'}")
+    if file.is_dir():
+        raise UsageError(f"cannot write {file}: it is a folder")
     unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
-    unfinished.unlink(missing_ok=True)  # a link would be written through
+    try:
+        safe_files.create(unfinished).close()
+        unfinished.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {reason(error)}") from error
     try:
         yield unfinished
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """For the writing itself, and nothing else that can raise OSError. Raises TroupeError, naming `file`."""
+    try:
+        yield
+    except OSError as error:
+        raise TroupeError(f"cannot write {file}: {reason(error)}") from error
 
 
 # What is drawn

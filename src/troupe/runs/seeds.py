@@ -87,7 +87,7 @@ def draw(runs: Sequence[Path], picture: Path) -> None:
     try:
         plot_runs(runs, picture)
         print(f"picture {picture}")
-    except UsageError as error:  # no episode has ended
+    except TroupeError as error:  # no episode has ended, or the disk is full
         print(f"troupe: no picture: {one_line(error)}", file=sys.stderr)
 
 

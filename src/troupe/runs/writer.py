@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from troupe.config import TrainConfig, to_toml
+from troupe.config import TrainConfig, reason, to_toml
 from troupe.runs import checkpoint
 from troupe.runs.directory import RunDirectory, unwritable
 from troupe.runs.metrics import MetricsLog
@@ -55,7 +55,7 @@ class RunWriter:
             self._unsaved = False
         except OSError as error:
             if not self._unsaved:
-                self._warn(f"no checkpoint could be written: {error}; the run goes on")
+                self._warn(f"no checkpoint could be written: {reason(error)}; the run goes on")
             self._unsaved = True
 
     def write_journal(self) -> None:
@@ -64,7 +64,7 @@ class RunWriter:
         try:
             self._journal.append_to(self.path)
         except OSError as error:
-            self._warn(f"the journal is no longer written: {error}; the run goes on and cannot be replayed")
+            self._warn(f"the journal is no longer written: {reason(error)}; the run goes on and cannot be replayed")
 
     def _write_config(self) -> None:
         checkpoint.write_durably(self.path / "config.toml", to_toml(self._config).encode())
