@@ -368,6 +368,61 @@ def test_evaluate_json_stays_one_object_beside_a_damaged_checkpoint(troupe, run,
     assert err == f"troupe: '{copy}' holds no whole checkpoint\n"
 
 
+INTERRUPTED = """
+import gymnasium as gym
+import numpy as np
+class ThreeSteps(gym.Env):
+    "Each step pays 1. The second one made is interrupted after so many steps."
+    observation_space, action_space = gym.spaces.Box(0, 1, (1,), np.float32), gym.spaces.Discrete(2)
+    interrupted_after, made = None, 0
+    def __init__(self):
+        self.number, self.steps = ThreeSteps.made, 0
+        ThreeSteps.made += 1
+    def reset(self, *, seed=None, options=None):
+        self.left = 3
+        return np.zeros(1, np.float32), {}
+    def step(self, action):
+        if self.number == 1 and self.steps == ThreeSteps.interrupted_after:
+            raise KeyboardInterrupt(2)  # as Ctrl-C does
+        self.steps += 1
+        self.left -= 1
+        return np.zeros(1, np.float32), 1.0, self.left == 0, False, {}
+"""
+
+
+@pytest.fixture
+def interrupted(troupe, monkeypatch):
+    """An evaluation of 20 episodes in 16 environments, interrupted after so many steps of each."""
+    Path("three.py").write_text(INTERRUPTED)
+    assert troupe(f"train three.py:ThreeSteps --steps 100 --run-dir run --quiet --actor.place thread {TINY}")[0] == 0
+    module = [each for each in list(sys.modules.values()) if "ThreeSteps" in vars(each)][-1]  # of other tests, too
+
+    def evaluate(steps: int, words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(module.ThreeSteps, "interrupted_after", steps)
+        monkeypatch.setattr(module.ThreeSteps, "made", 0)
+        return troupe(f"evaluate run --episodes 20 {words}")
+
+    return evaluate
+
+
+@pytest.mark.parametrize("words", ["", "--json"])
+def test_an_interrupted_evaluation_tells_what_it_has(interrupted, words):
+    assert interrupted(3, words) == (130, "", "troupe: interrupted after 16 of 20 episodes: mean return 3.00\n")
+    assert interrupted(1, words) == (130, "", "troupe: interrupted after 0 of 20 episodes\n")
+
+
+def test_on_a_terminal_an_evaluation_counts_its_episodes(troupe, run, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("troupe.runs.counter._EVERY_SECONDS", 0.0)
+    status, out, err = troupe(f"evaluate {run} --episodes 3")
+    assert status == 0
+    assert out.count("\n") == 1
+    shown = err.split("\r")
+    assert shown[1] == "0 of 3 episodes\x1b[K"
+    assert re.fullmatch(r"3 of 3 episodes: mean return [\d.]+\x1b\[K", shown[-2])
+    assert shown[-1] == "\x1b[K"
+
+
 def test_evaluate_in_words(troupe, run):
     status, out, _ = troupe(f"evaluate {run} --episodes 2 --stochastic")
     assert status == 0

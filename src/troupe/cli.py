@@ -58,7 +58,7 @@ def run(arguments: Sequence[str]) -> int:
         if hasattr(stop, "run"):  # which was saved, and has said so
             return 128 + signal.SIGINT
         with suppress(OSError):  # the terminal may be gone
-            print("troupe: interrupted", file=sys.stderr)
+            print(f"troupe: interrupted{getattr(stop, 'after', '')}", file=sys.stderr)
         number = stop.args[0] if stop.args else signal.SIGINT
         return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
@@ -188,11 +188,21 @@ def resume(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    from troupe.runs.counter import Counter
     from troupe.runs.evaluation import evaluate
     from troupe.runs.view import score
 
-    with _prints_aside(options.json):
-        scores = evaluate(options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy)
+    counter = Counter(options.episodes, sys.stderr)
+    try:
+        with _prints_aside(options.json):
+            scores = evaluate(
+                options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy, progress=counter
+            )
+    except KeyboardInterrupt as stop:
+        stop.after = f" after {counter.text}"  # type: ignore[attr-defined]
+        raise
+    finally:
+        counter.clear()
     if options.json:
         _say(json.dumps(scores.summary()))
         return

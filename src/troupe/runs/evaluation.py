@@ -31,6 +31,10 @@ def _never() -> bool:
     return False
 
 
+def _unheard(_: Tally) -> None:
+    pass
+
+
 def most_steps(evaluation: Evaluation, source: EnvironmentSource) -> int:
     """The steps after which an episode of an evaluation is cut off."""
     if evaluation.max_steps != "auto":
@@ -70,12 +74,14 @@ class Evaluator:
         stopped: Callable[[], bool] = _never,
         out_of_time: Callable[[], bool] = _never,
         pulse: Float[np.ndarray, "1"] | None = None,
+        progress: Callable[[Tally], None] = _unheard,
     ) -> Scores | None:
         """Plays `episodes` episodes; None if `stopped` before they were done, and what is known by then once it is
         `out_of_time`.
 
         Each environment plays a share fixed beforehand: taking whichever episodes end first would
         favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
+        `progress` is called before every reset and after every step.
         """
         environment, pulse = self._environment, np.zeros(1) if pulse is None else pulse
         environment.answer_to(pulse)
@@ -84,6 +90,7 @@ class Evaluator:
         tally = Tally(environment.count, episodes, self._max_steps)
         with torch.inference_mode():
             while not tally.is_complete:
+                progress(tally)
                 pulse[0] = time.monotonic()
                 obs = environment.reset(environment_seeds)
                 pulse[0] = 0.0
@@ -103,6 +110,7 @@ class Evaluator:
                         before = torch.as_tensor(reward, dtype=torch.float32)
                         memory = Memory(output.state, torch.from_numpy(ended), action, before)
                     tally.add(reward, ended, terminated | truncated)
+                    progress(tally)
                     ended = terminated | truncated
                     if not tally.is_complete and out_of_time():
                         return tally.scores_so_far(greedy=greedy)
@@ -131,12 +139,14 @@ def evaluate(
     greedy: bool | None = None,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | None = None,
+    progress: Callable[[Tally], None] = _unheard,
 ) -> Scores:
     """Judges the best agent of a run directory in environments and with seeds of its own.
 
     `greedy` plays the likeliest actions, otherwise they are drawn; None is as the run was judged.
 
     `env` and `network` are needed only where the run was trained with a callable or module of one's own.
+    `progress` is called after every step with the episodes counted so far.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
@@ -148,7 +158,7 @@ def evaluate(
     greedy = config.evaluation.greedy if greedy is None else greedy
     try:
         with one_torch_thread():
-            scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy)
+            scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy, progress=progress)
     finally:
         evaluator.close()
     assert scores is not None

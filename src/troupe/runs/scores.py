@@ -81,6 +81,11 @@ class Tally:
         return not self._left.any()
 
     @property
+    def returns(self) -> list[float]:
+        """Of the episodes counted so far."""
+        return [each.total for each in self._episodes]
+
+    @property
     def round_is_over(self) -> bool:
         return not self._playing.any()
 
