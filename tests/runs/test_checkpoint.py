@@ -109,6 +109,25 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_it_serves(run, name, k
     assert "damaged" in said[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("manifest.json", "truncated", "manifest.json is not valid JSON"),
+        ("manifest.json", "missing", "manifest.json: no such file or directory"),
+        ("best.safetensors", "one byte flipped", "best.safetensors does not match its hash"),
+        ("state.json", "a folder", "state.json: not a regular file"),
+    ],
+)
+def test_what_is_wrong_with_a_damaged_one_is_said_in_plain_words(run, name, kind, why):
+    for step in (1, 2):
+        damage(kind, checkpoint.save(run, step, make(step)) / name)
+    said: list[str] = []
+    with pytest.raises(UsageError, match="holds no whole checkpoint"):
+        checkpoint.load(run, said.append)
+    newer, older = (f"checkpoint {run / 'checkpoints' / step} is damaged ({why})" for step in ("2", "1"))
+    assert said == [f"{newer}; trying the one before it", older]
+
+
 @pytest.mark.parametrize("manifest", ["[]", "{}", "null", '"text"', '{"../../config.toml": "0"}'])
 def test_a_manifest_that_lists_something_else_is_damage(run, manifest):
     place = checkpoint.save(run, 1, make(1))
@@ -289,7 +308,7 @@ def test_two_hundred_thousand_brackets_are_damage(run, name):
         with_manifest(place)
     step, said = read(run)
     assert step == 1
-    assert "RecursionError" in said[0]
+    assert f"{name} is not valid JSON" in said[0]
     (run / "config.toml").write_text("a = " + "[" * 200_000)
     with pytest.raises(UsageError, match=r"config\.toml is damaged"):
         checkpoint.load(run, pytest.fail)
@@ -324,6 +343,15 @@ def test_only_what_is_a_checkpoint_is_deleted(run, tmp_path):
 
 def steps_of(run: Path) -> set[int]:
     return {int(place.name) for place in (run / "checkpoints").iterdir() if place.name.isdigit()}
+
+
+def test_a_lock_that_is_a_link_is_named_as_one(tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".lock").symlink_to(tmp_path / "outside")
+    assert cli.run(["train", "CartPole-v1", "--run-dir", f"{tmp_path / 'run'}"]) == 2
+    named = f"troupe: '{tmp_path / 'run' / '.lock'}' is a link: a run writes only inside its directory; remove the link"
+    assert capsys.readouterr().err == f"{named}\n"
+    assert not (tmp_path / "outside").exists()
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "plots"])

@@ -26,7 +26,7 @@ import safetensors.torch
 from torch import Tensor
 
 from troupe import safe_files
-from troupe.config import TrainConfig, UsageError, from_toml, one_line
+from troupe.config import TrainConfig, TroupeError, UsageError, from_toml, one_line, reason
 from troupe.runs.directory import runs_inside
 
 KEEP = 3
@@ -103,11 +103,13 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
     Raises UsageError when `run` is no run directory or holds no whole checkpoint.
     """
     read_config(run)  # says what is wrong where this is no run directory
-    for place in newest_first(run):
+    places = newest_first(run)
+    for place in places:
         try:
             return _read(place)
         except Exception as error:  # whatever a file of a stranger's makes of its readers
-            warn(f"checkpoint {place} is damaged ({one_line(error)}); trying the one before it")
+            further = "" if place == places[-1] else "; trying the one before it"
+            warn(f"checkpoint {place} is damaged ({one_line(error)}){further}")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
@@ -125,16 +127,16 @@ def read_config(run: Path) -> TrainConfig:
 
 
 def _read(place: Path) -> Checkpoint:
-    manifest = json.loads(safe_files.read(place / "manifest.json"))
+    manifest = _parsed("manifest.json", _bytes(place / "manifest.json"))
     if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
-        raise ValueError("manifest.json is not what was written")
-    data = {name: safe_files.read(place / name, safe_files.WEIGHTS_BYTES) for name in manifest}
+        raise TroupeError("manifest.json does not list the files of a checkpoint")
+    data = {name: _bytes(place / name, safe_files.WEIGHTS_BYTES) for name in manifest}
     for name in manifest:
         if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
-            raise ValueError(f"{name} is not what was written")
-    state = json.loads(data["state.json"])
+            raise TroupeError(f"{name} does not match its hash")
+    state = _parsed("state.json", data["state.json"])
     if not isinstance(state, dict):
-        raise ValueError("state.json is not what was written")
+        raise TroupeError("state.json holds no table of values")
     return Checkpoint(
         model=_weights(data, "model.safetensors"),
         best=_weights(data, "best.safetensors"),
@@ -145,11 +147,27 @@ def _read(place: Path) -> Checkpoint:
     )
 
 
+def _bytes(file: Path, most_bytes: int = safe_files.TEXT_BYTES) -> bytes:
+    try:
+        return safe_files.read(file, most_bytes)
+    except OSError as error:
+        raise TroupeError(f"{file.name}: {reason(error)}") from error
+    except ValueError as error:  # too large
+        raise TroupeError(str(error)) from error
+
+
+def _parsed(name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise TroupeError(f"{name} is not valid JSON") from error
+
+
 def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
     weights = safetensors.torch.load(data[name])
     for part, tensor in weights.items():
         if tensor.isnan().any():
-            raise ValueError(f"{name} holds NaN in {part}")
+            raise TroupeError(f"{name} holds NaN in {part}")
     return weights
 
 

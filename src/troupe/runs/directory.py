@@ -10,6 +10,7 @@ from typing import Self
 from troupe.config import TrainConfig, UsageError
 from troupe.environments.files import without_folder
 from troupe.extras import DISTRIBUTION, version
+from troupe.runs.lock import FILE as LOCK
 from troupe.runs.lock import Lock
 
 
@@ -46,14 +47,13 @@ class RunDirectory:
 
     def __init__(self, path: Path):
         self.path = path
+        for name in (LOCK, "metrics.jsonl", "journal.jsonl", "checkpoints", "plots", "videos"):
+            if (path / name).is_symlink():
+                raise UsageError(f"'{path / name}' is a link: a run writes only inside its directory; remove the link")
         try:
             self._take()
         except OSError as error:
             raise unwritable(path, error) from error
-        for name in ("metrics.jsonl", "journal.jsonl", "checkpoints", "plots", "videos"):
-            if (path / name).is_symlink():
-                self.release()
-                raise UsageError(f"'{path / name}' is a link: a run writes only inside its directory; remove the link")
 
     @classmethod
     def new(cls, config: TrainConfig, asked: str | Path | None) -> Self:
