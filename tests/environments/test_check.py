@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,6 +70,14 @@ class Bounds(Fine):
 class Later(Fine):
     def show(self):
         return super().show()[: 3 - (self.steps if hasattr(self, "steps") else 0) // 5]
+
+
+class SlowReset(Fine):
+    """By the clock of the check."""
+    def reset(self, *, seed=None, options=None):
+        import troupe.environments.check as check
+        check.time.now += check.time.reset_seconds
+        return super().reset(seed=seed)
 
 
 class Raises(Fine):
@@ -183,6 +192,22 @@ def test_what_is_unwise_is_named_and_is_status_0(capsys):
         (number,) = [number for number, line in enumerate(lines) if line.startswith(f"unwise  {what}")]
         assert change in lines[number + 1]
     assert "every reward of 400 random steps is 0" in check(capsys, "Silent")[1]
+
+
+@pytest.mark.parametrize("seconds", [0.0, 5.0, 60.0])
+def test_a_slow_reset_is_unwise_and_a_check_ends_in_its_time(capsys, monkeypatch, seconds):
+    clock = SimpleNamespace(now=100.0, reset_seconds=seconds, monotonic=lambda: clock.now)
+    monkeypatch.setattr("troupe.environments.check.time", clock)
+    status, said = check(capsys, "SlowReset")
+    assert status == 0
+    lines = said.splitlines()
+    if not seconds:
+        assert lines[0].endswith("400 steps of random actions, 40 episodes ended")
+        assert lines[-1] == "nothing wrong, nothing unwise"
+        return
+    assert lines[0].endswith("; cut short, for a check takes 20 s")
+    assert f"unwise  a reset takes {seconds:.1f} s" in lines
+    assert clock.now - 100.0 <= 20.0 + 3 * seconds  # those of the first look, which comes before the check
 
 
 def test_options_of_the_environment_are_those_of_train(capsys):

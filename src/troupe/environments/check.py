@@ -25,7 +25,9 @@ from troupe.environments.spaces import MASK
 
 STEPS = 400
 _REPEATED_STEPS = 100  # of an episode that is played again
-_SECONDS = 20.0  # a slow environment is played for as long
+_SECONDS = 20.0  # for the whole check of a slow environment, half of them for the steps that are played first
+_SLOW_RESET_SECONDS = 1.0
+_RESETS_OF_GYMNASIUMS = 8  # about as many are in its check_env
 _INTERFACE = "return what gymnasium.Env documents for reset and step"
 # Advice of Gymnasium's checker that is not about training, or that is given here in other words.
 _NOT_OURS = re.compile(
@@ -41,6 +43,7 @@ class Report:
     name: str
     steps: int = 0
     episodes: int = 0
+    complete: bool = True  # or else the time was over first
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -56,10 +59,17 @@ class Report:
             kind: [{"what": each.what, "change": each.change} for each in findings]
             for kind, findings in (("wrong", self.wrong), ("unwise", self.unwise))
         }
-        return {"environment": self.name, "steps": self.steps, "episodes": self.episodes, **found}
+        return {
+            "environment": self.name,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "complete": self.complete,
+            **found,
+        }
 
     def lines(self) -> Iterator[str]:
-        yield f"{self.name}: {self.steps} steps of random actions, {self.episodes} episodes ended"
+        cut = "" if self.complete else f"; cut short, for a check takes {_SECONDS:g} s"
+        yield f"{self.name}: {self.steps} steps of random actions, {self.episodes} episodes ended{cut}"
         for each in (*self.wrong, *self.unwise):
             yield f"{'wrong ' if each.wrong else 'unwise'}  {each.what}"
             yield f"        {each.change}"
@@ -77,31 +87,42 @@ def check(name: str, find: Callable[[], EnvironmentSource], steps: int = STEPS, 
         report.findings.append(Finding(True, f"{error}", _INTERFACE))
         return report
     report.findings += [_of_notice(notice) for notice in source.notices]
-    seen = Seen(source)
+    began = time.monotonic()
+    seen, again, anew = Seen(source), Seen(source), Seen(source)
     with _made(source) as (env, recorder):
-        _play(env, recorder, source, seed, steps, seen)
-        again = Seen(source)
-        if not seen.wrong:
-            _play(env, recorder, source, seed, min(_REPEATED_STEPS, seen.steps), again)
-    anew = Seen(source)
-    if not seen.wrong:
+        _play(env, recorder, source, seed, steps, seen, began + _SECONDS / 2)
+        slow = _slow_reset(recorder.reset_seconds)
+        repeated = min(_REPEATED_STEPS, seen.steps)
+        if not seen.wrong and time.monotonic() < began + _SECONDS:
+            _play(env, recorder, source, seed, repeated, again, began + _SECONDS * 3 / 4)
+    if not seen.wrong and time.monotonic() < began + _SECONDS:
         with _made(source) as (env, recorder):
-            _play(env, recorder, source, seed, min(_REPEATED_STEPS, seen.steps), anew)
+            _play(env, recorder, source, seed, repeated, anew, began + _SECONDS)
     report.steps, report.episodes = seen.steps, seen.episodes
-    report.findings += seen.findings()
-    report.findings += _differences(seen, again, anew)
+    report.complete = bool(seen.wrong) or (seen.steps >= steps and min(again.steps, anew.steps) >= repeated)
+    report.findings += [*slow, *seen.findings(), *_differences(seen, again, anew)]
     if not (report.wrong or source.atari):
-        report.findings += _gymnasiums(source)
+        left = began + _SECONDS - time.monotonic()
+        if left > _RESETS_OF_GYMNASIUMS * min(recorder.reset_seconds):
+            report.findings += _gymnasiums(source)
+        else:
+            report.complete = False
     return report
 
 
 class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps what the environment itself returned, before it is made plain."""
+    """Keeps what the environment itself returned, before it is made plain, and how long each reset took."""
 
     answer: Any = None
 
+    def __init__(self, env: gym.Env[Any, Any]):
+        super().__init__(env)
+        self.reset_seconds: list[float] = []
+
     def reset(self, **how: Any) -> Any:
+        began = time.monotonic()
         self.answer = self.env.reset(**how)
+        self.reset_seconds.append(time.monotonic() - began)
         return self.answer
 
     def step(self, action: Any) -> Any:
@@ -121,15 +142,24 @@ def _made(source: EnvironmentSource) -> Iterator[tuple[Conforming, _Recorder]]:
         close_in_time(env.close, source.id)
 
 
-def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed: int, steps: int, seen: Seen) -> None:
-    """Random allowed actions that follow from the seed, as do the episodes."""
-    rng, began = np.random.default_rng(seed), time.monotonic()
+def _play(
+    env: Conforming,
+    recorder: _Recorder,
+    source: EnvironmentSource,
+    seed: int,
+    steps: int,
+    seen: Seen,
+    until: float,
+) -> None:
+    """Random allowed actions that follow from the seed, as do the episodes; at least one, and no further ones after
+    the moment `until`."""
+    rng = np.random.default_rng(seed)
     verb, number = "reset", 0  # of the step, which is counted only when it has been seen
     try:
         with own_code():
             obs, info = env.reset(seed=seed)
             seen.reset(obs, recorder.answer)
-            while seen.steps < steps and time.monotonic() - began < _SECONDS and not seen.wrong:
+            while seen.steps < steps and not seen.wrong and (not seen.steps or time.monotonic() < until):
                 mask = None
                 if source.masked:
                     mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
@@ -137,7 +167,7 @@ def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed:
                 verb, number = "step", seen.steps + 1
                 obs, reward, terminated, truncated, info = env.step(action)
                 seen.step(obs, reward, terminated, truncated, recorder.answer)
-                if terminated or truncated:
+                if (terminated or truncated) and time.monotonic() < until:
                     verb = "reset"
                     obs, info = env.reset()
                     seen.reset(obs, recorder.answer)
@@ -145,6 +175,18 @@ def _play(env: Conforming, recorder: _Recorder, source: EnvironmentSource, seed:
         seen.fail(f"step {number}: {error}", _INTERFACE)
     except Exception as error:
         seen.fail(f"step {number}: {verb} raised {one_line(error)}", "mend it, or catch what may be expected there")
+
+
+def _slow_reset(seconds: list[float]) -> list[Finding]:
+    """By the fastest of them: the first may load what the others share."""
+    least = min(seconds, default=0.0)
+    if least < _SLOW_RESET_SECONDS:
+        return []
+    change = (
+        "keep what is slow to load or to start from one episode to the next; an actor resets its environments one "
+        "after another (--actor.environments 1 has no other one wait)"
+    )
+    return [Finding(False, f"a reset takes {least:.1f} s", change)]
 
 
 def _differences(seen: Seen, again: Seen, anew: Seen) -> Iterator[Finding]:
