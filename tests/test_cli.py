@@ -257,6 +257,20 @@ def test_help_of_a_group_shows_its_settings_alone(troupe):
     assert troupe("help") == troupe("--help")
 
 
+def test_every_option_is_described_by_more_than_its_default(troupe):
+    for command in ("train", "compare", "evaluate", "watch", "export", "resume", "plot", "replay", "bench", "check"):
+        out = troupe(f"{command} --help")[1]
+        assert not re.search(r"^  \S.*  +(\(|of the )", out, re.MULTILINE), out
+    assert "which optimizer applies the gradients [adam, rmsprop] (adam)" in " ".join(
+        troupe("train --help learner")[1].split()
+    )
+
+
+def test_help_of_settings_says_once_what_the_values_in_parentheses_are(troupe):
+    for words in ("train --help learner", "train --help-all"):
+        assert troupe(words)[1].count("Values in parentheses are the defaults, before the preset's") == 1
+
+
 def test_version(troupe):
     assert troupe("--version") == (0, f"troupe {importlib.metadata.version('troupe-rl')}\n", "")
 

@@ -126,8 +126,8 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("evaluate", "play episodes with a run's best agent and give the scores")
     one.add_argument("run", metavar="RUN", help="a run directory")
-    one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="(100)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environments (0)")
+    one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="episodes to play (100)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environments (0)")
     how = one.add_mutually_exclusive_group()
     how.add_argument("--greedy", action="store_true", default=None, help="the likeliest actions (else as the run does)")
     how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions drawn from the policy")
@@ -137,8 +137,8 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
-    one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="(3)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment (0)")
+    one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="episodes to show (3)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environment (0)")
 
     one = add("export", "write a run's best agent as an ONNX file, for programs without troupe")
     one.add_argument("run", metavar="RUN", help="a run directory")
@@ -168,7 +168,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
 
     one = add("bench", "speed of each stage, the limit they imply, and what training reaches")
-    one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="(CartPole-v1)")
+    one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="which environment (CartPole-v1)")
     one.add_argument(
         "--preset", default="impala", metavar="P", help="whose parts are measured (impala: one pass over every step)"
     )
@@ -179,7 +179,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one = add("check", "play an environment at random: what is wrong with it, what is unwise, and what to change")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--steps", type=_count(1), default=400, metavar="N", help="steps to play (400)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="of the environment and the actions (0)")
+    one.add_argument(
+        "--seed", type=_count(0), default=0, metavar="S", help="seed of the environment and the actions (0)"
+    )
     one.add_argument("--json", action="store_true", help="print one JSON object")
     for name in ("env.kwargs", "env.wrappers", "env.max_steps", "env.ignore"):
         _add_setting(one, name, _text(config.fields()[name]))
@@ -280,6 +282,8 @@ class _Help(argparse.Action):
                 if name not in SAID_OTHERWISE and _section(name) == each:
                     _add_setting(listed, name, _text(field))
             print(f"{'' if each == group else chr(10)}{page.format_help()}", end="")
+        if groups:
+            print("\nValues in parentheses are the defaults, before the preset's own settings.")
         parser.exit()
 
 

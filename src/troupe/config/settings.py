@@ -205,7 +205,7 @@ class Learner:
         float,
         _doc("of the running mean of the weights, which is judged and kept; 0: the newest weights are", ge=0, lt=1),
     ] = 0.0
-    optimizer: Annotated[Literal["adam", "rmsprop"], _doc("algorithm/optimizers.py")] = "adam"
+    optimizer: Annotated[Literal["adam", "rmsprop"], _doc("which optimizer applies the gradients")] = "adam"
     learning_rate: Annotated[float, _doc("step size", gt=0)] = 1e-3
     warmup_updates: Annotated[int, _doc("updates in which the step size rises to its full size", ge=0)] = 0
     anneal_steps: Annotated[
