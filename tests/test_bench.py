@@ -109,11 +109,11 @@ def test_limit_and_fraction_worked_out_by_hand() -> None:
     assert measured.fraction == pytest.approx(0.2)
 
 
-ENV = "the environment holds it up: a faster one, or more cores"
-ACT = "acting holds it up: more environments for each actor share a pass (--actor.environments)"
-WINDOW = "acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)"
-PASSES = "learning holds it up: 4 passes over each batch (--learner.epochs)"
-LEARN = "learning holds it up: larger batches or a smaller network (--network.hidden)"
+ENV = "the environment is the bottleneck: a faster one, or more cores"
+ACT = "acting is the bottleneck: give each actor more environments (--actor.environments)"
+WINDOW = "acting is the bottleneck: a window plays one environment, rollouts many (--actor.window_steps 0)"
+PASSES = "learning is the bottleneck: 4 passes over each batch (--learner.epochs)"
+LEARN = "learning is the bottleneck: larger batches or a smaller network (--network.hidden)"
 MORE_ACTORS = "the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 8)"
 LOCK = "threads share one interpreter lock: --actor.place process, or larger batches per call"
 
@@ -131,8 +131,8 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         (
             result("article", bottleneck="actor: delay"),
             [
-                "env.delay_seconds holds it up: more actors overlap it (--actors 16 --actor.environments 1), or a "
-                "shorter one"
+                "env.delay_seconds is the bottleneck: more actors overlap it (--actors 16 --actor.environments 1), or "
+                "a shorter one"
             ],
         ),
         (
@@ -144,7 +144,7 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         ),
         (
             result("ga3c", bottleneck="predictor: predict"),
-            ["the predictors hold it up: more of them (--inference.predictors) or a smaller network"],
+            ["the predictors are the bottleneck: more of them (--inference.predictors) or a smaller network"],
         ),
         (
             result(bottleneck="nothing"),

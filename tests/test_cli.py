@@ -108,7 +108,7 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 --json --watch", "--json prints nothing else; use troupe watch RUN afterwards"),
         (
             "train CartPole-v1 --json --seeds 2",
-            "--json tells of one run; with --seeds, read summary.json in each run's",
+            "--json covers a single run; with --seeds, read summary.json in each run's",
         ),
         ("train CartPole-v1 more", "unknown argument 'more' (troupe train --help)"),
         ("train CartPol-v1", "no environment 'CartPol-v1'; did you mean CartPole-v1? (troupe envs lists"),
@@ -293,7 +293,7 @@ def test_train_says_what_runs_and_what_came_out(troupe, monkeypatch):
     assert lines[0].endswith("seed 3")
     assert "backend" in lines[2]
     assert "until 2,000 steps; run directory run" in lines[3]
-    assert lines[-4].startswith("steps limit reached: mean evaluation return ")
+    assert lines[-4].startswith("step limit reached: mean evaluation return ")
     assert lines[-1] == "  watch:  troupe watch run"
 
 
@@ -335,7 +335,7 @@ def test_quiet_prints_only_what_happened_in_the_end(troupe):
     status, out, err = troupe(f"train CartPole-v1 --steps 2000 --run-dir run --quiet {TINY}")
     assert (status, err) == (0, "")
     assert [line.split()[0] for line in out.splitlines()] == [
-        "steps",
+        "step",
         out.splitlines()[1].split()[0],
         "picture",
         "watch:",
@@ -484,7 +484,7 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     status, _, err = troupe(f"resume {copy}")
     assert status == 2
-    assert re.fullmatch(r"troupe: '.*' has already run .* give it more with --steps or --time\n", err)
+    assert re.fullmatch(r"troupe: '.*' has already run .* raise the limit with --steps or --time\n", err)
     status, _, err = troupe(f"resume {copy} --steps 3000 --on-collapse rolback")
     assert (status, err) == (
         2,

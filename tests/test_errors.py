@@ -185,7 +185,7 @@ def test_an_environment_that_exits_in_close_costs_nothing(troupe, caplog, monkey
     status, out, err = troupe(f"train world.py:LeavesInClose {TINY} --actor.place thread --quiet")
     assert (status, err) == (0, "")
     assert "close raised sys.exit(0), where an environment must not exit the program" in caplog.text
-    assert "steps limit reached" in out
+    assert "step limit reached" in out
 
 
 def test_a_judged_environment_that_exits_is_an_error(troupe):

@@ -213,7 +213,7 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
     assert err == ""
     (checkpoint,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert f"checkpoint run/checkpoints/{checkpoint.name}" in out
-    assert "go on: troupe resume run" in out
+    assert "to continue: troupe resume run" in out
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["outcome"] == "interrupted"
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
 
@@ -349,8 +349,8 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
     process.send(signal.SIGINT)
     status, out, _ = process.end()
     assert status == 130
-    assert "steps limit reached, and interrupted in the final evaluation" in out
-    assert "judge it: troupe evaluate run" in out
+    assert "step limit reached, and interrupted in the final evaluation" in out
+    assert "to evaluate it: troupe evaluate run" in out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["outcome"], summary["evaluation"]) == ("steps", None)
 
@@ -359,8 +359,8 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
 @pytest.mark.parametrize(
     ("world", "line"),
     [
-        ("BlocksAtTheEnd", "steps limit reached, and interrupted in the final evaluation"),
-        ("BlocksInClose", "steps limit reached: mean evaluation return"),
+        ("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation"),
+        ("BlocksInClose", "step limit reached: mean evaluation return"),
     ],
 )
 def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, world, line, signals):
@@ -389,7 +389,7 @@ def test_threads_of_the_environment_do_not_keep_the_process(start):
     process = start("train worlds.py:NeverCloses --run-dir run --steps 500 --evaluation.final_episodes 3 --quiet")
     status, out, err = process.end()
     assert (status, err) == (0, "")
-    assert out.startswith("steps limit reached")
+    assert out.startswith("step limit reached")
 
 
 def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkeypatch):
@@ -412,8 +412,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tm
     assert not list(tmp_path.glob("run/checkpoints/*"))
     assert cli.run(["resume", "run", "--steps", "300"]) == 0
     out = capfd.readouterr().out
-    assert "'run' has no checkpoint yet: it begins anew, as its config.toml says" in out
-    assert "steps limit reached" in out
+    assert "'run' has no checkpoint yet: starting over from its config.toml" in out
+    assert "step limit reached" in out
     assert load("run")
     assert cli.run(["replay", "run"]) == 0  # its journal is not that of the killed one
     assert cli.run(["train", "worlds.py:Plain", "--run-dir", "run"]) == 2
@@ -454,7 +454,7 @@ def test_a_directory_that_another_process_writes_to_is_refused_until_that_dies(
     assert cli.run(command.split()) == 2
     out, err = capfd.readouterr()
     assert out == ""
-    assert re.fullmatch(rf"troupe: 'run' is in use by process {process.pid} on .*: wait until it has ended, .*\n", err)
+    assert re.fullmatch(rf"troupe: 'run' is in use by process {process.pid} on .*: wait for it to end, .*\n", err)
     assert sorted(tmp_path.glob("run/**/*")) == sorted([*before, tmp_path / "run" / ".lock"])
     process.kill()
     assert cli.run(command.split()) == 0

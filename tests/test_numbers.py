@@ -229,6 +229,6 @@ def test_rewards_that_cannot_be_learned_from_are_named_and_the_skipped_updates_a
     skipped = json.loads((run.path / "summary.json").read_text())["skipped_updates"]
     assert 0 < skipped < 100
     assert f"{skipped} of {skipped + run.updates} updates were skipped: their gradients were not finite" in said.out
-    assert "an update is skipped, for its gradient is not finite: rewards reach 1e+39" in said.out + said.err
+    assert "an update was skipped: its gradient is not finite: rewards reach 1e+39" in said.out + said.err
     assert train("ordinary", 3.0, steps=200).updates > 0
     assert "skipped" not in "".join(capsys.readouterr())

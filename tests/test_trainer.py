@@ -113,7 +113,7 @@ def test_a_run_prints_as_a_few_lines(tmp_path):
     run = small(tmp_path)
     first, judged, made = repr(run).splitlines()
     assert first == f"Run {tmp_path / 'run'}"
-    assert judged == "  steps limit reached: mean evaluation return 10.0 over 3 greedy episodes"
+    assert judged == "  step limit reached: mean evaluation return 10.0 over 3 greedy episodes"
     assert made.startswith(f"  {run.steps:,} steps and {run.updates:,} updates in ")
     assert str(run) == repr(run)
 
@@ -144,7 +144,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else_unless_asked(tmp_path,
     run = small(tmp_path)
     troupe.resume(run.path, steps=400, env=World)
     text = out.getvalue()
-    assert ("of 200 steps" in text) == ("of 400 steps" in text) == ("steps limit reached" in text) == shown
+    assert ("of 200 steps" in text) == ("of 400 steps" in text) == ("step limit reached" in text) == shown
     assert shown or text == ""
 
 
@@ -254,7 +254,7 @@ def test_an_environment_that_fails_in_its_first_reset_leaves_nothing(tmp_path):
 
 def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
     small(tmp_path)
-    with pytest.raises(UsageError, match=r"already holds a run; go on with it \(troupe resume "):
+    with pytest.raises(UsageError, match=r"already holds a run; to continue: troupe resume "):
         small(tmp_path)
     with pytest.raises(UsageError, match="--run-dir is empty"):
         troupe.train(World, run_dir="")
@@ -597,7 +597,7 @@ def test_a_run_whose_directory_goes_leaves_a_whole_one(tmp_path, caplog, fate):
     if fate == "emptied":
         assert said == [f"config.toml was missing in '{place}', and has been written again"]
     else:
-        assert said == [f"'{place}' has been moved or deleted; the run goes on in a new one, {run.path}"]
+        assert said == [f"'{place}' has been moved or deleted; continuing in a new directory, {run.path}"]
     assert run.path == (tmp_path / "run_2" if fate == "replaced" else place)
     assert troupe.load(run.path)
     assert troupe.resume(run.path, steps=run.steps + 100, env=World).path == run.path
@@ -674,7 +674,7 @@ def test_a_run_at_its_limit_says_what_it_needs(tmp_path):
     run = small(tmp_path, env="CartPole-v1", steps=300)
     before = (run.path / "config.toml").read_text()
     for more in ({}, {"steps": 100}, {"seconds": 1e-9}):
-        with pytest.raises(UsageError, match=r"has already run 3\d\d steps and \d s, up to its limit; give it more"):
+        with pytest.raises(UsageError, match=r"has already run 3\d\d steps and \d s, up to its limit; raise the limit"):
             troupe.resume(run.path, **more)
     assert (run.path / "config.toml").read_text() == before
 

@@ -144,7 +144,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("file", metavar="FILE", help="FILE.onnx")
 
-    one = add("resume", "go on with a run where its newest checkpoint stands")
+    one = add("resume", "continue a run from its newest checkpoint")
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument(
         "--steps", type=_count(1), metavar="N", help="new limit of steps (500k), those already made included"
@@ -197,10 +197,12 @@ _KWARGS = "--env.kwargs."
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
     """What `_asked` reads: said to one run or to many."""
-    parser.add_argument("--untuned", action="store_true", help="refuse the preset's settings for this environment")
+    parser.add_argument(
+        "--untuned", action="store_true", help="ignore the preset's tuned settings for this environment"
+    )
     parser.add_argument("--steps", metavar="N", help="stop after N steps: 300000, 100k, 1.5M, 1e6")
     parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
-    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms R; none refuses")
+    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms R; none: no target")
     parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
     parser.add_argument("--actors", metavar="N", help="how many actors (auto: measures what suits)")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
@@ -212,7 +214,7 @@ def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--on-collapse",
         metavar="A",
-        help="when the return collapses: report, or rollback to the best weights and smaller steps (report)",
+        help="if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)",
     )
 
 

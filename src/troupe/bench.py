@@ -119,7 +119,7 @@ class Result:
         config = self.config
         more_actors = f"--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)}"
         if stage == "delay":
-            return [f"env.delay_seconds holds it up: more actors overlap it ({more_actors}), or a shorter one"]
+            return [f"env.delay_seconds is the bottleneck: more actors overlap it ({more_actors}), or a shorter one"]
         if stage == "env_wait" or (stage == "env" and self.env_waits > 0.5):
             return [f"the environment waits {self.env_waits:.0%} of a step: more actors overlap that ({more_actors})"]
         if stage == "nothing":
@@ -134,20 +134,20 @@ class Result:
                 "or --threads free where batches are large"
             ]
         if stage == "predict":
-            return ["the predictors hold it up: more of them (--inference.predictors) or a smaller network"]
+            return ["the predictors are the bottleneck: more of them (--inference.predictors) or a smaller network"]
         if stage not in self.stages:
             stage = costliest
         if stage == "act" and config.actor.window_steps:
-            return ["acting holds it up: a window plays one environment, rollouts many (--actor.window_steps 0)"]
+            return ["acting is the bottleneck: a window plays one environment, rollouts many (--actor.window_steps 0)"]
         if stage == "act":
-            return ["acting holds it up: more environments for each actor share a pass (--actor.environments)"]
+            return ["acting is the bottleneck: give each actor more environments (--actor.environments)"]
         if stage == "learn" and config.learner.epochs > 1:
-            return [f"learning holds it up: {config.learner.epochs} passes over each batch (--learner.epochs)"]
+            return [f"learning is the bottleneck: {config.learner.epochs} passes over each batch (--learner.epochs)"]
         if stage == "learn":
-            return ["learning holds it up: larger batches or a smaller network (--network.hidden)"]
+            return ["learning is the bottleneck: larger batches or a smaller network (--network.hidden)"]
         if stage == "env":
-            return ["the environment holds it up: a faster one, or more cores"]
-        return ["copying rollouts holds it up: smaller observations"]
+            return ["the environment is the bottleneck: a faster one, or more cores"]
+        return ["copying rollouts is the bottleneck: smaller observations"]
 
 
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:

@@ -130,7 +130,7 @@ def train(options: argparse.Namespace) -> int:
     if options.json and options.watch:
         raise UsageError("--json prints nothing else; use troupe watch RUN afterwards")
     if options.json and options.seeds > 1:
-        raise UsageError("--json tells of one run; with --seeds, read summary.json in each run's directory")
+        raise UsageError("--json covers a single run; with --seeds, read summary.json in each run's directory")
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")

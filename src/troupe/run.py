@@ -47,7 +47,7 @@ class Run:
 
 
 def outcome_text(outcome: Outcome) -> str:
-    return f"{outcome} limit reached" if outcome in ("steps", "time") else outcome
+    return {"steps": "step limit reached", "time": "time limit reached"}.get(outcome, outcome)
 
 
 def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
@@ -58,7 +58,7 @@ def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
     """
     stop: KeyboardInterrupt | SystemExit
     if run.signal == signal.SIGINT:
-        stop = KeyboardInterrupt(f"training was interrupted; go on with troupe.resume('{run.path}')")
+        stop = KeyboardInterrupt(f"training was interrupted; to continue: troupe.resume('{run.path}')")
     else:
         stop = SystemExit(128 + run.signal)
     stop.run = run  # type: ignore[union-attr]

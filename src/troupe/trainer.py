@@ -113,7 +113,7 @@ def resume(
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
 
-    One that was killed before its first checkpoint begins anew, as its config.toml says. Raises what `train`
+    One that was killed before its first checkpoint starts over from its config.toml. Raises what `train`
     raises; UsageError also where another process trains there.
 
     `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
@@ -144,7 +144,7 @@ def _resumed(
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
         raise UsageError(
             f"'{place}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
-            "give it more with --steps or --time"
+            "raise the limit with --steps or --time"
         )
     if saved.state["custom_network"] and network is None:
         raise needs_network(place)
@@ -163,8 +163,7 @@ def _begun_anew(
     """A run that was killed before its first checkpoint, from the start."""
     (place / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
     session = _Session(config, of_run(place, config.env, env), network, display)
-    built = "" if network else ", with the network that is described there"
-    session.tell(f"'{place}' has no checkpoint yet: it begins anew, as its config.toml says{built}")
+    session.tell(f"'{place}' has no checkpoint yet: starting over from its config.toml")
     return session
 
 
@@ -555,7 +554,7 @@ class _Session:
 
     def _introduction(self) -> list[str]:
         config, stop = self._config, self._config.stop
-        tuned = f", tuned for {self._source.id} (--untuned refuses)" if config.tuned else ""
+        tuned = f", tuned for {self._source.id} (--untuned ignores these settings)" if config.tuned else ""
         limits = [
             f"a return of {self._target:g}" if self._target is not None else "",
             f"{stop.steps:,} steps" if stop.steps else "",
@@ -603,7 +602,7 @@ class _Session:
             spent += f"; {counts.skipped_updates:,} of {made:,} updates were skipped: their gradients were not finite"
         unlearned = [] if counts.updates else [f"  nothing was learned: {self._first_batch()}"]
         if outcome == "interrupted":
-            resumed = f"  go on: troupe resume {self._place}"
+            resumed = f"  to continue: troupe resume {self._place}"
             return [f"interrupted after {spent}", *unlearned, f"  checkpoint {saved}", resumed]
         reached = outcome_text(outcome)
         if scores is None:
@@ -612,7 +611,7 @@ class _Session:
                 f"{reached}, and {what} after {spent}",
                 *unlearned,
                 f"  checkpoint {saved}",
-                f"  judge it: troupe evaluate {self._place}",
+                f"  to evaluate it: troupe evaluate {self._place}",
             ]
         if scores.unfinished == len(scores.returns):
             return [

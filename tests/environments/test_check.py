@@ -159,7 +159,7 @@ def test_an_environment_without_fault_is_clean(capsys):
         ("Buffer", "the observation is one buffer that each step overwrites", "copy"),
         ("Bounds", "step 0: the observation holds ", "declare the bounds"),
         ("Later", "step 5: the observation has shape (2,), its space (3,)", "observation_space"),
-        ("Raises", "step 8: step raised ValueError: no road", "mend it"),
+        ("Raises", "step 8: step raised ValueError: no road", "fix it, or catch the expected exceptions there"),
         ("Worthless", "step 3: step returned the reward 'much'", "gymnasium.Env"),
         ("Flags", "terminated is int (0): expected bool", "return bool(terminated)"),
     ],

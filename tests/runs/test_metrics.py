@@ -98,7 +98,7 @@ def test_a_full_disk_is_said_once_and_what_is_missing_at_the_end(tmp_path, monke
         log.retry()
         log.write(row(4))
     assert said == [
-        f"{FULL} checkpoint tries again", "metrics from step 2 on could not be written: pictures lack them"
+        f"{FULL} checkpoint tries again", "metrics from step 2 on could not be written: plots will have a gap there"
     ]  # fmt: skip
     assert [each["steps"] for each in lines(tmp_path)] == [1]
 

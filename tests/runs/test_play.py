@@ -250,6 +250,15 @@ def blind(countdown: Any) -> Any:
     return make
 
 
+def modeless(countdown: Any) -> Any:
+    def make(mode: str) -> play.Env:
+        env = countdown()
+        env.metadata = {}
+        return env
+
+    return make
+
+
 def deaf(countdown: Any) -> Any:
     class Deaf(countdown):
         def __init__(self) -> None:
@@ -277,7 +286,8 @@ def broken(countdown: Any) -> Any:
 @pytest.mark.parametrize(
     ("world", "words"),
     [
-        (blind, "Countdown cannot be shown: it has no render mode 'rgb_array', only ansi"),
+        (blind, r"Countdown cannot be shown: it offers render modes ansi \('rgb_array' is needed\)"),
+        (modeless, r"it offers no render modes \('rgb_array' is needed\)"),
         (deaf, "cannot be shown: it takes no render_mode"),
         (empty, "gave no picture"),
         (broken, "Broken could not draw a picture: no OpenGL$"),

@@ -256,7 +256,7 @@ class Collapse:
 
     answer: Annotated[
         Literal["report", "rollback"],
-        _doc("say that the return has collapsed, or go back to the best weights as well, with smaller steps"),
+        _doc("say that the return has collapsed, or also go back to the best weights with a smaller learning rate"),
     ] = "report"
     loss: Annotated[float, _doc("far below: more than this fraction of best - first is lost", gt=0)] = 0.5
     evaluations: Annotated[int, _doc("stays there: so many evaluations in a row", ge=1)] = 3

@@ -174,7 +174,7 @@ def _play(
     except ContractError as error:
         seen.fail(f"step {number}: {error}", _INTERFACE)
     except Exception as error:
-        seen.fail(f"step {number}: {verb} raised {one_line(error)}", "mend it, or catch what may be expected there")
+        seen.fail(f"step {number}: {verb} raised {one_line(error)}", "fix it, or catch the expected exceptions there")
 
 
 def _slow_reset(seconds: list[float]) -> list[Finding]:

@@ -27,7 +27,9 @@ def check_named(place: str | Path | None) -> None:
 
 def check_free(place: Path) -> None:
     if (place / "config.toml").exists():
-        raise UsageError(f"'{place}' already holds a run; go on with it (troupe resume {place}) or name another")
+        raise UsageError(
+            f"'{place}' already holds a run; to continue: troupe resume {place}, or name another --run-dir"
+        )
     if place.exists() and not place.is_dir():
         raise UsageError(f"'{place}' is a file; --run-dir names a directory")
 

@@ -33,7 +33,7 @@ class Lock:
                     self._descriptor, descriptor = descriptor, -1
             except BlockingIOError:
                 owner = one_line(os.pread(descriptor, 100, 0).decode(errors="replace")) or "another process"
-                raise UsageError(f"'{directory}' is in use by {owner}: wait until it has ended, or stop it") from None
+                raise UsageError(f"'{directory}' is in use by {owner}: wait for it to end, or stop it") from None
             except OSError:
                 return  # no locks on this file system
             finally:

@@ -43,7 +43,9 @@ class MetricsLog:
     ) -> None:
         self.retry()
         if self._missing:
-            self._warn(f"metrics from step {self._missing[0]['steps']:,} on could not be written: pictures lack them")
+            self._warn(
+                f"metrics from step {self._missing[0]['steps']:,} on could not be written: plots will have a gap there"
+            )
         self._close()
 
     def write(self, row: Row) -> None:

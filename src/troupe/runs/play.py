@@ -215,8 +215,8 @@ def opened(make_env: MakeEnv, fastest: float) -> Iterator[Stage]:
     try:
         modes = env.metadata.get("render_modes") or []
         if mode not in modes and env.render_mode != mode:
-            offered = f"only {', '.join(map(str, modes))}" if modes else "nothing"
-            raise UsageError(f"{_title(env)} cannot be shown: it has no render mode '{mode}', {offered}")
+            offered = f"render modes {', '.join(map(str, modes))}" if modes else "no render modes"
+            raise UsageError(f"{_title(env)} cannot be shown: it offers {offered} ('{mode}' is needed)")
         yield Stage(env, fastest)
     finally:
         close_and_report(env.close, _title(env))

@@ -13,7 +13,7 @@ from troupe.runtime.journal import Journal
 
 
 class RunWriter:
-    """Writes into a run's directory; where that is moved or deleted, it goes on in a new one. `warn` says so.
+    """Writes into a run's directory; where that is moved or deleted, it continues in a new one. `warn` says so.
 
     A checkpoint is of use only beside a config.toml: there is one wherever a checkpoint is written. Raises
     UsageError where the directory cannot be written at the start.
@@ -75,7 +75,7 @@ class RunWriter:
             self._directory.renew()
             self._write_config()
             self.metrics.reopen(self.path)
-            self._warn(f"'{before}' has been moved or deleted; the run goes on in a new one, {self.path}")
+            self._warn(f"'{before}' has been moved or deleted; continuing in a new directory, {self.path}")
             if self._journal:
                 self._journal.discard()
                 self._warn("not recorded from here on: the new directory cannot be replayed")

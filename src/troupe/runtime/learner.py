@@ -227,7 +227,7 @@ class Learner:
         if finite:
             return
         why = self._too_large()
-        self._progress.tell_once({"skipped updates": f"an update is skipped, for its gradient is not finite{why}"})
+        self._progress.tell_once({"skipped updates": f"an update was skipped: its gradient is not finite{why}"})
         if self._refused == _PATIENCE:
             advice = why or ". A smaller learner.learning_rate or loss.reward_scale may help"
             raise TroupeError(
