@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -558,6 +559,18 @@ def test_a_picture_for_which_the_disk_has_no_room_is_said_in_a_line(troupe, run,
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fill)
     assert troupe(f"plot {run} -o a.png") == (1, "", "troupe: cannot write a.png: no space left on device\n")
     assert not list(Path().glob("*.png")) + list(Path().glob(".*.png"))
+
+
+def test_resume_after_a_row_was_written_in_part_leaves_whole_lines_and_marks_the_gap(troupe, run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (reached,) = (int(place.name) for place in (copy / "checkpoints").iterdir())
+    first, second, *_ = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (copy / "metrics.jsonl").write_bytes(first + second[:20])
+    assert troupe(f"resume {copy} --steps {reached + 500} --quiet")[0] == 0
+    rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
+    (gap,) = (row for row in rows if row["kind"] == "gap")
+    assert (gap["from_steps"], gap["steps"]) == (json.loads(first)["steps"], reached)
 
 
 def test_envs_and_presets_list_what_there_is(troupe):

@@ -261,6 +261,8 @@ class _Session:
             stack.enter_context(self._display)
             writer = RunWriter(directory, self._config, self._journal, self._display.event)
             self._writer = stack.enter_context(writer)
+            if self._resumed:
+                writer.metrics.resume(self._parts.progress.counts.steps, self._clock.seconds)
             stack.enter_context(on_signal(self._interrupt))
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from troupe.runs.curves import read_metrics
 from troupe.runs.metrics import MetricsLog, Reporter, bottleneck, to_json
 from troupe.runtime.progress import Progress, Stopwatch
 
@@ -75,8 +74,43 @@ def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):
     file.write_bytes(file.read_bytes()[:-9])  # kill -9 in the middle of a line
     with MetricsLog(tmp_path, pytest.fail) as log:
         log.write(row(3))
-    assert [each["steps"] for each in read_metrics(tmp_path)] == [1, 3]
+    assert [each["steps"] for each in lines(tmp_path)] == [1, 3]
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
+
+
+@pytest.mark.parametrize("torn", [row(2), row(2, text="long" * 50_000)])
+def test_what_is_left_of_a_row_is_cut_off_however_long_and_a_row_without_its_line_break_is_kept(tmp_path, torn):
+    file = tmp_path / "metrics.jsonl"
+    file.write_bytes(to_json(row(1)) + b"\n" + to_json(torn)[:-1])
+    MetricsLog(tmp_path, pytest.fail)._close()
+    assert lines(tmp_path) == [row(1)]
+    file.write_bytes(to_json(row(1)) + b"\n" + to_json(torn))
+    MetricsLog(tmp_path, pytest.fail)._close()
+    assert file.read_bytes().endswith(b"}\n")
+    assert lines(tmp_path) == [row(1), torn]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "torn", "gap"), [(1.0, b"", False), (1.0, b'{"kind": "rep', True), (60.0, b"", True)]
+)
+def test_a_run_that_goes_on_marks_what_no_report_tells_of(tmp_path, seconds, torn, gap):
+    (tmp_path / "metrics.jsonl").write_bytes(to_json(row(10)) + b"\n" + torn)
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.resume(steps=500, seconds=seconds)
+        log.write(row(600))
+    first, *marked, last = lines(tmp_path)
+    assert (first, last) == (row(10), row(600))
+    for each in marked:
+        assert (each["kind"], each["from_steps"], each["steps"]) == ("gap", 10, 500)
+        assert (each["from_seconds"], each["seconds"]) == (0.1, seconds)
+    assert len(marked) == gap
+
+
+def test_nothing_is_marked_that_a_resumed_run_does_again(tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(to_json(row(10)) + b"\n" + to_json(row(900)) + b'\n{"kind"')
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.resume(steps=500, seconds=60.0)
+    assert lines(tmp_path) == [row(10), row(900)]
 
 
 FULL = "metrics are no longer written: no space left on device; the run goes on, and each"

@@ -15,10 +15,13 @@ import numpy as np
 
 from troupe import safe_files
 from troupe.config import reason
+from troupe.runs.curves import read_metrics
 from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Parts
 
 Row = dict[str, Any]
+_BLOCK_BYTES = 2**16
+_UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
 
 
 class MetricsLog:
@@ -33,6 +36,7 @@ class MetricsLog:
         self._files = ExitStack()
         self._missing: list[Row] = []  # the first and the last row that could not be written
         self._lost = 0
+        self._cut = False  # a line that was written in part
         self._open()
 
     def __enter__(self) -> Self:
@@ -61,6 +65,14 @@ class MetricsLog:
         self._missing = [*self._missing[:1], row]
         self._lost += 1
 
+    def resume(self, steps: int, seconds: float) -> None:
+        """The run goes on from there: a row of kind "gap" marks the steps of which nothing was written before."""
+        last = next((row for row in reversed(read_metrics(self._run)) if _is_report(row)), {"steps": 0, "seconds": 0.0})
+        unreported = seconds - last["seconds"]
+        if last["steps"] < steps and (self._cut or unreported > _UNREPORTED_SECONDS):
+            span = {f"from_{name}": last[name] for name in ("seconds", "steps")} | {"seconds": seconds, "steps": steps}
+            self.write({"kind": "gap", "wall": time.time(), **span, "rows": None})
+
     def retry(self) -> None:
         """Goes on writing, if that has failed and works again."""
         if not self._missing:
@@ -88,14 +100,30 @@ class MetricsLog:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         self._lines = self._files.enter_context(safe_files.append(self._run / "metrics.jsonl"))
-        if self._lines.tell():
-            self._lines.seek(-1, os.SEEK_END)
-            if self._lines.read(1) != b"\n":  # what was left of a last line stays a line of its own
-                self._write_whole(b"\n")
+        self._end_last_line()
         # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
         name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
         self._events = RecordWriter(self._files.enter_context(safe_files.create(self._run / name)))
         self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def _end_last_line(self) -> None:
+        """Cuts off what a full disk or kill -9 left of a row; one that only lacks its line break is kept."""
+        start = end = self._lines.seek(0, os.SEEK_END)
+        rest = b""
+        while start and b"\n" not in rest:
+            block = min(start, _BLOCK_BYTES)
+            start = self._lines.seek(start - block)
+            rest = self._lines.read(block) + rest
+        rest = rest[rest.rfind(b"\n") + 1 :]
+        if not rest:
+            return
+        try:
+            json.loads(rest)
+        except (ValueError, RecursionError):
+            self._lines.truncate(end - len(rest))
+            self._cut = True
+        else:
+            self._write_whole(b"\n")
 
     def _close(self) -> None:
         with suppress(OSError):
@@ -121,6 +149,11 @@ class MetricsLog:
         ]
         event = Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values))
         self._events.write(event.SerializeToString())
+
+
+def _is_report(row: Row) -> bool:
+    numbers = (row.get("steps"), row.get("seconds"))
+    return row.get("kind") == "report" and all(isinstance(each, int | float) for each in numbers)
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
