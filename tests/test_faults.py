@@ -473,7 +473,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(start, tmp_path):
     assert out.count("no checkpoint could be written") <= 1
     assert out.count("metrics are no longer written") <= 1
     (line,) = err.splitlines()
-    assert line.startswith("troupe: saving failed: OSError: ")
+    assert line.startswith("troupe: saving failed: file too large (")
     assert line.endswith("newest checkpoint: none)")
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
 

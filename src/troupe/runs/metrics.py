@@ -82,6 +82,7 @@ class MetricsLog:
         span |= {name: last[name] for name in ("seconds", "steps")}
         try:
             self._open()
+            self._check_room()
             self._append({"kind": "gap", "wall": time.time(), **span, "rows": self._lost})
         except OSError:
             self._close()
@@ -124,6 +125,14 @@ class MetricsLog:
             self._cut = True
         else:
             self._write_whole(b"\n")
+
+    def _check_room(self) -> None:
+        """Raises OSError where there is not room for many rows: one that fits would only be followed by another gap."""
+        size = self._lines.seek(0, os.SEEK_END)
+        try:
+            self._write_whole(b" " * _BLOCK_BYTES)
+        finally:
+            self._lines.truncate(size)
 
     def _close(self) -> None:
         with suppress(OSError):
