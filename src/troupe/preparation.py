@@ -171,10 +171,10 @@ def _few_actors(config: TrainConfig, total: int, batch: int, said: list[str], na
     )
     changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": min(batch, count)})
-    return config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, said)
+    return config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, said, "supposed")
 
 
-def _fit_rollout(config: TrainConfig, speed: float, said: list[str]) -> TrainConfig:
+def _fit_rollout(config: TrainConfig, speed: float, said: list[str], known: str = "at most") -> TrainConfig:
     """Shorter rollouts where the first batch would take long at `speed`, in steps/s; then smaller batches, too."""
     actor, learner = config.actor, config.learner
     most = speed * _FIRST_UPDATE_SECONDS / (learner.rollouts * actor.environments)  # steps of each environment
@@ -184,7 +184,7 @@ def _fit_rollout(config: TrainConfig, speed: float, said: list[str]) -> TrainCon
     rollouts = learner.rollouts if most >= steps else max(1, int(learner.rollouts * most / steps))
     batch = rollouts * actor.environments
     said.append(
-        f"{speed:,.1f} steps/s at most: rollouts of {steps} steps instead of {actor.rollout_steps} and batches of "
+        f"{speed:,.1f} steps/s {known}: rollouts of {steps} steps instead of {actor.rollout_steps} and batches of "
         f"{batch * steps} steps, so that the first update comes after {batch * steps / speed:.0f} s"
     )
     parts = min(learner.minibatches, batch)
