@@ -97,6 +97,7 @@ def run(tmp_path_factory) -> Path:
             "train CartPole-v1 --learner.lr 1e-3",
             "unknown argument '--learner.lr'; did you mean --learner.learning_rate? (troupe train --help learner)",
         ),
+        ("train CartPole-v1 --novelty.lr 3", "unknown argument '--novelty.lr'; did you mean --novelty.learning_rate?"),
         ("train CartPole-v1 --gama 0.9", "unknown argument '--gama'; did you mean --loss.gamma? (troupe train --help)"),
         ("train --help-al", "unknown argument '--help-al'; did you mean --help-all? (troupe train --help)"),
         ("train CartPole-v1 --zzz 3", "unknown argument '--zzz' (troupe train --help-all)"),

@@ -44,8 +44,10 @@ def suggest(word: str, known: Collection[str], short: Mapping[str, str] = Mappin
     """
     plain = {_plain(name): name for name in known}
     said = _plain(word)
-    leaf = said.rpartition(".")[2]
+    section, _, leaf = said.rpartition(".")
     meant = next((_MEANT[each] for each in (said, leaf) if each in _MEANT), said)
+    beside = f"{section}.{meant.rpartition('.')[2]}"  # --novelty.lr: a section's own setting of that name
+    meant = beside if section and beside in plain else meant
     if said not in plain and meant in plain:
         found = [short.get(meant, plain[meant])]
     else:

@@ -152,7 +152,7 @@ NOTE = (
     "line: training return, mean over runs; one that has ended keeps its last · "
     "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
 )
-SEVERAL = "these are several environments: their returns share an axis, not a scale"
+SEVERAL = "returns of different environments cannot be compared with each other"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
     "font.family": "sans-serif",
