@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
-from troupe.environments import settle
+from troupe.environments import quiet_gymnasium, settle
 from troupe.environments.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
@@ -150,6 +150,7 @@ class Result:
         return ["copying rollouts is the bottleneck: smaller observations"]
 
 
+@quiet_gymnasium()
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:

@@ -14,7 +14,7 @@ from torch import nn
 
 from troupe.agent import load
 from troupe.config import Environment, Evaluation, UsageError
-from troupe.environments import EnvironmentSource, VectorEnvironment, of_run
+from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.recurrent import Memory
 from troupe.runs.checkpoint import read_config
@@ -131,6 +131,7 @@ class BorrowingEvaluator(Evaluator):
         pass
 
 
+@quiet_gymnasium()
 def evaluate(
     run: str | Path,
     *,
