@@ -1,5 +1,6 @@
 """A recorded run is played again in one thread to the same weights, bit for bit; one that differs is told from it."""
 
+import io
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import torch
 from torch import nn
 
 import troupe
-from troupe import UsageError, cli
+from troupe import UsageError, cli, safe_files
 from troupe.environments import of_run, pool
 from troupe.networks.flat import named
 from troupe.preparation import first_network
@@ -599,12 +600,16 @@ def test_a_run_that_was_not_recorded(tmp_path: Path, capsys: Any) -> None:
         replay(tmp_path)
 
 
-@pytest.mark.parametrize("where", ["/dev/full", "a directory"])
-def test_a_journal_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, where: str, capsys: Any) -> None:
+@pytest.mark.parametrize("why", ["a full disk", "a directory"])
+def test_a_journal_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, why: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = tmp_path / "run"
     place.mkdir()
-    if where == "/dev/full":
-        (place / FILE).symlink_to(where)
+    if why == "a full disk":
+        append = safe_files.append
+        full = lambda path: io.FileIO("/dev/full", "a") if path.name == FILE else append(path)  # noqa: E731
+        monkeypatch.setattr(safe_files, "append", full)
     else:
         (place / FILE).mkdir()
     run = train(place, Drift, display="quiet")

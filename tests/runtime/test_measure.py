@@ -344,7 +344,7 @@ def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: 
     assert (auto["count"], auto["environments"], len(costs)) == (64, 1, 2)
     capsys.readouterr()
     assert cli.run(words(tmp_path / "none", "--actors", "some")) == 2
-    assert "actor.count = 'some'" in capsys.readouterr().err
+    assert "--actors 'some': expected a whole number" in capsys.readouterr().err
 
 
 def hangs() -> None:
