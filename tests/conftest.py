@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from troupe import cli
+
 torch.set_num_threads(1)
 
 
@@ -109,6 +111,17 @@ class Pays(gym.Env[np.ndarray, int]):
         self.left -= 1
         ends = self.left == 0
         return np.ones(1, np.float32), self.arms[action], ends and self.terminates, ends and not self.terminates, {}
+
+
+@pytest.fixture
+def run_command(capsys):
+    """Runs a command in this process; gives status, standard output, standard error."""
+
+    def run(words: str) -> tuple[int, str, str]:
+        status = cli.run(words.split())
+        return status, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -45,14 +45,8 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def troupe(capsys):
-    """Runs a command in this process; gives status, standard output, standard error."""
-
-    def run(words: str) -> tuple[int, str, str]:
-        status = cli.run(words.split())
-        return status, *capsys.readouterr()
-
-    return run
+def troupe(run_command):
+    return run_command
 
 
 @pytest.fixture(scope="module")

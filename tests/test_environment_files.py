@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import troupe
-from troupe import UsageError, cli
+from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import closing, files, find
 
@@ -97,17 +97,6 @@ def here(tmp_path, monkeypatch):
     yield
     for name in ("neighbour", "late_neighbour"):
         sys.modules.pop(name, None)
-
-
-@pytest.fixture
-def run_command(capsys):
-    """Runs a command in this process; gives status, standard output, standard error."""
-
-    def run(words: str) -> tuple[int, str, str]:
-        status = cli.run(words.split())
-        return status, *capsys.readouterr()
-
-    return run
 
 
 # What a file may do

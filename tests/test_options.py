@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import troupe
-from troupe import UsageError, cli
+from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import find, of_run
 
@@ -95,17 +95,6 @@ SMALL = (
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("worlds.py").write_text(WORLDS)
-
-
-@pytest.fixture
-def run_command(capsys):
-    """Runs a command in this process; gives status, standard output, standard error."""
-
-    def run(words: str) -> tuple[int, str, str]:
-        status = cli.run(words.split())
-        return status, *capsys.readouterr()
-
-    return run
 
 
 def judged(run: Path) -> dict:
