@@ -22,9 +22,9 @@ from troupe.config import resolve
 from troupe.environments import EnvironmentSource, find
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import assemble
+from troupe.runtime.data.rollout import Rollout
+from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout
-from troupe.runtime.supervisor import Supervisor
 from troupe.runtime.topologies import Parts
 
 QUIET = {

@@ -81,7 +81,7 @@ def picture(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from troupe.runs.plots import COLOURS, INK, STYLE
+    from troupe.runs.report.plots import COLOURS, INK, STYLE
 
     titles = {"report": "--on-collapse report (the default)", "rollback": "--on-collapse rollback"}
     with rc_context(STYLE):

@@ -19,18 +19,18 @@ from troupe.config import Learner as LearnerConfig
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
-from troupe.runs.evaluation import Evaluator
-from troupe.runtime.actor import Actor
-from troupe.runtime.exploration import EpsilonSchedule
-from troupe.runtime.gate import Gate
-from troupe.runtime.inference import LocalInference
-from troupe.runtime.learner import Learner, Rewards
+from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.exploration import EpsilonSchedule
+from troupe.runtime.acting.inference import LocalInference
+from troupe.runtime.acting.n_step_window import Window, WindowActor
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.data.rollout import allocate, stack
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.execution.supervisor import Supervisor, idlest_core
+from troupe.runtime.learning.learner import Learner, Rewards
+from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.queue import RolloutQueue
-from troupe.runtime.rollout import allocate, stack
-from troupe.runtime.supervisor import Supervisor, idlest_core
-from troupe.runtime.weights import Master, WeightStore
-from troupe.runtime.window import Window, WindowActor
 
 ENV = "CartPole-v0"
 SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0

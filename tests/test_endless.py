@@ -11,10 +11,11 @@ import pytest
 
 import troupe
 from troupe import cli
-from troupe.environments import closing, probe, time_limit
-from troupe.runs import judge
-from troupe.runs.curves import read_metrics
-from troupe.runs.scores import Tally
+from troupe.environments.lookup import probe
+from troupe.environments.stepping import closing, time_limit
+from troupe.runs.evaluate import judge
+from troupe.runs.evaluate.scores import Tally
+from troupe.runs.report.curves import read_metrics
 
 WORLDS = """
 import pathlib, threading
@@ -224,7 +225,7 @@ def test_a_blocked_evaluation_writes_a_checkpoint_at_once(tmp_path):
 def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, monkeypatch, caplog):
     monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("troupe.trainer._CLOSE_SECONDS", 0.05)
-    monkeypatch.setattr("troupe.runtime.interruption._PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.runtime.execution.interruption._PATIENCE_SECONDS", 0.05)
     status, out = train("worlds.py:NeverCloses --steps 200 --actor.place thread")
     assert status == 0
     assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text

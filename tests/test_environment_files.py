@@ -15,7 +15,9 @@ import pytest
 import troupe
 from troupe import UsageError
 from troupe.config import Environment
-from troupe.environments import closing, files, find
+from troupe.environments import find
+from troupe.environments.lookup import files
+from troupe.environments.stepping import closing
 
 WORLD = """
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from troupe import TroupeError, cli
 from troupe.config import one_line, printable
-from troupe.environments import closing
+from troupe.environments.stepping import closing
 
 TINY = "--steps 200 --target none --actor.count 1 --actor.environments 2 --evaluation.final_episodes 2 --run-dir run"
 WORLD = r"""

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from troupe import cli, load, resume
-from troupe.runs.evaluation import evaluate
+from troupe.runs.evaluate.evaluation import evaluate
 
 PATIENCE_SECONDS = 20.0
 SCRIPT = "from troupe.cli import main; main()"
@@ -421,7 +421,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tm
 
 HOLDS = """
 import os, pathlib, time
-from troupe.runs.directory import RunDirectory
+from troupe.runs.store.directory import RunDirectory
 pathlib.Path("run").mkdir(exist_ok=True)
 directory = RunDirectory(pathlib.Path("run"))
 parent = os.getpid()

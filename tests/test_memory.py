@@ -13,7 +13,7 @@ from troupe import UsageError
 from troupe.agent import Agent
 from troupe.config import Network
 from troupe.networks.actor_critic import build
-from troupe.runs import play
+from troupe.runs.show import play
 
 WAIT = 5
 SERIAL = {

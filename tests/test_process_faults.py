@@ -27,9 +27,9 @@ import pytest
 
 from troupe import load, train
 from troupe.config import TroupeError
-from troupe.runtime import actor as actor_code
-from troupe.runtime.batched import Predictor
-from troupe.runtime.learner import Learner
+from troupe.runtime.acting import actor as actor_code
+from troupe.runtime.acting.batched_inference import Predictor
+from troupe.runtime.learning.learner import Learner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 

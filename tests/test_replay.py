@@ -21,12 +21,13 @@ from torch import nn
 
 import troupe
 from troupe import UsageError, cli, safe_files
-from troupe.environments import of_run, pool
+from troupe.environments import of_run
+from troupe.environments.stepping import pool
 from troupe.networks.flat import named
 from troupe.preparation import first_network
-from troupe.runs import checkpoint
 from troupe.runs import replay as replaying
 from troupe.runs.replay import Replayed, replay
+from troupe.runs.store import checkpoint
 from troupe.runtime.journal import FILE, RecordedMaster
 
 PATIENCE_SECONDS = 60.0
@@ -270,7 +271,7 @@ def test_the_articles_system_without_its_delays(
     config = checkpoint.read_config(tmp_path / "run")
     assert (config.actor.count, config.actor.window_steps, config.learner.count) == (8, 8, 2)
     assert config.env.delay_seconds > 0
-    monkeypatch.setattr("troupe.environments.vector.time.sleep", pytest.fail)
+    monkeypatch.setattr("troupe.environments.stepping.vector.time.sleep", pytest.fail)
     is_repeated(tmp_path / "run")
 
 

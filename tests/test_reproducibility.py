@@ -19,10 +19,10 @@ import torch
 
 import troupe
 from troupe.run import saved_run
-from troupe.runs import checkpoint
-from troupe.runs.curves import read_metrics
-from troupe.runs.evaluation import Evaluator
-from troupe.runtime.gate import Gate
+from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runs.report.curves import read_metrics
+from troupe.runs.store import checkpoint
+from troupe.runtime.execution.gate import Gate
 
 STEPS = 400
 BATCH_TURNS = 20  # 2 rollouts of 8 steps, then 2 passes over 2 minibatches

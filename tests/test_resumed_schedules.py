@@ -12,7 +12,7 @@ import torch
 import troupe
 from troupe import cli
 from troupe.config import Learner, Stop
-from troupe.runtime.annealing import annealing, resumed, state_of
+from troupe.runtime.learning.annealing import annealing, resumed, state_of
 
 SMALL = {
     "topology": "serial", "network.hidden": (8,), "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8,

@@ -9,10 +9,10 @@ from queue import Queue
 import pytest
 import torch
 
-from troupe.runtime.crew import Crew
-from troupe.runtime.gate import Gate
-from troupe.runtime.interruption import apart
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.execution.interruption import apart
+from troupe.runtime.execution.supervisor import Supervisor
+from troupe.runtime.learning.thread_pool import Crew
 from troupe.torch_threads import one_torch_thread
 
 

@@ -18,12 +18,13 @@ from torch import nn
 
 import troupe
 from troupe import TroupeError, UsageError, preparation, signals, trainer
-from troupe.environments import find, pool
-from troupe.runs import checkpoint, directory
-from troupe.runs.curves import read_metrics
-from troupe.runs.metrics import MetricsLog
-from troupe.runs.plots import plot_runs
-from troupe.runtime import interruption
+from troupe.environments import find
+from troupe.environments.stepping import pool
+from troupe.runs.report.curves import read_metrics
+from troupe.runs.report.plots import plot_runs
+from troupe.runs.store import checkpoint, directory
+from troupe.runs.store.metrics import MetricsLog
+from troupe.runtime.execution import interruption
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}
 
@@ -158,7 +159,7 @@ def test_reported_returns_are_raw(tmp_path):
 
 def test_metrics_stay_json_when_numbers_are_not_finite(tmp_path, monkeypatch):
     """A loss that is not finite is refused, but reported."""
-    from troupe.runtime.learner import Learner
+    from troupe.runtime.learning.learner import Learner
 
     learn = Learner.learn
 

@@ -13,13 +13,13 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
     from troupe.run import Run
-    from troupe.runs.evaluation import evaluate
+    from troupe.runs.evaluate.evaluation import evaluate
     from troupe.trainer import resume, train
 
 __all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train"]
 
 _LAZY = {
-    "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluation",
+    "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
     "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer",
 }  # fmt: skip
 

@@ -15,17 +15,17 @@ from troupe.algorithm.distributions import Categorical
 from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
-from troupe.environments.files import without_folder
-from troupe.environments.limits import Limits
+from troupe.environments.checks.observations import Limits
+from troupe.environments.lookup.files import without_folder
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import Memory
-from troupe.runs import checkpoint
+from troupe.runs.store import checkpoint
 
 if TYPE_CHECKING:
-    from troupe.runs.export import Exported
+    from troupe.runs.export.onnx import Exported
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 
@@ -106,7 +106,7 @@ class Agent:
 
     def export(self, file: str | Path) -> "Exported":
         """Writes the agent as an ONNX file, which other programs run without troupe (docs/extending.md)."""
-        from troupe.runs.export import export
+        from troupe.runs.export.onnx import export
 
         return export(self, Path(file))
 

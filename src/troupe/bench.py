@@ -11,17 +11,17 @@ import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import quiet_gymnasium, settle
-from troupe.environments.files import without_folder
+from troupe.environments.lookup.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.run import saved_run
-from troupe.runs.curves import read_metrics
-from troupe.runs.metrics import bottleneck, shares_of
+from troupe.runs.report.curves import read_metrics
+from troupe.runs.store.metrics import bottleneck, shares_of
 from troupe.runtime.assembly import assemble, place_of
+from troupe.runtime.data.rollout import stack
+from troupe.runtime.execution.runner import ThreadSeat
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
-from troupe.runtime.rollout import stack
-from troupe.runtime.seat import ThreadSeat
 from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
@@ -36,8 +36,8 @@ class Result:
     """Core-seconds per step of each stage alone, and what a whole training run does with them.
 
     `env_waits` is the share of a step in which the environment waits rather than computes; `bottleneck`
-    and `waits` are of the run itself: what holds it up (runs/metrics.py), and the share of its time that each kind of
-    part waits for another.
+    and `waits` are of the run itself: what holds it up (runs/store/metrics.py),
+    and the share of its time that each kind of part waits for another.
     """
 
     config: TrainConfig

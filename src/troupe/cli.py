@@ -23,7 +23,7 @@ from troupe.config import TroupeError, UsageError, one_line, printable, reason
 
 if TYPE_CHECKING:
     from troupe.run import Run
-    from troupe.runs.display import Mode
+    from troupe.runs.report.display import Mode
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -134,7 +134,7 @@ def train(options: argparse.Namespace) -> int:
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
-        from troupe.runs.seeds import train_seeds
+        from troupe.runs.report.seeds import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
     if options.json:
@@ -165,7 +165,7 @@ def _result(run: "Run") -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from troupe.runs.compare import compare
+    from troupe.runs.report.compare import compare
 
     asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
     seeds = range(options.seed, options.seed + options.seeds)
@@ -188,9 +188,9 @@ def resume(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    from troupe.runs.counter import Counter
-    from troupe.runs.evaluation import evaluate
-    from troupe.runs.view import score
+    from troupe.runs.evaluate.evaluation import evaluate
+    from troupe.runs.report.counter import Counter
+    from troupe.runs.report.view import score
 
     counter = Counter(options.episodes, sys.stderr)
     try:
@@ -217,7 +217,8 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run, quiet_gymnasium
-    from troupe.runs import checkpoint, terminal, video, window
+    from troupe.runs.show import terminal, video, window
+    from troupe.runs.store import checkpoint
     from troupe.torch_threads import one_torch_thread
 
     run = Path(options.run)
@@ -244,7 +245,7 @@ def export(options: argparse.Namespace) -> None:
     need("onnx")
     from troupe.agent import load
     from troupe.environments import report_changes
-    from troupe.runs.checkpoint import read_config
+    from troupe.runs.store.checkpoint import read_config
 
     report_changes(read_config(Path(options.run)).env)
     done = load(options.run).export(options.file)
@@ -255,7 +256,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def plot(options: argparse.Namespace) -> None:
-    from troupe.runs.plots import plot_runs
+    from troupe.runs.report.plots import plot_runs
 
     plot_runs([Path(run) for run in options.runs], Path(options.output))
     _say(f"wrote {options.output}")
@@ -283,7 +284,8 @@ def bench(options: argparse.Namespace) -> None:
 
 def check(options: argparse.Namespace) -> int:
     """Exit status 1 where something is wrong."""
-    from troupe.environments import check, settle
+    from troupe.environments import settle
+    from troupe.environments.checks import check
 
     asked = config.resolve(options.env, settings=_settings(options))
     with _prints_aside(options.json):
@@ -342,7 +344,7 @@ def _prints_aside(asked: bool) -> Iterator[None]:
 def _show(run: Path, seed: int) -> None:
     """A window where there is a display; a video in the run directory where there is none."""
     from troupe import safe_files
-    from troupe.runs import window
+    from troupe.runs.show import window
 
     command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
     if not window.has_display():

@@ -17,7 +17,7 @@ from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.images import convolutions_for
 from troupe.networks.novelty import with_bonus_value
 from troupe.runtime.assembly import place_of
-from troupe.runtime.interruption import apart
+from troupe.runtime.execution.interruption import apart
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
 from troupe.torch_threads import one_torch_thread
 

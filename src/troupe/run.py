@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from troupe.runs.curves import Curve, read_curve
-from troupe.runs.scores import Scores
-from troupe.runs.view import score
+from troupe.runs.evaluate.scores import Scores
+from troupe.runs.report.curves import Curve, read_curve
+from troupe.runs.report.view import score
 
 if TYPE_CHECKING:
     from troupe.agent import Agent

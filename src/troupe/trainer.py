@@ -24,28 +24,29 @@ from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnas
 from troupe.networks.flat import named
 from troupe.preparation import first_network, fit
 from troupe.run import Outcome, Run, outcome_text, stop_by_signal
-from troupe.runs import checkpoint, older
-from troupe.runs.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
-from troupe.runs.display import Display, Mode
-from troupe.runs.evaluation import BorrowingEvaluator, Evaluator, most_steps
-from troupe.runs.judge import Judge
-from troupe.runs.labels import read_measured
-from troupe.runs.metrics import Reporter, Row, to_json
-from troupe.runs.rescue import Rescue
-from troupe.runs.scores import Scores
-from troupe.runs.view import Limits, score
-from troupe.runs.watched import WatchedEvaluator
-from troupe.runs.writer import RunWriter
-from troupe.runtime import annealing
-from troupe.runtime.actor import Actor
+from troupe.runs.evaluate.collapse_handler import Rescue
+from troupe.runs.evaluate.evaluation import BorrowingEvaluator, Evaluator, most_steps
+from troupe.runs.evaluate.judge import Judge
+from troupe.runs.evaluate.scores import Scores
+from troupe.runs.evaluate.watched import WatchedEvaluator
+from troupe.runs.report.display import Display, Mode
+from troupe.runs.report.labels import read_measured
+from troupe.runs.report.view import Limits, score
+from troupe.runs.store import checkpoint
+from troupe.runs.store import compatibility as older
+from troupe.runs.store.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
+from troupe.runs.store.metrics import Reporter, Row, to_json
+from troupe.runs.store.writer import RunWriter
+from troupe.runtime.acting.actor import Actor
 from troupe.runtime.assembly import assemble, place_of
-from troupe.runtime.interruption import LOOK_SECONDS, apart, on_signal
+from troupe.runtime.execution.interruption import LOOK_SECONDS, apart, on_signal
+from troupe.runtime.execution.processes import NO_PROCESSES, may_have_processes
+from troupe.runtime.execution.runner import ThreadSeat
+from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
-from troupe.runtime.processes import NO_PROCESSES, may_have_processes
+from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
-from troupe.runtime.seat import ThreadSeat
-from troupe.runtime.supervisor import Failure, Supervisor
 from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
 
@@ -523,7 +524,7 @@ class _Session:
 
     def _draw(self) -> Path | None:
         """The picture of the run; None where no episode has ended."""
-        from troupe.runs.plots import plot_runs
+        from troupe.runs.report.plots import plot_runs
 
         picture = safe_files.folder(self._place / "plots") / "learning.png"
         try:

@@ -9,7 +9,8 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 from troupe.config import Environment, UsageError
-from troupe.environments import VectorEnvironment, atari, find
+from troupe.environments import VectorEnvironment, find
+from troupe.environments.stepping import atari
 
 PONG, BREAKOUT = "ALE/Pong-v5", "ALE/Breakout-v5"
 SEEDS = np.random.SeedSequence(5)

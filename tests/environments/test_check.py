@@ -75,7 +75,7 @@ class Later(Fine):
 class SlowReset(Fine):
     """By the clock of the check."""
     def reset(self, *, seed=None, options=None):
-        import troupe.environments.check as check
+        import troupe.environments.checks.check as check
         check.time.now += check.time.reset_seconds
         return super().reset(seed=seed)
 
@@ -197,7 +197,7 @@ def test_what_is_unwise_is_named_and_is_status_0(capsys):
 @pytest.mark.parametrize("seconds", [0.0, 5.0, 60.0])
 def test_a_slow_reset_is_unwise_and_a_check_ends_in_its_time(capsys, monkeypatch, seconds):
     clock = SimpleNamespace(now=100.0, reset_seconds=seconds, monotonic=lambda: clock.now)
-    monkeypatch.setattr("troupe.environments.check.time", clock)
+    monkeypatch.setattr("troupe.environments.checks.check.time", clock)
     status, said = check(capsys, "SlowReset")
     assert status == 0
     lines = said.splitlines()

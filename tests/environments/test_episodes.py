@@ -8,7 +8,7 @@ import pytest
 
 from troupe.config import Environment
 from troupe.environments import find
-from troupe.environments.episodes import Episodes, episode_seed
+from troupe.environments.stepping.episodes import Episodes, episode_seed
 
 ACTIONS = np.random.default_rng(3).integers(0, 2, (120, 3))
 

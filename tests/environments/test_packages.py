@@ -9,9 +9,10 @@ import pytest
 
 from troupe import cli
 from troupe.config import Environment, UsageError
-from troupe.environments import find, packages
-from troupe.environments.find import of_run
-from troupe.environments.packages import KNOWN, known
+from troupe.environments import find
+from troupe.environments.lookup import packages
+from troupe.environments.lookup.find import of_run
+from troupe.environments.lookup.packages import KNOWN, known
 
 WALK = """
 import gymnasium as gym

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from troupe.config import Environment, UsageError
-from troupe.environments import EnvironmentSource, find, pool
-from troupe.environments.vector import VectorEnvironment
+from troupe.environments import EnvironmentSource, find
+from troupe.environments.stepping import pool
+from troupe.environments.stepping.vector import VectorEnvironment
 
 needs_envpool = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 POOL = Environment(backend="envpool")

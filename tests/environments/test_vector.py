@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from troupe.config import Environment, TroupeError
-from troupe.environments import EnvironmentFailed, VectorEnvironment, find, pool, spaces
+from troupe.environments import EnvironmentFailed, VectorEnvironment, find, spaces
+from troupe.environments.stepping import pool
 
 SEEDS = np.random.SeedSequence(1)
 NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")

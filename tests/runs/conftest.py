@@ -82,7 +82,7 @@ def cartpole() -> Callable[[str], gym.Env[Any, Any]]:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Stands where the playing looks at the time: `now` only goes on where something sleeps, or adds to it."""
-    from troupe.runs import play
+    from troupe.runs.show import play
 
     class Clock:
         now = 0.0

@@ -16,9 +16,9 @@ import torch
 
 import troupe
 from troupe import UsageError, cli, config, safe_files
-from troupe.runs import checkpoint
-from troupe.runs.checkpoint import Checkpoint
-from troupe.runs.metrics import MetricsLog
+from troupe.runs.store import checkpoint
+from troupe.runs.store.checkpoint import Checkpoint
+from troupe.runs.store.metrics import MetricsLog
 
 FILES = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 

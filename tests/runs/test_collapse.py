@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troupe.runs.collapse import CollapseWatch, Score
+from troupe.runs.evaluate.collapse import CollapseWatch, Score
 
 
 def collapses(

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from troupe import TroupeError, UsageError
-from troupe.runs import compare as module
-from troupe.runs.compare import compare, policy_lag
+from troupe.runs.report import compare as module
+from troupe.runs.report.compare import compare, policy_lag
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,

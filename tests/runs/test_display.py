@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from troupe.runs import display, live, view
-from troupe.runs.display import Display
-from troupe.runs.view import Limits
+from troupe.runs.report import display, live, view
+from troupe.runs.report.display import Display
+from troupe.runs.report.view import Limits
 
 LIMITS = Limits(steps=100_000, target=475.0)
 

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from troupe.config import Environment, Network, UsageError
-from troupe.environments import find, pool
+from troupe.environments import find
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
+from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import ActorCritic, build
-from troupe.runs.evaluation import Evaluator, evaluate
-from troupe.runs.scores import Scores
+from troupe.runs.evaluate.evaluation import Evaluator, evaluate
+from troupe.runs.evaluate.scores import Scores
 
 SEEDS = np.random.SeedSequence(0)
 

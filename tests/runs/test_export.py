@@ -21,9 +21,9 @@ from troupe.agent import Agent
 from troupe.config import Network
 from troupe.environments.packing import MaskPlace
 from troupe.networks.actor_critic import around, build
-from troupe.runs import export as room
-from troupe.runs.export import OPSET
-from troupe.runs.export_check import difference
+from troupe.runs.export import onnx as room
+from troupe.runs.export.check import difference
+from troupe.runs.export.onnx import OPSET
 
 S = gym.spaces
 BOX, IMAGE = S.Box(-1, 1, (3,)), S.Box(0, 255, (40, 36, 2), np.uint8)

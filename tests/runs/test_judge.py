@@ -14,10 +14,10 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runs.judge import Judge
-from troupe.runs.scores import Scores
-from troupe.runtime.gate import Gate
-from troupe.runtime.weights import Master, WeightStore
+from troupe.runs.evaluate.judge import Judge
+from troupe.runs.evaluate.scores import Scores
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.learning.weights import Master, WeightStore
 
 
 class HandClock:
@@ -129,7 +129,7 @@ def test_it_is_time_every_so_many_seconds_of_training():
 def test_a_run_whose_training_episodes_would_confirm_the_target_need_not_wait(monkeypatch):
     """An evaluation takes 100 s here; a tenth of the time would be 900 s more of training, a third is 200."""
     wall = iter(range(0, 10**6, 100))
-    monkeypatch.setattr("troupe.runs.judge.time.perf_counter", lambda: next(wall))
+    monkeypatch.setattr("troupe.runs.evaluate.judge.time.perf_counter", lambda: next(wall))
     court = Court(*[[1.0]] * 9, every_steps=0, every_seconds=2.0, target=5.0)
     judged = []
     for seconds, recent in (
@@ -149,7 +149,7 @@ def test_evaluations_by_steps_have_a_tenth_of_the_time_as_well(monkeypatch):
     judged = {}
     for exact in (False, True):
         wall = iter(range(0, 10**6, 10))
-        monkeypatch.setattr("troupe.runs.judge.time.perf_counter", lambda wall=wall: next(wall))
+        monkeypatch.setattr("troupe.runs.evaluate.judge.time.perf_counter", lambda wall=wall: next(wall))
         court, judged[exact] = Court(*[[1.0]] * 9, target=5.0, exact=exact), []
         for steps, seconds, recent in (
             (100, 1.0, []), (200, 71.0, []), (300, 73.0, []), (400, 90.0, [9.0] * 9), (500, 94.0, [9.0] * 9),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from troupe.runs.metrics import MetricsLog, Reporter, bottleneck, to_json
+from troupe.runs.store.metrics import MetricsLog, Reporter, bottleneck, to_json
 from troupe.runtime.progress import Progress, Stopwatch
 
 

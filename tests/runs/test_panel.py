@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from troupe.runs.panel import CHOSEN, OTHER, VALUE, Panel, amount, precise
-from troupe.runs.play import History, Moment, Number, Thought
+from troupe.runs.show.panel import CHOSEN, OTHER, VALUE, Panel, amount, precise
+from troupe.runs.show.play import History, Moment, Number, Thought
 
 
 def moment(shares=(0.25, 0.75), values=(1.0,), chosen=0, step=12, total=12.0) -> Moment:

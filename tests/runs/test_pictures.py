@@ -8,7 +8,7 @@ import pytest
 
 from troupe import cli
 from troupe.config import UsageError
-from troupe.runs.pictures import Pictures
+from troupe.runs.show.frames import Pictures
 
 RAMP = np.linspace(0.0, 1.0, 12).reshape(2, 2, 3)
 BYTES = np.round(255 * RAMP)

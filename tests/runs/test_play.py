@@ -11,7 +11,7 @@ import pytest
 from troupe.agent import Agent
 from troupe.config import Network, TroupeError, UsageError
 from troupe.networks.actor_critic import build
-from troupe.runs import play
+from troupe.runs.show import play
 
 
 class Repeating(gym.Wrapper[Any, Any, Any, Any]):

@@ -14,9 +14,9 @@ import tomli_w
 
 from troupe import cli
 from troupe.config import UsageError
-from troupe.runs import plots
-from troupe.runs.curves import read_curve, read_metrics
-from troupe.runs.plots import plot_runs
+from troupe.runs.report import plots
+from troupe.runs.report.curves import read_curve, read_metrics
+from troupe.runs.report.plots import plot_runs
 
 MakeRun = Callable[..., Path]
 
@@ -312,6 +312,7 @@ def test_a_failure_half_way_leaves_the_old_picture(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = "import sys; from troupe.runs import display, plots, terminal, video, window; print(*sys.modules)"
+    modules = "troupe.runs.report.display, troupe.runs.report.plots, troupe.runs.show.terminal, troupe.runs.show.video"
+    code = f"import sys, {modules}, troupe.runs.show.window; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"matplotlib", "imageio_ffmpeg", "PIL", "pygame", "rich"} & set(done.stdout.split())

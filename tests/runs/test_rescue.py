@@ -14,12 +14,12 @@ import torch
 
 import troupe
 from troupe.algorithm.optimizers import Adam
-from troupe.runs import checkpoint
-from troupe.runs.collapse import CollapseWatch
-from troupe.runs.curves import read_metrics
-from troupe.runs.evaluation import Evaluator
-from troupe.runs.plots import plot_runs
-from troupe.runs.scores import Scores
+from troupe.runs.evaluate.collapse import CollapseWatch
+from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runs.evaluate.scores import Scores
+from troupe.runs.report.curves import read_metrics
+from troupe.runs.report.plots import plot_runs
+from troupe.runs.store import checkpoint
 from troupe.runtime.topologies import Parts
 
 

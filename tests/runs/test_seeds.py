@@ -3,7 +3,7 @@
 import pytest
 
 from troupe import UsageError
-from troupe.runs.seeds import train_seeds
+from troupe.runs.report.seeds import train_seeds
 
 SETTINGS = {"actor.count": 1, "actor.environments": 2, "actor.place": "thread", "evaluation.final_episodes": 2}
 ASKED = {"steps": 200, "target": "none", "settings": SETTINGS, "display": "silent"}

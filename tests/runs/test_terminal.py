@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from troupe.runs import play, terminal
+from troupe.runs.show import play, terminal
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from troupe.config import TroupeError, UsageError
-from troupe.runs import video
+from troupe.runs.show import video
 
 
 def frames_of(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from troupe.config import UsageError
-from troupe.runs import window
+from troupe.runs.show import window
 
 
 @pytest.fixture(autouse=True)

@@ -22,17 +22,17 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.actor import Actor
+from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.inference import LocalInference
 from troupe.runtime.assembly import assemble
-from troupe.runtime.gate import Gate
-from troupe.runtime.inference import LocalInference
-from troupe.runtime.learner import Entropy, Learner, Rewards
-from troupe.runtime.processes import warm_up
+from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.execution.processes import warm_up
+from troupe.runtime.execution.supervisor import Supervisor
+from troupe.runtime.learning.learner import Entropy, Learner, Rewards
+from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import FIELDS, Rollout, allocate, check
-from troupe.runtime.supervisor import Supervisor
 from troupe.runtime.topologies import Parts
-from troupe.runtime.weights import Master, WeightStore
 
 PLAIN = {"network.normalize": False, "loss.normalize_reward": False}  # what can be worked out by hand
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long

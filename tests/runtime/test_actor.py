@@ -10,17 +10,18 @@ import pytest
 import torch
 
 from troupe.config.settings import Environment, Network
-from troupe.environments import find, pool
-from troupe.environments.vector import EnvironmentFailed, Transition
+from troupe.environments import find
+from troupe.environments.stepping import pool
+from troupe.environments.stepping.vector import EnvironmentFailed, Transition
 from troupe.networks.actor_critic import build
-from troupe.runs.evaluation import Evaluator
-from troupe.runtime.actor import Actor, EpisodeCounter
-from troupe.runtime.gate import Closed
-from troupe.runtime.inference import Decision
-from troupe.runtime.learner import Rewards, to_batch
-from troupe.runtime.patience import Patience
+from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runtime.acting.actor import Actor, EpisodeCounter
+from troupe.runtime.acting.inference import Decision
+from troupe.runtime.data.rollout import ROWS, allocate, check, columns
+from troupe.runtime.execution.gate import Closed
+from troupe.runtime.execution.hang_detector import Patience
+from troupe.runtime.learning.learner import Rewards, to_batch
 from troupe.runtime.progress import Episode, Progress
-from troupe.runtime.rollout import ROWS, allocate, check, columns
 
 NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
@@ -436,7 +437,12 @@ def test_a_batch_hangs_only_where_one_of_its_environments_does(monkeypatch, play
         np.zeros(1),
         [],
     )
-    for module in ("environments.vector", "runtime.actor", "runtime.patience", "runs.evaluation"):
+    for module in (
+        "environments.stepping.vector",
+        "runtime.acting.actor",
+        "runtime.execution.hang_detector",
+        "runs.evaluate.evaluation",
+    ):
         monkeypatch.setattr(f"troupe.{module}.time", SimpleNamespace(monotonic=lambda: clock[0]))
     patience = Patience(pulse, hang_seconds)
 

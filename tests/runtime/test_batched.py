@@ -15,12 +15,19 @@ from troupe.config import Environment, Network
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.actor import Actor
-from troupe.runtime.batched import _REPLY, _REQUEST, BatchedInference, PredictionQueue, Predictor, Request
-from troupe.runtime.gate import Closed, Gate
+from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.batched_inference import (
+    _REPLY,
+    _REQUEST,
+    BatchedInference,
+    PredictionQueue,
+    Predictor,
+    Request,
+)
+from troupe.runtime.data.rollout import allocate
+from troupe.runtime.execution.gate import Closed, Gate
+from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import allocate
-from troupe.runtime.weights import WeightStore
 
 PATIENCE_SECONDS = 60
 SPACE = gym.spaces.Box(-1e9, 1e9, (2,), np.float32)
@@ -161,8 +168,8 @@ def test_a_killed_actor_leaves_the_queue_in_order(elsewhere):
     """It is killed while it waits; its request is served, and the one that comes after it gets its own answer."""
 
     def wait(client, gate):
-        from troupe.runtime.batched import BatchedInference
-        from troupe.runtime.gate import RemoteGate
+        from troupe.runtime.acting.batched_inference import BatchedInference
+        from troupe.runtime.execution.gate import RemoteGate
 
         BatchedInference(client, RemoteGate(gate)).act(np.ones((2, 2), np.float32), 0.0)
 

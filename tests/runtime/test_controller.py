@@ -7,10 +7,10 @@ import types
 import pytest
 
 from troupe.config import Adjust
-from troupe.runtime import controller
-from troupe.runtime.controller import Controller
-from troupe.runtime.gate import Closed, Gate
-from troupe.runtime.numbers import Numbers
+from troupe.runtime.execution import controller
+from troupe.runtime.execution.controller import Controller
+from troupe.runtime.execution.gate import Closed, Gate
+from troupe.runtime.execution.worker_counts import Numbers
 from troupe.runtime.progress import Progress
 
 START = {"actors": 8, "predictors": 1, "learners": 1}

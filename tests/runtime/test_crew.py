@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from troupe.runtime.crew import Crew
+from troupe.runtime.learning.thread_pool import Crew
 
 PATIENCE_SECONDS = 60
 

@@ -15,10 +15,10 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import build
 from troupe.networks.novelty import with_bonus_value
-from troupe.runs import checkpoint
-from troupe.runtime.curiosity import Curiosity
-from troupe.runtime.rollout import Rollout, allocate
-from troupe.runtime.weights import HogwildMaster
+from troupe.runs.store import checkpoint
+from troupe.runtime.data.rollout import Rollout, allocate
+from troupe.runtime.learning.curiosity import Curiosity
+from troupe.runtime.learning.weights import HogwildMaster
 
 CPU, PLANE = torch.device("cpu"), gym.spaces.Box(-10, 10, (2,), np.float32)
 CONFIG = Novelty(coefficient=0.5, gamma=0.8, hidden=(8, 8), learning_rate=1e-2)

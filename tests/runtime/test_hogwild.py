@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from troupe.networks.actor_critic import build
-from troupe.runtime.processes import RemoteActor
+from troupe.runtime.execution.processes import RemoteActor
 
 A3C = {
     "topology": "hogwild", "network.hidden": (8,), "actor.count": 1, "actor.environments": 1, "actor.rollout_steps": 5,

@@ -15,10 +15,10 @@ from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import assemble
+from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.journal import FILE, Journal, RecordedMaster, checksum
+from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout
-from troupe.runtime.weights import Master, WeightStore
 
 
 class Adding:

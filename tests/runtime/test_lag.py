@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.progress import Counts, Lag, Progress, lag_of
-from troupe.runtime.supervisor import Supervisor
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.rollout_steps": 3, "actor.environments": 2,

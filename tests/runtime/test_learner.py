@@ -15,8 +15,8 @@ import torch
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import build_loss, build_rewards
-from troupe.runtime.learner import Entropy, Rewards, to_batch
-from troupe.runtime.rollout import allocate, columns, stack
+from troupe.runtime.data.rollout import allocate, columns, stack
+from troupe.runtime.learning.learner import Entropy, Rewards, to_batch
 
 CPU = torch.device("cpu")
 

@@ -390,7 +390,7 @@ def test_an_environment_too_slow_to_be_measured_has_an_actor_to_itself(
 ) -> None:
     """Resets of 5 s: sixteen of them in turn, in each of two actors, would take 80 s."""
     monkeypatch.setattr(preparation, "_SECONDS", 0.01)
-    monkeypatch.setattr("troupe.runtime.interruption._PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("troupe.runtime.execution.interruption._PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr(preparation, "measure", lambda *_: hangs())
     monkeypatch.setattr(preparation, "cores", lambda: 2)
     source = find(Waits)

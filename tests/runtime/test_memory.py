@@ -21,12 +21,12 @@ from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import Memory
+from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
+from troupe.runtime.acting.recurrent_state import Recall, of_rollout
 from troupe.runtime.assembly import build_loss
-from troupe.runtime.batched import _REQUEST, BatchedInference, PredictionQueue, Predictor
-from troupe.runtime.gate import Gate
-from troupe.runtime.recall import Recall, of_rollout
-from troupe.runtime.rollout import allocate, check, columns, stack
-from troupe.runtime.weights import WeightStore
+from troupe.runtime.data.rollout import allocate, check, columns, stack
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.learning.weights import WeightStore
 
 FIVE = {
     "actor.environments": 5, "actor.rollout_steps": 6, "network.hidden": (4,), "network.core_units": 6,

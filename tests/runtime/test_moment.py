@@ -10,8 +10,8 @@ from troupe.config import TroupeError, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import assemble
+from troupe.runtime.data.rollout import FIELDS, Rollout, check
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import FIELDS, Rollout, check
 from troupe.runtime.topologies import Parts
 
 SETTINGS = {

@@ -16,8 +16,8 @@ from torch import nn
 
 import troupe
 from troupe import UsageError
-from troupe.runtime.rollout import FIELDS
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.data.rollout import FIELDS
+from troupe.runtime.execution.supervisor import Supervisor
 
 SMALL = {
     "topology": "async", "network.hidden": (8,), "actor.count": 2, "actor.environments": 3, "actor.rollout_steps": 7,

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from troupe.runtime.gate import Closed
-from troupe.runtime.queue import RolloutQueue
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.execution.gate import Closed
 
 PATIENCE_SECONDS = 30  # a guard against hanging; nothing here waits for long
 

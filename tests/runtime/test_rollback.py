@@ -9,9 +9,9 @@ import torch
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner
 from troupe.runtime.assembly import build_optimizer
-from troupe.runtime.statistics import Statistics
+from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.topologies import _sift
-from troupe.runtime.weights import HogwildMaster, Master, WeightStore
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.rollout_steps": 3, "actor.environments": 2,

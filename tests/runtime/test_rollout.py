@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.runtime.rollout import FIELDS, Rollout, allocate, check, columns, stack
+from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check, columns, stack
 
 IMAGE = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
 

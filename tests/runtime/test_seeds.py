@@ -13,9 +13,10 @@ import torch
 
 import troupe
 from troupe.config import Environment, resolve
-from troupe.environments import find, pool
+from troupe.environments import find
+from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import build
-from troupe.runs.evaluation import Evaluator
+from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Parts

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from troupe.runtime.shared import Block, ByValue
+from troupe.runtime.data.shared_memory import Block, ByValue
 
 FIELDS = {
     "flags": ((3,), np.bool_),

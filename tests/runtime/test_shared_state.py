@@ -8,9 +8,9 @@ import torch
 
 from troupe.config import Exploration, UsageError
 from troupe.runtime import progress as progress_module
-from troupe.runtime.exploration import EpsilonSchedule, schedules
+from troupe.runtime.acting.exploration import EpsilonSchedule, schedules
+from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Clock, Episode, Progress, Stopwatch
-from troupe.runtime.weights import WeightStore
 
 # Weights
 

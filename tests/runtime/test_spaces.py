@@ -13,8 +13,8 @@ from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
+from troupe.runtime.data.rollout import Rollout, check
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout, check
 from troupe.runtime.topologies import Parts
 
 SPACES = gym.spaces

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.runtime.statistics import Statistics
+from troupe.runtime.learning.statistics import Statistics
 
 PLACES = slice(0, 1), slice(1, 2)
 ROWS, NONE = torch.full((5, 1), 3.0), torch.zeros(0)

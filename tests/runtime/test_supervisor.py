@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from troupe.runtime.gate import Closed, Gate
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.execution.gate import Closed, Gate
+from troupe.runtime.execution.supervisor import Supervisor
 
 PATIENCE_SECONDS = 30  # a guard against hanging; nothing here waits for long
 

@@ -12,7 +12,7 @@ import torch
 from troupe.config import UsageError, resolve
 from troupe.environments import find
 from troupe.runtime.assembly import place_of
-from troupe.runtime.supervisor import Supervisor
+from troupe.runtime.execution.supervisor import Supervisor
 
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 SMALL = {

@@ -11,8 +11,8 @@ import torch
 from troupe.algorithm.optimizers import RMSProp
 from troupe.config import Learner
 from troupe.runtime.assembly import build_optimizer
-from troupe.runtime.shared import Block
-from troupe.runtime.weights import HogwildMaster, WeightStore
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.learning.weights import HogwildMaster, WeightStore
 
 PATIENCE_SECONDS = 60
 

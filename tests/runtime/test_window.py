@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from troupe.runtime.rollout import Rollout, allocate, check
-from troupe.runtime.window import Sample, Window, WindowActor, write
+from troupe.runtime.acting.n_step_window import Sample, Window, WindowActor, write
+from troupe.runtime.data.rollout import Rollout, allocate, check
 
 Episodes = Sequence[tuple[Sequence[float], str]]  # rewards, and how it ended
 REWARDS = st.lists(st.integers(-9, 9).map(float), max_size=12)

@@ -10,15 +10,15 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from troupe.config import Backend, Environment, UsageError, one_line
-from troupe.environments import atari, pool
 from troupe.environments.actions import Actions
-from troupe.environments.closing import close_in_time
-from troupe.environments.episodes import Episodes, RestorableEnvironment
-from troupe.environments.own_code import own_code
+from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.packing import MaskPlace, Packing
-from troupe.environments.quiet import quiet_gymnasium
 from troupe.environments.spaces import MASK
-from troupe.environments.vector import Numbered, VectorEnvironment
+from troupe.environments.stepping import atari, pool
+from troupe.environments.stepping.closing import close_in_time
+from troupe.environments.stepping.episodes import Episodes, RestorableEnvironment
+from troupe.environments.stepping.user_code import own_code
+from troupe.environments.stepping.vector import Numbered, VectorEnvironment
 from troupe.extras import command
 
 

@@ -63,7 +63,7 @@ class ActorCritic(nn.Module):
         self._head, self._actions = PolicyHead(actions), actions
         remembering = body.core if isinstance(body, Body) else None
         self.memory_size = remembering.state_size if remembering else 0
-        self.eval()  # but for a learner's passes (runtime/learner.py)
+        self.eval()  # but for a learner's passes (runtime/learning/learner.py)
 
     def step(self, obs: Shaped[Tensor, "B *shape"], memory: Memory | None = None) -> PolicyOutput:
         return self.policy(self.heads(obs, memory))

@@ -31,7 +31,7 @@ class Numbers(nn.Module):
 
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
         vectors = [(leaf.of(obs), leaf.size) for leaf in self.leaves]
-        # Not len(): that would be the number in the exported file (runs/export.py), whatever the batch there.
+        # Not len(): that would be the number in the exported file (runs/export/onnx.py), whatever the batch there.
         flat = [vector.reshape(vector.shape[0], size).to(self._dtype) for vector, size in vectors]
         return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 

@@ -25,15 +25,15 @@ from troupe.config import replace as replace_settings
 from troupe.environments import of_run, quiet_gymnasium
 from troupe.networks.flat import FlatWeights
 from troupe.preparation import first_network
-from troupe.runs import checkpoint
+from troupe.runs.store import checkpoint
+from troupe.runtime.acting.actor_plan import ActorPlan, Player
 from troupe.runtime.assembly import build_optimizer, build_statistics, make_learners, make_plans
-from troupe.runtime.gate import Gate
+from troupe.runtime.data.rollout import Rollout, allocate, stack
+from troupe.runtime.data.shared_memory import ByValue
+from troupe.runtime.execution.gate import Gate
 from troupe.runtime.journal import FILE, checksum
-from troupe.runtime.plan import ActorPlan, Player
+from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.rollout import Rollout, allocate, stack
-from troupe.runtime.shared import ByValue
-from troupe.runtime.weights import Master, WeightStore
 from troupe.torch_threads import one_torch_thread
 
 

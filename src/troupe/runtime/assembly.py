@@ -17,25 +17,32 @@ from troupe.config import Loss, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.annealing import annealing
-from troupe.runtime.batched import PredictionQueue, Predictor
-from troupe.runtime.curiosity import Curiosity
-from troupe.runtime.exploration import schedules
-from troupe.runtime.gate import Gate
-from troupe.runtime.inference import generator
+from troupe.runtime.acting.actor_plan import ActorPlan, Brain, LearnerPlan
+from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
+from troupe.runtime.acting.exploration import schedules
+from troupe.runtime.acting.inference import generator
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.data.rollout import allocate, allocate_shared
+from troupe.runtime.data.shared_memory import Block, ByValue
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.execution.processes import (
+    AHEAD,
+    NO_PROCESSES,
+    RemoteActor,
+    check_sendable,
+    may_have_processes,
+    warm_up,
+)
+from troupe.runtime.execution.runner import RemoteSeat, Table, ThreadSeat
+from troupe.runtime.execution.worker_counts import Latch, Numbers
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
-from troupe.runtime.learner import Entropy, Learner, LossFunction, Rewards
-from troupe.runtime.numbers import Latch, Numbers
-from troupe.runtime.plan import ActorPlan, Brain, LearnerPlan
-from troupe.runtime.processes import AHEAD, NO_PROCESSES, RemoteActor, check_sendable, may_have_processes, warm_up
+from troupe.runtime.learning.annealing import annealing
+from troupe.runtime.learning.curiosity import Curiosity
+from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewards
+from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.queue import RolloutQueue
-from troupe.runtime.rollout import allocate, allocate_shared
-from troupe.runtime.seat import RemoteSeat, Table, ThreadSeat
-from troupe.runtime.shared import Block, ByValue
-from troupe.runtime.statistics import Statistics
 from troupe.runtime.topologies import Parts
-from troupe.runtime.weights import HogwildMaster, Master, WeightStore
 
 
 def assemble(

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from troupe import safe_files
 from troupe.algorithm.optimizers import Optimizer
-from troupe.runtime.rollout import Rollout
-from troupe.runtime.statistics import Statistics
-from troupe.runtime.weights import Master, WeightStore
+from troupe.runtime.data.rollout import Rollout
+from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.weights import Master, WeightStore
 
 FILE = "journal.jsonl"
 

@@ -12,7 +12,7 @@ import torch
 
 from troupe.config import Backend, Environment, Stop, UsageError
 from troupe.environments import EnvironmentSource
-from troupe.environments.closing import close_in_time
+from troupe.environments.stepping.closing import close_in_time
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runtime.progress import kept_from_running
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from troupe.runtime.rollout import Rollout
+from troupe.runtime.data.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)

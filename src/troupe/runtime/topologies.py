@@ -18,19 +18,19 @@ from torch import Tensor
 
 from troupe.algorithm.schedules import Linear
 from troupe.config import TrainConfig
-from troupe.runtime.batched import PredictionQueue, Predictor
-from troupe.runtime.controller import Controller
-from troupe.runtime.gate import Gate
+from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.data.rollout import Rollout, stack
+from troupe.runtime.execution.controller import Controller
+from troupe.runtime.execution.gate import Gate
+from troupe.runtime.execution.runner import RemoteSeat, ThreadSeat
+from troupe.runtime.execution.supervisor import Supervisor, idlest_core
+from troupe.runtime.execution.worker_counts import Latch, Numbers
 from troupe.runtime.journal import NoJournal
-from troupe.runtime.learner import Learner, learning_rate
-from troupe.runtime.moment import Moment
-from troupe.runtime.numbers import Latch, Numbers
+from troupe.runtime.learning.learner import Learner, learning_rate
+from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import PAUSE, WAIT, Progress, lag_of
-from troupe.runtime.queue import RolloutQueue
-from troupe.runtime.rollout import Rollout, stack
-from troupe.runtime.seat import RemoteSeat, ThreadSeat
-from troupe.runtime.supervisor import Supervisor, idlest_core
-from troupe.runtime.weights import HogwildMaster, Master
+from troupe.runtime.snapshot import Moment
 
 
 @dataclass

@@ -1,0 +1,1 @@
+"""What can be wrong with an environment, and how it is said."""

@@ -1,0 +1,187 @@
+"""What the steps of an environment show of it: what is wrong in them, and what is unwise about its numbers."""
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+
+from troupe.environments.checks.observations import Limits, misfit
+from troupe.environments.source import EnvironmentSource
+from troupe.environments.spaces import Leaf
+
+_HUGE, _HUGE_REWARD, _TINY_REWARD = 1e6, 1e3, 1e-4
+_DWARFS = 1000.0  # times the usual reward
+
+
+class Finding(NamedTuple):
+    """`wrong`, or unwise; what was found, and what to change."""
+
+    wrong: bool
+    what: str
+    change: str
+
+
+class Seen:
+    """An environment's steps, looked at one by one. Nothing of an observation is kept but what findings need."""
+
+    def __init__(self, source: EnvironmentSource):
+        self._source = source
+        self._leaves = [_SeenLeaf(leaf) for leaf in source.packing.leaves]
+        self.steps = self.episodes = 0
+        self._digests: list[bytes] = []
+        self._rewards: list[float] = []
+        self._found: dict[str, Finding] = {}
+        self._before: list[tuple[str, np.ndarray, np.ndarray]] = []  # what was shown before, and a copy of it
+
+    @property
+    def wrong(self) -> list[Finding]:
+        """What makes playing on pointless."""
+        return [finding for name, finding in self._found.items() if name == "fails"]
+
+    def fail(self, what: str, change: str) -> None:
+        self._note("fails", True, what, change)
+
+    def reset(self, obs: Any, answer: Any) -> None:
+        if isinstance(answer, tuple | list) and len(answer) == 2 and answer[1] is None:
+            self._note("info", False, "reset returns None as info", "return a dict, {} where there is nothing to tell")
+        self._observe(obs, b"reset")
+
+    def step(self, obs: Any, reward: float, terminated: bool, truncated: bool, answer: Any) -> None:
+        self.steps += 1
+        self.episodes += terminated or truncated
+        _, raw, *flags, info = answer
+        for name, flag in zip(("terminated", "truncated"), flags, strict=True):
+            if not isinstance(flag, bool | np.bool_):
+                self._note(
+                    name, True, f"{name} is {type(flag).__name__} ({flag!r}): expected bool", f"return bool({name})"
+                )
+        if np.ndim(raw):
+            shape = np.shape(raw)
+            self._note("reward", False, f"the reward is an array of shape {shape}", "return float(reward)")
+        if info is None:
+            self._note("info", False, "step returns None as info", "return a dict, {} where there is nothing to tell")
+        if not np.isfinite(reward):
+            self.fail(f"step {self.steps}: the reward is {reward}", "keep rewards finite: look for divisions by zero")
+        self._rewards.append(reward)
+        self._observe(obs, f"{reward!r} {terminated} {truncated}".encode())
+
+    def findings(self) -> list[Finding]:
+        numbers = [finding for leaf in self._leaves for finding in leaf.findings(self.steps)] if self.steps else []
+        return [*self._found.values(), *numbers, *self._of_rewards(), *self._of_actions()]
+
+    def first_difference(self, other: "Seen") -> int | None:
+        """The step from which two sequences differ; None where one begins the other."""
+        pairs = enumerate(zip(self._digests, other._digests, strict=False))
+        return next((step for step, (mine, theirs) in pairs if mine != theirs), None)
+
+    def _note(self, name: str, wrong: bool, what: str, change: str) -> None:
+        self._found.setdefault(name, Finding(wrong, what, change))
+
+    def _observe(self, obs: Any, about: bytes) -> None:
+        for what, shown, copy in self._before:
+            if not np.array_equal(shown, copy, equal_nan=shown.dtype.kind == "f"):
+                self._note(
+                    "aliased",
+                    True,
+                    f"{what} is one buffer that each step overwrites: what was returned before has changed",
+                    "return a copy of it (observation.copy())",
+                )
+        if wrong := misfit([each.leaf for each in self._leaves], obs):
+            self.fail(f"step {self.steps}: {wrong}", "return what observation_space says, or change observation_space")
+            return
+        digest = hashlib.blake2b(about)
+        self._before = []
+        for each in self._leaves:
+            value = each.leaf.of(obs)
+            if isinstance(value, np.ndarray):
+                self._before.append((f"the observation{each.leaf.name}", value, value.copy()))
+            array = np.asarray(value, each.leaf.space.dtype)
+            digest.update(array.tobytes())
+            if unfit := each.limits.unfit(array[None]):
+                what = f"step {self.steps}: the observation{each.leaf.name} {unfit[1]}"
+                self.fail(what, "return what observation_space says, or change observation_space")
+            elif stray := each.limits.stray(array[None]):
+                name = f"the observation{each.leaf.name}"
+                what, change = f"step {self.steps}: {name} {stray[1]}", "declare the bounds that it has"
+                self._note(f"bounds{each.leaf.name}", True, what, change)
+            self._kind(each.leaf, value)
+            each.add(array)
+        self._digests.append(digest.digest())
+
+    def _kind(self, leaf: Leaf, value: Any) -> None:
+        """What is converted on its way to the network."""
+        if not isinstance(leaf.space, gym.spaces.Box):
+            return
+        name, expected = f"the observation{leaf.name}", np.dtype(leaf.space.dtype)
+        given = value.dtype if isinstance(value, np.ndarray | np.generic) else type(value).__name__
+        if given != expected:
+            change = f"return np.asarray(observation, np.{expected})"
+            self._note(f"kind{leaf.name}", False, f"{name} is {given}, its space {expected}: it is converted", change)
+
+    def _of_rewards(self) -> Iterator[Finding]:
+        sizes = np.abs([reward for reward in self._rewards if reward])
+        if not len(self._rewards):
+            return
+        if not len(sizes):
+            yield Finding(
+                False,
+                f"every reward of {self.steps} random steps is 0",
+                "reward what leads to the goal, or look for what is new (novelty.coefficient)",
+            )
+            return
+        usual, most = float(np.sort(sizes)[len(sizes) // 2]), float(sizes.max())
+        if most > _HUGE_REWARD:
+            change = "scale rewards to about 1 (loss.reward_scale for learning only)"
+            yield Finding(False, f"rewards are as large as {most:g}", change)
+        elif most < _TINY_REWARD:
+            change = "scale rewards to about 1 (loss.reward_scale for learning only)"
+            yield Finding(False, f"rewards are no larger than {most:g}", change)
+        if most > _DWARFS * usual:
+            yield Finding(
+                False,
+                f"one reward of {most:g} dwarfs the others, half of which are at most {usual:g}",
+                "bring them nearer to one another, or hold them within bounds for learning (loss.reward_clip)",
+            )
+
+    def _of_actions(self) -> Iterator[Finding]:
+        for leaf in self._source.actions.leaves:
+            space = leaf.space
+            if isinstance(space, gym.spaces.Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
+                yield Finding(
+                    False,
+                    f"the action{leaf.name} has no bounds: the policy begins with numbers between about -1 and 1",
+                    "declare the bounds that make sense",
+                )
+
+
+class _SeenLeaf:
+    """The numbers of one leaf: how large, and which of them ever changed."""
+
+    def __init__(self, leaf: Leaf):
+        self.leaf, self.limits = leaf, Limits(leaf)
+        self._first: np.ndarray | None = None
+        self._changed: Any = False
+        self._most = 0.0
+
+    def add(self, array: np.ndarray) -> None:
+        if self._first is None:
+            self._first = array.copy()
+        self._changed = self._changed | (array != self._first)
+        if array.size:
+            self._most = max(self._most, float(np.abs(array.astype(np.float64)).max()))
+
+    def findings(self, steps: int) -> Iterator[Finding]:
+        name, size = f"the observation{self.leaf.name}", self.leaf.size
+        constant = size - int(np.count_nonzero(self._changed))
+        whole = constant == size
+        if size and (whole or (constant and len(self.leaf.space.shape or ()) == 1)):
+            which = f"{name} never changed" if whole else f"{constant} of the {size} numbers of {name} never changed"
+            yield Finding(False, f"{which} in {steps} steps", "leave out what says nothing (--env.ignore)")
+        if self._most > _HUGE and isinstance(self.leaf.space, gym.spaces.Box):
+            yield Finding(
+                False,
+                f"{name} holds numbers as large as {self._most:g}",
+                "show differences, or other units; network.normalize, on by default, brings them to one scale",
+            )

@@ -1,0 +1,1 @@
+"""From an id, a file or a callable to a factory of environments."""

@@ -1,0 +1,153 @@
+"""Python files that environments and wrappers come from: `path/to/file.py:NAME`."""
+
+import hashlib
+import importlib.abc
+import importlib.util
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+from troupe.config import UsageError, did_you_mean, one_line
+from troupe.environments.stepping.user_code import own_code
+
+_FILE = re.compile(r"(.+\.py):(\w+)")
+_folders: set[str] = set()  # of the files executed so far
+_importing = threading.RLock()  # another thread must not find a module that is half executed
+
+
+def path_of(name: str) -> Path | None:
+    """The file in `path/to/file.py:NAME`; None for every other kind of name."""
+    match = _FILE.fullmatch(name)
+    return Path(match[1]) if match else None
+
+
+def absolute(name: str) -> str:
+    """`name` with the absolute path of its file; unchanged where it names none."""
+    path = path_of(name)
+    return f"{os.path.abspath(path)}:{name.rpartition(':')[2]}" if path else name
+
+
+def without_folder(name: str) -> str:
+    """`name` as it is shown: the file without its folder."""
+    path = path_of(name)
+    return f"{path.name}:{name.rpartition(':')[2]}" if path else name
+
+
+def digests(names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files in `names`, by absolute path."""
+    paths = [os.path.abspath(path) for path in map(path_of, names) if path]
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+
+
+@dataclass(frozen=True, eq=False)
+class FileCallable:
+    """A callable defined in a Python file.
+
+    It reaches another process as the text of that file, which is executed there: what the file holds at
+    module level need not be picklable, and a file that changes meanwhile does not matter.
+    """
+
+    path: Path
+    name: str
+    text: bytes
+    value: Callable[..., Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.value(*given, **named)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _from_text, (self.path, self.name, self.text)
+
+
+def load(name: str, what: str) -> FileCallable:
+    """The callable that `path/to/file.py:NAME` names; `what` says in error messages what it is to make.
+
+    Raises UsageError, in one line, where there is no such file or callable, or where the file raises.
+    """
+    path = path_of(name)
+    assert path is not None
+    if not path.is_file():
+        raise UsageError(f"no file '{path}' to take the {what} '{name.rpartition(':')[2]}' from")
+    return _from_text(path, name.rpartition(":")[2], path.read_bytes())
+
+
+def _from_text(path: Path, name: str, text: bytes) -> FileCallable:
+    with _importing:
+        module = _module(Path(os.path.abspath(path)), text, path)
+    value = getattr(module, name, None)
+    if not callable(value):
+        callables = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise UsageError(f"{path} has no callable '{name}'{did_you_mean(name, callables)}")
+    return FileCallable(path, name, text, value)
+
+
+class _Text(importlib.abc.InspectLoader):
+    """Imports the text that was read, whatever the file holds by now."""
+
+    def __init__(self, text: bytes, path: str):
+        self._text, self._path = text, path
+
+    def get_source(self, fullname: str) -> str:  # noqa: ARG002
+        return importlib.util.decode_source(self._text)
+
+    def get_code(self, fullname: str) -> CodeType:  # noqa: ARG002
+        return self.source_to_code(self._text, self._path)
+
+
+def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
+    """The file as a module, executed once for each text it has had.
+
+    It stands in sys.modules, where dataclasses look up its postponed annotations, under a name that no
+    other file has.
+    """
+    key = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:16]
+    name = f"troupe_environment_{path.stem}_{key}"
+    if name in sys.modules:
+        return sys.modules[name]
+    loader = _Text(text, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        with _neighbours_importable(path.parent), own_code():
+            loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"{shown} cannot be imported: {one_line(error)}") from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+@contextmanager
+def _neighbours_importable(folder: Path) -> Iterator[None]:
+    """Lets a file import those beside it, as a script may; first while it is executed, and last from then on,
+    so that later imports of other packages do not find a file of the same name there.
+
+    Actor processes start with the same sys.path.
+    """
+    place = str(folder)
+    for name, module in list(sys.modules.items()):  # another environment's neighbour of the same name
+        file = getattr(module, "__file__", None)
+        beside = "." not in name and file and os.path.dirname(file) in _folders - {place}
+        if beside and not name.startswith("troupe_environment_") and (folder / f"{name}.py").is_file():
+            del sys.modules[name]
+    _folders.add(place)
+    before = place in sys.path
+    sys.path.insert(0, place)
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(place)
+        if not before:
+            sys.path.append(place)

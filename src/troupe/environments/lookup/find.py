@@ -1,0 +1,112 @@
+"""Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
+
+import importlib.util
+import logging
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from troupe import config as configuration
+from troupe.config import Environment, TrainConfig, UsageError
+from troupe.environments.lookup import files, packages
+from troupe.environments.lookup.factory import from_factory
+from troupe.environments.lookup.registry import from_registry
+from troupe.environments.source import EnvironmentSource
+
+Maker = Callable[..., gym.Env[Any, Any]]
+
+
+def name_of(env: str | Maker) -> str:
+    """An environment as settings name it (`env.id`)."""
+    name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # of a file whose name is other bytes
+        raise UsageError(f"environment {name}: config.toml cannot hold a name that is not UTF-8") from None
+    return name
+
+
+def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:
+    """Resolves `env` and makes it once, to see that it can be made and what its spaces are.
+
+    Of `options`, `kwargs`, `wrappers`, `max_steps` and `ignore` are part of the environment. Strings of the arguments
+    named in `texts` are read as a shell gives them.
+
+    Raises UsageError in one line: no such name (with the nearest), a package that is missing (with the
+    command that installs it), a factory that fails, arguments or wrappers that do not fit.
+    """
+    options = options or Environment()
+    if callable(env):
+        return from_factory(name_of(env), env, options, texts)
+    if files.path_of(env):
+        return from_factory(env, files.load(env, "environment factory"), options, texts)
+    if env.endswith(".py"):
+        raise UsageError(f"'{env}' names no factory: write {env}:NAME, the callable in it that makes an environment")
+    return from_registry(env, options, texts)
+
+
+def settle(
+    config: TrainConfig, env: str | Maker, env_kwargs: Mapping[str, Any] | None = None
+) -> tuple[TrainConfig, EnvironmentSource]:
+    """The environment of a new run, and `config` with all that finds the same one again: arguments with their
+    types (`env_kwargs` as they are), and files by absolute path and hash."""
+    exact = {f"env.kwargs.{name}": value for name, value in (env_kwargs or {}).items()}
+    config = configuration.replace(config, exact)
+    options = replace(config.env, wrappers=tuple(files.absolute(name.strip()) for name in config.env.wrappers))
+    source = find(env, options, texts=options.kwargs.keys() - (env_kwargs or {}).keys())
+    env_id = files.absolute(source.id)
+    found = {f"env.kwargs.{name}": value for name, value in source.kwargs.items()}
+    hashes = {f"env.files.{path}": digest for path, digest in files.digests([env_id, *options.wrappers]).items()}
+    return configuration.replace(config, {"env.id": env_id, "env.wrappers": options.wrappers} | found | hashes), source
+
+
+def of_run(run: Path, config: Environment, env: Maker | None = None) -> EnvironmentSource:
+    """The environment of a run; `env` gives it where it was a callable, which no file can hold.
+
+    A run directory may come from anybody: code that lies in it is not executed.
+    """
+    names = [*([] if env else [config.id]), *config.wrappers]
+    if not env and config.id.startswith("python:"):
+        raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as env= in Python")
+    for code in (code for name in names for code in _code_of(name)):
+        if any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
+            raise UsageError(
+                f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
+                "if you trust it, move it elsewhere and name its new place in config.toml"
+            )
+    report_changes(replace(config, id="") if env else config)
+    return find(env or config.id, config)
+
+
+def report_changes(config: Environment) -> None:
+    """Says which files of a run's environment are no longer those that it was trained with."""
+    warn = logging.getLogger("troupe").warning
+    for name in (config.id, *config.wrappers):
+        path = files.path_of(name)
+        if path is None or not path.is_file():
+            continue
+        if not path.is_absolute():
+            warn(f"config.toml names {name} by a relative path: {os.path.abspath(path)} is used")
+        elif config.files.get(str(path)) not in (None, *files.digests([name]).values()):
+            warn(f"{path} has changed since the run began: it may be another environment than the agent was trained in")
+
+
+def _code_of(name: str) -> Iterator[Path]:
+    """The files that `name` would have imported; none where Gymnasium knows the environment already."""
+    if path := files.path_of(name):
+        yield path
+        return
+    module, _, registered = name.rpartition(":")
+    if not module and registered in gym.registry:
+        return
+    for registrars in packages.registrars(registered, module):
+        for registrar in registrars:
+            with suppress(ImportError, ValueError):
+                spec = importlib.util.find_spec(packages.root(registrar.module))
+                if spec and spec.origin:
+                    yield Path(spec.origin)

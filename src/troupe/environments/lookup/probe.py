@@ -1,0 +1,152 @@
+"""Makes an environment once and plays its first step, to see what it is and that it can be played."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from troupe.config import Environment, UsageError, one_line
+from troupe.environments.checks.contract import Conforming, ContractError, WrongEnvironment
+from troupe.environments.checks.notices import notices
+from troupe.environments.checks.observations import Limits, misfit
+from troupe.environments.lookup import packages
+from troupe.environments.packing import MaskPlace
+from troupe.environments.source import EnvironmentSource
+from troupe.environments.spaces import MASK, Space
+from troupe.environments.stepping.closing import close_in_time
+from troupe.environments.stepping.readable import Reduced, reduced
+from troupe.environments.stepping.time_limit import never_truncates, no_time_limit, time_limit
+from troupe.environments.stepping.user_code import own_code
+
+SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
+
+
+def probe(
+    name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None, ignore: Sequence[str] = ()
+) -> EnvironmentSource:
+    """Makes one environment to see what it is, and plays one step, to see that what it answers can be learned from.
+
+    Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
+    """
+    try:
+        with _named_if_slow(name, "making it"), own_code():
+            env = make()
+    except UsageError:
+        raise
+    except (gym.error.DependencyNotInstalled, ImportError) as error:
+        raise UsageError(packages.missing(name, error)) from None
+    except Exception as error:
+        raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
+    try:
+        return _look(name, make, env, reduced(env.observation_space, ignore), threshold)
+    finally:
+        close_in_time(env.close, name)
+
+
+def _look(
+    name: str,
+    make: Callable[..., gym.Env[Any, Any]],
+    env: gym.Env[Any, Any],
+    seen: Reduced,
+    threshold: float | None,
+) -> EnvironmentSource:
+    if getattr(env.unwrapped, "ale", None) is not None:  # known to keep the interface, and slow to begin
+        return EnvironmentSource(
+            name, make, seen.space, env.action_space, reward_threshold=threshold, time_limit=time_limit(env)
+        )
+    space = None if seen.whole else seen.space
+    made, env = env, Conforming(env, space)
+    obs, info = _asked(name, "reset", lambda: env.reset(seed=0))
+    masked: MaskPlace = "info" if MASK in info else ""
+    if isinstance(seen.space, gym.spaces.Dict) and MASK in seen.space.spaces:
+        masked = "observation"
+    source = EnvironmentSource(
+        name,
+        partial(_conforming, make, space),
+        seen.space,
+        env.action_space,
+        masked,
+        threshold,
+        left_out=tuple(leaf.dotted for leaf in (*seen.ignored, *seen.unreadable)),
+        notices=notices(made, seen),
+        time_limit=time_limit(made),
+    )
+
+    def act(obs: Any, info: Any) -> Any:
+        return source.actions.one(_first_row(source, obs, info))
+
+    action = act(obs, info)
+    _check(source, "reset", obs)
+    obs, reward, *_ = _asked(name, "step", lambda: env.step(action))
+    _check(source, "step", obs)
+    if not np.isfinite(reward):
+        raise WrongEnvironment(f"environment {name}, first step: the reward is {reward}, expected a finite number")
+    if source.time_limit is None and never_truncates(env, act):
+        source = replace(source, notices=(*source.notices, no_time_limit(name)))
+    return source
+
+
+def _conforming(
+    make: Callable[..., gym.Env[Any, Any]],
+    space: Space | None,
+    render_mode: str | None = None,
+    config: Environment | None = None,
+) -> gym.Env[Any, Any]:
+    return Conforming(make(render_mode, config), space)
+
+
+@contextmanager
+def _named_if_slow(name: str, verb: str) -> Iterator[None]:
+    """Logs what is being waited for: before a run begins, nothing else would tell an environment that blocks."""
+    text = f"environment {name}: {verb} has not returned after {SLOW_SECONDS:g} s; still waiting (Ctrl-C gives up)"
+    timer = threading.Timer(SLOW_SECONDS, logging.getLogger("troupe").warning, [text])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
+    try:
+        with _named_if_slow(name, verb), own_code():
+            return ask()
+    except ContractError as error:
+        raise WrongEnvironment(f"environment {name}: {error}") from None
+    except Exception as error:
+        if verb == "reset" and isinstance(error, TypeError) and re.search(r"unexpected keyword argument", str(error)):
+            raise WrongEnvironment(
+                f"environment {name}: reset does not take what Gymnasium gives it: expected "
+                f"reset(self, *, seed=None, options=None), found {one_line(error)}"
+            ) from error
+        raise WrongEnvironment(f"environment {name}: {verb} raised {one_line(error)}") from error
+
+
+def _check(source: EnvironmentSource, verb: str, obs: Any) -> None:
+    """Raises UsageError for an observation of which nothing can be learned."""
+    where = f"environment {source.id}, first {verb}"
+    if wrong := misfit(source.packing.leaves, obs):
+        raise WrongEnvironment(f"{where}: {wrong}")
+    for leaf in source.packing.leaves:
+        if wrong_value := Limits(leaf).unfit(np.asarray(leaf.of(obs), leaf.space.dtype)[None]):
+            raise WrongEnvironment(f"{where}: the observation{leaf.name} {wrong_value[1]}")
+
+
+def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.ndarray:
+    """Some action that is allowed."""
+    mask = None
+    if source.masked:
+        try:
+            mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
+        except (AttributeError, ValueError) as error:
+            raise WrongEnvironment(f"environment {source.id}, first reset: {MASK} {error}") from None
+    row: np.ndarray = source.actions.random(np.random.default_rng(0), 1, mask)[0]
+    return row

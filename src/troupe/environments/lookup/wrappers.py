@@ -1,0 +1,77 @@
+"""What `env.wrappers` and `env.max_steps` put around an environment."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.wrappers import TimeLimit
+
+from troupe.config import Environment, UsageError, did_you_mean, one_line
+from troupe.environments.lookup import files
+from troupe.environments.stepping.user_code import own_code
+
+Env = gym.Env[Any, Any]
+Wrap = Callable[[Env], Env]
+
+
+def wrapping(config: Environment) -> Wrap:
+    """What puts the wrappers around an environment, in their order, and the time limit around them all.
+
+    Raises UsageError, in one line, for a wrapper that does not exist or cannot be one.
+    """
+    wrappers = [(name, _load(name)) for name in config.wrappers]
+
+    def wrap(env: Env) -> Env:
+        for name, wrapper in wrappers:
+            try:
+                env = wrapper(env)
+            except Exception as error:
+                said = one_line(error)
+                raise UsageError(f"env.wrappers: {name} does not fit what it is put around: {said}") from error
+            if not isinstance(env, gym.Env):
+                raise UsageError(f"env.wrappers: {name} returned {type(env).__name__}, not a gymnasium.Env")
+        return TimeLimit(env, config.max_steps) if config.max_steps else env
+
+    return wrap
+
+
+def _load(name: str) -> Wrap:
+    wrapper = files.load(name, "wrapper") if files.path_of(name) else _from_module(name)
+    itself = wrapper.value if isinstance(wrapper, files.FileCallable) else wrapper
+    if inspect.isclass(itself) and not issubclass(itself, gym.Wrapper):
+        raise UsageError(f"env.wrappers: {name} is no gymnasium.Wrapper")
+    missing = _required(itself)[1:]
+    if missing:
+        raise UsageError(
+            f"env.wrappers: {name} needs more than the environment ({', '.join(missing)}): write a function "
+            "env -> wrapped env in a file, and name it path/to/file.py:FUNCTION"
+        )
+    return wrapper
+
+
+def _from_module(name: str) -> Wrap:
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise UsageError(f"env.wrappers: '{name}' is not module:Wrapper or path/to/file.py:Wrapper")
+    try:
+        with own_code():
+            module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"env.wrappers: '{module_name}' cannot be imported: {one_line(error)}") from error
+    wrapper = getattr(module, attribute, None)
+    if not callable(wrapper):
+        public = [key for key in dir(module) if not key.startswith("_")]
+        raise UsageError(f"env.wrappers: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}")
+    return wrapper  # type: ignore[no-any-return]
+
+
+def _required(callable_: Callable[..., Any]) -> Sequence[str]:
+    """The parameters that a call has to give."""
+    try:
+        parameters = inspect.signature(callable_).parameters.values()
+    except (TypeError, ValueError):
+        return ()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [each.name for each in parameters if each.default is each.empty and each.kind not in variable]

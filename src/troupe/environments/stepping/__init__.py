@@ -1,0 +1,1 @@
+"""Environments stepped together, and what is put around each."""

@@ -1,0 +1,49 @@
+"""Closes environments within a deadline: some wait for a simulator that has gone."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from troupe.config import one_line
+from troupe.environments.stepping.user_code import own_code
+
+CLOSE_SECONDS = 2.0
+_reported: set[str] = set()  # of this process: each of many environments may fail alike
+
+
+def report_failure(name: str, error: BaseException) -> None:
+    """Logs, once, that an environment's close has raised: what it was needed for is done."""
+    said = one_line(error)
+    if said not in _reported:
+        _reported.add(said)
+        logging.getLogger("troupe").warning(f"environment {name}: close raised {said}")
+
+
+def close_and_report(close: Callable[[], object], name: str) -> None:
+    """Calls `close`, in this thread; what it raises is logged."""
+    try:
+        with own_code():
+            close()
+    except Exception as error:
+        report_failure(name, error)
+
+
+def close_in_time(close: Callable[[], object], name: str, seconds: float | None = None) -> None:
+    """Calls `close`. What it raises is logged, and so is that it has not returned in time; then it is left behind."""
+    seconds = CLOSE_SECONDS if seconds is None else seconds
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            close()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="close", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        said = f"close() has not returned after {seconds:g} s, and is left behind"
+        logging.getLogger("troupe").warning(f"environment {name}: {said}")
+    elif failures:
+        report_failure(name, failures[0])

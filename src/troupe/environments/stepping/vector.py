@@ -1,0 +1,302 @@
+"""A batch of environments stepped together, with what goes wrong in them named in one line."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+from jaxtyping import Float
+
+from troupe.config import TroupeError, one_line
+from troupe.environments.actions import Actions
+from troupe.environments.checks.contract import ContractError
+from troupe.environments.checks.observations import Limits
+from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.spaces import MASK
+from troupe.environments.stepping.closing import close_and_report, report_failure
+from troupe.environments.stepping.user_code import contained
+
+_LARGEST_REWARD = 1e100  # sums and squares of larger ones leave what float64 holds
+
+
+class EnvironmentFailed(TroupeError):
+    """An environment raised, or returned what cannot be learned from."""
+
+
+class Transition(NamedTuple):
+    """What B environments answered; the arrays may be overwritten by the next step, so copy them at once.
+    Observations are packed (packing.py).
+
+    `life_lost` is where a life was lost and the game goes on, if `env.episodic_life` asks for it.
+    """
+
+    obs: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    life_lost: np.ndarray
+
+
+class Numbered(gym.Wrapper[Any, Any, Any, Any]):
+    """One of a batch: what it raises says which one it was. Of an info, whose entries may be anything and change from
+    step to step, only those named in `read` reach the batch, where Gymnasium makes arrays of them."""
+
+    def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
+        super().__init__(env)
+        self._number, self._read = number, read
+        self.pulse = np.zeros(1)  # see VectorEnvironment.answer_to
+        self.close_error: BaseException | None = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        try:
+            obs, info = self.env.reset(seed=seed, options=options)
+        except BaseException as error:
+            raise _Raised(self._number, "reset") from contained(error)
+        self._answered()
+        return obs, self._readable(info)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        try:
+            obs, reward, terminated, truncated, info = self.env.step(action)
+        except BaseException as error:
+            raise _Raised(self._number, "step") from contained(error)
+        self._answered()
+        return obs, float(reward), terminated, truncated, self._readable(info)
+
+    def close(self) -> None:
+        """Remembers what it raises: the others of the batch are still to be closed."""
+        try:
+            self.env.close()
+        except BaseException as error:
+            self.close_error = contained(error)
+
+    def _answered(self) -> None:
+        if self.pulse[0]:  # while nobody waits for the batch, the pulse stays 0
+            self.pulse[0] = time.monotonic()
+
+    def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {key: info[key] for key in self._read if info.get(key) is not None}
+
+
+class _Raised(Exception):
+    """Environment `number` has raised the cause when it was asked to `verb`."""
+
+    def __init__(self, number: int, verb: str):
+        super().__init__(number, verb)
+        self.number, self.verb = number, verb
+
+
+class VectorEnvironment:
+    """B environments that reset on the step after an episode's end.
+
+    The observation that ends an episode is therefore always seen; the row that follows it is not a
+    transition (its action is ignored and its reward is 0), and the rollout marks it invalid.
+
+    A step is a `send` and a `receive`. Here all the work is done in `receive`; AtariEnvironment begins
+    it with `send`. What it noticed and can be lived with stands in `notices`, by what it is about.
+    """
+
+    def __init__(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        name: str,
+        delay_seconds: float = 0.0,
+        *,
+        episodic_life: bool = False,
+        masked: MaskPlace = "",
+    ):
+        self._vector = vector
+        self._name = name
+        self._delay = delay_seconds
+        self.count: int = vector.num_envs
+        self.observation_space, self.action_space = vector.single_observation_space, vector.single_action_space
+        self._actions = Actions(self.action_space)
+        self._packing = Packing(self.observation_space, self._actions, masked)
+        self._limits = [Limits(leaf) for leaf in self._packing.leaves]
+        self._numbered = [each for env in getattr(vector, "envs", ()) for each in _numbered(env)]
+        self.notices: dict[str, str] = {}
+        self._steps = 0
+        self._asked = False  # sent, and not received yet
+        self._episodic_life = episodic_life
+        self._lives = np.zeros(self.count, np.int64)
+        self._none = np.zeros(self.count, np.bool_)
+        self._none.setflags(write=False)
+
+    def reset(self, seeds: np.random.SeedSequence) -> np.ndarray:
+        """Every environment gets a seed of its own (see `_begin` for the exception)."""
+        try:
+            obs, info = self._begin(seeds.generate_state(self.count))
+        except BaseException as error:
+            raise self._failed("reset", error) from _cause(error)
+        self._asked = False
+        if self._episodic_life:
+            self._lives = np.array(info["lives"])
+        return self._checked(obs, info, self._none)
+
+    def answer_to(self, pulse: Float[np.ndarray, "1"]) -> None:
+        """From now on each answer of one environment of the batch renews `pulse[0]`, the moment (time.monotonic) since
+        which the batch has not answered; 0 while it is not asked. A batch that does not step in Python answers as one.
+        """
+        for env in self._numbered:
+            env.pulse = pulse
+
+    def delay(self) -> None:
+        """The pause before a step that the configuration asks for."""
+        if self._delay:
+            time.sleep(self._delay)
+
+    def step(self, action: np.ndarray) -> Transition:
+        """`action` holds rows as policies draw them (actions.py)."""
+        self.send(action)
+        return self.receive()
+
+    def send(self, action: np.ndarray) -> None:
+        """The first half of a step; `action` may be overwritten afterwards."""
+        self._steps += 1
+        try:
+            self._ask(self._actions.to_environment(action))
+        except BaseException as error:
+            raise self._failed("step", error) from _cause(error)
+        self._asked = True
+
+    def receive(self) -> Transition:
+        """The second half: what came of it. Once for every `send`."""
+        assert self._asked, "receive without send"
+        self._asked = False
+        try:
+            obs, reward, terminated, truncated, info = self._answer()
+        except BaseException as error:
+            raise self._failed("step", error) from _cause(error)
+        fit = np.abs(reward, dtype=np.float64) < _LARGEST_REWARD
+        if not fit.all():
+            bad = int(np.flatnonzero(~fit)[0])
+            least = f", and must be less than {_LARGEST_REWARD:g}" if np.isfinite(reward[bad]) else ""
+            raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}{least}")
+        packed = self._checked(obs, info, terminated | truncated)
+        return Transition(packed, reward, terminated, truncated, self._life_lost(terminated, truncated, info))
+
+    def state(self) -> Sequence[Mapping[str, Any]] | None:
+        """What `restore` needs; None where environments cannot be put back where they were (episodes.py)."""
+        return None
+
+    def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Closes them all; what that raises is logged."""
+        close_and_report(self._vector.close, self._name)
+        for env in self._numbered:
+            if env.close_error:
+                report_failure(self._name, env.close_error)
+
+    def _begin(self, seeds: np.ndarray) -> tuple[Any, dict[str, Any]]:
+        """A native vector of Gymnasium's draws all its episodes from one stream, and takes the first seed."""
+        if isinstance(self._vector, SyncVectorEnv):
+            return self._vector.reset(seed=seeds.tolist())
+        return self._vector.reset(seed=int(seeds[0]))
+
+    def _ask(self, action: Any) -> None:
+        self._action = action
+
+    def _answer(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        return self._vector.step(self._action)
+
+    def _life_lost(self, terminated: np.ndarray, truncated: np.ndarray, info: Mapping[str, Any]) -> np.ndarray:
+        if not self._episodic_life:
+            return self._none
+        before, self._lives = self._lives, np.array(info["lives"])
+        lost: np.ndarray = (self._lives < before) & ~terminated
+        self._lives[terminated | truncated] = 0  # the next game, with however many lives, has lost none
+        return lost
+
+    def _checked(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
+        """The observations packed, with their masks; raises EnvironmentFailed for what cannot be learned from."""
+        for limits in self._limits:
+            value = limits.leaf.of(obs)
+            if unfit := limits.unfit(value):
+                raise EnvironmentFailed(f"{self._at(unfit[0])}: the observation{limits.leaf.name} {unfit[1]}")
+            if stray := limits.stray(value):
+                what = f"the observation{limits.leaf.name}"
+                self.notices[what] = f"{self._at(stray[0])}: {what} {stray[1]}"
+        mask = None
+        if self._packing.masked:
+            mask = self._masks(obs, info, ended)
+        elif MASK in info:
+            self.notices[MASK] = (
+                f"environment {self._name}: {MASK} is in the info of steps and not of resets: not heeded"
+            )
+        return self._packing.pack(obs, mask)
+
+    def _masks(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
+        masks = np.ones((self.count, self._actions.mask_size), np.bool_)
+        seen = self._packing.masked == "observation"
+        said = np.ones(self.count, np.bool_) if seen else info.get(f"_{MASK}", self._none)
+        for number in np.flatnonzero(said).tolist():
+            mask = _entry((obs if seen else info)[MASK], number)
+            try:
+                masks[number] = self._packing.mask(mask, over=bool(ended[number]))
+            except ValueError as error:
+                raise EnvironmentFailed(f"{self._at(number)}: {MASK} {error}") from None
+        return masks
+
+    def _pack_one(self, obs: Any, info: Mapping[str, Any], *, over: bool = False) -> np.ndarray:
+        """What one environment shows, as a row of a batch; `over` where its episode has ended."""
+        if not self._packing.masked:
+            return self._packing.pack_one(obs)
+        given = (obs if self._packing.masked == "observation" else info).get(MASK)
+        return self._packing.pack_one(obs, self._packing.mask(given, over=over))
+
+    def _at(self, number: int) -> str:
+        return f"environment {self._name}[{number}], step {self._steps}"
+
+    def _failed(self, verb: str, error: BaseException) -> EnvironmentFailed:
+        error, number = contained(error), ""
+        if isinstance(error, _Raised):
+            number, verb = f"[{error.number}]", error.verb
+        elif misshapen := self._misshapen():
+            return EnvironmentFailed(misshapen)
+        cause = _cause(error)
+        if isinstance(cause, ContractError):
+            return EnvironmentFailed(f"environment {self._name}{number}, step {self._steps}: {cause}")
+        why = f"{verb} raised {one_line(cause)}"
+        return EnvironmentFailed(f"environment {self._name}{number}: {why} (step {self._steps})")
+
+    def _misshapen(self) -> str:
+        """Which environment has shown what does not fit its space, where one has and so broke the batch."""
+        shown = getattr(self._vector, "_env_obs", None) or []
+        for number, obs in enumerate(shown):
+            if obs is None:  # it has not shown anything yet
+                continue
+            for leaf in self._packing.leaves:
+                try:
+                    shape = np.shape(leaf.of(obs))
+                except Exception:
+                    return f"{self._at(number)}: the observation has no entry {leaf.name}"
+                expected = leaf.space.shape or ()
+                if shape != expected:
+                    return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
+        return ""
+
+
+def _numbered(env: gym.Env[Any, Any]) -> Iterator[Numbered]:
+    """The `Numbered` among an environment's wrappers."""
+    while isinstance(env, gym.Wrapper):
+        if isinstance(env, Numbered):
+            yield env
+            return
+        env = env.env
+
+
+def _cause(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, _Raised) and error.__cause__ else error
+
+
+def _entry(batched: Any, number: int) -> Any:
+    """One environment's part of what Gymnasium has gathered of all; it puts "_name" beside each name."""
+    if isinstance(batched, dict):
+        return {key: _entry(part, number) for key, part in batched.items() if not str(key).startswith("_")}
+    if isinstance(batched, tuple):
+        return tuple(_entry(part, number) for part in batched)
+    return batched[number]

@@ -1,0 +1,166 @@
+"""Evaluation: whole episodes in environments of its own, judged by raw returns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import nn
+
+from troupe.agent import load
+from troupe.config import Environment, Evaluation, UsageError
+from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.recurrent import Memory
+from troupe.runs.evaluate.scores import Scores, Tally
+from troupe.runs.store.checkpoint import read_config
+from troupe.runtime.acting.inference import generator
+from troupe.runtime.measure import cores
+from troupe.torch_threads import one_torch_thread
+
+_STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
+_MOST_STEPS = 27_000  # of an episode: Atari's, 108,000 frames of which a step is four (Machado et al. 2018)
+
+
+def _never() -> bool:
+    return False
+
+
+def _unheard(_: Tally) -> None:
+    pass
+
+
+def most_steps(evaluation: Evaluation, source: EnvironmentSource) -> int:
+    """The steps after which an episode of an evaluation is cut off."""
+    if evaluation.max_steps != "auto":
+        return evaluation.max_steps
+    return max(_MOST_STEPS, source.time_limit or 0)
+
+
+class Evaluator:
+    """A batch of environments of its own, in which a network is judged.
+
+    They are as `config` says, but fast, and as many as suit evaluations of the numbers of `episodes` that
+    will be asked for; a life lost in an Atari game ends nothing. An episode that has not ended after
+    `max_steps` is cut off.
+    """
+
+    def __init__(self, source: EnvironmentSource, config: Environment, *episodes: int, max_steps: int = _MOST_STEPS):
+        config = replace(config, episodic_life=False)
+        if source.atari:  # those that have played their share still cost what the others do
+            count = min(*episodes, 32 if source.is_native(config) else 16)
+            config = replace(config, threads=min(count, cores()))
+        else:
+            # What was trained in EnvPool can be judged where that is not installed.
+            pooled = config.backend == "envpool" and "envpool" in source.backends
+            config = replace(config, backend="envpool" if pooled else "auto", threads=0)
+            # A native batch costs little more for a hundred than for one; Python environments do not.
+            count = min(max(episodes), 100 if source.is_native(config) else 16)
+            config = replace(config, threads=min(count, cores()) if pooled else 0)
+        self._environment, self._max_steps = source.make_vector(count, config), max_steps
+
+    def run(
+        self,
+        network: ActorCritic,
+        episodes: int,
+        seeds: np.random.SeedSequence,
+        *,
+        greedy: bool = True,
+        stopped: Callable[[], bool] = _never,
+        out_of_time: Callable[[], bool] = _never,
+        pulse: Float[np.ndarray, "1"] | None = None,
+        progress: Callable[[Tally], None] = _unheard,
+    ) -> Scores | None:
+        """Plays `episodes` episodes; None if `stopped` before they were done, and what is known by then once it is
+        `out_of_time`.
+
+        Each environment plays a share fixed beforehand: taking whichever episodes end first would
+        favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
+        `progress` is called before every reset and after every step.
+        """
+        environment, pulse = self._environment, np.zeros(1) if pulse is None else pulse
+        environment.answer_to(pulse)
+        environment_seeds, action_seed = seeds.spawn(2)
+        draws = generator(action_seed)
+        tally = Tally(environment.count, episodes, self._max_steps)
+        with torch.inference_mode():
+            while not tally.is_complete:
+                progress(tally)
+                pulse[0] = time.monotonic()
+                obs = environment.reset(environment_seeds)
+                pulse[0] = 0.0
+                tally.begin_round()
+                ended = np.zeros(environment.count, np.bool_)
+                memory = network.fresh(environment.count)
+                while not tally.round_is_over:
+                    if stopped():
+                        return None
+                    output = network.step(torch.from_numpy(obs), memory)
+                    distribution = output.distribution
+                    action = distribution.mode() if greedy else distribution.sample(draws)
+                    pulse[0] = time.monotonic()
+                    obs, reward, terminated, truncated, _ = environment.step(action.numpy())
+                    pulse[0] = 0.0
+                    if output.state is not None:  # what has ended is reset with this step
+                        before = torch.as_tensor(reward, dtype=torch.float32)
+                        memory = Memory(output.state, torch.from_numpy(ended), action, before)
+                    tally.add(reward, ended, terminated | truncated)
+                    progress(tally)
+                    ended = terminated | truncated
+                    if not tally.is_complete and out_of_time():
+                        return tally.scores_so_far(greedy=greedy)
+                environment_seeds = environment_seeds.spawn(1)[0]
+        return tally.scores(greedy=greedy)
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class BorrowingEvaluator(Evaluator):
+    """Plays in somebody else's environments, where no others can be made, and leaves closing them to their owner."""
+
+    def __init__(self, environment: VectorEnvironment, max_steps: int):
+        self._environment, self._max_steps = environment, max_steps
+
+    def close(self) -> None:
+        pass
+
+
+@quiet_gymnasium()
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    greedy: bool | None = None,
+    env: Callable[..., gym.Env[Any, Any]] | None = None,
+    network: nn.Module | None = None,
+    progress: Callable[[Tally], None] = _unheard,
+) -> Scores:
+    """Judges the best agent of a run directory in environments and with seeds of its own.
+
+    `greedy` plays the likeliest actions, otherwise they are drawn; None is as the run was judged.
+
+    `env` and `network` are needed only where the run was trained with a callable or module of one's own.
+    `progress` is called after every step with the episodes counted so far.
+    """
+    if episodes < 1:
+        raise UsageError(f"episodes = {episodes}: there must be at least one")
+    agent = load(run, network)
+    config = read_config(Path(run))
+    source = of_run(Path(run), config.env, env)
+    evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
+    seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
+    greedy = config.evaluation.greedy if greedy is None else greedy
+    try:
+        with one_torch_thread():
+            scores = evaluator.run(agent.network, episodes, seeds, greedy=greedy, progress=progress)
+    finally:
+        evaluator.close()
+    assert scores is not None
+    return scores

@@ -1,0 +1,102 @@
+"""Evaluations in a thread of their own: one whose environment does not answer is given up, and the run goes on."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from troupe.config import one_line
+from troupe.networks.actor_critic import ActorCritic
+from troupe.runs.evaluate.scores import Scores
+from troupe.runtime.execution.hang_detector import Patience, hung
+from troupe.runtime.execution.interruption import LOOK_SECONDS, Apart
+
+# For the environments to answer once more, after the evaluation has been stopped, or its time is over.
+_STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
+
+
+class GivenUp(Exception):
+    """An evaluation came to nothing, and the run goes on without it."""
+
+
+class Plays(Protocol):
+    """What judges a network: an Evaluator."""
+
+    def run(
+        self,
+        network: ActorCritic,
+        episodes: int,
+        seeds: np.random.SeedSequence,
+        *,
+        greedy: bool,
+        stopped: Callable[[], bool],
+        out_of_time: Callable[[], bool],
+        pulse: np.ndarray,
+    ) -> Scores | None: ...
+
+    def close(self) -> None: ...
+
+
+class WatchedEvaluator:
+    """An evaluator whose environments may block.
+
+    Where they have not answered for `hang_seconds` (0: for ever), `notice` hears of it, with the stack. The evaluation
+    is given up, its thread and environments are left behind, and the next one makes fresh environments.
+    """
+
+    def __init__(self, make: Callable[[], Plays], environment: str, hang_seconds: float, notice: Callable[[str], None]):
+        self._make, self._environment, self._hang_seconds, self._notice = make, environment, hang_seconds, notice
+        self._evaluator: Plays | None = make()
+        self._cannot_be_made = False  # again
+
+    def run(
+        self,
+        network: ActorCritic,
+        episodes: int,
+        seeds: np.random.SeedSequence,
+        *,
+        greedy: bool,
+        stopped: Callable[[], bool],
+        out_of_time: Callable[[], bool],
+    ) -> Scores | None:
+        """As Evaluator.run; raises GivenUp where the environments hang."""
+        pulse, name = np.zeros(1), f"{threading.current_thread().name}-evaluation"
+
+        def evaluate() -> Scores | None:
+            evaluator = self._evaluator or self._fresh(pulse)
+            return evaluator.run(
+                network, episodes, seeds, greedy=greedy, stopped=stopped, out_of_time=out_of_time, pulse=pulse
+            )
+
+        work, patience, waited = Apart(evaluate, name), Patience(pulse, self._hang_seconds), 0.0
+        while not work.wait(LOOK_SECONDS):
+            if patience.look():
+                self._evaluator = None  # it is in the middle of a step, and cannot be closed
+                stood = hung(self._environment, self._hang_seconds, work.stack())
+                self._notice(f"an evaluation is given up, and the run goes on: {stood}")
+                raise GivenUp
+            waited += LOOK_SECONDS if stopped() or out_of_time() else 0.0
+            if waited > (_STOP_SECONDS if stopped() else _TIME_SECONDS):
+                self._evaluator = None
+                self._notice(f"still in a step of {self._environment}, and left behind: an evaluation")
+                return None
+        return work.result()
+
+    def close(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    def _fresh(self, pulse: np.ndarray) -> Plays:
+        if self._cannot_be_made:
+            raise GivenUp
+        pulse[0] = time.monotonic()
+        try:
+            made = self._evaluator = self._make()
+        except Exception as error:
+            self._cannot_be_made = True
+            self._notice(f"there are no further evaluations: {one_line(error)}")
+            raise GivenUp from error
+        pulse[0] = 0.0
+        return made

@@ -1,0 +1,316 @@
+"""An agent as an ONNX file, for programs that know neither troupe nor PyTorch.
+
+Its inputs are the leaves of an observation, named by their paths (`obs`, `obs.image`, `obs.pair.0`), and
+`action_mask` where the run has masks. Its outputs are the likeliest action, leaf by leaf (`action`, ...), as the
+environment takes it; what it was chosen by, for those who want to draw (`probabilities` of choices, `mean` and
+`log_std` of a Box, in the environment's unit); and `value`. The first axis of each is the batch, of any size.
+Normalisation and masks are part of the graph, which computes in float32 whatever the run trained in; a mean is
+subtracted in float64 where the run did that.
+
+A policy with memory keeps nothing in the file: it is given `state` and `first`, and `last_action` (leaf by leaf) and
+`last_reward` where it reads them, and says `next_state`.
+"""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor, nn
+
+from troupe.algorithm.distributions import Categorical, Gaussian, Product
+from troupe.config import TroupeError, UsageError, printable
+from troupe.environments import spaces
+from troupe.environments.actions import Actions, scale
+from troupe.environments.spaces import Leaf, with_entries
+from troupe.extras import need
+from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
+from troupe.networks.recurrent import Memory
+from troupe.runs.export.check import TOLERANCE, Arrays, difference, is_action, questions
+from troupe.runs.report.plots import output_file, writing
+from troupe.runs.store.directory import versions
+
+if TYPE_CHECKING:
+    from troupe.agent import Agent
+
+OPSET = 18  # what torch's exporter speaks by itself; onnxruntime reads such files since 1.18
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output of the file."""
+
+    name: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]  # of one, without the batch
+
+    @property
+    def batch(self) -> str:
+        """[N, ...]: the shape as one writes it."""
+        return f"[{', '.join(map(str, ('N', *self.shape)))}]"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written, and how it is used."""
+
+    file: Path
+    inputs: Sequence[Port]
+    outputs: Sequence[Port]
+    example: str  # a program that runs as it stands
+
+
+def export(agent: "Agent", file: Path) -> Exported:
+    """Writes the agent as an ONNX file, whole or not at all, and only if it says in onnxruntime what the policy says.
+
+    Raises UsageError where the extra `onnx` is missing or a network of one's own cannot be exported.
+    """
+    need("onnx")
+    network = copy.deepcopy(agent.network).eval()
+    network.precision, network.bonus_value = torch.float32, None
+    policy = Policy(network, Actions(agent.action_space))
+    _check_names(policy)
+    about = {
+        **agent.about,
+        "troupe": versions()["troupe"],
+        "observation_space": json.dumps(spaces.describe(agent.observation_space)),
+        "action_space": json.dumps(spaces.describe(agent.action_space)),
+    }
+    with output_file(file, (".onnx",)) as unfinished, torch.no_grad():
+        given, packed, memory = questions(network, policy.actions)
+        expected, decided = policy.expected(packed, memory)
+        converted = _converted(policy, given, list(expected), about)
+        with writing(file):
+            unfinished.write_bytes(converted)
+        for count in (1, len(packed)):
+            wrong = difference(unfinished, _first(count, given), _first(count, expected), decided[:count])
+            if wrong:
+                raise TroupeError(f"{file} is not written: in onnxruntime {wrong}")
+    inputs, outputs = (
+        [Port(name, each.dtype, each.shape[1:]) for name, each in side.items()] for side in (given, expected)
+    )
+    return Exported(file, inputs, outputs, _example(file, network.packing.leaves, inputs, outputs))
+
+
+class Policy(nn.Module):
+    """What the file computes: from the inputs to the outputs, in their order."""
+
+    def __init__(self, network: ActorCritic, actions: Actions):
+        super().__init__()
+        self.network, self.actions = network, actions
+        self._leaves = [
+            _Numbers(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf)
+            for leaf in actions.leaves
+        ]
+        self._modules_of_leaves = nn.ModuleList(self._leaves)  # torch does not look into lists
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        network, inputs = self.network, iter(given)
+        seen = with_entries(network.packing.seen, inputs)
+        mask = next(inputs) if network.packing.masked else None
+        memory = self._memory(*inputs) if network.memory_size else None
+        parameters, value, state = network.think(seen, memory)
+        said = network.policy(Heads(parameters.float(), value.float(), mask, state=state))
+        return tuple(self.outputs(said).values())
+
+    def _memory(self, state: Tensor, first: Tensor, *last: Tensor) -> Memory:
+        """Of the inputs behind the observation's."""
+        if not last:
+            return Memory(state, first, first, state[:, 0])  # nothing reads the action and the reward
+        *action, reward = last
+        row = torch.cat([of_leaf.row(each) for of_leaf, each in zip(self._leaves, action, strict=True)], 1)
+        return Memory(state, first, row[:, 0] if self.actions.single else row, reward)
+
+    def outputs(self, said: PolicyOutput) -> dict[str, Tensor]:
+        """By name: the action, what it was chosen by, the value, the state of a memory."""
+        parts = iter(_parts(said))
+        outputs = {
+            leaf.named(root): each
+            for leaf, of_leaf in zip(self.actions.leaves, self._leaves, strict=True)
+            for root, each in of_leaf(parts).items()
+        }
+        ordered = sorted(outputs, key=lambda name: not is_action(name))
+        state = {} if said.state is None else {"next_state": said.state}
+        return {name: outputs[name] for name in ordered} | {"value": said.value} | state
+
+    def expected(
+        self, packed: Shaped[Tensor, "N *shape"], memory: Memory | None
+    ) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
+        """The outputs as an agent makes them, which sees packed observations and turns rows into actions in NumPy;
+        and the rows in which no two alternatives are so nearly as likely that rounding decides."""
+        said = self.network.step(packed, memory)
+        action = self.actions.to_environment(said.distribution.mode().numpy())
+        made = {leaf.named("action"): leaf.of(action) for leaf in self.actions.leaves}
+        decided = torch.ones(len(packed), dtype=torch.bool)
+        for part in _parts(said):
+            if isinstance(part, Categorical) and part.log_probs.shape[-1] > 1:
+                best, second = part.log_probs.exp().topk(2).values.unbind(-1)
+                decided &= best - second > TOLERANCE
+        return {name: each.numpy() for name, each in self.outputs(said).items()} | made, decided.numpy()
+
+
+Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box and each choice
+
+
+class _Numbers(nn.Module):
+    """A Box: mean and deviation as the environment measures, before anything is clipped; and the action."""
+
+    middle: Tensor
+    unit: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, space: gym.spaces.Box):
+        super().__init__()
+        self._shape, self._dtype = space.shape, _dtype(space)
+        middle, unit = scale(space)
+        for name, each in (("middle", middle), ("unit", unit), ("low", space.low), ("high", space.high)):
+            self.register_buffer(name, torch.tensor(each))
+
+    def forward(self, parts: Parts) -> dict[str, Tensor]:
+        part = next(parts)
+        assert isinstance(part, Gaussian)
+        mean, log_std = (each.reshape(each.shape[0], *self._shape) for each in (part.mean, part.log_std))
+        mean = self.middle + mean * self.unit
+        action = mean.clamp(self.low, self.high).to(self._dtype)
+        return {"action": action, "mean": mean, "log_std": log_std + self.unit.log()}
+
+    def row(self, action: Tensor) -> Tensor:
+        """An action before it is clipped in the policy's unit."""
+        return ((action - self.middle) / self.unit).flatten(1).float()
+
+
+class _Choices(nn.Module):
+    """A Discrete, MultiDiscrete or MultiBinary: probabilities, choice after choice; and the action."""
+
+    start: Tensor
+
+    def __init__(self, leaf: Leaf):
+        super().__init__()
+        self._shape, self._dtype = leaf.space.shape or (), _dtype(leaf.space)
+        self._count = max(1, leaf.size)
+        self.register_buffer("start", torch.tensor(getattr(leaf.space, "start", 0)))
+
+    def forward(self, parts: Parts) -> dict[str, Tensor]:
+        choices = [part for part in islice(parts, self._count) if isinstance(part, Categorical)]
+        chosen = torch.stack([part.mode() for part in choices], -1)
+        action = (chosen.reshape(chosen.shape[0], *self._shape) + self.start).to(self._dtype)
+        return {"action": action, "probabilities": torch.cat([part.log_probs.exp() for part in choices], -1)}
+
+    def row(self, action: Tensor) -> Tensor:
+        """Choices counted from 0."""
+        return (action.long() - self.start).reshape(action.shape[0], self._count)
+
+
+def _parts(said: PolicyOutput) -> tuple[Categorical | Gaussian, ...]:
+    policy = said.distribution
+    assert isinstance(policy, Categorical | Gaussian | Product)
+    return policy.parts if isinstance(policy, Product) else (policy,)
+
+
+def _dtype(space: spaces.Space) -> torch.dtype:
+    return torch.from_numpy(np.empty(0, space.dtype)).dtype
+
+
+def _first(count: int, arrays: Arrays) -> Arrays:
+    return {name: each[:count] for name, each in arrays.items()}
+
+
+def _check_names(policy: Policy) -> None:
+    """Keys with dots in them may give two leaves one name."""
+    for root, leaves in (("obs", policy.network.packing.leaves), ("action", policy.actions.leaves)):
+        names = [leaf.named(root) for leaf in leaves]
+        for name in names:
+            if names.count(name) > 1:
+                raise UsageError(f"two parts of the space would both be called '{name}' in the file: rename a key")
+
+
+def _converted(policy: Policy, given: Arrays, outputs: Sequence[str], about: Mapping[str, str]) -> bytes:
+    """The policy in ONNX, converted by way of torch.export.
+
+    torch's other way, through TorchScript, would not need onnxscript (10 MB), but since torch 2.9 it calls itself
+    legacy at every call, and TorchScript is deprecated.
+    """
+    example = tuple(torch.from_numpy(each[:2]) for each in given.values())
+    with _quietly():
+        try:
+            program = torch.onnx.export(
+                policy,
+                example,
+                input_names=list(given),
+                dynamic_shapes=(tuple({0: "batch"} for _ in example),),
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+        except Exception as error:
+            raise UsageError(f"network: it cannot be exported to ONNX: {_cause(error)}") from error
+        assert program is not None
+        model = program.model
+        for node in model.graph.all_nodes():
+            node.metadata_props.clear()  # the lines of source it came from, with their places on this computer
+            for value in node.outputs:
+                value.name = f"_{value.name}"  # torch calls a mean `mean`, and that may be an output's name
+        for value, name in zip(model.graph.outputs, outputs, strict=True):
+            value.name = name
+        model.metadata_props.update(about)
+        data: bytes = program.model_proto.SerializeToString()
+    return data
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter tells of deprecations in its own libraries, and of packages that nobody here needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _cause(error: Exception) -> str:
+    """What went wrong at first: torch wraps it into pages of advice, several times over."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return printable(f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}")
+
+
+def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
+    """Five lines that ask the file about one observation, an episode's first."""
+    asked = [port.name for port in outputs if is_action(port.name) or port.name in ("value", "next_state")]
+    values = [_zeros(leaf) for leaf in leaves]
+    # A mask allows all; `first` is true, and what was before then counts for nothing.
+    values += [
+        f"np.{'ones' if port.dtype == np.bool_ else 'zeros'}({(1, *port.shape)}, np.{port.dtype.type.__name__})"
+        for port in inputs[len(leaves) :]
+    ]
+    state = ", state" if asked[-1] == "next_state" else ""
+    told = ", ".join(f'"{port.name}": {value}' for port, value in zip(inputs, values, strict=True))
+    return f"""\
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession({json.dumps(str(file))})
+*action, value{state} = session.run({json.dumps(asked)}, {{{told}}})
+print(*[each[0] for each in action], value[0])
+"""
+
+
+def _zeros(leaf: Leaf) -> str:
+    """NumPy's words for a batch of one that lies in the space, whose choices may be counted from another number."""
+    start = np.asarray(getattr(leaf.space, "start", 0))
+    zeros = f"np.zeros({(1, *(leaf.space.shape or ()))}, np.{np.dtype(leaf.space.dtype).type.__name__})"
+    return f"{zeros} + {start.tolist()}" if start.any() else zeros

@@ -1,0 +1,100 @@
+"""The curves of a run: its returns by steps and by training seconds, read from its metrics.jsonl."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from troupe.config import UsageError
+from troupe.runs.store.directory import runs_inside
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Mean returns, each after so many environment steps and so many seconds of training."""
+
+    steps: Int[np.ndarray, " n"]
+    seconds: Float[np.ndarray, " n"]
+    returns: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """The training return (of exploring actors) by report, and beside it the evaluation return.
+
+    `returns[i]` is the mean of the episodes that ended since the report before; reports in which none ended are left
+    out. `episodes` counts those of the run so far. `collapses` are the evaluations that showed one.
+    """
+
+    steps: Int[np.ndarray, " n"]
+    seconds: Float[np.ndarray, " n"]
+    returns: Float[np.ndarray, " n"]
+    episodes: Int[np.ndarray, " n"]
+    evaluations: Points
+    collapses: Points
+    gaps: Float[np.ndarray, "g 4"]  # where metrics could not be written: from and to, in steps and in seconds
+
+
+def read_curve(run: str | os.PathLike[str]) -> Curve:
+    """Raises UsageError where there is no metrics.jsonl. What a resumed run did again stands there once."""
+    rows = _in_order(read_metrics(run))
+    reports = _table(rows, "report", "steps", "seconds", "return_mean", "episodes")
+    steps, seconds, returns, episodes = reports.T
+    return Curve(
+        steps.astype(np.int64), seconds, returns, episodes.astype(np.int64),
+        _points(rows, "evaluation"), _points(rows, "collapse"),
+        _table(rows, "gap", "from_steps", "steps", "from_seconds", "seconds"),
+    )  # fmt: skip
+
+
+def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
+    run = Path(run)
+    file = run / "metrics.jsonl"
+    if not file.is_file():
+        raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl{runs_inside(run)}")
+    rows = []
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(row, dict):
+                rows.append(row)
+    return rows
+
+
+def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without what a resumed run did again: rows with more steps than a later report.
+
+    Only reports show a resumption; an evaluation may be of weights older than the report before it.
+    """
+    kept: list[Mapping[str, Any]] = []
+    reached = 0
+    for row in rows:
+        if row.get("kind") == "report":
+            steps = row.get("steps", reached)
+            if steps < reached:
+                kept = [earlier for earlier in kept if earlier.get("steps", 0) <= steps]
+            reached = steps
+        kept.append(row)
+    return kept
+
+
+def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> Points:
+    steps, seconds, means = _table(rows, kind, "steps", "seconds", "mean").T
+    return Points(steps.astype(np.int64), seconds, means)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], kind: str, *names: str) -> Float[np.ndarray, "n names"]:
+    """The named numbers of the rows of a kind that have them all and finite."""
+    table = [[row.get(name) for name in names] for row in rows if row.get("kind") == kind]
+    numbers = np.array(table, dtype=float).reshape(-1, len(names))  # None becomes NaN
+    finite: Float[np.ndarray, "n names"] = numbers[np.isfinite(numbers).all(axis=1)]
+    return finite

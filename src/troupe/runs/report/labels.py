@@ -1,0 +1,96 @@
+"""How the settings of several runs differ, in words: runs with one label have the same settings."""
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from troupe import safe_files
+from troupe.config import fields, flatten
+from troupe.environments.lookup.files import without_folder
+
+Settings = Mapping[str, Any]  # by dotted name
+
+_IDENTITY = ("env.id", "preset", "tuned")  # what decides most of the other settings
+_MOST = 3  # settings in a label
+
+
+def read_settings(run: Path) -> dict[str, Any]:
+    """What the run's config.toml says, as far as it can be read; what a measurement has settled is "auto"."""
+    try:
+        settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if "env.id" in settings:
+        settings["env.id"] = without_folder(str(settings["env.id"]))
+    if "env.wrappers" in settings:
+        settings["env.wrappers"] = [without_folder(str(name)) for name in settings["env.wrappers"]]
+    settings = {name: value for name, value in settings.items() if not name.startswith("env.files.")}
+    return settings | {name: "auto" for name in read_measured(run) if name in settings}
+
+
+def read_measured(run: Path) -> list[str]:
+    """The settings that a measurement on the machine decided, as summary.json tells."""
+    try:
+        summary = json.loads(safe_files.read(run / "summary.json"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    measured = summary.get("measured") if isinstance(summary, dict) else None
+    return [str(name) for name in measured] if isinstance(measured, list) else []
+
+
+def labels(runs: Sequence[Settings]) -> list[str]:
+    """A label for each run, of the settings in which they differ, seeds excluded; of the preset where none do.
+
+    Environment, preset and tuning decide most other settings, so those are compared only among runs that
+    have these three in common.
+    """
+    identities = [tuple(settings.get(name) for name in _IDENTITY) for settings in runs]
+    environments = len({env for env, _, _ in identities}) > 1
+    presets = len({preset for _, preset, _ in identities}) > 1 or not environments
+    made: dict[str, Settings] = {}
+    words = []
+    for settings, identity in zip(runs, identities, strict=True):
+        alike = [other for other, its in zip(runs, identities, strict=True) if its == identity]
+        env, preset, tuned = identity
+        both = len({its for its in identities if its[:2] == identity[:2]}) > 1
+        differing = [f"{name}={_text(_value(settings, name))}" for name in _differing(alike)]
+        if len(differing) > _MOST:
+            differing[_MOST:] = [f"{len(differing) - _MOST} more"]
+        word = " · ".join([str(env)] * environments + [str(preset)] * presets + [_tuning(tuned)] * both + differing)
+        unique, number = word, 1
+        while not _same(made.setdefault(unique, settings), settings):
+            number += 1
+            unique = f"{word} ({number})"
+        words.append(unique)
+    return words
+
+
+def _tuning(tuned: Any) -> str:
+    return "tuned" if tuned else "untuned"
+
+
+def _differing(runs: Sequence[Settings]) -> list[str]:
+    names = dict.fromkeys(name for settings in runs for name in settings if name != "seed")
+    return [name for name in names if any(_value(each, name) != _value(runs[0], name) for each in runs)]
+
+
+def _same(one: Settings, other: Settings) -> bool:
+    return not _differing([one, other])
+
+
+def _value(settings: Settings, name: str) -> Any:
+    """A run from before there was a setting has what is the default now."""
+    known = fields().get(name)
+    default = known.default if known else None
+    value = settings.get(name, default)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(map(_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

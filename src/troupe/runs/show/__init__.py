@@ -1,0 +1,1 @@
+"""An agent at play: frames, films, windows, terminals."""

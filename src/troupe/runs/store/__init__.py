@@ -1,0 +1,1 @@
+"""The files of a run: written while it goes on, read afterwards."""

@@ -1,0 +1,243 @@
+"""Checkpoints: written beside their place, flushed, then renamed; never unpickled.
+
+checkpoints/<step>/
+  model.safetensors      the weights as they were
+  best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
+  optimizer.safetensors  the optimizer's statistics
+  state.json             counters, clock, spaces
+  novelty.safetensors    of a run with bonuses for what is new: each learner's predictor and its statistics
+  streams.safetensors    of a serial run: generators, and the episodes under way (docs/reproducibility.md)
+  manifest.json          SHA-256 of each of these
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import safetensors.torch
+from torch import Tensor
+
+from troupe import safe_files
+from troupe.config import TrainConfig, TroupeError, UsageError, from_toml, one_line, reason
+from troupe.runs.store.directory import runs_inside
+
+KEEP = 3
+_STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
+_CONTENTS = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    model: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    streams: Mapping[str, Any] | None = None  # nested: plain values, and arrays
+    novelty: Sequence[Mapping[str, Any]] = ()  # likewise, by learner
+
+
+def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Writes the checkpoint of `step`, whole or not at all, and removes all but the newest few.
+
+    Those of later steps are removed too: damaged ones, which a resumed run has gone back behind.
+    """
+    folder = safe_files.folder(run / "checkpoints")
+    for left in folder.glob(".*.partial"):  # by a run that was killed
+        _remove(left)
+    place, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
+    beside.mkdir()
+    try:
+        contents = {
+            "model.safetensors": safetensors.torch.save(_plain(checkpoint.model)),
+            "best.safetensors": safetensors.torch.save(_plain(checkpoint.best)),
+            "optimizer.safetensors": safetensors.torch.save(_plain(checkpoint.optimizer)),
+            "state.json": json.dumps(checkpoint.state, indent=2).encode(),
+        }
+        if checkpoint.streams is not None:
+            contents[_STREAMS] = _packed(checkpoint.streams)
+        if checkpoint.novelty:
+            contents[_NOVELTY] = _packed({"learners": checkpoint.novelty})
+        manifest = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        contents["manifest.json"] = json.dumps(manifest, indent=2).encode()
+        for name, data in contents.items():
+            write_durably(beside / name, data)
+        _flush(beside)
+        if place.exists():  # the same step again, after a resume
+            _remove(replaced)
+            place.rename(replaced)
+        beside.rename(place)
+        _flush(folder)
+    except BaseException:
+        _remove(beside)
+        raise
+    others = [other for other in newest_first(run) if other != place]
+    earlier = [other for other in others if other != replaced and _step(other) < step]
+    for old in set(others) - set(earlier[: KEEP - 1]):
+        _remove(old)
+    return place
+
+
+def _remove(place: Path) -> None:
+    """Deletes a checkpoint and nothing else: what has no manifest is none, and a file that no checkpoint has stays."""
+    if place.is_symlink() or not ((place / "manifest.json").is_file() or place.name.endswith(".partial")):
+        return
+    for name in (*_CONTENTS, _STREAMS, _NOVELTY, "manifest.json"):
+        for file in (place / f".{name}.partial", place / name):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+    with suppress(OSError):
+        place.rmdir()
+
+
+def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
+    """The newest checkpoint that is whole; damaged ones are named through `warn`.
+
+    Raises UsageError when `run` is no run directory or holds no whole checkpoint.
+    """
+    read_config(run)  # says what is wrong where this is no run directory
+    places = newest_first(run)
+    for place in places:
+        try:
+            return _read(place)
+        except Exception as error:  # whatever a file of a stranger's makes of its readers
+            further = "" if place == places[-1] else "; trying the one before it"
+            warn(f"checkpoint {place} is damaged ({one_line(error)}){further}")
+    raise UsageError(f"'{run}' holds no whole checkpoint")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """What the run was told. Raises UsageError, naming the file, where it is missing or damaged."""
+    file = run / "config.toml"
+    if not run.is_dir():
+        raise UsageError(f"no run directory '{run}'")
+    if not file.is_file():
+        raise UsageError(f"'{run}' is not a run directory: it has no config.toml{runs_inside(run)}")
+    try:
+        return from_toml(safe_files.read(file).decode())
+    except (OSError, ValueError, RecursionError, UsageError) as error:
+        raise UsageError(f"{file} is damaged: {one_line(error)}") from None
+
+
+def _read(place: Path) -> Checkpoint:
+    manifest = _parsed("manifest.json", _bytes(place / "manifest.json"))
+    if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
+        raise TroupeError("manifest.json does not list the files of a checkpoint")
+    data = {name: _bytes(place / name, safe_files.WEIGHTS_BYTES) for name in manifest}
+    for name in manifest:
+        if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
+            raise TroupeError(f"{name} does not match its hash")
+    state = _parsed("state.json", data["state.json"])
+    if not isinstance(state, dict):
+        raise TroupeError("state.json holds no table of values")
+    return Checkpoint(
+        model=_weights(data, "model.safetensors"),
+        best=_weights(data, "best.safetensors"),
+        optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
+        state=state,
+        streams=_unpacked(data[_STREAMS]) if _STREAMS in data else None,
+        novelty=_unpacked(data[_NOVELTY])["learners"] if _NOVELTY in data else (),
+    )
+
+
+def _bytes(file: Path, most_bytes: int = safe_files.TEXT_BYTES) -> bytes:
+    try:
+        return safe_files.read(file, most_bytes)
+    except OSError as error:
+        raise TroupeError(f"{file.name}: {reason(error)}") from error
+    except ValueError as error:  # too large
+        raise TroupeError(str(error)) from error
+
+
+def _parsed(name: str, data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise TroupeError(f"{name} is not valid JSON") from error
+
+
+def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
+    weights = safetensors.torch.load(data[name])
+    for part, tensor in weights.items():
+        if tensor.isnan().any():
+            raise TroupeError(f"{name} holds NaN in {part}")
+    return weights
+
+
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints of a run; `.replaced` is what a run killed between two renames left of one."""
+    folder = run / "checkpoints"
+    names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
+    known = [name for name in names if re.fullmatch(r"[0-9]+(\.replaced)?", name)]
+    return [folder / name for name in sorted(known, key=lambda name: (_step(folder / name), -len(name)), reverse=True)]
+
+
+def _step(place: Path) -> int:
+    return int(place.name.removesuffix(".replaced"))
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _packed(nested: Mapping[str, Any]) -> bytes:
+    """One file: the arrays by number, and everything else as JSON with a number in the place of each."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def without_arrays(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: without_arrays(item) for name, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [without_arrays(item) for item in value]
+        if hasattr(value, "__array__"):
+            number = str(len(arrays))
+            arrays[number] = np.asarray(value, order="C")
+            return {"array": number}
+        return value
+
+    return safetensors.numpy.save(arrays, {"nested": json.dumps(without_arrays(nested))})
+
+
+def _unpacked(data: bytes) -> Any:
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    arrays = safetensors.numpy.load(data)
+
+    def with_arrays(value: Any) -> Any:
+        if isinstance(value, dict):
+            return (
+                arrays[value["array"]] if value.keys() == {"array"} else {k: with_arrays(v) for k, v in value.items()}
+            )
+        return [with_arrays(item) for item in value] if isinstance(value, list) else value
+
+    return with_arrays(json.loads(header["__metadata__"]["nested"]))
+
+
+def write_durably(path: Path, data: bytes) -> None:
+    """Writes the file whole or not at all: what stood there before stays until the new one is on the disk."""
+    beside = path.with_name(f".{path.name}.partial")
+    try:
+        with safe_files.create(beside) as file:
+            left = memoryview(data)
+            while left:  # a disk that is nearly full takes a part, and only then refuses
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def _flush(folder: Path) -> None:
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

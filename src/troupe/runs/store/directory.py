@@ -1,0 +1,135 @@
+"""A run's directory: its name, who writes there, and what the summary says of machine and versions."""
+
+import os
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from troupe.config import TrainConfig, UsageError
+from troupe.environments.lookup.files import without_folder
+from troupe.extras import DISTRIBUTION, version
+from troupe.runs.store.lock import FILE as LOCK
+from troupe.runs.store.lock import Lock
+
+
+def run_name(env_id: str) -> str:
+    """An environment's id as a folder's name; a file stands there without its own folder."""
+    return re.sub(r"[^\w.-]+", "_", without_folder(env_id)).strip("_")
+
+
+def check_named(place: str | Path | None) -> None:
+    """Raises UsageError for an empty name, which Path would read as the current directory."""
+    if place is not None and not str(place).strip():
+        raise UsageError("--run-dir is empty; name a directory")
+
+
+def check_free(place: Path) -> None:
+    if (place / "config.toml").exists():
+        raise UsageError(
+            f"'{place}' already holds a run; to continue: troupe resume {place}, or name another --run-dir"
+        )
+    if place.exists() and not place.is_dir():
+        raise UsageError(f"'{place}' is a file; --run-dir names a directory")
+
+
+def runs_inside(folder: Path) -> str:
+    """'; it holds runs: ...' for a folder of runs (train --seeds, compare), which is taken for a run; or nothing."""
+    found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/config.toml"))
+    more = ", ..." if len(found) > 4 else ""
+    return f"; it holds runs: {', '.join(map(str, found[:4]))}{more}" if found else ""
+
+
+class RunDirectory:
+    """A run's directory while this process writes there: locked, and recognised. `with` gives it back.
+
+    Raises UsageError where another process has it, or where it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        for name in (LOCK, "metrics.jsonl", "journal.jsonl", "checkpoints", "plots", "videos"):
+            if (path / name).is_symlink():
+                raise UsageError(f"'{path / name}' is a link: a run writes only inside its directory; remove the link")
+        try:
+            self._take()
+        except OSError as error:
+            raise unwritable(path, error) from error
+
+    @classmethod
+    def new(cls, config: TrainConfig, asked: str | Path | None) -> Self:
+        """Makes the one that was asked for, or one that no other run has taken."""
+        base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
+        path = Path(asked) if asked is not None else base
+        try:
+            if asked is None:
+                path = _made(base)
+            else:
+                path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(path, error) from error
+        directory = cls(path)
+        try:
+            check_free(path)  # again, for only now can nobody else take it
+        except UsageError:
+            directory.release()
+            raise
+        return directory
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def is_gone(self) -> bool:
+        """Whether it has been moved or deleted since; another one may stand in its place."""
+        try:
+            return not os.path.samestat(self._identity, self._absolute.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+
+    def renew(self) -> None:
+        """Goes on in a new directory at the same path, or beside whatever stands there by now. Raises OSError."""
+        self.release()
+        self.path = _made(self._absolute)
+        self._take()
+
+    def _take(self) -> None:
+        self._absolute = self.path.absolute()  # the directory we stand in may go away, too
+        self._lock = Lock(self.path)
+        self._identity = self._absolute.stat()
+
+
+def _made(base: Path) -> Path:
+    """A directory that was not there before: `base`, or with a number behind its name."""
+    path, again = base, 1
+    while True:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:  # two runs that started in the same second
+            again += 1
+            path = base.with_name(f"{base.name}_{again}")
+
+
+def unwritable(place: Path, error: OSError) -> UsageError:
+    return UsageError(f"run directory '{place}' cannot be written: {error.strerror or error}")
+
+
+def peak_memory_mb() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (1024**2 if sys.platform == "darwin" else 1024), 1)
+
+
+def versions() -> dict[str, str]:
+    packages = {"troupe": DISTRIBUTION} | {name: name for name in ("torch", "gymnasium", "numpy")}
+    return {"python": sys.version.split()[0]} | {name: version(package) for name, package in packages.items()}

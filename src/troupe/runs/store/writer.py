@@ -1,0 +1,84 @@
+"""What a run writes while it goes on: settings, metrics, checkpoints and its journal."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from troupe.config import TrainConfig, reason, to_toml
+from troupe.runs.store import checkpoint
+from troupe.runs.store.directory import RunDirectory, unwritable
+from troupe.runs.store.metrics import MetricsLog
+from troupe.runtime.journal import Journal
+
+
+class RunWriter:
+    """Writes into a run's directory; where that is moved or deleted, it continues in a new one. `warn` says so.
+
+    A checkpoint is of use only beside a config.toml: there is one wherever a checkpoint is written. Raises
+    UsageError where the directory cannot be written at the start.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, config: TrainConfig, journal: Journal | None, warn: Callable[[str], None]
+    ):
+        self._directory, self._config, self._journal, self._warn = directory, config, journal, warn
+        self._unsaved = False  # the last checkpoint could not be written, and that has been said
+        try:
+            self._write_config()
+            self.metrics = MetricsLog(self.path, warn)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.metrics.__exit__(kind, error, trace)
+
+    @property
+    def path(self) -> Path:
+        return self._directory.path
+
+    def save(self, taken: checkpoint.Checkpoint) -> Path:
+        """Writes a checkpoint. Raises OSError."""
+        self._follow_directory()
+        self.metrics.retry()
+        return checkpoint.save(self.path, taken.state["counts"]["steps"], taken)
+
+    def try_to_save(self, taken: checkpoint.Checkpoint) -> None:
+        """Writes a checkpoint if that is possible; of several failures in a row the first is said."""
+        try:
+            self.save(taken)
+            self._unsaved = False
+        except OSError as error:
+            if not self._unsaved:
+                self._warn(f"no checkpoint could be written: {reason(error)}; the run goes on")
+            self._unsaved = True
+
+    def write_journal(self) -> None:
+        if self._journal is None:
+            return
+        try:
+            self._journal.append_to(self.path)
+        except OSError as error:
+            self._warn(f"the journal is no longer written: {reason(error)}; the run goes on and cannot be replayed")
+
+    def _write_config(self) -> None:
+        checkpoint.write_durably(self.path / "config.toml", to_toml(self._config).encode())
+
+    def _follow_directory(self) -> None:
+        before = self.path
+        if self._directory.is_gone():
+            self._directory.renew()
+            self._write_config()
+            self.metrics.reopen(self.path)
+            self._warn(f"'{before}' has been moved or deleted; continuing in a new directory, {self.path}")
+            if self._journal:
+                self._journal.discard()
+                self._warn("not recorded from here on: the new directory cannot be replayed")
+        elif not (before / "config.toml").exists():
+            self._write_config()
+            self._warn(f"config.toml was missing in '{before}', and has been written again")

@@ -1,0 +1,134 @@
+"""What an actor is made from: the same plan whether it runs in a thread or travels to a process."""
+
+import copy
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from troupe.algorithm.schedules import CONSTANT, Linear
+from troupe.config import Environment
+from troupe.config import Learner as LearnerConfig
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.batched_inference import BatchedInference, PredictionClient
+from troupe.runtime.acting.exploration import EpsilonSchedule
+from troupe.runtime.acting.inference import Inference, LocalInference, generator
+from troupe.runtime.acting.n_step_window import Window, WindowActor
+from troupe.runtime.acting.recurrent_state import Recall
+from troupe.runtime.data.rollout import allocate
+from troupe.runtime.data.shared_memory import ByValue
+from troupe.runtime.execution.gate import Gate, RemoteGate
+from troupe.runtime.learning.hogwild import Worker
+from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewards
+from troupe.runtime.learning.weights import HogwildMaster, Weights
+from troupe.runtime.progress import Progress
+
+# Where actions come from: one end of the prediction queue, or a copy of the network and what refreshes it.
+Brain = PredictionClient | tuple[ByValue, Weights]
+Player = Actor | WindowActor | Worker
+
+
+@dataclass(frozen=True)
+class LearnerPlan:
+    """What a worker of hogwild learns with."""
+
+    config: LearnerConfig
+    loss: LossFunction
+    rewards: Rewards
+    entropy: Entropy | None = None
+    annealing: Linear = CONSTANT
+
+
+@dataclass(frozen=True)
+class ActorPlan:
+    """Everything an actor is made from; `build` makes it."""
+
+    number: int
+    source: ByValue
+    environment: Environment
+    environments: int
+    parts: int  # in which they take turns
+    restorable: bool  # whether a checkpoint is to put its environments back where they were
+    epsilon: EpsilonSchedule
+    seeds: np.random.SeedSequence
+    device: str  # where its copy of the network acts
+    window: int
+    brain: Brain
+    learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
+    memory: int = 0  # size of the policy's
+
+    def seed_process(self, generation: int) -> None:
+        """Seeds the global streams of `random`, NumPy and torch, which some environments draw from. For an actor that
+        has a process to itself: in threads they belong to the whole program."""
+        words = self._seeds(generation)[1].spawn(1)[0].generate_state(8)
+        random.seed(words.tobytes())
+        np.random.seed(words)
+        torch.manual_seed(int(words[0]))
+
+    def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
+        """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
+        environment_seed, action_seed = self._seeds(generation)
+        make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
+        # Those that are put back, or served by a predictor, go all together.
+        whole = self.restorable or isinstance(self.brain, PredictionClient)
+        parts = 1 if whole else min(self.parts, self.environments)
+        sizes = np.bincount(np.arange(self.environments) % parts).tolist()
+        environments = [make(size, self.environment) for size in sizes]
+
+        alone = self.restorable or isinstance(gate, RemoteGate)  # topology serial, or a process
+
+        def actor(inference: Inference) -> Actor:
+            gamma = self.learner.rewards.gamma if self.learner.rewards.normalize else None
+            recall = Recall(self.environments, self.memory, self.source.value.actions) if self.memory else None
+            seed, epsilon = environment_seed, self.epsilon
+            return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, recall, alone=alone)
+
+        if isinstance(self.brain, PredictionClient):
+            return self._windowed(actor(BatchedInference(self.brain, gate)))
+        network, weights = copy.deepcopy(self.brain[0].value).to(self.device), self.brain[1]
+        if isinstance(weights, HogwildMaster):
+            learner = self._learner(network, weights, progress, gate, action_seed.spawn(2)[1])
+            inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
+            return Worker(self.number, actor(inference), learner, weights, progress)
+        own = FlatWeights(network)
+        # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from, nor is
+        # what a memory is added up with.
+        exact = network.normalizer is not None or network.memory_size or own.buffers
+        precision = torch.float32 if exact else network.precision
+        own.move_to(own.vector.to(self.device, precision))
+        draws = generator(action_seed, own.vector.device)
+        return self._windowed(actor(LocalInference(own, weights, draws, gate)))
+
+    def _windowed(self, actor: Actor) -> Player:
+        if not self.window:
+            return actor
+        source = self.source.value
+        return WindowActor(
+            actor,
+            Window(self.window, self.learner.rewards.gamma),
+            [allocate(source.packing.space, 1, 1, source.actions) for _ in range(self.window + 1)],
+        )
+
+    def _learner(
+        self,
+        network: ActorCritic,
+        master: HogwildMaster,
+        progress: Progress,
+        gate: Gate | RemoteGate,
+        seed: np.random.SeedSequence,
+    ) -> Learner:
+        plan = self.learner
+        return Learner(
+            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(seed), plan.rewards,
+            entropy=plan.entropy, annealing=plan.annealing,
+        )  # fmt: skip
+
+    def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:
+        first, second = (
+            np.random.SeedSequence(self.seeds.entropy, spawn_key=(*self.seeds.spawn_key, 2 * generation + part))
+            for part in (0, 1)
+        )
+        return first, second

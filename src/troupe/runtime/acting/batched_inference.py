@@ -1,0 +1,206 @@
+"""Batched inference (GA3C, Babaeizadeh et al. 2017): actors without a network, and predictors that serve them.
+
+An actor writes its observations into shared memory and its number into one pipe, the prediction queue. With a
+policy that remembers it writes there what that reads, too, and finds the new state beside its actions.
+A predictor takes all the numbers that are there, acts for all these actors in one pass of the network,
+writes the actions back and wakes each actor through a pipe of its own. A write of a few bytes into a
+pipe is whole or not at all, so an actor that is killed at any moment leaves the queue in order.
+"""
+
+import os
+import select
+import struct
+import threading
+from collections.abc import Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from troupe.config import UsageError
+from troupe.environments.actions import Actions
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.networks.recurrent import Memory
+from troupe.runtime.acting.inference import Decision
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.execution.gate import Closed, Gate, RemoteGate
+from troupe.runtime.learning.weights import Weights
+from troupe.runtime.progress import WAIT, Stopwatch
+
+_REQUEST, _REPLY = struct.Struct("=II"), struct.Struct("=I")  # (actor, ticket), ticket
+_NOBODY = 2**32 - 1  # instead of an actor's number: the queue is closed
+_LOOK_SECONDS = 0.1
+
+
+class Request(NamedTuple):
+    actor: int
+    ticket: int  # the actor's own count: no answer to a predecessor is taken for one to itself
+
+
+class PredictionQueue:
+    """Carries the observations of `actors` actors to predictors, and actions back."""
+
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        actors: int,
+        environments: int,
+        actions: Actions | None = None,
+        memory: int = 0,
+        *,
+        shared: bool,
+    ):
+        if os.name != "posix":
+            raise UsageError("inference.kind = 'batched': its queue needs the pipes of Linux or macOS; use local")
+        n, b = actors, environments
+        shape, dtype = (actions.shape, actions.dtype) if actions else ((), np.int64)
+        self.cells = Block(
+            {
+                "obs": ((n, b, *(space.shape or ())), space.dtype),
+                "epsilon": ((n,), np.float32),
+                "action": ((n, b, *shape), dtype),
+                "log_prob": ((n, b), np.float32),
+                "version": ((n,), np.int64),
+                "memory_state": ((n, b, memory), np.float32),
+                "memory_first": ((n, b), np.bool_),
+                "memory_action": ((n, b, *shape), dtype),
+                "memory_reward": ((n, b), np.float32),
+                # Apart from that before: a request that is answered twice steps once.
+                "next_state": ((n, b, memory), np.float32),
+            },
+            shared=shared,
+        )
+        self._reader, self._writer = Pipe(duplex=False)
+        self._replies = [Pipe(duplex=False) for _ in range(actors)]
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def client(self, actor: int) -> "PredictionClient":
+        return PredictionClient(actor, self.cells, self._writer, self._replies[actor][0])
+
+    def get(self, most: int) -> list[Request]:
+        """Waits for an actor that needs actions, and gives all those that do, up to `most`."""
+        with self._lock:
+            if self._closed:
+                raise Closed
+            waiting = os.read(self._reader.fileno(), most * _REQUEST.size)
+            requests = [Request(*request) for request in _REQUEST.iter_unpack(waiting)]
+            if any(request.actor == _NOBODY for request in requests):
+                self._closed = True
+                raise Closed
+            return requests
+
+    def answer(self, requests: Sequence[Request]) -> None:
+        """The actions for these actors are in their cells."""
+        for request in requests:
+            os.write(self._replies[request.actor][1].fileno(), _REPLY.pack(request.ticket))
+
+    def close(self) -> None:
+        """Wakes whoever waits in `get`, into Closed."""
+        os.write(self._writer.fileno(), _REQUEST.pack(_NOBODY, 0))
+
+
+class PredictionClient:
+    """An actor's end of the prediction queue; it can be sent to the process that the actor lives in."""
+
+    def __init__(self, actor: int, cells: Block, requests: Connection, replies: Connection):
+        self.actor, self.cells, self.requests, self.replies = actor, cells, requests, replies
+
+
+class BatchedInference:
+    """How an actor without a network acts: it asks, and waits for the answer."""
+
+    def __init__(self, client: PredictionClient, gate: Gate | RemoteGate):
+        self._client, self._gate = client, gate
+        self._ticket = int.from_bytes(os.urandom(4), "little")
+        self._replied = select.poll()
+        self._replied.register(client.replies.fileno(), select.POLLIN)
+        self.watch = Stopwatch()
+
+    def refresh(self) -> int:
+        """The predictors hold the weights, and may change them at any step."""
+        return -1
+
+    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
+        client, cells, number = self._client, self._client.cells, self._client.actor
+        cells["obs"][number], cells["epsilon"][number] = obs, epsilon
+        if memory is not None:
+            for name, value in memory._asdict().items():
+                cells[f"memory_{name}"][number] = value
+        self._ticket = (self._ticket + 1) % 2**32
+        os.write(client.requests.fileno(), _REQUEST.pack(number, self._ticket))
+        stage = self.watch.stage
+        self.watch.start(WAIT)
+        while True:
+            while not self._replied.poll(_LOOK_SECONDS * 1000):
+                if self._gate.stopped:
+                    raise Closed
+            reply = os.read(client.replies.fileno(), _REPLY.size)
+            if not reply:  # the other end is gone
+                raise Closed
+            if _REPLY.unpack(reply)[0] == self._ticket:
+                self.watch.start(stage)
+                state = None if memory is None else cells["next_state"][number]
+                version = int(cells["version"][number])
+                return Decision(cells["action"][number], cells["log_prob"][number], version, state)
+
+
+class Predictor:
+    """Acts for all actors that wait, in one pass of a copy of the network of its own."""
+
+    def __init__(
+        self,
+        queue: PredictionQueue,
+        network: ActorCritic,
+        weights: Weights,
+        generator: torch.Generator,
+        gate: Gate,
+        most: int,
+    ):
+        self._queue, self._network, self._flat = queue, network, FlatWeights(network)
+        self._weights, self._generator, self._gate, self._most = weights, generator, gate, most
+        self._version = -1
+        self.watch = Stopwatch()
+        self.served, self.batches = 0, 0
+
+    @torch.inference_mode()
+    def predict(self) -> None:
+        """Serves one batch of requests, with the newest weights."""
+        self.watch.start(WAIT)
+        requests = self._queue.get(self._most)
+        self.watch.start("predict")
+        with self._gate.turn(self.watch):
+            self._version = self._weights.pull(self._flat.vector, self._version)
+            cells, actors = self._queue.cells, [request.actor for request in requests]
+            device = self._flat.vector.device
+            obs = torch.from_numpy(cells["obs"][actors]).to(device)
+            epsilon = torch.from_numpy(cells["epsilon"][actors]).to(device)
+            output = self._network.step(obs.flatten(0, 1), self._memory(actors))  # [requests * environments]
+            policy, environments = output.distribution, obs.shape[1]
+            behaviour = (
+                policy.with_epsilon(epsilon.repeat_interleave(environments)[:, None]) if epsilon.any() else policy
+            )
+            action = behaviour.sample(self._generator)
+            self._write("action", actors, action)
+            self._write("log_prob", actors, behaviour.log_prob(action))
+            if output.state is not None:
+                self._write("next_state", actors, output.state)
+            cells["version"][actors] = self._version
+        self._queue.answer(requests)
+        self.served, self.batches = self.served + len(requests), self.batches + 1
+        self.watch.start(WAIT)
+
+    def _memory(self, actors: list[int]) -> Memory | None:
+        """What the policy reads of the past of these actors, if it has a memory."""
+        if not self._network.memory_size:
+            return None
+        cells = (torch.from_numpy(self._queue.cells[f"memory_{name}"][actors]) for name in Memory._fields)
+        return Memory(*(cell.flatten(0, 1) for cell in cells)).to(self._flat.vector.device)
+
+    def _write(self, name: str, actors: list[int], rows: torch.Tensor) -> None:
+        cell = self._queue.cells[name]
+        cell[actors] = rows.cpu().numpy().reshape(len(actors), *cell.shape[1:])

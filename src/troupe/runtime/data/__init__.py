@@ -1,0 +1,1 @@
+"""What actors and learners hand to one another: rollouts, the queue they circulate in, shared memory."""

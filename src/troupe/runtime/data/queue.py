@@ -1,0 +1,76 @@
+"""The rollout queue: a fixed set of rollouts that circulate between actors and learners."""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+
+from troupe.runtime.data.rollout import Rollout
+from troupe.runtime.execution.gate import Closed
+
+
+class RolloutQueue:
+    """Bounded by the rollouts it was made with, first in first out, and closable from anywhere.
+
+    An actor acquires an empty rollout, fills it in place and puts it; a learner gets full ones and
+    releases them. Nothing is allocated on the way, and `close()` wakes everybody who waits.
+    """
+
+    def __init__(self, rollouts: Sequence[Rollout]):
+        self.capacity = len(rollouts)
+        self._free = deque(rollouts)
+        self._full: deque[Rollout] = deque()
+        self._closed = False
+        self._fewest = 1
+        lock = threading.Lock()
+        self._freed, self._filled = threading.Condition(lock), threading.Condition(lock)
+
+    def acquire(self) -> Rollout:
+        """An empty rollout, waiting for one if need be."""
+        with self._freed:
+            self._freed.wait_for(lambda: self._free or self._closed)
+            if self._closed:
+                raise Closed
+            return self._free.popleft()
+
+    def acquire_at_once(self) -> Rollout | None:
+        """An empty rollout if there is one."""
+        with self._freed:
+            if self._closed:
+                raise Closed
+            return self._free.popleft() if self._free else None
+
+    def put(self, rollout: Rollout) -> None:
+        with self._filled:
+            if self._closed:
+                raise Closed
+            self._full.append(rollout)
+            if len(self._full) >= self._fewest:  # a learner woken for less would only go back to sleep
+                self._filled.notify()
+
+    def get(self, fewest: int, take_all: bool = False) -> list[Rollout]:
+        """The `fewest` oldest rollouts, or everything there is, once there are that many.
+
+        All learners of a queue ask for the same number.
+        """
+        with self._filled:
+            self._fewest = fewest
+            self._filled.wait_for(lambda: len(self._full) >= fewest or self._closed)
+            if self._closed:
+                raise Closed
+            return [self._full.popleft() for _ in range(len(self._full) if take_all else fewest)]
+
+    def release(self, rollouts: Sequence[Rollout]) -> None:
+        with self._freed:
+            self._free.extend(rollouts)
+            self._freed.notify(len(rollouts))
+
+    def close(self) -> None:
+        with self._freed:
+            self._closed = True
+            self._freed.notify_all()
+            self._filled.notify_all()
+
+    @property
+    def depth(self) -> int:
+        """Rollouts that wait for a learner."""
+        return len(self._full)

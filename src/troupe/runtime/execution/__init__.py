@@ -1,0 +1,1 @@
+"""Threads and processes: who runs where, what pauses, stops and watches them."""

@@ -1,0 +1,75 @@
+"""Signals, and work that can be given up when one comes."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from types import FrameType
+from typing import Generic, TypeVar
+
+from troupe import signals
+from troupe.runtime.execution.hang_detector import stack_of
+from troupe.torch_threads import heed_torch_threads
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.05  # how often whoever can be interrupted looks whether it was
+_PATIENCE_SECONDS = 1.0
+
+
+@contextmanager
+def on_signal(act: Callable[[int], None]) -> Iterator[None]:
+    """Answers the first SIGINT, SIGTERM or SIGHUP with `act`; a second one has its ordinary effect."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        for each, old in before.items():
+            signal.signal(each, old or signal.SIG_DFL)
+        act(number)
+
+    before = {number: signal.signal(number, handle) for number in signals.ending()}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old or signal.SIG_DFL)
+
+
+class Apart(Generic[T]):
+    """Work in a thread of its own, which can be left behind if it never ends."""
+
+    def __init__(self, work: Callable[[], T], name: str = "apart"):
+        self._work = work
+        self._done: Future[T] = Future()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def wait(self, seconds: float = LOOK_SECONDS) -> bool:
+        """Whether the work is done, after at most that long."""
+        wait([self._done], seconds)
+        return self._done.done()
+
+    def result(self) -> T:
+        """What came of it, once it is done; raises what the work raised."""
+        return self._done.result()
+
+    def stack(self) -> list[str]:
+        """Where the thread stands, innermost call first."""
+        return stack_of(self._thread)
+
+    def _run(self) -> None:
+        heed_torch_threads()
+        try:
+            self._done.set_result(self._work())
+        except BaseException as error:
+            self._done.set_exception(error)
+
+
+def apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
+    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
+    begun = Apart(work)
+    while not begun.wait() and not given_up():
+        pass
+    return begun.result() if begun.wait(_PATIENCE_SECONDS) else None

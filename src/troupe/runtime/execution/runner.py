@@ -1,0 +1,209 @@
+"""A seat: where one actor plays, in a thread or in a process, and what happens when it is lost."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from troupe.config import TroupeError
+from troupe.environments import VectorEnvironment
+from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.actor_plan import ActorPlan, Player
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.data.rollout import Rollout
+from troupe.runtime.execution.gate import Closed, Gate, Retired
+from troupe.runtime.execution.hang_detector import Patience, hung, stack_of
+from troupe.runtime.execution.interruption import LOOK_SECONDS
+from troupe.runtime.execution.processes import Lost, RemoteActor
+from troupe.runtime.execution.worker_counts import Latch, Numbers
+from troupe.runtime.journal import NoJournal
+from troupe.runtime.learning.hogwild import Worker
+from troupe.runtime.progress import WAIT, Progress
+
+Deliver = Callable[[Rollout], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What all seats of a run have in common."""
+
+    progress: Progress
+    gate: Gate
+    numbers: Numbers
+    ready: Latch  # nobody plays before all who start together are there
+    most_restarts: int
+    hang_seconds: float
+    journal: NoJournal
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def replace(self, number: int, why: str) -> None:
+        """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been.
+
+        The first line of `why` is the reason; a stack may follow.
+        """
+        reason, _, stack = why.partition("\n")
+        where = f"; it stood in\n{stack}" if stack else ""
+        with self.lock:
+            if self.progress.counts.restarts >= self.most_restarts:
+                limit = f"; no more actors are replaced: {self.most_restarts} is this run's actor.restarts"
+                raise TroupeError(f"{reason}{limit if self.most_restarts else ''}{where}")
+            self.progress.restart(f"actor-{number}: {reason}; another takes its place{where}")
+
+
+class ThreadSeat:
+    """An actor in a thread of its own."""
+
+    def __init__(self, plan: ActorPlan, table: Table, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
+        self.number = plan.number
+        self._plan, self._table, self.queue, self._new_rollout = plan, table, queue, new_rollout
+        self._look_anew()
+        self._generation, self._index = 0, 0
+        self._collecting = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.actor = self._build()
+
+    def run(self, deliver: Deliver) -> None:
+        """The thread's whole work, until the run is over or another takes its place."""
+        generation, self._thread = self._generation, threading.current_thread()
+        while True:
+            self._table.numbers.wait("actors", self.number)
+            try:
+                self.collect(deliver)
+            finally:
+                if self._generation != generation:
+                    raise Retired  # whatever it has raised: another has its place
+
+    def collect(self, deliver: Deliver) -> None:
+        """One rollout from an empty one to where it is wanted."""
+        actor, self._thread = self.actor, threading.current_thread()
+        actor.watch.start(WAIT)
+        rollout = self.queue.acquire()
+        actor.watch.start("other")
+        rollout.actor, rollout.generation, rollout.index = self.number, self._generation, self._index
+        with self._collecting:
+            actor.collect(rollout)
+        self._index += 1
+        self._table.journal.rollout(rollout)
+        actor.watch.start(WAIT)
+        deliver(rollout)
+
+    def lend(self) -> VectorEnvironment:
+        """The actor's environments, to be played inside `lent` only, and once the run is over."""
+        assert isinstance(self.actor, Actor)
+        return self.actor.lend()
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Inside, the actor is between two rollouts and its environments are another's; it begins new episodes then."""
+        assert isinstance(self.actor, Actor)
+        while not self._collecting.acquire(timeout=LOOK_SECONDS):
+            if self._table.gate.stopped:
+                raise Closed
+        try:
+            yield
+        finally:
+            try:
+                if not self._table.gate.stopped:
+                    self.actor.begin_anew()
+            finally:
+                self._collecting.release()
+
+    def state(self) -> dict[str, Any] | None:
+        """Between two rollouts: what `restore` needs; None where the actor cannot be put back."""
+        assert not isinstance(self.actor, Worker)
+        state = self.actor.state()
+        return None if state is None else state | {"index": self._index}
+
+    def restore(self, state: Mapping[str, Any]) -> list[str]:
+        assert not isinstance(self.actor, Worker)
+        self._index = state["index"]
+        return self.actor.restore(state)
+
+    @property
+    def hangs(self) -> bool:
+        return self._patience.look()
+
+    def abandon(self) -> str:
+        """Leaves a thread behind whose environment hangs; returns where it stands.
+
+        The thread cannot be ended. It keeps the rollout it has, and ends by itself if its environment
+        ever answers.
+        """
+        assert self._thread is not None
+        stack = stack_of(self._thread)
+        self._generation += 1
+        self.actor.retire()
+        self._look_anew()
+        return hung(self._plan.source.value.id, self._table.hang_seconds, stack)
+
+    def take_over(self, why: str, deliver: Deliver) -> None:
+        """The whole work of the thread that comes after an abandoned one."""
+        generation, self._thread = self._generation, threading.current_thread()
+        self._table.replace(self.number, why)
+        self.queue.release([self._new_rollout()])
+        try:
+            actor = self._build()
+        finally:
+            if self._generation != generation:
+                raise Retired  # it has taken too long, too
+        self.actor = actor
+        self.run(deliver)
+
+    def _look_anew(self) -> None:
+        self._pulse = np.zeros(1)
+        self._patience = Patience(self._pulse, self._table.hang_seconds)
+
+    def _build(self) -> Player:
+        return self._plan.build(self._generation, self._table.progress, self._table.gate, self._pulse)
+
+
+class RemoteSeat:
+    """An actor in a process, and the thread here that looks after it."""
+
+    def __init__(self, actor: RemoteActor, table: Table, queue: RolloutQueue):
+        self.number = actor.number
+        self.actor, self._table, self.queue = actor, table, queue
+        self._index, self._expected = 0, True
+
+    def run(self, deliver: Deliver) -> None:
+        try:
+            while True:
+                self._table.numbers.wait("actors", self.number)
+                try:
+                    self._play(deliver)
+                except Lost as loss:
+                    self._table.replace(self.number, str(loss))
+                    self.actor.close()
+                    self.queue.release(list(self.actor.waiting.values()))
+                    self.actor.waiting.clear()
+                    self.actor.generation += 1
+        finally:
+            self.actor.close()
+
+    def _play(self, deliver: Deliver) -> None:
+        actor, table = self.actor, self._table
+        actor.start(table.hang_seconds)
+        if self._expected:
+            self._expected = False
+            table.ready.count_down()
+        table.ready.wait()
+        while True:
+            if not actor.waiting:
+                table.numbers.wait("actors", self.number)
+                actor.ask(self.queue.acquire(), table.progress.counts)
+            if actor.wants_more and table.numbers.wanted("actors", self.number):
+                # Never wait for an empty rollout while a full one may be on its way here.
+                another = self.queue.acquire_at_once()
+                if another is not None:
+                    actor.ask(another, table.progress.counts)
+            rollout, share = actor.receive(table.hang_seconds)
+            table.progress.add(share)
+            if rollout is not None:
+                rollout.actor, rollout.generation, rollout.index = self.number, actor.generation, self._index
+                self._index += 1
+                table.journal.rollout(rollout)
+                deliver(rollout)

@@ -1,0 +1,63 @@
+"""How many actors, predictors and learners are at work; and a latch for those who must all be ready first."""
+
+import threading
+
+from troupe.runtime.execution.gate import Closed, Gate
+
+_LOOK_SECONDS = 0.1
+
+
+class Numbers:
+    """Parts are numbered from 0; those beyond the present number wait until they are wanted."""
+
+    def __init__(self, gate: Gate, actors: int, predictors: int, learners: int):
+        self._gate = gate
+        self._changed = threading.Condition()
+        self.current = {"actors": actors, "predictors": predictors, "learners": learners}
+
+    def set(self, **numbers: int) -> None:
+        with self._changed:
+            self.current |= numbers
+            self._changed.notify_all()
+
+    def wanted(self, kind: str, number: int) -> bool:
+        return number < self.current[kind]
+
+    def wait(self, kind: str, number: int) -> None:
+        """Returns once part `number` is wanted; raises Closed at the end of the run."""
+        if self.wanted(kind, number) and not self._gate.stopped:
+            return
+        with self._changed:
+            while not self.wanted(kind, number) and not self._gate.stopped:
+                self._changed.wait(_LOOK_SECONDS)
+        if self._gate.stopped:
+            raise Closed
+
+
+class Latch:
+    """Opens when it has been counted down to nothing."""
+
+    def __init__(self, gate: Gate, number: int):
+        self._gate, self._left = gate, number
+        self._lock, self._open = threading.Lock(), threading.Event()
+        if not number:
+            self._open.set()
+
+    @property
+    def open(self) -> bool:
+        return self._open.is_set()
+
+    def count_down(self) -> None:
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                self._open.set()
+
+    def wait_for(self, seconds: float) -> None:
+        self._open.wait(seconds)
+
+    def wait(self) -> None:
+        """Raises Closed if the run ends before it opens."""
+        while not self._open.wait(_LOOK_SECONDS):
+            if self._gate.stopped:
+                raise Closed

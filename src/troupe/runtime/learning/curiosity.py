@@ -1,0 +1,102 @@
+"""The bonus for what is new: computed by a learner for each of its batches, which the predictor then learns.
+
+Each learner has one of its own, so that nothing is shared and a replay needs no notes of it: several
+learners see several parts of what is played, which are alike.
+"""
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from troupe.algorithm.losses import Bonus, masked_mean
+from troupe.algorithm.normalization import Moments
+from troupe.algorithm.optimizers import Adam
+from troupe.algorithm.returns import reverse_scan
+from troupe.config import Novelty as Config
+from troupe.environments.packing import Packing
+from troupe.networks.flat import FlatWeights
+from troupe.networks.novelty import Novelty
+from troupe.runtime.data.rollout import Rollout
+
+
+class Curiosity:
+    """Novelty with its predictor's optimizer, and the scales of what goes in and comes out."""
+
+    def __init__(self, packing: Packing, config: Config, seed: np.random.SeedSequence, device: torch.device):
+        self._config, self._device = config, device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(seed.spawn(1)[0].generate_state(1, np.uint64)[0]))
+            self.novelty = Novelty(packing, config).to(device)
+        self._predictor = FlatWeights(self.novelty.predictor)
+        self._optimizer = Adam(self._predictor.vector)
+        self._observations = Moments.none(self.novelty.flat.features)
+        self._returns = Moments.none(1)
+        self._level = 0.0  # of the discounted sums where the last batch ended
+        self._lock = threading.Lock()  # a checkpoint is not to find it half way
+
+    def bonus(self, rollout: Rollout) -> Bonus:
+        """The bonus for what follows each action, by what was known before this batch; nothing on a reset row."""
+        with self._lock:
+            valid = torch.from_numpy(rollout.valid).to(self._device)
+            error = self._error(rollout.obs[1:], valid)
+            self._learn(masked_mean(error, valid))
+            error = error.detach()
+            discount = torch.where(valid, self._config.gamma, 1.0)
+            return Bonus(error / self._scale(error, discount, valid), discount, self._config.coefficient)
+
+    def state(self) -> dict[str, Any]:
+        with self._lock:
+            return {
+                "novelty": _copies(self.novelty.state_dict()),
+                "optimizer": _copies(self._optimizer.state()),
+                "observations": self._observations.parts.numpy().copy(),
+                "returns": self._returns.parts.numpy().copy(),
+                "moments": True,  # earlier versions kept sums there
+                "level": self._level,
+            }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.novelty.load_state_dict({name: torch.from_numpy(each) for name, each in state["novelty"].items()})
+        self._optimizer.load({name: torch.from_numpy(each) for name, each in state["optimizer"].items()})
+        read = Moments if state.get("moments") else Moments.of_sums
+        self._observations = read(torch.from_numpy(state["observations"].copy()))
+        self._returns = read(torch.from_numpy(state["returns"].copy()))
+        self._level = state["level"]
+
+    def _error(self, following: np.ndarray, valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        obs = torch.from_numpy(following).to(self._device)
+        flat = self.novelty.flatten(obs.flatten(0, 1))
+        self._observations.add(flat[valid.flatten()])
+        error: Tensor = self.novelty(flat, self._observations.mean().to(flat), self._observations.deviation().to(flat))
+        return error.reshape(valid.shape).where(valid, 0.0)
+
+    def _learn(self, loss: Tensor) -> None:
+        """One step; one that is not finite is refused, as the policy's are."""
+        gradient = self._predictor.gradient(loss)
+        if torch.isfinite(gradient).all():
+            self._optimizer.step(self._predictor.vector, gradient, self._config.learning_rate)
+
+    def _scale(
+        self, error: Float[Tensor, "T B"], discount: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]
+    ) -> Float[Tensor, ""]:
+        """The running deviation of R_t = gamma R_{t-1} + error_t, over the ends of episodes (section 2.4).
+
+        Which environment a column is differs from batch to batch, so each begins at the level at which, on
+        the average, the columns of the last batch ended.
+        """
+        received = error.clone()
+        received[0] += discount[0] * self._level
+        # Forwards in time is backwards from the end; a step is discounted by what it is itself.
+        sums = reverse_scan(received.flip(0), discount.flip(0)).flip(0)
+        self._level = float(sums[-1].mean())
+        self._returns.add(sums[valid].unsqueeze(1))
+        return self._returns.deviation().to(sums).squeeze() + 1e-8
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}

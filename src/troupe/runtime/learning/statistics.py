@@ -1,0 +1,114 @@
+"""What is known of the environment's units: running statistics of observed numbers and of returns.
+
+They are counted in one place as rollouts are learned from, each exactly once; so they do not depend on
+how many actors there were or, but for rounding, on whose rollout came first.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from troupe.algorithm.normalization import Moments, least_deviation
+from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.flat import FlatWeights
+from troupe.runtime.data.shared_memory import Block
+
+_TRIES = 100  # to read what nobody is writing: one that was killed in the middle never ends
+
+
+class Statistics:
+    """Moments of observed numbers, a column for each, and in a last column of discounted sums of rewards.
+
+    Each of `writers` has moments of its own, so that those in other processes need no lock; what is known is all of
+    them together. Of the numbers it is written into the weights (algorithm/normalization.py).
+
+    A writer says what it has begun and what it has ended: who finds that it was in the middle reads again.
+    """
+
+    def __init__(self, numbers: int, places: Sequence[slice] = (), writers: int = 1, *, shared: bool = False):
+        """`places` are those of the normaliser's parameters in the vector of weights: mean, scale and, where it is
+        exact, the mean's rest."""
+        self._numbers, self._places = numbers, places
+        counts: tuple[tuple[int, ...], Any] = ((writers,), np.int64)
+        self._block = Block(
+            {"moments": ((writers, 3, numbers + 1), np.float64), "begun": counts, "ended": counts}, shared=shared
+        )
+        self._attach()
+
+    @classmethod
+    def of(cls, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False) -> "Statistics":
+        """For a network whose weights lie in a vector."""
+        normalizer = flat.module.normalizer
+        if normalizer is None:
+            return cls(0, (), writers, shared=shared)
+        places = [flat.place(parameter) for parameter in normalizer.parameters()]
+        return cls(normalizer.features, places, writers, shared=shared)
+
+    def add(self, numbers: Float[Tensor, "N D"] | None, returns: Float[Tensor, " N"], writer: int = 0) -> None:
+        moments = self._of_writers[writer]
+        self._begun[writer] += 1
+        if numbers is not None:
+            moments.add(numbers, slice(0, self._numbers))
+        moments.add(returns[:, None], slice(self._numbers, None))
+        self._ended[writer] = self._begun[writer]
+
+    def write_to(self, vector: Float[Tensor, " P"]) -> None:
+        """Makes the weights normalise by what is known now."""
+        if not self._places:
+            return
+        known, (first, scale, *rest) = self._all(), self._places
+        mean, deviation = known.mean()[:-1], known.deviation()[:-1]
+        vector[first] = mean.to(vector)
+        for place in rest:
+            vector[place] = (mean - mean.float()).to(vector)
+        least = least_deviation(mean, torch.float64 if rest else torch.float32)
+        vector[scale] = (1 / deviation.maximum(least)).to(vector)
+
+    def go_back_to(self, vector: Float[Tensor, " P"]) -> None:
+        """What is known of the numbers is what `vector` normalises by; it weighs as much as what was known before.
+
+        Weights that went by it would be others with the next batch otherwise.
+        """
+        if self._places:
+            mean, scale, *rest = (vector[place].double().cpu() for place in self._places)
+            count = self._all().parts[0, :-1]
+            self._moments[:, :, :-1] = 0.0
+            self._moments[0, :, :-1] = torch.stack([count, sum(rest, mean), count * scale.pow(-2)])
+
+    @property
+    def deviation_of_returns(self) -> float:
+        """1 until something is known."""
+        known = self._all()
+        return float(known.deviation()[-1].maximum(least_deviation(known.mean()[-1], torch.float64)))
+
+    def state(self) -> dict[str, Tensor]:
+        return {"moments": self._all().parts}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        saved = state["moments"] if "moments" in state else Moments.of_sums(state["statistics"]).parts
+        self._moments.zero_()
+        self._moments[0] = saved
+
+    def _all(self) -> Moments:
+        for _ in range(_TRIES):
+            ended = self._ended.copy()
+            together = Moments.together(self._moments)
+            if (self._begun == ended).all():
+                break
+        return together
+
+    def _attach(self) -> None:
+        self._moments = torch.from_numpy(self._block["moments"])
+        self._begun, self._ended = self._block["begun"], self._block["ended"]
+        self._of_writers = [Moments(each) for each in self._moments]
+
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self._numbers, self._places, self._block
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        self._numbers, self._places, self._block = state
+        self._attach()

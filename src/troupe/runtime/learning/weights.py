@@ -1,0 +1,272 @@
+"""Where the weights live: the one set that learners improve, and the copies that actors pull."""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from troupe.algorithm.optimizers import Optimizer
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.learning.statistics import Statistics
+
+_COPIES = 4
+
+
+class Weights(Protocol):
+    """What an actor needs of whatever holds the weights."""
+
+    @property
+    def version(self) -> int: ...
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int: ...
+
+
+class WeightStore:
+    """The last published weights, and their version: how often weights were published.
+
+    With `shared`, actors in other processes pull too. Nobody who pulls holds a lock, so one that is
+    killed leaves nothing locked: version v stands in copy v modulo 4, and a reader who finds that the
+    writer has come round meanwhile reads again.
+    """
+
+    def __init__(self, vector: Float[Tensor, " P"], version: int = 0, *, shared: bool = False):
+        self._block = Block(
+            {"copies": ((_COPIES, len(vector)), np.float32), "version": ((1,), np.int64)}, shared=shared
+        )
+        self._attach()
+        self._copies[version % _COPIES].copy_(vector)
+        self._version[0] = version
+
+    def publish(self, vector: Float[Tensor, " P"]) -> int:
+        """Called by one thread at a time: the master's lock sees to that."""
+        following = self.version + 1
+        with self._order:
+            self._copies[following % _COPIES].copy_(vector)
+        self._version[0] = following
+        return following
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int:
+        """Copies the weights into `into` unless version `have` is still the newest; returns the version."""
+        while True:
+            version = self.version
+            if version == have:
+                return have
+            with self._order:
+                into.copy_(self._copies[version % _COPIES])
+            if self.version - version < _COPIES - 1:
+                return version
+
+    @property
+    def version(self) -> int:
+        return int(self._version[0])
+
+    def _attach(self) -> None:
+        self._copies, self._version = torch.from_numpy(self._block["copies"]), self._block["version"]
+        # Taking any lock keeps a processor from moving the copying before or after the look at the
+        # version. It is each process's own, and in threads it is held for no longer than a copy takes.
+        self._order = threading.Lock()
+
+    def __getstate__(self) -> Block:
+        return self._block
+
+    def __setstate__(self, state: Block) -> None:
+        self._block = state
+        self._attach()
+
+
+class Master:
+    """The weights being learned, their optimizer, and the lock under which either changes.
+
+    Learners compute on copies of their own, so that no update lands between a forward and its backward
+    pass, and nobody's gradient is added to another's.
+    """
+
+    def __init__(
+        self,
+        vector: Float[Tensor, " P"],
+        optimizer: Optimizer,
+        store: WeightStore,
+        statistics: Statistics | None = None,
+    ):
+        self.vector, self.optimizer, self.store = vector, optimizer, store
+        self.statistics = statistics
+        self.lock = threading.RLock()
+        self.step_factor = 1.0  # of every step size: smaller after a rollback
+        self.oldest = 0  # what was played with an older version, before a rollback, is not learned from
+
+    @property
+    def version(self) -> int:
+        return self.store.version
+
+    @property
+    def kept(self) -> Float[Tensor, " P"]:
+        """What is judged, and kept in the end."""
+        return _kept(self)
+
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
+        """Counts what a batch holds in the statistics; returns the deviation of returns that is now known."""
+        assert self.statistics is not None
+        with self.lock:
+            self.statistics.add(numbers, returns, writer)
+            self.statistics.write_to(self.vector)
+            return self.statistics.deviation_of_returns
+
+    def copy_to(self, vector: Float[Tensor, " P"]) -> None:
+        with self.lock:
+            vector.copy_(self.vector)
+
+    def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
+        with self.lock:
+            self.optimizer.step(self.vector, gradient, learning_rate * self.step_factor)
+
+    def publish(self) -> int:
+        with self.lock:
+            return self.store.publish(self.vector)
+
+    def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
+        """Goes on from `vector` with fresh statistics of the optimizer and smaller steps; these weights are a new
+        version."""
+        with self.lock:
+            self.vector.copy_(vector)
+            if self.statistics:
+                self.statistics.go_back_to(vector)
+            self.optimizer.reset(vector)
+            self.step_factor *= step_factor
+            self.oldest = self.publish()
+
+    def state(self) -> dict[str, Tensor]:
+        """All but the weights: what the optimizer and the statistics have gathered."""
+        return _state(self)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        _load(self, state)
+
+
+class HogwildMaster:
+    """Weights and optimizer statistics that workers read and change without waiting for each other.
+
+    As in Mnih et al. 2016, after Recht et al. 2011: an update may overwrite part of another's; with
+    small steps that is noise, and a worker that is killed in the middle leaves a usable vector. The
+    version counts updates and rollbacks; every worker keeps a count of its own, so that none is lost.
+    """
+
+    def __init__(
+        self,
+        vector: Float[Tensor, " P"],
+        make_optimizer: Callable[[Float[Tensor, " P"]], Optimizer],
+        workers: int,
+        version: int = 0,
+        statistics: Statistics | None = None,
+        *,
+        shared: bool = False,
+    ):
+        self._make_optimizer, self.statistics = make_optimizer, statistics
+        first = make_optimizer(vector).state()
+        fields: dict[str, Any] = {
+            "weights": (tuple(vector.shape), np.float32),
+            "updates": ((workers,), np.int64),
+            "rollbacks": ((1,), np.int64),
+            "step_factor": ((1,), np.float64),
+            "oldest": ((1,), np.int64),
+        }
+        fields |= {f"optimizer/{name}": (tuple(part.shape), part.numpy().dtype) for name, part in first.items()}
+        self._block = Block(fields, shared=shared)
+        self._attach()
+        self.vector.copy_(vector)
+        self.optimizer.load(first)
+        self._updates[0] = version
+        self.step_factor = 1.0
+
+    @property
+    def version(self) -> int:
+        return int(self._updates.sum() + self._block["rollbacks"][0])
+
+    @property
+    def step_factor(self) -> float:
+        return float(self._block["step_factor"][0])
+
+    @step_factor.setter
+    def step_factor(self, factor: float) -> None:
+        self._block["step_factor"][0] = factor
+
+    @property
+    def oldest(self) -> int:
+        return int(self._block["oldest"][0])
+
+    @oldest.setter
+    def oldest(self, version: int) -> None:
+        self._block["oldest"][0] = version
+
+    @property
+    def kept(self) -> Float[Tensor, " P"]:
+        return _kept(self)
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
+        """Whatever the weights are now: even of the version one has, an update may have been half done."""
+        version = self.version
+        into.copy_(self.vector)
+        return version
+
+    def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
+        self.optimizer.step(self.vector, gradient, learning_rate * self.step_factor)
+
+    def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
+        """As a Master does, while workers stand still between two steps of their environments. One that is
+        just then in the middle of an update may spoil it by as much as any two updates spoil each other."""
+        self.oldest = np.iinfo(np.int64).max  # meanwhile nobody learns
+        self.step_factor *= step_factor
+        self.vector.copy_(vector)
+        if self.statistics:
+            self.statistics.go_back_to(vector)
+        self.optimizer.reset(vector)
+        self._block["rollbacks"][0] += 1
+        self.oldest = self.version
+
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int) -> float:
+        """As a master does, without a lock: what each worker counts is its own."""
+        assert self.statistics is not None
+        self.statistics.add(numbers, returns, writer)
+        self.statistics.write_to(self.vector)
+        return self.statistics.deviation_of_returns
+
+    def state(self) -> dict[str, Tensor]:
+        return _state(self)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        _load(self, state)
+
+    def count(self, worker: int) -> None:
+        """Worker `worker` has made an update."""
+        self._updates[worker] += 1
+
+    def _attach(self) -> None:
+        self.vector, self._updates = torch.from_numpy(self._block["weights"]), self._block["updates"]
+        self.optimizer = self._make_optimizer(self.vector)
+        names = self.optimizer.state()
+        self.optimizer.attach({name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
+        self.lock = threading.RLock()  # for those who judge and save; workers take none
+
+    def __getstate__(self) -> tuple[Any, Block, Statistics | None]:
+        return self._make_optimizer, self._block, self.statistics
+
+    def __setstate__(self, state: tuple[Any, Block, Statistics | None]) -> None:
+        self._make_optimizer, self._block, self.statistics = state
+        self._attach()
+
+
+def _kept(master: Master | HogwildMaster) -> Float[Tensor, " P"]:
+    return master.optimizer.kept(master.vector)
+
+
+def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:
+    return master.optimizer.state() | (master.statistics.state() if master.statistics else {})
+
+
+def _load(master: Master | HogwildMaster, state: Mapping[str, Tensor]) -> None:
+    master.optimizer.load({name: state[name] for name in master.optimizer.state()})
+    if master.statistics:
+        master.statistics.load(state)

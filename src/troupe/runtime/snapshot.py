@@ -1,0 +1,43 @@
+"""A run between two batches: all that a checkpoint keeps of its parts."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from troupe.runtime.learning.weights import HogwildMaster, Master
+from troupe.runtime.progress import Counts, Episode, Progress
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A copy. `streams` is what else decides how the run goes on: generators, environments, episodes under
+    way. None where they cannot be had, because threads are in the middle of something."""
+
+    weights: Tensor
+    kept: Tensor  # what there is to evaluate: the weights, or their running mean
+    optimizer: dict[str, Tensor]
+    version: int
+    counts: Counts
+    recent: tuple[Episode, ...]
+    streams: dict[str, Any] | None
+    novelty: list[dict[str, Any]]  # of each learner that has one
+
+    @classmethod
+    def of(
+        cls,
+        master: Master | HogwildMaster,
+        progress: Progress,
+        streams: dict[str, Any] | None = None,
+        novelty: list[dict[str, Any]] | None = None,
+    ) -> "Moment":
+        optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
+        weights = master.vector.clone()
+        kept = master.optimizer.kept(weights)
+        return cls(weights, kept, optimizer, master.version, *progress.state(), streams, novelty or [])
+
+    def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
+        """Undoes what has been learned and counted since."""
+        master.vector.copy_(self.weights)
+        master.load(self.optimizer)
+        progress.restore(self.counts, self.recent)
