@@ -12,7 +12,7 @@ import torch
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.interruption import apart
 from troupe.runtime.execution.supervisor import Supervisor
-from troupe.runtime.learning.thread_pool import Crew
+from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.torch_threads import one_torch_thread
 
 
@@ -33,12 +33,12 @@ def in_the_supervisors() -> int:
         return found.get(timeout=30)
 
 
-def in_a_crews() -> int:
-    crew = Crew(2)
+def in_a_thread_pool() -> int:
+    pool = ThreadPool(2)
     try:
-        return crew.map(lambda _: openmp_threads(), [0, 1])[1]
+        return pool.map(lambda _: openmp_threads(), [0, 1])[1]
     finally:
-        crew.close()
+        pool.close()
 
 
 def in_one_apart() -> int:
@@ -48,7 +48,7 @@ def in_one_apart() -> int:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("count", [in_the_supervisors, in_a_crews, in_one_apart])
+@pytest.mark.parametrize("count", [in_the_supervisors, in_a_thread_pool, in_one_apart])
 def test_threads_of_ours_have_as_many_of_torchs_as_were_set(count: Callable[[], int], threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

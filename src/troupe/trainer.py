@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from troupe import config as configuration
 from troupe import safe_files
 from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
-from troupe.algorithm.schedules import Linear
+from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
@@ -180,7 +180,7 @@ class _Session:
         resumed: tuple[Path, checkpoint.Checkpoint] | None = None,
         fitting: Sequence[str] = (),
         measured: Sequence[str] = (),
-        schedule: Linear | None = None,
+        schedule: LinearSchedule | None = None,
     ):
         self._began = time.perf_counter()
         source.check(config.env)
@@ -402,7 +402,7 @@ class _Session:
         recent = [[episode.total, episode.length] for episode in moment.recent]
         return checkpoint.Checkpoint(
             model=model,
-            best=model | self._judge.best(moment.kept),
+            best=model | self._judge.best(moment.eval_weights),
             optimizer=moment.optimizer,
             state={
                 "counts": asdict(moment.counts),
@@ -438,7 +438,7 @@ class _Session:
             if stuck:
                 self._display.event(f"still busy when the run ended, and left behind: {', '.join(stuck)}")
             if not failure and not self._signal:
-                newest = self._parts.master.kept
+                newest = self._parts.master.eval_weights
                 with self._waiting():
                     if self._judge.look_again(newest, counts.steps):
                         saved = self._save()
@@ -466,7 +466,7 @@ class _Session:
             ) from error
         self._display.result(self._result(outcome, scores, saved, picture))
         network = copy.deepcopy(self._network).cpu()
-        network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.kept))
+        network.load_state_dict(self._network.state_dict() | self._judge.best(self._parts.master.eval_weights))
         agent = Agent(
             network.eval(),
             self._source.observation_space,

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from troupe.algorithm.normalization import LIMIT, Moments, Normalizer, least_deviation
+from troupe.algorithm.normalization import LIMIT, Normalizer, RunningMoments, least_std
 
 law = settings(deadline=None, derandomize=True, max_examples=60)
 tables = hnp.arrays(np.float32, st.tuples(st.integers(1, 30), st.just(3)), elements=st.floats(-1e4, 1e4, width=32))
 
 
-def moments_of(*tables: np.ndarray) -> Moments:
-    moments = Moments(torch.zeros(3, 3, dtype=torch.float64))
+def moments_of(*tables: np.ndarray) -> RunningMoments:
+    moments = RunningMoments(torch.zeros(3, 3, dtype=torch.float64))
     for table in tables:
         moments.add(torch.from_numpy(table))
     return moments
@@ -27,7 +27,7 @@ def test_mean_and_deviation_are_those_of_all_rows_together(parts):
     moments = moments_of(*parts)
     np.testing.assert_allclose(moments.mean(), every.mean(0), rtol=1e-9, atol=1e-9)
     scale = np.abs(every).max() + 1
-    np.testing.assert_allclose(moments.deviation(), every.std(0), rtol=1e-6, atol=1e-6 * scale)
+    np.testing.assert_allclose(moments.std(), every.std(0), rtol=1e-6, atol=1e-6 * scale)
 
 
 @given(st.lists(tables, min_size=2, max_size=5), st.randoms(use_true_random=False))
@@ -36,29 +36,31 @@ def test_who_counted_what_and_when_makes_no_difference(parts, random):
     shuffled = list(parts)
     random.shuffle(shuffled)
     cut = random.randrange(len(parts))
-    together = Moments.together(torch.stack([moments_of(*half).parts for half in (shuffled[:cut], shuffled[cut:])]))
+    together = RunningMoments.together(
+        torch.stack([moments_of(*half).parts for half in (shuffled[:cut], shuffled[cut:])])
+    )
     torch.testing.assert_close(together.parts, moments_of(*parts).parts, rtol=1e-9, atol=1e-6)
 
 
 def test_the_digits_of_large_numbers_that_differ_little_are_kept_whoever_counted_them():
     """1.7e9 + (0, 1, 2): mean 1.7e9 + 1, variance 2/3. A sum of squares of them has no digit left for that."""
     numbers = 1.7e9 + np.array([[0.0], [1.0], [2.0]] * 1000)
-    halves = [Moments.none(1), Moments.none(1)]
+    halves = [RunningMoments.none(1), RunningMoments.none(1)]
     for i, batch in enumerate(np.split(numbers, 30)):
         halves[i % 2].add(torch.from_numpy(batch))
-    both = Moments.together(torch.stack([each.parts for each in halves]))
+    both = RunningMoments.together(torch.stack([each.parts for each in halves]))
     assert float(both.mean()[0]) == pytest.approx(1.7e9 + 1, abs=1e-5, rel=0)
-    assert float(both.deviation()[0]) == pytest.approx((2 / 3) ** 0.5, rel=1e-6)
+    assert float(both.std()[0]) == pytest.approx((2 / 3) ** 0.5, rel=1e-6)
 
 
 def test_one_writer_alone_has_its_own_moments_to_the_last_bit():
     moments = moments_of(np.random.default_rng(0).normal(7, 1e-3, (99, 3)))
-    assert torch.equal(Moments.together(moments.parts[None]).parts, moments.parts)
+    assert torch.equal(RunningMoments.together(moments.parts[None]).parts, moments.parts)
 
 
 def test_sums_of_an_earlier_version_are_read():
     """Of 1, 2, 6: mean 3, squared differences 4 + 1 + 9."""
-    assert Moments.of_sums(torch.tensor([[3.0], [9.0], [41.0]])).parts.tolist() == [[3], [3], [14]]
+    assert RunningMoments.of_sums(torch.tensor([[3.0], [9.0], [41.0]])).parts.tolist() == [[3], [3], [14]]
 
 
 def test_an_exact_normaliser_tells_numbers_apart_that_are_one_number_in_float32():
@@ -75,16 +77,16 @@ def test_an_exact_normaliser_tells_numbers_apart_that_are_one_number_in_float32(
     (1.7e9, torch.float64, 1.7e9 / 2**50),
 ])  # fmt: skip
 def test_what_counts_as_constant_goes_by_the_size_of_the_numbers(around, precision, least):
-    assert float(least_deviation(torch.tensor(around, dtype=torch.float64), precision)) == pytest.approx(least)
+    assert float(least_std(torch.tensor(around, dtype=torch.float64), precision)) == pytest.approx(least)
 
 
 def test_nothing_counted_is_mean_0_and_deviation_1():
     assert moments_of().mean().tolist() == [0, 0, 0]
-    assert moments_of().deviation().tolist() == [1, 1, 1]
+    assert moments_of().std().tolist() == [1, 1, 1]
 
 
 def test_columns_can_be_counted_apart():
-    moments = Moments(torch.zeros(3, 3, dtype=torch.float64))
+    moments = RunningMoments(torch.zeros(3, 3, dtype=torch.float64))
     moments.add(torch.tensor([[1.0, 2.0], [3.0, 4.0]]), slice(0, 2))
     moments.add(torch.tensor([[7.0]]), slice(2, None))
     assert moments.mean().tolist() == [2, 3, 7]

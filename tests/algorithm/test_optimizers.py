@@ -135,12 +135,12 @@ def test_what_no_gradient_reaches_is_kept_as_it_is_now_whenever_it_is_looked_at(
     middle is written by another: 0, 5000 after the first step, 5005 after the second."""
     weights, plain = torch.tensor([8.0, 0.0, 8.0]), RMSProp(torch.zeros(3), 1.0, 1.0)  # its accumulator stays 0
     optimizer, gradient = Averaged(plain, weights, 0.75, [slice(1, 2)]), torch.tensor([4.0, 0.0, 4.0])
-    assert optimizer.kept(weights).tolist() == [8, 0, 8]
+    assert optimizer.eval_weights(weights).tolist() == [8, 0, 8]
     for written, mean in [(5000.0, 7.0), (5005.0, 5.25)]:
         optimizer.step(weights, gradient, 1.0)
         weights[1] = written
-        assert optimizer.kept(weights).tolist() == [mean, written, mean]
-    assert Adam(weights).kept(weights) is weights
+        assert optimizer.eval_weights(weights).tolist() == [mean, written, mean]
+    assert Adam(weights).eval_weights(weights) is weights
 
 
 # All

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from troupe.algorithm.schedules import CONSTANT, Linear
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Environment, Network, resolve
 from troupe.config import Learner as LearnerConfig
 from troupe.environments import EnvironmentSource, find
@@ -159,7 +159,7 @@ def school() -> Callable[..., School]:
             np.random.default_rng(0),
             rewards,
             entropy=entropy,
-            annealing=Linear(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
+            annealing=LinearSchedule(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
         )
         return School(learner, master, master.optimizer, progress)
 

@@ -9,7 +9,7 @@ import torch
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner
 from troupe.runtime.assembly import build_optimizer
-from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.topologies import _sift
 
@@ -72,9 +72,9 @@ def test_a_mean_of_the_weights_begins_again_with_the_best_ones(topology):
         master = Master(vector, build_optimizer(config, vector), WeightStore(vector))
     master.apply(torch.ones(3), 0.1)
     torch.testing.assert_close(master.vector, torch.full((3,), -0.1))
-    torch.testing.assert_close(master.kept, torch.full((3,), -0.01))
+    torch.testing.assert_close(master.eval_weights, torch.full((3,), -0.01))
     master.roll_back(BEST, 0.5)
-    assert torch.equal(master.kept, BEST)
+    assert torch.equal(master.eval_weights, BEST)
 
 
 @pytest.mark.parametrize("topology", ["async", "hogwild"])
@@ -82,7 +82,7 @@ def test_statistics_are_never_a_mean_of_statistics_nor_after_a_rollback(topology
     """A weight, and the mean and the scale of one number: observations of 4998 and 5002 have mean 5000 and deviation 2;
     with 5008 and 5032 they have 5010 and sqrt((144 + 64 + 4 + 484) / 4) = sqrt(174)."""
     config, vector = Learner(average_decay=0.9), torch.tensor([0.0, 0.0, 1.0])
-    statistics = Statistics(1, (slice(1, 2), slice(2, 3)))
+    statistics = NormalizerStatistics(1, (slice(1, 2), slice(2, 3)))
     make = partial(build_optimizer, config, fixed=[slice(1, 3)])
     if topology == "hogwild":
         master = HogwildMaster(vector, make, 1, statistics=statistics)
@@ -90,15 +90,15 @@ def test_statistics_are_never_a_mean_of_statistics_nor_after_a_rollback(topology
         master = Master(vector, make(vector), WeightStore(vector), statistics)
     master.apply(torch.tensor([1.0, 0.0, 0.0]), 0.1)
     master.observe(torch.tensor([[4998.0], [5002.0]]), torch.zeros(0), 0)
-    best = master.kept.clone()
+    best = master.eval_weights.clone()
     torch.testing.assert_close(best, torch.tensor([-0.01, 5000.0, 0.5]))
     master.apply(torch.tensor([1.0, 0.0, 0.0]), 0.1)
     master.observe(torch.tensor([[5008.0], [5032.0]]), torch.zeros(0), 0)
-    torch.testing.assert_close(master.kept[1:], torch.tensor([5010.0, 174**-0.5]))
+    torch.testing.assert_close(master.eval_weights[1:], torch.tensor([5010.0, 174**-0.5]))
     master.roll_back(best, 0.5)
-    assert torch.equal(master.kept, best)
+    assert torch.equal(master.eval_weights, best)
     master.observe(torch.tensor([[5000.0]]), torch.zeros(0), 0)  # of four of 5000 +- 2 before
-    torch.testing.assert_close(master.kept[1:], torch.tensor([5000.0, (16 / 5) ** -0.5]))
+    torch.testing.assert_close(master.eval_weights[1:], torch.tensor([5000.0, (16 / 5) ** -0.5]))
 
 
 def test_workers_in_processes_see_all_of_it(elsewhere):
@@ -115,7 +115,7 @@ def test_workers_in_processes_see_all_of_it(elsewhere):
     master.roll_back(BEST, 0.5)
     assert elsewhere(look, master, [1.0, -1.0, 1.0]).result() == (8, BEST.tolist(), 8, 0.5)
     torch.testing.assert_close(master.vector - BEST, torch.tensor([-0.05, 0.05, -0.05]), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(master.kept, (master.vector + BEST) / 2)
+    torch.testing.assert_close(master.eval_weights, (master.vector + BEST) / 2)
 
 
 @pytest.mark.parametrize("topology", ["serial", "hogwild"])
@@ -125,7 +125,7 @@ def test_the_best_weights_keep_what_they_normalise_by_when_learning_goes_on(asse
     parts = run(assembled(counting, (A3C if topology == "hogwild" else SMALL | {"topology": "serial"}) | normalised), 5)
     master = parts.master
     best, place = master.vector.clone(), master.statistics._places
-    rewards = master.statistics.deviation_of_returns
+    rewards = master.statistics.return_std
     master.observe(torch.full((1000, 2), 500.0), torch.zeros(0), 0)
     assert (master.vector[place[0]] - best[place[0]]).abs().max() > 400
     counted = master.statistics.state()["moments"][0].clone()
@@ -134,7 +134,7 @@ def test_the_best_weights_keep_what_they_normalise_by_when_learning_goes_on(asse
     master.observe(torch.zeros(1, 2), torch.zeros(0), 0)
     for each in place:
         torch.testing.assert_close(master.vector[each], best[each], rtol=0.01, atol=0)
-    assert master.statistics.deviation_of_returns == rewards
+    assert master.statistics.return_std == rewards
 
 
 # What waits

@@ -209,7 +209,7 @@ def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(w
     np.testing.assert_allclose(mean, [x.mean(), np.mean(returns)], rtol=1e-6)
     np.testing.assert_allclose((squares / steps).sqrt(), [x.std(), np.std(returns)], rtol=1e-4)
     normalizer = parts.master.statistics
-    assert normalizer.deviation_of_returns == pytest.approx(np.std(returns), rel=1e-4)
+    assert normalizer.return_std == pytest.approx(np.std(returns), rel=1e-4)
 
 
 @pytest.mark.parametrize("env", [Sawtooth, Nested])
@@ -232,11 +232,11 @@ def test_actors_see_numbers_through_the_statistics_of_the_weights_they_have(work
 def test_statistics_survive_in_the_state_of_the_master(worked):
     _, parts = worked(Sawtooth, 3)
     state = {name: tensor.clone() for name, tensor in parts.master.state().items()}
-    before = parts.master.statistics.deviation_of_returns
+    before = parts.master.statistics.return_std
     parts.master.statistics.add(torch.ones(5, 1), torch.full((5,), 1e6))
-    assert parts.master.statistics.deviation_of_returns != before
+    assert parts.master.statistics.return_std != before
     parts.master.load(state)
-    assert parts.master.statistics.deviation_of_returns == before
+    assert parts.master.statistics.return_std == before
 
 
 def test_rewards_are_divided_by_the_deviation_for_learning_and_reported_raw():
@@ -252,6 +252,6 @@ def test_rewards_are_divided_by_the_deviation_for_learning_and_reported_raw():
     seat.collect(rollouts.append)
     learner.learn(rollouts[0])
     parts.close()
-    deviation = parts.master.statistics.deviation_of_returns
+    deviation = parts.master.statistics.return_std
     np.testing.assert_allclose(seen[0].numpy(), rollouts[0].reward * 2.0 / deviation, rtol=1e-6)
     assert {episode.total for episode in parts.progress.recent} == {15.0}

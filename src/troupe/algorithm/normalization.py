@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 LIMIT = 10.0  # standard deviations beyond which a number tells no more
-LEAST_DEVIATION = 1e-12  # numbers that vary by less are constant,
+LEAST_STD = 1e-12  # numbers that vary by less are constant,
 _ROUNDING = {torch.float32: 2.0**-21, torch.float64: 2.0**-50}  # and so are those that vary by less of their mean
 
 
@@ -44,12 +44,12 @@ class Normalizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *others)
 
 
-def least_deviation(mean: Float[Tensor, " D"], precision: torch.dtype) -> Float[Tensor, " D"]:
+def least_std(mean: Float[Tensor, " D"], precision: torch.dtype) -> Float[Tensor, " D"]:
     """The smallest standard deviation that is no rounding error of numbers of that precision around `mean`."""
-    return (mean.abs() * _ROUNDING[precision]).clamp(min=LEAST_DEVIATION)
+    return (mean.abs() * _ROUNDING[precision]).clamp(min=LEAST_STD)
 
 
-class Moments:
+class RunningMoments:
     """Count, mean, and sum of squared differences from the mean, of numbers in D columns: `parts` [3, D], float64.
 
     Batches are added, and several such statistics put together, by the formulas of Chan, Golub & LeVeque 1983: a sum of
@@ -60,18 +60,18 @@ class Moments:
         self.parts = parts
 
     @classmethod
-    def none(cls, columns: int) -> "Moments":
+    def none(cls, columns: int) -> "RunningMoments":
         return cls(torch.zeros(3, columns, dtype=torch.float64))
 
     @classmethod
-    def of_sums(cls, sums: Float[Tensor, "3 D"]) -> "Moments":
+    def of_sums(cls, sums: Float[Tensor, "3 D"]) -> "RunningMoments":
         """Of counts, sums and sums of squares, as runs were saved before."""
         count, total, squares = sums
         mean = total / count.clamp(min=1)
         return cls(torch.stack([count, mean, (squares - count * mean.square()).clamp(min=0)]))
 
     @classmethod
-    def together(cls, several: Float[Tensor, "W 3 D"]) -> "Moments":
+    def together(cls, several: Float[Tensor, "W 3 D"]) -> "RunningMoments":
         """Of W that have counted different numbers; of one alone, a copy."""
         if len(several) == 1:
             return cls(several[0].clone())
@@ -89,12 +89,12 @@ class Moments:
         mean = exact.mean(0)
         counts = torch.full_like(mean, len(exact))
         batch = torch.stack([counts, mean, (exact - mean).square().sum(0)]).cpu()
-        self.parts[:, columns] = Moments.together(torch.stack([self.parts[:, columns], batch])).parts
+        self.parts[:, columns] = RunningMoments.together(torch.stack([self.parts[:, columns], batch])).parts
 
     def mean(self) -> Float[Tensor, " D"]:
         return self.parts[1]
 
-    def deviation(self) -> Float[Tensor, " D"]:
+    def std(self) -> Float[Tensor, " D"]:
         """The standard deviation; 1 where nothing has been counted."""
         count = self.parts[0]
         return (self.parts[2] / count.clamp(min=1)).sqrt().where(count > 0, 1.0)

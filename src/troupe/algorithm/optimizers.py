@@ -19,7 +19,7 @@ class Optimizer(Protocol):
     `reset` makes them what they are where one begins with `weights`, and `attach` puts other tensors in their place,
     which several processes may share. `kept` is what to evaluate and save of `weights`: themselves, or their mean."""
 
-    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]: ...
+    def eval_weights(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]: ...
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None: ...
     def state(self) -> dict[str, Tensor]: ...
     def load(self, state: Mapping[str, Tensor]) -> None: ...
@@ -44,7 +44,7 @@ class Adam:
             amsgrad=False, maximize=False,
         )  # fmt: skip
 
-    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    def eval_weights(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return weights
 
     def state(self) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ class RMSProp:
         self.square.mul_(self.decay).addcmul_(gradient, gradient, value=1 - self.decay)
         weights.addcdiv_(gradient, (self.square + self.epsilon).sqrt_(), value=-learning_rate)
 
-    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    def eval_weights(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         return weights
 
     def state(self) -> dict[str, Tensor]:
@@ -108,7 +108,7 @@ class Averaged:
         self._inner, self._decay, self._fixed = inner, decay, fixed
         self.average = weights.clone()
 
-    def kept(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    def eval_weights(self, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         kept = self.average.clone()
         for place in self._fixed:
             kept[place] = weights[place]

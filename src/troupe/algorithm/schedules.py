@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Linear:
+class LinearSchedule:
     """From `first` at step `begin` linearly to `last` at step `end`; constant before and after."""
 
     begin: int
@@ -19,4 +19,4 @@ class Linear:
         return self.first + (self.last - self.first) * share
 
 
-CONSTANT = Linear(0, 0, 1.0, 1.0)
+CONSTANT = LinearSchedule(0, 0, 1.0, 1.0)

@@ -11,7 +11,7 @@ import torch
 
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
-from troupe.algorithm.schedules import Linear
+from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import Learner as LearnerConfig
 from troupe.config import Loss, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
@@ -39,7 +39,7 @@ from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
 from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewards
-from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Parts
@@ -53,7 +53,7 @@ def assemble(
     progress: Progress,
     version: int = 0,
     journal: NoJournal | None = None,
-    schedule: Linear | None = None,
+    schedule: LinearSchedule | None = None,
 ) -> Parts:
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
@@ -123,7 +123,7 @@ def make_plans(
     brain: Callable[[int], Brain],
     device: str = "cpu",
     memory: int = 0,
-    schedule: Linear | None = None,
+    schedule: LinearSchedule | None = None,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
@@ -157,7 +157,7 @@ def make_learners(
     seeds: Sequence[np.random.SeedSequence],
     progress: Progress,
     gate: Gate,
-    schedule: Linear | None = None,
+    schedule: LinearSchedule | None = None,
 ) -> list[Learner]:
     return [
         Learner(
@@ -289,11 +289,11 @@ def build_rewards(config: Loss) -> Rewards:
 
 def build_statistics(
     config: TrainConfig, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False
-) -> Statistics | None:
+) -> NormalizerStatistics | None:
     """None where nothing is normalised."""
     if not config.loss.normalize_reward and flat.module.normalizer is None:
         return None
-    return Statistics.of(flat, writers, shared=shared)
+    return NormalizerStatistics.of(flat, writers, shared=shared)
 
 
 def build_optimizer(config: LearnerConfig, vector: torch.Tensor, fixed: Sequence[slice] = ()) -> Optimizer:

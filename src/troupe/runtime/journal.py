@@ -28,7 +28,7 @@ from torch import Tensor
 from troupe import safe_files
 from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.data.rollout import Rollout
-from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.weights import Master, WeightStore
 
 FILE = "journal.jsonl"
@@ -88,7 +88,7 @@ class RecordedMaster(Master):
         optimizer: Optimizer,
         store: WeightStore,
         journal: Journal,
-        statistics: Statistics | None = None,
+        statistics: NormalizerStatistics | None = None,
     ):
         super().__init__(vector, optimizer, store, statistics)
         self._journal = journal

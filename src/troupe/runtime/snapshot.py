@@ -15,7 +15,7 @@ class Moment:
     way. None where they cannot be had, because threads are in the middle of something."""
 
     weights: Tensor
-    kept: Tensor  # what there is to evaluate: the weights, or their running mean
+    eval_weights: Tensor  # what there is to evaluate: the weights, or their running mean
     optimizer: dict[str, Tensor]
     version: int
     counts: Counts
@@ -33,8 +33,8 @@ class Moment:
     ) -> "Moment":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
         weights = master.vector.clone()
-        kept = master.optimizer.kept(weights)
-        return cls(weights, kept, optimizer, master.version, *progress.state(), streams, novelty or [])
+        eval_weights = master.optimizer.eval_weights(weights)
+        return cls(weights, eval_weights, optimizer, master.version, *progress.state(), streams, novelty or [])
 
     def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""

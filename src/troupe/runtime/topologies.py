@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from troupe.algorithm.schedules import Linear
+from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
 from troupe.runtime.data.queue import RolloutQueue
@@ -49,7 +49,7 @@ class Parts:
     ready: Latch
     journal: NoJournal
     config: TrainConfig
-    annealing: Linear
+    annealing: LinearSchedule
     _settled: Moment | None = field(default=None, init=False)
     _restored: bool = field(default=False, init=False)
 

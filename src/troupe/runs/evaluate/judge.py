@@ -172,7 +172,7 @@ class Judge:
             most = began - self._spent + self._limit_seconds / share + _FREE_SECONDS
             return lambda: self._gate.stopped or time.perf_counter() > most
 
-        self._weights.vector.copy_(master.kept)
+        self._weights.vector.copy_(master.eval_weights)
         stopped = stopped_with(_PROMISING_SHARE if self._is_promising() else _SHARE)
         scores = self._evaluate("progress", self._config.episodes, steps, stopped)
         if scores is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from troupe.algorithm.schedules import CONSTANT, Linear
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Environment
 from troupe.config import Learner as LearnerConfig
 from troupe.networks.actor_critic import ActorCritic
@@ -39,7 +39,7 @@ class LearnerPlan:
     loss: LossFunction
     rewards: Rewards
     entropy: Entropy | None = None
-    annealing: Linear = CONSTANT
+    annealing: LinearSchedule = CONSTANT
 
 
 @dataclass(frozen=True)

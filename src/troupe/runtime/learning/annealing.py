@@ -4,21 +4,21 @@ from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
-from troupe.algorithm.schedules import CONSTANT, Linear
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import TrainConfig, UsageError
 
 _FLOOR = 0.25  # of the learning rate is left at the run's last step, where the schedule goes by that ("auto")
 
 
-def annealing(config: TrainConfig) -> Linear:
+def annealing(config: TrainConfig) -> LinearSchedule:
     """The factor of `learner.learning_rate`, by steps, of a run from its start to its limit."""
     steps = config.learner.anneal_steps
     if steps == "auto":
-        return Linear(0, config.stop.steps, 1.0, _FLOOR) if config.stop.steps else CONSTANT
-    return Linear(0, steps, 1.0, 0.0) if steps else CONSTANT
+        return LinearSchedule(0, config.stop.steps, 1.0, _FLOOR) if config.stop.steps else CONSTANT
+    return LinearSchedule(0, steps, 1.0, 0.0) if steps else CONSTANT
 
 
-def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> Linear:
+def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> LinearSchedule:
     """That of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with, and `given` says that
     `learner.anneal_steps` was set anew, which holds as if from the start.
 
@@ -26,12 +26,12 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     limit; a number stays what it is. Raises UsageError where that has run out and nothing would be learned.
     """
     done = state["counts"]["steps"]
-    schedule = Linear(*state["annealing"]) if "annealing" in state else annealing(before)
+    schedule = LinearSchedule(*state["annealing"]) if "annealing" in state else annealing(before)
     if given:
         schedule = annealing(config)
     elif config.learner.anneal_steps == "auto" and config.stop.steps not in (0, before.stop.steps):
         now = schedule(done)
-        schedule = Linear(done, config.stop.steps, now, min(now, _FLOOR))
+        schedule = LinearSchedule(done, config.stop.steps, now, min(now, _FLOOR))
     if schedule(done) == 0.0:
         raise UsageError(
             f"the learning rate of this run has fallen to 0 at step {schedule.end:,} (learner.anneal_steps): nothing "
@@ -40,11 +40,11 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     return schedule
 
 
-def state_of(schedule: Linear) -> list[float]:
+def state_of(schedule: LinearSchedule) -> list[float]:
     return list(astuple(schedule))
 
 
-def described(schedule: Linear, config: TrainConfig, steps: int) -> str:
+def described(schedule: LinearSchedule, config: TrainConfig, steps: int) -> str:
     """What a user should know of it at step `steps`; nothing where it is constant."""
     rate = config.learner.learning_rate
     if schedule(steps) == schedule.last:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from troupe.algorithm.losses import Bonus, masked_mean
-from troupe.algorithm.normalization import Moments
+from troupe.algorithm.normalization import RunningMoments
 from troupe.algorithm.optimizers import Adam
 from troupe.algorithm.returns import reverse_scan
 from troupe.config import Novelty as Config
@@ -34,8 +34,8 @@ class Curiosity:
             self.novelty = Novelty(packing, config).to(device)
         self._predictor = FlatWeights(self.novelty.predictor)
         self._optimizer = Adam(self._predictor.vector)
-        self._observations = Moments.none(self.novelty.flat.features)
-        self._returns = Moments.none(1)
+        self._observations = RunningMoments.none(self.novelty.flat.features)
+        self._returns = RunningMoments.none(1)
         self._level = 0.0  # of the discounted sums where the last batch ended
         self._lock = threading.Lock()  # a checkpoint is not to find it half way
 
@@ -63,7 +63,7 @@ class Curiosity:
     def restore(self, state: Mapping[str, Any]) -> None:
         self.novelty.load_state_dict({name: torch.from_numpy(each) for name, each in state["novelty"].items()})
         self._optimizer.load({name: torch.from_numpy(each) for name, each in state["optimizer"].items()})
-        read = Moments if state.get("moments") else Moments.of_sums
+        read = RunningMoments if state.get("moments") else RunningMoments.of_sums
         self._observations = read(torch.from_numpy(state["observations"].copy()))
         self._returns = read(torch.from_numpy(state["returns"].copy()))
         self._level = state["level"]
@@ -72,7 +72,7 @@ class Curiosity:
         obs = torch.from_numpy(following).to(self._device)
         flat = self.novelty.flatten(obs.flatten(0, 1))
         self._observations.add(flat[valid.flatten()])
-        error: Tensor = self.novelty(flat, self._observations.mean().to(flat), self._observations.deviation().to(flat))
+        error: Tensor = self.novelty(flat, self._observations.mean().to(flat), self._observations.std().to(flat))
         return error.reshape(valid.shape).where(valid, 0.0)
 
     def _learn(self, loss: Tensor) -> None:
@@ -95,7 +95,7 @@ class Curiosity:
         sums = reverse_scan(received.flip(0), discount.flip(0)).flip(0)
         self._level = float(sums[-1].mean())
         self._returns.add(sums[valid].unsqueeze(1))
-        return self._returns.deviation().to(sums).squeeze() + 1e-8
+        return self._returns.std().to(sums).squeeze() + 1e-8
 
 
 def _copies(tensors: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

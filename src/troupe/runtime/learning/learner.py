@@ -13,7 +13,7 @@ from torch import Tensor
 
 from troupe.algorithm.losses import Batch, Bonus, Lately, Metrics, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
-from troupe.algorithm.schedules import CONSTANT, Linear
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
 from troupe.networks.actor_critic import ActorCritic, Body, Heads, PolicyOutput
@@ -23,7 +23,7 @@ from troupe.runtime.acting.recurrent_state import of_rollout
 from troupe.runtime.data.rollout import Rollout, columns
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.curiosity import Curiosity
-from troupe.runtime.learning.thread_pool import Crew
+from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import Counts, Progress, Stopwatch
 
@@ -55,10 +55,10 @@ class Entropy:
     steps: int
 
     def after(self, steps: int) -> float:
-        return self.coefficient * Linear(0, self.steps, 1.0, 0.0)(steps)
+        return self.coefficient * LinearSchedule(0, self.steps, 1.0, 0.0)(steps)
 
 
-def learning_rate(config: LearnerConfig, annealing: Linear, counts: Counts) -> float:
+def learning_rate(config: LearnerConfig, annealing: LinearSchedule, counts: Counts) -> float:
     """Of the next update."""
     rate = config.learning_rate * annealing(counts.steps)
     if config.warmup_updates:
@@ -81,7 +81,7 @@ class Learner:
         rewards: Rewards,
         curiosity: Curiosity | None = None,
         entropy: Entropy | None = None,  # None leaves it to the loss
-        annealing: Linear = CONSTANT,  # of the learning rate
+        annealing: LinearSchedule = CONSTANT,  # of the learning rate
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._loss, self._config = master, loss, config
@@ -89,7 +89,7 @@ class Learner:
         self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
         self.curiosity, self._entropy, self._annealing = curiosity, entropy, annealing
         self._lately = Lately(config.advantage_decay) if config.advantage_decay else None
-        self._crew = Crew(max(1, config.threads))
+        self._pool = ThreadPool(max(1, config.threads))
         self._refused = 0
         self._judged = torch.zeros(0), np.zeros(0)  # the rewards of the last loss: those learned from, and the raw ones
         self.watch = Stopwatch()
@@ -148,7 +148,7 @@ class Learner:
         obs = _to(self._device, rollout.obs)
         memory = of_rollout(rollout).to(self._device) if self._network.memory_size else None
         with self._train_mode():
-            if self._crew.size == 1:
+            if self._pool.size == 1:
                 loss = self._judge(self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus)
                 gradient = self.weights.gradient(loss)
             else:
@@ -189,13 +189,13 @@ class Learner:
         handed back to those who said it, and the sum of what they make of it is the whole gradient.
         """
         environments = obs.shape[1]
-        ends = np.linspace(0, environments, min(self._crew.size, environments) + 1).astype(int)
+        ends = np.linspace(0, environments, min(self._pool.size, environments) + 1).astype(int)
         shares = [slice(*ends) for ends in pairwise(ends.tolist())]
 
         def forward(share: slice) -> Heads:
             return self._network.learned_heads(obs[:, share], memory and memory.columns(share))
 
-        passes = self._crew.map(forward, shares)
+        passes = self._pool.map(forward, shares)
         mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
         whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
         output = self._network.policy(Heads(whole[0], whole[1], mask, *whole[2:]))
@@ -208,7 +208,7 @@ class Learner:
             parts = [(head * of_it[:, share]).sum() for head, of_it in zip(heads[number], said, strict=True)]
             return self.weights.gradient(torch.stack(parts).sum())
 
-        gradient, *others = self._crew.map(backward, range(len(shares)))
+        gradient, *others = self._pool.map(backward, range(len(shares)))
         for other in others:
             gradient += other
         return loss, gradient
@@ -246,7 +246,7 @@ class Learner:
         )
 
     def close(self) -> None:
-        self._crew.close()
+        self._pool.close()
 
     def state(self) -> dict[str, Any]:
         lately = self._lately and self._lately.state()

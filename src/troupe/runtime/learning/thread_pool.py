@@ -10,7 +10,7 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 
-class Crew:
+class ThreadPool:
     """`size` threads, the caller's among them.
 
     Each does a part and sleeps until the next: unlike torch's own threads, which spin at their barriers
@@ -19,7 +19,7 @@ class Crew:
 
     def __init__(self, size: int):
         self.size = size
-        self._others = ThreadPoolExecutor(size - 1, "learner-crew", heed_torch_threads) if size > 1 else None
+        self._others = ThreadPoolExecutor(size - 1, "learner-pool", heed_torch_threads) if size > 1 else None
 
     def map(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """[work(item) for item in items], the first by the caller, all at the same time; what one raises is raised."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.data.shared_memory import Block
-from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 
 _COPIES = 4
 
@@ -90,7 +90,7 @@ class Master:
         vector: Float[Tensor, " P"],
         optimizer: Optimizer,
         store: WeightStore,
-        statistics: Statistics | None = None,
+        statistics: NormalizerStatistics | None = None,
     ):
         self.vector, self.optimizer, self.store = vector, optimizer, store
         self.statistics = statistics
@@ -103,7 +103,7 @@ class Master:
         return self.store.version
 
     @property
-    def kept(self) -> Float[Tensor, " P"]:
+    def eval_weights(self) -> Float[Tensor, " P"]:
         """What is judged, and kept in the end."""
         return _kept(self)
 
@@ -113,7 +113,7 @@ class Master:
         with self.lock:
             self.statistics.add(numbers, returns, writer)
             self.statistics.write_to(self.vector)
-            return self.statistics.deviation_of_returns
+            return self.statistics.return_std
 
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:
@@ -160,7 +160,7 @@ class HogwildMaster:
         make_optimizer: Callable[[Float[Tensor, " P"]], Optimizer],
         workers: int,
         version: int = 0,
-        statistics: Statistics | None = None,
+        statistics: NormalizerStatistics | None = None,
         *,
         shared: bool = False,
     ):
@@ -202,7 +202,7 @@ class HogwildMaster:
         self._block["oldest"][0] = version
 
     @property
-    def kept(self) -> Float[Tensor, " P"]:
+    def eval_weights(self) -> Float[Tensor, " P"]:
         return _kept(self)
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
@@ -231,7 +231,7 @@ class HogwildMaster:
         assert self.statistics is not None
         self.statistics.add(numbers, returns, writer)
         self.statistics.write_to(self.vector)
-        return self.statistics.deviation_of_returns
+        return self.statistics.return_std
 
     def state(self) -> dict[str, Tensor]:
         return _state(self)
@@ -250,16 +250,16 @@ class HogwildMaster:
         self.optimizer.attach({name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
         self.lock = threading.RLock()  # for those who judge and save; workers take none
 
-    def __getstate__(self) -> tuple[Any, Block, Statistics | None]:
+    def __getstate__(self) -> tuple[Any, Block, NormalizerStatistics | None]:
         return self._make_optimizer, self._block, self.statistics
 
-    def __setstate__(self, state: tuple[Any, Block, Statistics | None]) -> None:
+    def __setstate__(self, state: tuple[Any, Block, NormalizerStatistics | None]) -> None:
         self._make_optimizer, self._block, self.statistics = state
         self._attach()
 
 
 def _kept(master: Master | HogwildMaster) -> Float[Tensor, " P"]:
-    return master.optimizer.kept(master.vector)
+    return master.optimizer.eval_weights(master.vector)
 
 
 def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:

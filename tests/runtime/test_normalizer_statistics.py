@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.runtime.learning.statistics import Statistics
+from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 
 PLACES = slice(0, 1), slice(1, 2)
 ROWS, NONE = torch.full((5, 1), 3.0), torch.zeros(0)
@@ -16,7 +16,7 @@ class Killed(BaseException):
     pass
 
 
-def broken_off(statistics: Statistics, writer: int) -> None:
+def broken_off(statistics: NormalizerStatistics, writer: int) -> None:
     """Writes a batch of ROWS up to the middle: they are counted, and their mean is not."""
 
     def half(rows: torch.Tensor, columns: slice) -> None:
@@ -32,7 +32,7 @@ def broken_off(statistics: Statistics, writer: int) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_who_reads_in_the_middle_of_a_batch_reads_again(shared: bool) -> None:
     """Counted alone, five times 3 have a mean of 0."""
-    statistics, vector = Statistics(1, PLACES, 2, shared=shared), torch.zeros(2)
+    statistics, vector = NormalizerStatistics(1, PLACES, 2, shared=shared), torch.zeros(2)
     broken_off(statistics, 1)
     looks: list[int] = []
 
@@ -54,7 +54,7 @@ def test_who_reads_in_the_middle_of_a_batch_reads_again(shared: bool) -> None:
 
 
 def test_a_writer_that_was_killed_in_the_middle_keeps_nobody_from_reading_and_its_successor_mends_it() -> None:
-    statistics, vector = Statistics(1, PLACES, 2), torch.zeros(2)
+    statistics, vector = NormalizerStatistics(1, PLACES, 2), torch.zeros(2)
     broken_off(statistics, 1)
     statistics.write_to(vector)
     statistics.add(ROWS, NONE, 1)

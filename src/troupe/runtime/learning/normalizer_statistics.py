@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from troupe.algorithm.normalization import Moments, least_deviation
+from troupe.algorithm.normalization import RunningMoments, least_std
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.data.shared_memory import Block
@@ -20,7 +20,7 @@ from troupe.runtime.data.shared_memory import Block
 _TRIES = 100  # to read what nobody is writing: one that was killed in the middle never ends
 
 
-class Statistics:
+class NormalizerStatistics:
     """Moments of observed numbers, a column for each, and in a last column of discounted sums of rewards.
 
     Each of `writers` has moments of its own, so that those in other processes need no lock; what is known is all of
@@ -40,7 +40,7 @@ class Statistics:
         self._attach()
 
     @classmethod
-    def of(cls, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False) -> "Statistics":
+    def of(cls, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False) -> "NormalizerStatistics":
         """For a network whose weights lie in a vector."""
         normalizer = flat.module.normalizer
         if normalizer is None:
@@ -61,11 +61,11 @@ class Statistics:
         if not self._places:
             return
         known, (first, scale, *rest) = self._all(), self._places
-        mean, deviation = known.mean()[:-1], known.deviation()[:-1]
+        mean, deviation = known.mean()[:-1], known.std()[:-1]
         vector[first] = mean.to(vector)
         for place in rest:
             vector[place] = (mean - mean.float()).to(vector)
-        least = least_deviation(mean, torch.float64 if rest else torch.float32)
+        least = least_std(mean, torch.float64 if rest else torch.float32)
         vector[scale] = (1 / deviation.maximum(least)).to(vector)
 
     def go_back_to(self, vector: Float[Tensor, " P"]) -> None:
@@ -80,23 +80,23 @@ class Statistics:
             self._moments[0, :, :-1] = torch.stack([count, sum(rest, mean), count * scale.pow(-2)])
 
     @property
-    def deviation_of_returns(self) -> float:
+    def return_std(self) -> float:
         """1 until something is known."""
         known = self._all()
-        return float(known.deviation()[-1].maximum(least_deviation(known.mean()[-1], torch.float64)))
+        return float(known.std()[-1].maximum(least_std(known.mean()[-1], torch.float64)))
 
     def state(self) -> dict[str, Tensor]:
         return {"moments": self._all().parts}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        saved = state["moments"] if "moments" in state else Moments.of_sums(state["statistics"]).parts
+        saved = state["moments"] if "moments" in state else RunningMoments.of_sums(state["statistics"]).parts
         self._moments.zero_()
         self._moments[0] = saved
 
-    def _all(self) -> Moments:
+    def _all(self) -> RunningMoments:
         for _ in range(_TRIES):
             ended = self._ended.copy()
-            together = Moments.together(self._moments)
+            together = RunningMoments.together(self._moments)
             if (self._begun == ended).all():
                 break
         return together
@@ -104,7 +104,7 @@ class Statistics:
     def _attach(self) -> None:
         self._moments = torch.from_numpy(self._block["moments"])
         self._begun, self._ended = self._block["begun"], self._block["ended"]
-        self._of_writers = [Moments(each) for each in self._moments]
+        self._of_writers = [RunningMoments(each) for each in self._moments]
 
     def __getstate__(self) -> tuple[Any, ...]:
         return self._numbers, self._places, self._block
