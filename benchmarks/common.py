@@ -14,10 +14,12 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def troupe(*arguments: str) -> tuple[str, float]:
-    """Runs one command; gives what it printed and the seconds from its start to its exit."""
+def troupe(*arguments: str, src: Path | None = None) -> tuple[str, float]:
+    """Runs one command, of the source tree `src` if one is given; gives what it printed and the seconds from its start
+    to its exit."""
+    environment = None if src is None else os.environ | {"PYTHONPATH": str(src)}
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "troupe", *arguments], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "troupe", *arguments], capture_output=True, text=True, env=environment)
     spent = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"troupe {' '.join(arguments)} failed:\n{done.stderr}")
@@ -30,11 +32,15 @@ def peak_memory_of_children_mb() -> float:
 
 def write(name: str, result: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(result | {"machine": machine()}, indent=1) + "\n")
+    print(f"wrote {RESULTS / name}.json")
+
+
+def machine() -> dict[str, Any]:
+    """What results depend on, besides the code: the processor and the versions."""
     packages = ("troupe-rl", "torch", "gymnasium", "numpy")
     versions = {package: importlib.metadata.version(package) for package in packages}
-    machine = {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
-    (RESULTS / f"{name}.json").write_text(json.dumps(result | {"machine": machine}, indent=1) + "\n")
-    print(f"wrote {RESULTS / name}.json")
+    return {"processor": _processor(), "cores": os.cpu_count(), "python": platform.python_version(), **versions}
 
 
 def _processor() -> str:
