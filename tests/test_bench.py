@@ -10,8 +10,8 @@ import pytest
 from troupe import UsageError, bench, cli
 from troupe.bench import Result
 from troupe.config import resolve
-from troupe.runs.report.curves import read_metrics
-from troupe.runs.store.metrics import bottleneck, shares_of
+from troupe.runs.report.reporter import bottleneck, shares_of
+from troupe.runs.store.metrics import read_metrics
 from troupe.runtime.measure import cores
 
 ENVIRONMENT = """

@@ -15,7 +15,7 @@ from troupe.environments.lookup import probe
 from troupe.environments.stepping import closing, time_limit
 from troupe.runs.evaluate import judge
 from troupe.runs.evaluate.scores import Tally
-from troupe.runs.report.curves import read_metrics
+from troupe.runs.store.metrics import read_metrics
 
 WORLDS = """
 import pathlib, threading

@@ -20,8 +20,8 @@ import torch
 import troupe
 from troupe.run import saved_run
 from troupe.runs.evaluate.evaluation import Evaluator
-from troupe.runs.report.curves import read_metrics
 from troupe.runs.store import checkpoint
+from troupe.runs.store.metrics import read_metrics
 from troupe.runtime.execution.gate import Gate
 
 STEPS = 400

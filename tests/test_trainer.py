@@ -20,10 +20,9 @@ import troupe
 from troupe import TroupeError, UsageError, preparation, signals, trainer
 from troupe.environments import find
 from troupe.environments.stepping import pool
-from troupe.runs.report.curves import read_metrics
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
-from troupe.runs.store.metrics import MetricsLog
+from troupe.runs.store.metrics import MetricsLog, read_metrics
 from troupe.runtime.execution import interruption
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "evaluation.final_episodes": 3}

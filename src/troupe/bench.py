@@ -15,8 +15,8 @@ from troupe.environments.lookup.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.run import saved_run
-from troupe.runs.report.curves import read_metrics
-from troupe.runs.store.metrics import bottleneck, shares_of
+from troupe.runs.report.reporter import bottleneck, shares_of
+from troupe.runs.store.metrics import read_metrics
 from troupe.runtime.assembly import assemble, place_of
 from troupe.runtime.data.rollout import stack
 from troupe.runtime.execution.runner import ThreadSeat
@@ -36,7 +36,7 @@ class Result:
     """Core-seconds per step of each stage alone, and what a whole training run does with them.
 
     `env_waits` is the share of a step in which the environment waits rather than computes; `bottleneck`
-    and `waits` are of the run itself: what holds it up (runs/store/metrics.py),
+    and `waits` are of the run itself: what holds it up (runs/report/reporter.py),
     and the share of its time that each kind of part waits for another.
     """
 

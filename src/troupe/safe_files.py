@@ -6,8 +6,12 @@ Nothing that is written follows a link, and only regular files are opened: a pip
 import errno
 import os
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+from troupe.config import TroupeError, UsageError, reason
 
 TEXT_BYTES = 2**26  # the most that is read of JSON or TOML; a checkpoint's state takes some kilobytes
 WEIGHTS_BYTES = 2**34
@@ -50,3 +54,35 @@ def folder(path: Path) -> Path:
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and nothing is written outside the run directory", str(path))
     return path
+
+
+@contextmanager
+def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
+    """Yields a path to write to, beside `file`, that takes its place at the end, or is removed on failure."""
+    if file.suffix.lower() not in formats:
+        known = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
+        raise UsageError(f"cannot write {file}: its name must end in {known}")
+    if not file.parent.is_dir():
+        raise UsageError(f"cannot write {file}: there is no folder {file.parent}")
+    if file.is_dir():
+        raise UsageError(f"cannot write {file}: it is a folder")
+    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
+    try:
+        create(unfinished).close()
+        unfinished.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {reason(error)}") from error
+    try:
+        yield unfinished
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(file: Path) -> Iterator[None]:
+    """For the writing itself, and nothing else that can raise OSError. Raises TroupeError, naming `file`."""
+    try:
+        yield
+    except OSError as error:
+        raise TroupeError(f"cannot write {file}: {reason(error)}") from error

@@ -31,11 +31,12 @@ from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import WatchedEvaluator
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.report.labels import read_measured
+from troupe.runs.report.reporter import Reporter
 from troupe.runs.report.view import Limits, score
 from troupe.runs.store import checkpoint
 from troupe.runs.store import compatibility as older
 from troupe.runs.store.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
-from troupe.runs.store.metrics import Reporter, Row, to_json
+from troupe.runs.store.metrics import Row, to_json
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.assembly import assemble, place_of

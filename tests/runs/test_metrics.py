@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-from troupe.runs.store.metrics import MetricsLog, Reporter, bottleneck, to_json
+from troupe.runs.report.reporter import Reporter, bottleneck
+from troupe.runs.store.metrics import MetricsLog, to_json
 from troupe.runtime.progress import Progress, Stopwatch
 
 

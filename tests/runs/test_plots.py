@@ -15,8 +15,10 @@ import tomli_w
 from troupe import cli
 from troupe.config import UsageError
 from troupe.runs.report import plots
-from troupe.runs.report.curves import read_curve, read_metrics
+from troupe.runs.report.curves import read_curve
 from troupe.runs.report.plots import plot_runs
+from troupe.runs.store.metrics import read_metrics
+from troupe.safe_files import output_file
 
 MakeRun = Callable[..., Path]
 
@@ -305,7 +307,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_a_failure_half_way_leaves_the_old_picture(tmp_path: Path) -> None:
     old = tmp_path / "returns.png"
     old.write_text("old")
-    with pytest.raises(KeyboardInterrupt), plots.output_file(old, (".png",)) as unfinished:  # noqa: PT012
+    with pytest.raises(KeyboardInterrupt), output_file(old, (".png",)) as unfinished:  # noqa: PT012
         unfinished.write_text("half")
         raise KeyboardInterrupt
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]

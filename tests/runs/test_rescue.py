@@ -17,9 +17,9 @@ from troupe.algorithm.optimizers import Adam
 from troupe.runs.evaluate.collapse import CollapseWatch
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
-from troupe.runs.report.curves import read_metrics
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint
+from troupe.runs.store.metrics import read_metrics
 from troupe.runtime.topologies import Parts
 
 

@@ -37,8 +37,8 @@ from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
 from troupe.networks.recurrent import Memory
 from troupe.runs.export.check import TOLERANCE, Arrays, difference, is_action, questions
-from troupe.runs.report.plots import output_file, writing
 from troupe.runs.store.directory import versions
+from troupe.safe_files import output_file, writing
 
 if TYPE_CHECKING:
     from troupe.agent import Agent

@@ -15,12 +15,11 @@ from troupe import config
 from troupe.config import TroupeError, UsageError, reason
 from troupe.environments import settle
 from troupe.run import Run
-from troupe.runs.report.curves import read_metrics
 from troupe.runs.report.display import Mode
 from troupe.runs.report.seeds import Series, draw, train_in_turn
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import check_free, check_named, run_name, versions
-from troupe.runs.store.metrics import Row, to_json
+from troupe.runs.store.metrics import Row, read_metrics, to_json
 from troupe.trainer import train
 
 Cell = tuple[str, int]  # preset and seed

@@ -1,17 +1,14 @@
 """The curves of a run: its returns by steps and by training seconds, read from its metrics.jsonl."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from troupe.config import UsageError
-from troupe.runs.store.directory import runs_inside
+from troupe.runs.store.metrics import read_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,24 +47,6 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
         _points(rows, "evaluation"), _points(rows, "collapse"),
         _table(rows, "gap", "from_steps", "steps", "from_seconds", "seconds"),
     )  # fmt: skip
-
-
-def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
-    run = Path(run)
-    file = run / "metrics.jsonl"
-    if not file.is_file():
-        raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl{runs_inside(run)}")
-    rows = []
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-    return rows
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

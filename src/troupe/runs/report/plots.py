@@ -5,8 +5,7 @@ programs that have no use for its windows and its global state.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from troupe import safe_files
-from troupe.config import TroupeError, UsageError, presets, reason
+from troupe.config import UsageError, presets
 from troupe.runs.report.curves import Curve, Points, read_curve
 from troupe.runs.report.labels import Settings, labels, read_settings
+from troupe.safe_files import output_file, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,38 +43,6 @@ def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
             raise UsageError("no runs to plot: name at least one run directory")
         with writing(Path(out)):
             _draw(lines, file, title)
-
-
-@contextmanager
-def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Yields a path to write to, beside `file`, that takes its place at the end, or is removed on failure."""
-    if file.suffix.lower() not in formats:
-        known = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
-        raise UsageError(f"cannot write {file}: its name must end in {known}")
-    if not file.parent.is_dir():
-        raise UsageError(f"cannot write {file}: there is no folder {file.parent}")
-    if file.is_dir():
-        raise UsageError(f"cannot write {file}: it is a folder")
-    unfinished = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
-    try:
-        safe_files.create(unfinished).close()
-        unfinished.unlink()
-    except OSError as error:
-        raise UsageError(f"cannot write {file}: {reason(error)}") from error
-    try:
-        yield unfinished
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing(file: Path) -> Iterator[None]:
-    """For the writing itself, and nothing else that can raise OSError. Raises TroupeError, naming `file`."""
-    try:
-        yield
-    except OSError as error:
-        raise TroupeError(f"cannot write {file}: {reason(error)}") from error
 
 
 # What is drawn

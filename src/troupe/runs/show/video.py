@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from troupe.config import TroupeError
-from troupe.runs.report.plots import output_file
 from troupe.runs.show.frames import Picture
 from troupe.runs.show.panel import Panel
 from troupe.runs.show.play import LAST_PICTURE_SECONDS, MAX_STEPS, MakeEnv, Player, opened, play, without_display
+from troupe.safe_files import output_file
 
 FASTEST = {".mp4": 60.0, ".gif": 25.0}  # pictures per second; faster worlds are thinned out
 GOOD_HEIGHT = {".mp4": 560, ".gif": 400}  # pixels; a GIF is large enough as it is

@@ -1,0 +1,149 @@
+"""Turns what the parts of a run count into rows of metrics: speeds, shares of time, the bottleneck."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from troupe.runs.store.metrics import Row
+from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
+from troupe.runtime.topologies import Parts
+
+_SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
+MOSTLY = 2 / 3  # of the time: whatever waits that long does not hold the others up
+_FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
+
+
+class Reporter:
+    """Turns what the parts have counted into rows, each about the time since the one before."""
+
+    def __init__(self, parts: Parts, seconds: float):
+        self._parts = parts
+        self._seconds = seconds
+        self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
+        self._version = parts.master.version
+        self._laps: dict[Stopwatch, dict[str, float]] = {}
+        self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
+        self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
+        self._shares: dict[str, dict[str, float]] = {}
+        self._pace: Row = {}
+        self._per_1000_steps: float | None = None
+
+    def begin(self) -> None:
+        """The clock starts: that parts waited before for the processes of actors is left out of their shares."""
+        self._read_watches()
+        self._spent.clear()
+
+    def report(self, seconds: float) -> Row:
+        """`seconds` is the training clock's time."""
+        parts, counts = self._parts, self._parts.progress.counts
+        episodes = parts.progress.take_episodes()
+        totals = [episode.total for episode in episodes]
+        recent = parts.progress.recent_returns()
+        lag_mean, lag_max = parts.progress.take_lag()
+        reward, steps = parts.progress.take_reward()
+        if steps:
+            self._per_1000_steps = _rounded(1000 * reward / steps)
+        actors = [seat.actor for seat in parts.actors]
+        self._read_watches()
+        if not self._pace or self._is_time(seconds - self._seconds):
+            self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
+            self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
+            self._version = parts.master.version
+        return {
+            "kind": "report",
+            "wall": time.time(),
+            "seconds": seconds,
+            "steps": counts.steps,
+            "episodes": counts.episodes,
+            "return_mean": _rounded(np.mean(totals)) if totals else None,
+            "return_min": min(totals, default=None),
+            "return_max": max(totals, default=None),
+            "recent_return": _rounded(np.mean(recent)) if recent else None,
+            "return_per_1000_steps": self._per_1000_steps,
+            "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
+            "updates": counts.updates,
+            "skipped_updates": counts.skipped_updates,
+            "learning_rate": parts.learning_rate,
+            "queue_depth": parts.queue.depth,
+            "queue_capacity": parts.queue.capacity,
+            "lag_mean": lag_mean,
+            "lag_max": lag_max,
+            "numbers": dict(parts.numbers.current),
+            "stale": counts.stale,
+            "restarts": counts.restarts,
+            **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
+            "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
+            **self._pace,
+        }
+
+    def _is_time(self, elapsed: float) -> bool:
+        batches = self._parts.master.version - self._version
+        return elapsed >= (_SHORTEST_SECONDS if batches >= _FEWEST_BATCHES else _LONGEST_SECONDS)
+
+    def _measure_pace(self, elapsed: float) -> Row:
+        """Speeds and shares of time since the last measurement."""
+        counts = self._parts.progress.counts
+        for part, spent in self._spent.items():
+            before = self._spent_before.get(part, {})
+            news = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
+            if sum(news.values()) > 0 or part not in self._shares:
+                self._shares[part] = shares_of(news)
+            self._spent_before[part] = spent.copy()
+        return {
+            "steps_per_s": (counts.steps - self._steps) / elapsed,
+            "updates_per_s": (counts.updates - self._updates) / elapsed,
+            "shares": self._shares.copy(),
+            "bottleneck": bottleneck(self._shares),
+        }
+
+    def _read_watches(self) -> None:
+        """Adds to what each kind of part has spent. Those beyond the wanted number wait for nothing but to be wanted;
+        pauses are left out. Actors in processes tell of their time with each rollout, so there may be no news."""
+        parts, wanted = self._parts, self._parts.numbers.current
+        watches = {
+            "actor": [seat.actor.watch for seat in parts.actors[: wanted["actors"]]],
+            "predictor": [predictor.watch for predictor in parts.predictors[: wanted["predictors"]]],
+            "learner": [learner.watch for learner in parts.learners[: wanted["learners"]]],
+        }
+        for part, those in watches.items():
+            for watch in those:
+                spent = self._spent.setdefault(part, {})
+                before, now = self._laps.get(watch, {}), watch.seconds
+                self._laps[watch] = now
+                for stage in now.keys() - {PAUSE}:
+                    news = now[stage] - before.get(stage, 0.0)
+                    spent[stage] = spent.get(stage, 0.0) + max(0.0, news)
+
+
+def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
+    whole = sum(seconds.values()) or 1.0
+    return {stage: _rounded(spent / whole) for stage, spent in seconds.items()}
+
+
+def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
+    """What holds the others up, as "part: stage": the largest stage of the part that waits least for other parts.
+
+    `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
+    environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
+    time) is a stage like those in which it computes: the others can do nothing about it. "nothing", where every part
+    waits for another most of the time; "" as long as nothing is known. What other programs take is no stage of ours.
+    """
+    waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
+    if not waits:
+        return ""
+    part = min(waits, key=lambda name: waits[name])
+    if waits[part] > MOSTLY:
+        silent = [name for name, stages in shares.items() if not stages]
+        return silent[0] if silent else "nothing"
+    stages = {stage: share for stage, share in shares[part].items() if stage not in (WAIT, PREEMPTED, "other")}
+    return f"{part}: {max(stages, key=lambda stage: stages[stage])}" if stages else part
+
+
+def _rounded_all(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(value) for name, value in values.items()}
+
+
+def _rounded(value: Any) -> float:
+    return round(float(value), 4)
