@@ -12,10 +12,23 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from troupe import cli
 
 torch.set_num_threads(1)
+
+# No time limits: a busy machine is no counterexample. CI asks for the thorough profile after the default run.
+settings.register_profile(
+    "quick",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=200)
+settings.load_profile("quick")
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.algorithm.distributions import Categorical
 from troupe.algorithm.losses import Batch, Bonus, Outputs, a3c, appo, impala
 
-law = settings(deadline=None, derandomize=True, max_examples=30)
 seeds, lengths = st.integers(0, 2**32), st.integers(1, 10)
 LOSSES = {"a3c": (a3c, {}), "impala": (impala, {}), "appo": (appo, {"normalize_advantage": False})}
 every_loss = pytest.mark.parametrize("name", LOSSES)
@@ -49,7 +48,6 @@ def written_out(bonus: Bonus, valid, value, b: int) -> list[float]:
 
 @every_loss
 @given(seed=seeds, length=lengths)
-@law
 def test_with_lambda_one_the_target_is_the_sum_of_all_bonuses_to_come_over_the_ends_of_episodes(
     name, rollout_of, seed, length
 ):
@@ -81,7 +79,6 @@ def test_with_lambda_zero_an_episodes_last_step_goes_by_the_final_observation_an
 
 @every_loss
 @given(seed=seeds, length=lengths)
-@law
 def test_the_policy_follows_the_sum_of_both_advantages(name, rollout_of, seed, length):
     """So its gradient is linear in the coefficient, and at the coefficient 0 what it is without bonuses."""
     r = rollout_of(seed, length)
@@ -98,7 +95,6 @@ def test_the_policy_follows_the_sum_of_both_advantages(name, rollout_of, seed, l
 
 @every_loss
 @given(seed=seeds, length=lengths)
-@law
 def test_bonuses_do_not_reach_the_value_of_rewards_nor_rewards_that_of_bonuses(name, rollout_of, seed, length):
     r = rollout_of(seed, length)
     bonus, value = stream(seed, r)

@@ -4,13 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from troupe.algorithm.distributions import Categorical
 
-law = settings(deadline=None, derandomize=True, max_examples=60)
 logits_lists = st.lists(st.floats(-20, 20), min_size=2, max_size=6)
 epsilons = st.floats(0.01, 0.99)
 
@@ -100,7 +99,6 @@ def test_sampling_uses_its_own_generator_and_not_the_global_one():
 
 
 @given(logits=logits_lists)
-@law
 def test_log_prob_and_entropy_are_their_sums_written_out(logits):
     probabilities = softmax(logits)
     policy = Categorical.from_logits(float64(*logits))
@@ -126,7 +124,6 @@ def test_every_shape_of_batch_is_served():
 
 
 @given(logits=logits_lists)
-@law
 def test_gradients_are_those_of_calculus(logits):
     """d log pi(a) / d x_i = 1[i = a] - pi_i and d H / d x_i = - pi_i (log pi_i + H)."""
     p = float64(*softmax(logits))
@@ -178,7 +175,6 @@ def test_a_forbidden_action_has_no_probability():
 
 
 @given(logits=logits_lists, epsilon=epsilons)
-@law
 def test_log_mu_is_that_of_the_mixture(logits, epsilon):
     policy = Categorical.from_logits(float64(*logits)).with_epsilon(epsilon)
     for action, p in enumerate(softmax(logits)):

@@ -6,12 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.algorithm.distributions import Categorical, Gaussian, Product
 
-law = settings(deadline=None, derandomize=True, max_examples=40)
 numbers = st.floats(-3, 3)
 
 
@@ -20,7 +19,6 @@ def gaussian(mean: list[float], log_std: list[float]) -> Gaussian:
 
 
 @given(st.lists(st.tuples(numbers, st.floats(-2, 1), numbers), min_size=1, max_size=4))
-@law
 def test_log_densities_are_the_textbooks(rows):
     mean, log_std, action = map(list, zip(*rows, strict=True))
     expected = sum(
@@ -50,7 +48,6 @@ def test_samples_have_the_mean_and_the_deviation_and_the_mode_is_the_mean():
 
 
 @given(st.tuples(numbers, st.floats(-1, 1), numbers))
-@law
 def test_gradients_of_the_log_density_are_finite_differences(row):
     def log_prob(mean: torch.Tensor, log_std: torch.Tensor) -> torch.Tensor:
         return Gaussian(mean, log_std).log_prob(torch.tensor([row[2]], dtype=torch.float64))

@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.config import UsageError
@@ -32,7 +32,6 @@ ALL = [
 
 @pytest.mark.parametrize("space", ALL, ids=str)
 @given(seed=st.integers(0, 2**32 - 1))
-@settings(max_examples=20)
 def test_every_random_row_is_an_action_of_its_space_alone_and_in_a_batch(space, seed):
     actions = Actions(space)
     rows = actions.random(np.random.default_rng(seed), 5)

@@ -6,7 +6,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.environments.actions import Actions
@@ -49,7 +49,6 @@ def batched(space: gym.Space, number: int, seed: int) -> tuple[list[Any], Any]:
 
 
 @given(space=NESTED, seed=st.integers(0, 1000), masked=st.booleans())
-@settings(max_examples=100, deadline=None)
 def test_what_is_packed_comes_out_as_it_was(space, seed, masked):
     packing = Packing(space, ACTIONS, "info" if masked else "")
     each, batch = batched(space, 3, seed)

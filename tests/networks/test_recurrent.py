@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.config import Network, UsageError
@@ -76,7 +76,6 @@ def stepped(core, features, state, first):
     return torch.stack(rows)
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     first=st.integers(1, 20).flatmap(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.runtime.acting.n_step_window import Sample, Window, WindowActor, write
@@ -64,7 +64,6 @@ def test_worked_example_three_unit_rewards(blank):
     assert [each.horizon for each in samples] == [3, 2, 1]
 
 
-@settings(derandomize=True, max_examples=150, deadline=None, database=None)
 @given(
     episodes=st.lists(
         st.tuples(REWARDS.filter(len), st.sampled_from(["terminated", "truncated"])),
