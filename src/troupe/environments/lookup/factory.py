@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 
 from troupe.config import Environment, UsageError
-from troupe.environments.lookup.arguments import fill, naming_strays, parameters_of
+from troupe.config.signatures import parameters_of
+from troupe.environments.lookup.arguments import fill, naming_strays
 from troupe.environments.lookup.files import FileCallable
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping

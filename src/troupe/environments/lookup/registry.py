@@ -9,8 +9,9 @@ import gymnasium as gym
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from troupe.config import Environment
+from troupe.config.signatures import Parameters, parameters_of
 from troupe.environments.checks.quiet import quiet_gymnasium
-from troupe.environments.lookup.arguments import Parameters, fill, naming_strays, parameters_of
+from troupe.environments.lookup.arguments import fill, naming_strays
 from troupe.environments.lookup.ids import lookup
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
