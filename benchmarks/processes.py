@@ -112,19 +112,19 @@ def moving() -> dict[str, float]:
     source = find(Images)
     numbers = {"actor.count": 1, "actor.environments": 16, "actor.rollout_steps": 32}
     tails, arrivals, copies = [], [], []
-    (seat,) = _parts(source, numbers | {"actor.place": "thread"}).actors
+    (runner,) = _parts(source, numbers | {"actor.place": "thread"}).actors
     for _ in range(40):
-        rollout = seat.queue.acquire()
-        seat.actor.collect(rollout)
+        rollout = runner.queue.acquire()
+        runner.actor.collect(rollout)
         tails.append(_since(rollout))
-        seat.queue.release([rollout])
+        runner.queue.release([rollout])
         began = time.perf_counter()
         rollout.obs.copy()
         copies.append(time.perf_counter() - began)
     parts = _parts(source, numbers | {"actor.place": "process"})
     with Supervisor(parts.gate, parts.wake) as supervisor:
-        (seat,) = parts.actors
-        supervisor.start("actor-0", partial(seat.run, parts.queue.put))
+        (runner,) = parts.actors
+        supervisor.start("actor-0", partial(runner.run, parts.queue.put))
         for _ in range(40):
             (rollout,) = parts.queue.get(1)
             arrivals.append(_since(rollout))

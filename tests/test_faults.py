@@ -107,7 +107,7 @@ class Simulated(Plain):
 
 class BlocksInClose(Plain):
     def close(self):
-        if threading.current_thread().name == "apart":
+        if threading.current_thread().name == "interruptible":
             here()
             time.sleep(1e6)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.interruption import apart
+from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.torch_threads import one_torch_thread
@@ -42,7 +42,7 @@ def in_a_thread_pool() -> int:
 
 
 def in_one_apart() -> int:
-    found = apart(openmp_threads, lambda: False)
+    found = run_interruptible(openmp_threads, lambda: False)
     assert found is not None
     return found
 

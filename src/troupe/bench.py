@@ -17,9 +17,9 @@ from troupe.preparation import fit
 from troupe.run import saved_run
 from troupe.runs.report.reporter import bottleneck, shares_of
 from troupe.runs.store.metrics import read_metrics
-from troupe.runtime.assembly import assemble, place_of
+from troupe.runtime.assembly import assemble, placement_of
 from troupe.runtime.data.rollout import stack
-from troupe.runtime.execution.runner import ThreadSeat
+from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
 from troupe.runtime.topologies import Parts
@@ -185,7 +185,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     return Result(
-        config, place_of(config, source), stages, 1 - costs.computing, cores(),
+        config, placement_of(config, source), stages, 1 - costs.computing, cores(),
         run.steps / run.seconds, run.updates / run.seconds, bottleneck(shares) or "unknown", waits,
         max((stages.get(PREEMPTED, 0.0) for stages in shares.values()), default=0.0),
     )  # fmt: skip
@@ -193,11 +193,11 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
 
 def _stages(parts: Parts) -> dict[str, float]:
     """Core-seconds per step of moving rollouts into a batch, and of learning from it."""
-    (seat,), (learner,), queue = parts.actors, parts.learners, parts.queue
-    assert isinstance(seat, ThreadSeat)
+    (runner,), (learner,), queue = parts.actors, parts.learners, parts.queue
+    assert isinstance(runner, ThreadRunner)
     rollouts = [queue.acquire() for _ in range(parts.config.learner.rollouts)]
     for rollout in rollouts:
-        seat.actor.collect(rollout)
+        runner.actor.collect(rollout)
     steps = sum(rollout.steps for rollout in rollouts)
     batch = stack(rollouts)
     return {

@@ -39,10 +39,10 @@ from troupe.runs.store.directory import RunDirectory, check_free, check_named, p
 from troupe.runs.store.metrics import Row, to_json
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.acting.actor import Actor
-from troupe.runtime.assembly import assemble, place_of
-from troupe.runtime.execution.interruption import LOOK_SECONDS, apart, on_signal
+from troupe.runtime.assembly import assemble, placement_of
+from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal, run_interruptible
 from troupe.runtime.execution.processes import NO_PROCESSES, may_have_processes
-from troupe.runtime.execution.runner import ThreadSeat
+from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
@@ -397,18 +397,18 @@ class _Session:
 
     def _checkpoint(self) -> checkpoint.Checkpoint:
         """A copy of this moment."""
-        moment = self._parts.moment()
+        snapshot = self._parts.snapshot()
         model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
-        model |= named(self._network, moment.weights)
-        recent = [[episode.total, episode.length] for episode in moment.recent]
+        model |= named(self._network, snapshot.weights)
+        recent = [[episode.total, episode.length] for episode in snapshot.recent]
         return checkpoint.Checkpoint(
             model=model,
-            best=model | self._judge.best(moment.eval_weights),
-            optimizer=moment.optimizer,
+            best=model | self._judge.best(snapshot.eval_weights),
+            optimizer=snapshot.optimizer,
             state={
-                "counts": asdict(moment.counts),
+                "counts": asdict(snapshot.counts),
                 "seconds": self._clock.seconds,
-                "version": moment.version,
+                "version": snapshot.version,
                 "resumes": self._resumes,  # those that drew new streams
                 **self._judge.state(),
                 "rescue": self._rescue.state(),
@@ -418,8 +418,8 @@ class _Session:
                 "action_space": spaces.describe(self._source.action_space),
                 "masked": self._source.masked,
             },
-            streams=moment.streams and moment.streams | {"recent": recent},
-            novelty=moment.novelty,
+            streams=snapshot.streams and snapshot.streams | {"recent": recent},
+            novelty=snapshot.novelty,
         )
 
     def _finish(self) -> Run:
@@ -518,7 +518,7 @@ class _Session:
             return True
 
         try:
-            if not apart(close, lambda: self._interrupted() or time.monotonic() > deadline):
+            if not run_interruptible(close, lambda: self._interrupted() or time.monotonic() > deadline):
                 self._display.event(f"environment {self._source.id}: close() has not returned, and is left behind")
         except Exception as error:
             self._display.event(f"environment {self._source.id}: close raised {one_line(error)}")
@@ -564,10 +564,10 @@ class _Session:
             f"{stop.steps:,} steps" if stop.steps else "",
             f"{stop.seconds:g} s of training" if stop.seconds else "",
         ]
-        place = "processes" if place_of(config, self._source) == "process" else "threads"
+        place = "processes" if placement_of(config, self._source) == "process" else "threads"
         if self._source.unsendable and config.actor.place == "auto" and place == "threads":
             place += f" (the environment cannot be sent to processes: {self._source.unsendable})"
-        numbers = self._parts.numbers.current
+        numbers = self._parts.workers.current
         actors, learners = numbers["actors"], numbers["learners"]
         learning = "each learns" if config.topology == "hogwild" else f"{learners} learner{'s' if learners > 1 else ''}"
         if self._parts.predictions:
@@ -640,11 +640,11 @@ class _Session:
         ]
 
 
-def _lender(parts: Parts, config: TrainConfig) -> ThreadSeat | None:
+def _lender(parts: Parts, config: TrainConfig) -> ThreadRunner | None:
     """The one actor whose one environment evaluations can borrow between two rollouts."""
-    (seat, *others) = parts.actors
+    (runner, *others) = parts.actors
     one = not others and config.actor.environments == 1 and config.topology != "serial"
-    return seat if one and isinstance(seat, ThreadSeat) and type(seat.actor) is Actor else None
+    return runner if one and isinstance(runner, ThreadRunner) and type(runner.actor) is Actor else None
 
 
 def _lost(config: TrainConfig, source: EnvironmentSource, saved: checkpoint.Checkpoint) -> str | None:

@@ -292,7 +292,7 @@ def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
     """Copies of all that actors deliver, by actor, in order: filled while the parts work."""
 
     def watch(parts: Parts) -> dict[int, list[Rollout]]:
-        delivered: dict[int, list[Rollout]] = {seat.number: [] for seat in parts.actors}
+        delivered: dict[int, list[Rollout]] = {runner.number: [] for runner in parts.actors}
         put = parts.queue.put
 
         def keep(rollout: Rollout) -> None:
@@ -304,8 +304,8 @@ def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
 
         parts.queue.put = keep_and_put  # type: ignore[method-assign]
         if parts.config.topology == "hogwild":  # its rollouts go from the worker back to the worker
-            for seat in parts.actors:
-                release = seat.queue.release
+            for runner in parts.actors:
+                release = runner.queue.release
 
                 def keep_and_release(rollouts: Sequence[Rollout], release: Any = release) -> None:
                     for rollout in rollouts:
@@ -313,7 +313,7 @@ def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
                             keep(rollout)
                     release(rollouts)
 
-                seat.queue.release = keep_and_release  # type: ignore[method-assign]
+                runner.queue.release = keep_and_release  # type: ignore[method-assign]
         return delivered
 
     return watch

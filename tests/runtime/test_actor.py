@@ -19,7 +19,7 @@ from troupe.runtime.acting.actor import Actor, EpisodeCounter
 from troupe.runtime.acting.inference import Decision
 from troupe.runtime.data.rollout import ROWS, allocate, check, columns
 from troupe.runtime.execution.gate import Closed
-from troupe.runtime.execution.hang_detector import Patience
+from troupe.runtime.execution.hang_detector import HangDetector
 from troupe.runtime.learning.learner import Rewards, to_batch
 from troupe.runtime.progress import Episode, Progress
 
@@ -444,12 +444,12 @@ def test_a_batch_hangs_only_where_one_of_its_environments_does(monkeypatch, play
         "runs.evaluate.evaluation",
     ):
         monkeypatch.setattr(f"troupe.{module}.time", SimpleNamespace(monotonic=lambda: clock[0]))
-    patience = Patience(pulse, hang_seconds)
+    hang_detector = HangDetector(pulse, hang_seconds)
 
     def wait():
         for _ in range(50):
             clock[0] += 0.1
-            hung.append(patience.look())
+            hung.append(hang_detector.look())
 
     monkeypatch.setattr(SlowAnswers, "wait", staticmethod(wait))
     seeds = np.random.SeedSequence(1)

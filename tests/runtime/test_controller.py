@@ -10,7 +10,7 @@ from troupe.config import Adjust
 from troupe.runtime.execution import controller
 from troupe.runtime.execution.controller import Controller
 from troupe.runtime.execution.gate import Closed, Gate
-from troupe.runtime.execution.worker_counts import Numbers
+from troupe.runtime.execution.worker_counts import WorkerCounts
 from troupe.runtime.progress import Progress
 
 START = {"actors": 8, "predictors": 1, "learners": 1}
@@ -23,7 +23,7 @@ class Machine:
     def __init__(self, monkeypatch, speed, pauses=lambda second: False, end_seconds=3000.0):
         self.now, self.speed, self.pauses, self.end_seconds = 0.0, speed, pauses, end_seconds
         self.gate, self.progress = Gate(), Progress()
-        self.numbers = Numbers(self.gate, *START.values())
+        self.numbers = WorkerCounts(self.gate, *START.values())
         self.seen: list[dict[str, int]] = []
         clock = types.SimpleNamespace(perf_counter=lambda: self.now, sleep=self.sleep, monotonic=lambda: self.now)
         monkeypatch.setattr(controller, "time", clock)

@@ -214,5 +214,5 @@ def test_a_worker_of_hogwild_has_no_curiosity(assembled):
     settings = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1, "actor.place": "thread"}
     parts = assembled("CartPole-v1", settings)
     assert isinstance(parts.master, HogwildMaster)
-    assert parts.moment().novelty == []
+    assert parts.snapshot().novelty == []
     parts.close()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from troupe.networks.actor_critic import build
-from troupe.runtime.execution.processes import RemoteActor
+from troupe.runtime.execution.processes import ActorProcess
 
 A3C = {
     "topology": "hogwild", "network.hidden": (8,), "actor.count": 1, "actor.environments": 1, "actor.rollout_steps": 5,
@@ -86,15 +86,15 @@ def test_one_worker_is_the_algorithm_written_out(request, assembled, watched, en
     env = env if "-" in env else request.getfixturevalue(env)
     torch.manual_seed(5)
     parts = assembled(env, A3C | more, seed=5)
-    (seat,) = parts.actors
+    (runner,) = parts.actors
     # The network that `assembled` built, with its first weights, in the hands of the oracle.
-    network = copy.deepcopy(seat.actor._learner._network)
+    network = copy.deepcopy(runner.actor._learner._network)
     oracle = WrittenOut(network, parts.config)
     (delivered,) = watched(parts).values()
     shrinks = []
     for update in range(1, 13):
-        seat.collect(seat.queue.put)
-        seat.queue.release(seat.queue.get(1))
+        runner.collect(runner.queue.put)
+        runner.queue.release(runner.queue.get(1))
         r = delivered[-1]
         # It acted with the weights of this moment, and says so.
         for t in range(5):
@@ -152,9 +152,9 @@ def test_a_worker_learns_from_weights_that_others_change_meanwhile(assembled, wa
     parts = assembled(counting, A3C | {"actor.count": 2})
     delivered = watched(parts)
     for _ in range(4):
-        for seat in parts.actors:
-            seat.collect(seat.queue.put)
-            seat.queue.release(seat.queue.get(1))
+        for runner in parts.actors:
+            runner.collect(runner.queue.put)
+            runner.queue.release(runner.queue.get(1))
     assert [int(each.policy_version[0, 0]) for each in delivered[0]] == [0, 2, 4, 6]
     assert [int(each.policy_version[0, 0]) for each in delivered[1]] == [1, 3, 5, 7]
     assert parts.master._updates.tolist() == [4, 4]
@@ -172,8 +172,8 @@ def test_lag_is_what_other_workers_did_since_the_copy(assembled, counting):
                 applied.append(1)
 
     parts = assembled(lambda: counting(before_step=meanwhile), A3C)
-    (seat,) = parts.actors
-    seat.collect(lambda rollout: None)
+    (runner,) = parts.actors
+    runner.collect(lambda rollout: None)
     assert parts.progress.take_lag() == (5.0, 5)
     assert parts.master.version == 6
 
@@ -182,9 +182,9 @@ def test_lag_is_what_other_workers_did_since_the_copy(assembled, counting):
 def test_a_gradient_that_is_not_finite_never_reaches_the_shared_weights(assembled, counting):
     parts = assembled(counting, A3C | {"loss.reward_scale": 3e38})
     before = parts.master.vector.clone()
-    (seat,) = parts.actors
+    (runner,) = parts.actors
     for skipped in (1, 2, 3):
-        seat.collect(lambda rollout: seat.queue.release([rollout]))
+        runner.collect(lambda rollout: runner.queue.release([rollout]))
         assert parts.progress.counts.skipped_updates == skipped
     assert torch.equal(parts.master.vector, before)
     assert not parts.master.optimizer.state()["square"].any()
@@ -194,13 +194,13 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_shared_weights(assemble
 def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled, counting, run, monkeypatch):
     """The step size of a warm-up goes by that; each request says it."""
     sent: list[int] = []
-    ask = RemoteActor.ask
+    ask = ActorProcess.ask
 
     def told(actor, rollout, counts):
         sent.append(counts.updates)
         ask(actor, rollout, counts)
 
-    monkeypatch.setattr(RemoteActor, "ask", told)
+    monkeypatch.setattr(ActorProcess, "ask", told)
     settings = A3C | {"actor.place": "process", "actor.count": 1, "threads": "free", "learner.warmup_updates": 10**9}
     parts = assembled(counting, settings)
     before = parts.master.vector.clone()

@@ -39,7 +39,7 @@ def test_the_share_that_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("costs", "actors", "environments", "cores", "apart", "steps_per_s"),
+    ("costs", "actors", "environments", "cores", "processes", "steps_per_s"),
     [
         (WAITING, 1, 16, 2, True, 16 / 0.1602),  # one environment waits after the other
         (WAITING, 16, 1, 2, True, 16 / 0.0102),  # all wait together
@@ -52,13 +52,13 @@ def test_the_share_that_computes() -> None:
     ],
 )
 def test_speeds_worked_out_by_hand(
-    costs: Costs, actors: int, environments: int, cores: int, apart: bool, steps_per_s: float
+    costs: Costs, actors: int, environments: int, cores: int, processes: bool, steps_per_s: float
 ) -> None:
-    assert costs.speed(actors, environments, cores, apart=apart) == pytest.approx(steps_per_s)
+    assert costs.speed(actors, environments, cores, processes=processes) == pytest.approx(steps_per_s)
 
 
 @pytest.mark.parametrize(
-    ("costs", "cores", "apart", "best"),
+    ("costs", "cores", "processes", "best"),
     [
         (WAITING, 2, True, (16, 1)),
         (WAITING, 2, False, (16, 1)),
@@ -69,13 +69,15 @@ def test_speeds_worked_out_by_hand(
         (NATIVE, 2, False, (1, 16)),
     ],
 )
-def test_the_best_way_to_deal_out_16_environments(costs: Costs, cores: int, apart: bool, best: tuple[int, int]) -> None:
-    assert costs.best(16, 16, cores, apart=apart) == best
+def test_the_best_way_to_deal_out_16_environments(
+    costs: Costs, cores: int, processes: bool, best: tuple[int, int]
+) -> None:
+    assert costs.best(16, 16, cores, processes=processes) == best
 
 
 def test_a_batch_stays_a_whole_number_of_rollouts() -> None:
-    assert NATIVE.best(16, 8, 2, apart=False) == (2, 8)
-    assert NATIVE.best(16, 4, 2, apart=False) == (4, 4)
+    assert NATIVE.best(16, 8, 2, processes=False) == (2, 8)
+    assert NATIVE.best(16, 4, 2, processes=False) == (4, 4)
 
 
 def test_more_actors_must_be_clearly_faster() -> None:
@@ -84,8 +86,8 @@ def test_more_actors_must_be_clearly_faster() -> None:
         return Costs(1000 * US, 0.0, {1: 1000 * US, 2: microseconds * US})
 
     # One actor with two: 2 / (a + 2000 us); two with one: 2 / 2000 us.
-    assert of_acting(90).best(2, 2, 2, apart=True) == (1, 2)  # 4.5 % slower
-    assert of_acting(110).best(2, 2, 2, apart=True) == (2, 1)  # 5.5 %
+    assert of_acting(90).best(2, 2, 2, processes=True) == (1, 2)  # 4.5 % slower
+    assert of_acting(110).best(2, 2, 2, processes=True) == (2, 1)  # 5.5 %
 
 
 class Waits(gym.Env[np.ndarray, int]):

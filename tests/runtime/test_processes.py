@@ -71,8 +71,8 @@ def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, countin
     }  # fmt: skip
     parts = assembled(counting, settings)
     parts.progress.play(1000)  # as others have
-    for seat in frozen(parts, 3).values():
-        for rollout in seat:
+    for rollouts in frozen(parts, 3).values():
+        for rollout in rollouts:
             with torch.no_grad():
                 policy = parts.learners[0]._network.unroll(torch.from_numpy(rollout.obs[:-1])).distribution
             expected = policy.log_prob(torch.from_numpy(rollout.action)).numpy()

@@ -182,11 +182,11 @@ def test_a_worker_of_hogwild_gives_up_the_rollout_in_which_it_happens(assembled,
     parts = assembled(
         lambda: counting(before_step=meanwhile), A3C | {"actor.environments": 1, "actor.rollout_steps": 5}
     )
-    (seat,) = parts.actors
-    seat.collect(lambda rollout: seat.queue.release([rollout]))
+    (runner,) = parts.actors
+    runner.collect(lambda rollout: runner.queue.release([rollout]))
     assert torch.equal(parts.master.vector, best[0])
     assert (parts.progress.counts.stale, parts.progress.counts.updates, parts.progress.counts.steps) == (1, 0, 0)
-    seat.collect(lambda rollout: seat.queue.release([rollout]))
+    runner.collect(lambda rollout: runner.queue.release([rollout]))
     assert not torch.equal(parts.master.vector, best[0])
     assert (parts.progress.counts.stale, parts.progress.counts.updates) == (1, 1)
 
@@ -202,7 +202,7 @@ def test_a_serial_run_rolled_back_is_at_rest_there(assembled, counting, run):
 
     run(parts, 3, once)
     parts.rewind()
-    moment = parts.moment()
+    moment = parts.snapshot()
     assert torch.equal(parts.master.vector, best)
     assert torch.equal(moment.weights, best)
     assert moment.version == parts.master.oldest == 4

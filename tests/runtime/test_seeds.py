@@ -41,13 +41,13 @@ def built(make: Any, seed: int, **settings: Any) -> Parts:
 
 
 def first_seeds(parts: Parts) -> list[int]:
-    played = [part.environment for seat in parts.actors for part in seat.actor._parts]
+    played = [part.environment for runner in parts.actors for part in runner.actor._parts]
     return [env.unwrapped.seeds[0] for each in played for env in each._vector.envs]
 
 
 def streams(parts: Parts) -> list[tuple[float, ...]]:
     """The first numbers of every generator that actors and learners own."""
-    drawn = [tuple(torch.rand(3, generator=seat.actor._inference._generator).tolist()) for seat in parts.actors]
+    drawn = [tuple(torch.rand(3, generator=runner.actor._inference._generator).tolist()) for runner in parts.actors]
     return drawn + [tuple(learner._rng.random(3).tolist()) for learner in parts.learners]
 
 
@@ -65,7 +65,7 @@ def test_no_two_actors_or_learners_share_a_stream(counting):
 
 def test_an_actor_that_takes_anothers_place_repeats_no_stream(counting):
     """Neither its predecessors' nor another actor's, in environments or actions."""
-    plans = [seat._plan for seat in built(counting, 1).actors]
+    plans = [runner._plan for runner in built(counting, 1).actors]
     states = [
         tuple(seeds.generate_state(4).tolist())
         for plan in plans
@@ -86,7 +86,7 @@ def test_another_seed_changes_every_stream_and_the_same_seed_none(counting):
 
 def test_actors_explore_in_another_way_with_another_seed(counting):
     asked = {"exploration.distribution": "uniform", "exploration.epsilon": "0.1,0.9"}
-    epsilons = [[seat.actor._epsilon(0) for seat in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
+    epsilons = [[runner.actor._epsilon(0) for runner in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
     assert epsilons[0] == epsilons[1] != epsilons[2]
     assert len(set(epsilons[0])) == 3
 

@@ -144,9 +144,9 @@ def test_masks_reach_the_learner_with_the_observations():
     torch.manual_seed(0)
     network = build(source.observation_space, source.action_space, config.network, source.masked)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    (seat,) = parts.actors
+    (runner,) = parts.actors
     rollouts: list[Rollout] = []
-    seat.collect(rollouts.append)
+    runner.collect(rollouts.append)
     parts.close()
     (rollout,) = rollouts
     check(rollout)
@@ -245,11 +245,11 @@ def test_rewards_are_divided_by_the_deviation_for_learning_and_reported_raw():
     config = resolve(source.id, settings=SMALL | {"learner.epochs": 1, "loss.reward_scale": 2.0})
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    (seat,), (learner,) = parts.actors, parts.learners
+    (runner,), (learner,) = parts.actors, parts.learners
     inner = learner._loss
     learner._loss = lambda outputs, batch: seen.append(batch.reward) or inner(outputs, batch)
     rollouts: list[Rollout] = []
-    seat.collect(rollouts.append)
+    runner.collect(rollouts.append)
     learner.learn(rollouts[0])
     parts.close()
     deviation = parts.master.statistics.return_std

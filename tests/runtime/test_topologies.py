@@ -11,7 +11,7 @@ import torch
 
 from troupe.config import UsageError, resolve
 from troupe.environments import find
-from troupe.runtime.assembly import place_of
+from troupe.runtime.assembly import placement_of
 from troupe.runtime.execution.supervisor import Supervisor
 
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
@@ -175,13 +175,13 @@ def test_processes_start_and_stop_five_times_and_none_is_left(assembled, run, na
 def test_actors_share_this_process_where_the_environment_steps_without_python(env, settings, place):
     """CartPole has a vector version of its own; MountainCar has none."""
     source = find(env)
-    assert place_of(resolve(env, settings=settings, tuned=False), source) == place
+    assert placement_of(resolve(env, settings=settings, tuned=False), source) == place
 
 
 def test_a_process_for_serials_one_thread_is_refused(counting):
     config = resolve("x", settings={"topology": "serial", "actor.count": 1, "actor.place": "process"})
     with pytest.raises(UsageError, match=r"^actor\.place = 'process': topology serial has one thread for everything$"):
-        place_of(config, find(counting))
+        placement_of(config, find(counting))
 
 
 @pytest.mark.parametrize(("threads", "together"), [("free", True), ("turns", False), ("one-core", False)])

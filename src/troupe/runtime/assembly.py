@@ -28,13 +28,13 @@ from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.processes import (
     AHEAD,
     NO_PROCESSES,
-    RemoteActor,
+    ActorProcess,
     check_sendable,
     may_have_processes,
     warm_up,
 )
-from troupe.runtime.execution.runner import RemoteSeat, Table, ThreadSeat
-from troupe.runtime.execution.worker_counts import Latch, Numbers
+from troupe.runtime.execution.runner import ActorContext, ProcessRunner, ThreadRunner
+from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
@@ -58,43 +58,43 @@ def assemble(
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
-    apart = place_of(config, source) == "process"
-    if apart:
+    processes = placement_of(config, source) == "process"
+    if processes:
         warm_up()
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
-    most = Most.of(config)
-    gate = Gate(one_at_a_time=config.threads != "free", shared=apart)
-    numbers = Numbers(gate, config.actor.count, config.inference.predictors, config.learner.count)
-    ready = Latch(gate, config.actor.count if apart else 0)
+    limits = WorkerLimits.of(config)
+    gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
+    workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
+    ready = CountdownLatch(gate, config.actor.count if processes else 0)
     restarts = 0 if config.topology == "serial" else config.actor.restarts  # nobody plays on meanwhile
-    table = Table(progress, gate, numbers, ready, restarts, config.actor.hang_seconds, journal)
-    master = _master(config, network, version, journal, shared=apart)
+    context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal)
+    master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     if config.inference.kind == "batched":
         predictions = PredictionQueue(
             source.packing.space,
-            most.actors,
+            limits.actors,
             config.actor.environments,
             source.actions,
             network.memory_size,
-            shared=apart,
+            shared=processes,
         )
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
-        config, source, actor_seeds, exploration_seed, most.actors,
+        config, source, actor_seeds, exploration_seed, limits.actors,
         lambda number: predictions.client(number) if predictions else (local, weights),
-        "cpu" if apart else device.type, network.memory_size, schedule,
+        "cpu" if processes else device.type, network.memory_size, schedule,
     )  # fmt: skip
-    queue, actors = _seats(config, source, plans, table, device.type, apart=apart)
+    queue, actors = _runners(config, source, plans, context, device.type, processes=processes)
     learners = []
     if isinstance(master, Master):
-        each_seed = learner_seeds.spawn(most.learners)
+        each_seed = learner_seeds.spawn(limits.learners)
         learners = make_learners(config, source, network, master, each_seed, progress, gate, schedule)
     predictors = [
-        Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, most.actors)
-        for seed in learner_seeds.spawn(most.predictors)
+        Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, limits.actors)
+        for seed in learner_seeds.spawn(limits.predictors)
         if predictions
     ]
     return Parts(
@@ -106,7 +106,7 @@ def assemble(
         master,
         progress,
         gate,
-        numbers,
+        workers,
         ready,
         journal,
         config,
@@ -177,7 +177,7 @@ def make_curiosity(
     return Curiosity(source.packing, config.novelty, seed, master.vector.device)
 
 
-def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
+def placement_of(config: TrainConfig, source: EnvironmentSource) -> str:
     """Where actors run: an environment that steps without Python shares a process, others get their own.
 
     Raises UsageError where a process was asked for and cannot be.
@@ -195,15 +195,15 @@ def place_of(config: TrainConfig, source: EnvironmentSource) -> str:
 
 
 @dataclass(frozen=True)
-class Most:
-    """The most parts of each kind there can be; numbers are adjusted within these."""
+class WorkerLimits:
+    """The most actors, predictors and learners there can be; the controller stays within these."""
 
     actors: int
     predictors: int
     learners: int
 
     @classmethod
-    def of(cls, config: TrainConfig) -> "Most":
+    def of(cls, config: TrainConfig) -> "WorkerLimits":
         actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
         if not config.adjust.every_seconds:
             return cls(actors, predictors, learners)
@@ -233,27 +233,34 @@ def _master(
     return master
 
 
-def _seats(
-    config: TrainConfig, source: EnvironmentSource, plans: list[ActorPlan], table: Table, device: str, *, apart: bool
-) -> tuple[RolloutQueue, list[ThreadSeat] | list[RemoteSeat]]:
-    """The queue between actors and learners, and a seat for each actor.
+def _runners(
+    config: TrainConfig,
+    source: EnvironmentSource,
+    plans: list[ActorPlan],
+    context: ActorContext,
+    device: str,
+    *,
+    processes: bool,
+) -> tuple[RolloutQueue, list[ThreadRunner] | list[ProcessRunner]]:
+    """The queue between actors and learners, and a runner for each actor.
 
     There is a rollout for every actor to fill, two where it is in a process, beside those that wait or are
     learned from; and those are at least a batch. A hogwild worker keeps its own.
     """
-    hogwild, each = config.topology == "hogwild", AHEAD if apart else 1
+    hogwild, each = config.topology == "hogwild", AHEAD if processes else 1
     steps, environments = config.actor.rollout_shape
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)
     shape = source.packing.space, steps, environments
     memory = plans[0].memory
-    if not apart:
+    if not processes:
         new_rollout = partial(allocate, *shape, source.actions, memory, pinned=device == "cuda")
         shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
-        seats = [
-            ThreadSeat(plan, table, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout) for plan in plans
+        runners = [
+            ThreadRunner(plan, context, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout)
+            for plan in plans
         ]
-        return shared, seats
+        return shared, runners
     check_sendable(plans[0])
     block, rollouts = allocate_shared(*shape, number, source.actions, memory)
     shared = RolloutQueue([] if hogwild else rollouts)
@@ -261,7 +268,7 @@ def _seats(
     remote = []
     for plan in plans:
         own = RolloutQueue(rollouts[plan.number * each : (plan.number + 1) * each]) if hogwild else shared
-        remote.append(RemoteSeat(RemoteActor(plan, block, number, table.gate, pulses), table, own))
+        remote.append(ProcessRunner(ActorProcess(plan, block, number, context.gate, pulses), context, own))
     return shared, remote
 
 

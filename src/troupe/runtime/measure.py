@@ -37,22 +37,22 @@ class Costs:
         """The share of a step in which the processor works."""
         return min(1.0, self.step_computing / self.step)
 
-    def speed(self, actors: int, environments: int, cores: int, *, apart: bool) -> float:
+    def speed(self, actors: int, environments: int, cores: int, *, processes: bool) -> float:
         """Steps/s of `actors` that play `environments` each, one environment after the other.
 
         What waits overlaps; what computes shares the cores, of which threads of one interpreter have one.
         """
         act = self.act[environments]
         waiting = actors * environments / (act + environments * self.step)
-        computing = (cores if apart else 1) / (act / environments + self.step_computing)
+        computing = (cores if processes else 1) / (act / environments + self.step_computing)
         return min(waiting, computing)
 
-    def best(self, total: int, batch: int, cores: int, *, apart: bool) -> tuple[int, int]:
+    def best(self, total: int, batch: int, cores: int, *, processes: bool) -> tuple[int, int]:
         """(actors, environments of each): the fewest actors among the fastest ways to deal out `total`
         environments, such that `batch` environments are still a whole number of rollouts."""
         ways = [(n, total // n) for n in range(1, total + 1) if total % n == 0 and batch % (total // n) == 0]
-        fastest = max(self.speed(*way, cores, apart=apart) for way in ways)
-        return next(way for way in ways if self.speed(*way, cores, apart=apart) * _CLEARLY >= fastest)
+        fastest = max(self.speed(*way, cores, processes=processes) for way in ways)
+        return next(way for way in ways if self.speed(*way, cores, processes=processes) * _CLEARLY >= fastest)
 
 
 def measure(source: EnvironmentSource, config: Environment, network: ActorCritic, sizes: list[int]) -> Costs:

@@ -10,7 +10,7 @@ from troupe.runtime.progress import Counts, Episode, Progress
 
 
 @dataclass(frozen=True)
-class Moment:
+class Snapshot:
     """A copy. `streams` is what else decides how the run goes on: generators, environments, episodes under
     way. None where they cannot be had, because threads are in the middle of something."""
 
@@ -30,7 +30,7 @@ class Moment:
         progress: Progress,
         streams: dict[str, Any] | None = None,
         novelty: list[dict[str, Any]] | None = None,
-    ) -> "Moment":
+    ) -> "Snapshot":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
         weights = master.vector.clone()
         eval_weights = master.optimizer.eval_weights(weights)

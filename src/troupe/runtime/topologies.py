@@ -23,21 +23,21 @@ from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.runner import RemoteSeat, ThreadSeat
+from troupe.runtime.execution.runner import ProcessRunner, ThreadRunner
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
-from troupe.runtime.execution.worker_counts import Latch, Numbers
+from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.learning.learner import Learner, learning_rate
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import PAUSE, WAIT, Progress, lag_of
-from troupe.runtime.snapshot import Moment
+from troupe.runtime.snapshot import Snapshot
 
 
 @dataclass
 class Parts:
     """Everything that moves in a run."""
 
-    actors: list[ThreadSeat] | list[RemoteSeat]
+    actors: list[ThreadRunner] | list[ProcessRunner]
     learners: list[Learner]
     predictors: list[Predictor]
     queue: RolloutQueue
@@ -45,12 +45,12 @@ class Parts:
     master: Master | HogwildMaster
     progress: Progress
     gate: Gate
-    numbers: Numbers
-    ready: Latch
+    workers: WorkerCounts
+    ready: CountdownLatch
     journal: NoJournal
     config: TrainConfig
     annealing: LinearSchedule
-    _settled: Moment | None = field(default=None, init=False)
+    _settled: Snapshot | None = field(default=None, init=False)
     _restored: bool = field(default=False, init=False)
 
     def start(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
@@ -61,32 +61,34 @@ class Parts:
             supervisor.start("serial", partial(_take_turns, self, after_batch, self._restored))
             return
         core = idlest_core() if config.threads == "one-core" else None
-        for seat in self.actors:
-            supervisor.start(f"actor-{seat.number}", partial(seat.run, self._deliver(seat, after_batch)), core)
+        for runner in self.actors:
+            supervisor.start(f"actor-{runner.number}", partial(runner.run, self._deliver(runner, after_batch)), core)
         for number, predictor in enumerate(self.predictors):
             supervisor.start(f"predictor-{number}", partial(_predict, self, number, predictor), core)
         for number, learner in enumerate(self.learners):
             supervisor.start(f"learner-{number}", partial(_learn, self, number, learner, after_batch), core)
         if config.adjust.every_seconds:
-            controller = Controller(config.adjust, self.numbers, self.progress, self.gate)
+            controller = Controller(config.adjust, self.workers, self.progress, self.gate)
             supervisor.start("controller", controller.run)
 
     def look_after(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
         """Replaces actors in threads whose environments hang; those in processes have a thread that does."""
-        for seat in self.actors:
-            if isinstance(seat, ThreadSeat) and seat.hangs:
-                successor = partial(seat.take_over, seat.abandon(), self._deliver(seat, after_batch))
-                supervisor.start(f"actor-{seat.number}", successor)
+        for runner in self.actors:
+            if isinstance(runner, ThreadRunner) and runner.hangs:
+                successor = partial(runner.take_over, runner.abandon(), self._deliver(runner, after_batch))
+                supervisor.start(f"actor-{runner.number}", successor)
 
-    def _deliver(self, seat: ThreadSeat | RemoteSeat, after_batch: Callable[[], None]) -> Callable[[Rollout], None]:
+    def _deliver(
+        self, runner: ThreadRunner | ProcessRunner, after_batch: Callable[[], None]
+    ) -> Callable[[Rollout], None]:
         if self.config.topology == "hogwild":
-            return partial(_learned, self, seat.queue, after_batch)
+            return partial(_learned, self, runner.queue, after_batch)
         return self.queue.put
 
-    def moment(self) -> Moment:
+    def snapshot(self) -> Snapshot:
         """What a checkpoint keeps: of a serial run the end of its last batch, however far the next one is;
         else now. For whoever holds the master's lock."""
-        return self._settled or Moment.of(self.master, self.progress, novelty=self._novelty())
+        return self._settled or Snapshot.of(self.master, self.progress, novelty=self._novelty())
 
     @property
     def learning_rate(self) -> float:
@@ -95,10 +97,10 @@ class Parts:
 
     def settle(self) -> None:
         """A serial run has come to the end of a batch."""
-        actors, learners = [each.state() for each in self._seats], [each.state() for each in self.learners]
+        actors, learners = [each.state() for each in self._runners], [each.state() for each in self.learners]
         shape = [self.config.actor.environments, self.config.actor.window_steps]
         streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
-        self._settled = Moment.of(self.master, self.progress, streams, self._novelty())
+        self._settled = Snapshot.of(self.master, self.progress, streams, self._novelty())
 
     def roll_back(self, weights: Tensor, step_factor: float) -> None:
         """Goes on from `weights` with smaller steps. For whoever holds the master's lock, between two batches."""
@@ -117,7 +119,9 @@ class Parts:
         for learner, state in zip(self.learners, streams["learners"], strict=True):
             learner.restore(state)
         return [
-            line for seat, state in zip(self._seats, streams["actors"], strict=True) for line in seat.restore(state)
+            line
+            for runner, state in zip(self._runners, streams["actors"], strict=True)
+            for line in runner.restore(state)
         ]
 
     def _novelty(self) -> list[dict[str, Any]]:
@@ -130,12 +134,12 @@ class Parts:
                 learner.curiosity.restore(state)
 
     @property
-    def _seats(self) -> list[ThreadSeat]:
-        return [seat for seat in self.actors if isinstance(seat, ThreadSeat)]
+    def _runners(self) -> list[ThreadRunner]:
+        return [runner for runner in self.actors if isinstance(runner, ThreadRunner)]
 
     def close(self) -> None:
-        for seat in self.actors:
-            seat.actor.close()
+        for runner in self.actors:
+            runner.actor.close()
         for learner in self.learners:
             learner.close()
 
@@ -147,33 +151,33 @@ class Parts:
 
 
 def _take_turns(parts: Parts, after_batch: Callable[[], None], restored: bool) -> None:
-    (seat,), (learner,) = parts.actors, parts.learners
-    assert isinstance(seat, ThreadSeat)
+    (runner,), (learner,) = parts.actors, parts.learners
+    assert isinstance(runner, ThreadRunner)
 
     def settle() -> None:
         parts.settle()
-        seat.actor.watch.start(PAUSE)
+        runner.actor.watch.start(PAUSE)
         after_batch()
-        seat.actor.watch.start(WAIT)
+        runner.actor.watch.start(WAIT)
 
     if restored:  # the stop may have come in the middle of what followed the last batch
         with parts.master.lock:
             after_batch()
     while True:
         for _ in range(parts.config.learner.rollouts):
-            seat.collect(parts.queue.put)
+            runner.collect(parts.queue.put)
         _consume(parts, learner, settle)
 
 
 def _learn(parts: Parts, number: int, learner: Learner, after_batch: Callable[[], None]) -> None:
     while True:
-        parts.numbers.wait("learners", number)
+        parts.workers.wait("learners", number)
         _consume(parts, learner, after_batch)
 
 
 def _predict(parts: Parts, number: int, predictor: Predictor) -> None:
     while True:
-        parts.numbers.wait("predictors", number)
+        parts.workers.wait("predictors", number)
         predictor.predict()
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from troupe.config import one_line
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runs.evaluate.scores import Scores
-from troupe.runtime.execution.hang_detector import Patience, hung
-from troupe.runtime.execution.interruption import LOOK_SECONDS, Apart
+from troupe.runtime.execution.hang_detector import HangDetector, hung
+from troupe.runtime.execution.interruption import LOOK_SECONDS, BackgroundWork
 
 # For the environments to answer once more, after the evaluation has been stopped, or its time is over.
 _STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
@@ -70,9 +70,9 @@ class WatchedEvaluator:
                 network, episodes, seeds, greedy=greedy, stopped=stopped, out_of_time=out_of_time, pulse=pulse
             )
 
-        work, patience, waited = Apart(evaluate, name), Patience(pulse, self._hang_seconds), 0.0
+        work, hang_detector, waited = BackgroundWork(evaluate, name), HangDetector(pulse, self._hang_seconds), 0.0
         while not work.wait(LOOK_SECONDS):
-            if patience.look():
+            if hang_detector.look():
                 self._evaluator = None  # it is in the middle of a step, and cannot be closed
                 stood = hung(self._environment, self._hang_seconds, work.stack())
                 self._notice(f"an evaluation is given up, and the run goes on: {stood}")

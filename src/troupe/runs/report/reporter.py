@@ -45,7 +45,7 @@ class Reporter:
         reward, steps = parts.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
-        actors = [seat.actor for seat in parts.actors]
+        actors = [runner.actor for runner in parts.actors]
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
@@ -70,7 +70,7 @@ class Reporter:
             "queue_capacity": parts.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
-            "numbers": dict(parts.numbers.current),
+            "numbers": dict(parts.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
             **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
@@ -101,9 +101,9 @@ class Reporter:
     def _read_watches(self) -> None:
         """Adds to what each kind of part has spent. Those beyond the wanted number wait for nothing but to be wanted;
         pauses are left out. Actors in processes tell of their time with each rollout, so there may be no news."""
-        parts, wanted = self._parts, self._parts.numbers.current
+        parts, wanted = self._parts, self._parts.workers.current
         watches = {
-            "actor": [seat.actor.watch for seat in parts.actors[: wanted["actors"]]],
+            "actor": [runner.actor.watch for runner in parts.actors[: wanted["actors"]]],
             "predictor": [predictor.watch for predictor in parts.predictors[: wanted["predictors"]]],
             "learner": [learner.watch for learner in parts.learners[: wanted["learners"]]],
         }

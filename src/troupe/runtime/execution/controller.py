@@ -6,7 +6,7 @@ from itertools import combinations
 
 from troupe.config import Adjust
 from troupe.runtime.execution.gate import Closed, Gate
-from troupe.runtime.execution.worker_counts import Numbers
+from troupe.runtime.execution.worker_counts import WorkerCounts
 from troupe.runtime.progress import Progress
 
 _LOOK_SECONDS = 0.02
@@ -21,7 +21,7 @@ class Controller:
     compares the sums. Time in which the run stands still (an evaluation) is not counted.
     """
 
-    def __init__(self, config: Adjust, numbers: Numbers, progress: Progress, gate: Gate):
+    def __init__(self, config: Adjust, numbers: WorkerCounts, progress: Progress, gate: Gate):
         self._seconds = config.every_seconds
         self._most = {
             "actors": config.most_actors,

@@ -13,7 +13,7 @@ _TROUPE = str(Path(__file__).parents[2])
 _LONGEST_LOOK_SECONDS = 0.2
 
 
-class Patience:
+class HangDetector:
     """Ends when an environment has not answered for `seconds` (0: never), by its actor's pulse.
 
     What counts is the time between looks, and only so much of it: while this process itself stands

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from troupe import signals
 from troupe.runtime.execution.hang_detector import stack_of
-from troupe.torch_threads import heed_torch_threads
+from troupe.torch_threads import apply_torch_threads
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.05  # how often whoever can be interrupted looks whether it was
@@ -37,10 +37,10 @@ def on_signal(act: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, old or signal.SIG_DFL)
 
 
-class Apart(Generic[T]):
+class BackgroundWork(Generic[T]):
     """Work in a thread of its own, which can be left behind if it never ends."""
 
-    def __init__(self, work: Callable[[], T], name: str = "apart"):
+    def __init__(self, work: Callable[[], T], name: str = "interruptible"):
         self._work = work
         self._done: Future[T] = Future()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -60,16 +60,16 @@ class Apart(Generic[T]):
         return stack_of(self._thread)
 
     def _run(self) -> None:
-        heed_torch_threads()
+        apply_torch_threads()
         try:
             self._done.set_result(self._work())
         except BaseException as error:
             self._done.set_exception(error)
 
 
-def apart(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
+def run_interruptible(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
     """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
-    begun = Apart(work)
+    begun = BackgroundWork(work)
     while not begun.wait() and not given_up():
         pass
     return begun.result() if begun.wait(_PATIENCE_SECONDS) else None

@@ -33,7 +33,7 @@ from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.data.rollout import Rollout, slots
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate, RemoteGate
-from troupe.runtime.execution.hang_detector import Patience, hung
+from troupe.runtime.execution.hang_detector import HangDetector, hung
 from troupe.runtime.progress import WAIT, Counts, Lag, Progress, Share, Stopwatch
 
 _LOOK_SECONDS = 0.1
@@ -72,7 +72,7 @@ _decode_report = msgspec.msgpack.Decoder(Report).decode
 _NOTHING = Share(Counts(), [], Lag(), {})
 
 
-class Lost(Exception):
+class ActorLost(Exception):
     """The process of an actor is gone, or had to be killed; another can take its place. The first line
     says why; those after it are a stack."""
 
@@ -85,7 +85,7 @@ class ActorFailed(TroupeError):
         self.add_note(f"in the actor's process:\n{trace}")
 
 
-class RemoteActor:
+class ActorProcess:
     """The stand-in for an actor in a process of its own; used by one thread, which owns it."""
 
     def __init__(self, plan: ActorPlan, block: Block, number_of_slots: int, gate: Gate, pulses: Block):
@@ -163,18 +163,18 @@ class RemoteActor:
     def receive(self, hang_seconds: float) -> tuple[Rollout | None, Share]:
         """The next rollout that the process has filled, and what it counted meanwhile.
 
-        Raises Lost when the process is dead, or has been killed for an environment that did not answer
+        Raises ActorLost when the process is dead, or has been killed for an environment that did not answer
         for `hang_seconds` (0: any time); ActorFailed with what the actor raised; Closed at the end of the run.
         """
-        patience = Patience(self._pulses["pulse"][self.number : self.number + 1], hang_seconds)
+        hang_detector = HangDetector(self._pulses["pulse"][self.number : self.number + 1], hang_seconds)
         while not self._connection.poll(_LOOK_SECONDS):
             if self._gate.stopped:
                 raise Closed
             # Its end of the pipe may outlive it, in processes that its environments have forked.
             if self._is_dead() and not self._connection.poll():
                 raise self._lost(self._farewell())
-            if patience.look():
-                raise Lost(self._hung(hang_seconds))
+            if hang_detector.look():
+                raise ActorLost(self._hung(hang_seconds))
         try:
             report = _decode_report(self._connection.recv_bytes())
         except (EOFError, OSError):
@@ -214,11 +214,11 @@ class RemoteActor:
         return True
 
     def _lost(self, why: str) -> Exception:
-        """Lost; or Closed, where the same hand that ended the process is just ending the run."""
+        """ActorLost; or Closed, where the same hand that ended the process is just ending the run."""
         end = time.monotonic() + _GRACE_SECONDS
         while not self._gate.stopped and time.monotonic() < end:
             time.sleep(_GRACE_SECONDS / 10)
-        return Closed() if self._gate.stopped else Lost(why)
+        return Closed() if self._gate.stopped else ActorLost(why)
 
     def _farewell(self) -> str:
         assert self._process is not None

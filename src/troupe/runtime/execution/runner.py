@@ -1,4 +1,4 @@
-"""A seat: where one actor plays, in a thread or in a process, and what happens when it is lost."""
+"""A runner: where one actor plays, in a thread or in a process, and what happens when it is lost."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -15,10 +15,10 @@ from troupe.runtime.acting.actor_plan import ActorPlan, Player
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.gate import Closed, Gate, Retired
-from troupe.runtime.execution.hang_detector import Patience, hung, stack_of
+from troupe.runtime.execution.hang_detector import HangDetector, hung, stack_of
 from troupe.runtime.execution.interruption import LOOK_SECONDS
-from troupe.runtime.execution.processes import Lost, RemoteActor
-from troupe.runtime.execution.worker_counts import Latch, Numbers
+from troupe.runtime.execution.processes import ActorLost, ActorProcess
+from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.learning.hogwild import Worker
 from troupe.runtime.progress import WAIT, Progress
@@ -27,13 +27,13 @@ Deliver = Callable[[Rollout], None]
 
 
 @dataclass(frozen=True)
-class Table:
-    """What all seats of a run have in common."""
+class ActorContext:
+    """What all runners of a run have in common."""
 
     progress: Progress
     gate: Gate
-    numbers: Numbers
-    ready: Latch  # nobody plays before all who start together are there
+    workers: WorkerCounts
+    ready: CountdownLatch  # nobody plays before all who start together are there
     most_restarts: int
     hang_seconds: float
     journal: NoJournal
@@ -54,12 +54,12 @@ class Table:
             self.progress.restart(f"actor-{number}: {reason}; another takes its place{where}")
 
 
-class ThreadSeat:
+class ThreadRunner:
     """An actor in a thread of its own."""
 
-    def __init__(self, plan: ActorPlan, table: Table, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
+    def __init__(self, plan: ActorPlan, context: ActorContext, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
         self.number = plan.number
-        self._plan, self._table, self.queue, self._new_rollout = plan, table, queue, new_rollout
+        self._plan, self._context, self.queue, self._new_rollout = plan, context, queue, new_rollout
         self._look_anew()
         self._generation, self._index = 0, 0
         self._collecting = threading.Lock()
@@ -70,7 +70,7 @@ class ThreadSeat:
         """The thread's whole work, until the run is over or another takes its place."""
         generation, self._thread = self._generation, threading.current_thread()
         while True:
-            self._table.numbers.wait("actors", self.number)
+            self._context.workers.wait("actors", self.number)
             try:
                 self.collect(deliver)
             finally:
@@ -87,7 +87,7 @@ class ThreadSeat:
         with self._collecting:
             actor.collect(rollout)
         self._index += 1
-        self._table.journal.rollout(rollout)
+        self._context.journal.rollout(rollout)
         actor.watch.start(WAIT)
         deliver(rollout)
 
@@ -101,13 +101,13 @@ class ThreadSeat:
         """Inside, the actor is between two rollouts and its environments are another's; it begins new episodes then."""
         assert isinstance(self.actor, Actor)
         while not self._collecting.acquire(timeout=LOOK_SECONDS):
-            if self._table.gate.stopped:
+            if self._context.gate.stopped:
                 raise Closed
         try:
             yield
         finally:
             try:
-                if not self._table.gate.stopped:
+                if not self._context.gate.stopped:
                     self.actor.begin_anew()
             finally:
                 self._collecting.release()
@@ -125,7 +125,7 @@ class ThreadSeat:
 
     @property
     def hangs(self) -> bool:
-        return self._patience.look()
+        return self._hang_detector.look()
 
     def abandon(self) -> str:
         """Leaves a thread behind whose environment hangs; returns where it stands.
@@ -138,12 +138,12 @@ class ThreadSeat:
         self._generation += 1
         self.actor.retire()
         self._look_anew()
-        return hung(self._plan.source.value.id, self._table.hang_seconds, stack)
+        return hung(self._plan.source.value.id, self._context.hang_seconds, stack)
 
     def take_over(self, why: str, deliver: Deliver) -> None:
         """The whole work of the thread that comes after an abandoned one."""
         generation, self._thread = self._generation, threading.current_thread()
-        self._table.replace(self.number, why)
+        self._context.replace(self.number, why)
         self.queue.release([self._new_rollout()])
         try:
             actor = self._build()
@@ -155,28 +155,28 @@ class ThreadSeat:
 
     def _look_anew(self) -> None:
         self._pulse = np.zeros(1)
-        self._patience = Patience(self._pulse, self._table.hang_seconds)
+        self._hang_detector = HangDetector(self._pulse, self._context.hang_seconds)
 
     def _build(self) -> Player:
-        return self._plan.build(self._generation, self._table.progress, self._table.gate, self._pulse)
+        return self._plan.build(self._generation, self._context.progress, self._context.gate, self._pulse)
 
 
-class RemoteSeat:
+class ProcessRunner:
     """An actor in a process, and the thread here that looks after it."""
 
-    def __init__(self, actor: RemoteActor, table: Table, queue: RolloutQueue):
+    def __init__(self, actor: ActorProcess, context: ActorContext, queue: RolloutQueue):
         self.number = actor.number
-        self.actor, self._table, self.queue = actor, table, queue
+        self.actor, self._context, self.queue = actor, context, queue
         self._index, self._expected = 0, True
 
     def run(self, deliver: Deliver) -> None:
         try:
             while True:
-                self._table.numbers.wait("actors", self.number)
+                self._context.workers.wait("actors", self.number)
                 try:
                     self._play(deliver)
-                except Lost as loss:
-                    self._table.replace(self.number, str(loss))
+                except ActorLost as loss:
+                    self._context.replace(self.number, str(loss))
                     self.actor.close()
                     self.queue.release(list(self.actor.waiting.values()))
                     self.actor.waiting.clear()
@@ -185,25 +185,25 @@ class RemoteSeat:
             self.actor.close()
 
     def _play(self, deliver: Deliver) -> None:
-        actor, table = self.actor, self._table
-        actor.start(table.hang_seconds)
+        actor, context = self.actor, self._context
+        actor.start(context.hang_seconds)
         if self._expected:
             self._expected = False
-            table.ready.count_down()
-        table.ready.wait()
+            context.ready.count_down()
+        context.ready.wait()
         while True:
             if not actor.waiting:
-                table.numbers.wait("actors", self.number)
-                actor.ask(self.queue.acquire(), table.progress.counts)
-            if actor.wants_more and table.numbers.wanted("actors", self.number):
+                context.workers.wait("actors", self.number)
+                actor.ask(self.queue.acquire(), context.progress.counts)
+            if actor.wants_more and context.workers.wanted("actors", self.number):
                 # Never wait for an empty rollout while a full one may be on its way here.
                 another = self.queue.acquire_at_once()
                 if another is not None:
-                    actor.ask(another, table.progress.counts)
-            rollout, share = actor.receive(table.hang_seconds)
-            table.progress.add(share)
+                    actor.ask(another, context.progress.counts)
+            rollout, share = actor.receive(context.hang_seconds)
+            context.progress.add(share)
             if rollout is not None:
                 rollout.actor, rollout.generation, rollout.index = self.number, actor.generation, self._index
                 self._index += 1
-                table.journal.rollout(rollout)
+                context.journal.rollout(rollout)
                 deliver(rollout)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from troupe.runtime.execution.gate import Closed, Gate, Retired
-from troupe.torch_threads import heed_torch_threads
+from troupe.torch_threads import apply_torch_threads
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Supervisor:
             if core is not None:
                 with suppress(OSError):  # a container may forbid it; it is a matter of speed only
                     os.sched_setaffinity(0, {core})  # 0: this thread, not the process
-            heed_torch_threads()
+            apply_torch_threads()
             run()
             raise RuntimeError("it returned, and nobody had told it to stop")
         except BaseException as error:

@@ -7,7 +7,7 @@ from troupe.runtime.execution.gate import Closed, Gate
 _LOOK_SECONDS = 0.1
 
 
-class Numbers:
+class WorkerCounts:
     """Parts are numbered from 0; those beyond the present number wait until they are wanted."""
 
     def __init__(self, gate: Gate, actors: int, predictors: int, learners: int):
@@ -34,7 +34,7 @@ class Numbers:
             raise Closed
 
 
-class Latch:
+class CountdownLatch:
     """Opens when it has been counted down to nothing."""
 
     def __init__(self, gate: Gate, number: int):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from troupe.torch_threads import heed_torch_threads
+from troupe.torch_threads import apply_torch_threads
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -19,7 +19,7 @@ class ThreadPool:
 
     def __init__(self, size: int):
         self.size = size
-        self._others = ThreadPoolExecutor(size - 1, "learner-pool", heed_torch_threads) if size > 1 else None
+        self._others = ThreadPoolExecutor(size - 1, "learner-pool", apply_torch_threads) if size > 1 else None
 
     def map(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
         """[work(item) for item in items], the first by the caller, all at the same time; what one raises is raised."""

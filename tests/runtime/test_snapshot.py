@@ -48,7 +48,7 @@ def kept(parts: Parts) -> Any:
         return np.array(value) if hasattr(value, "__array__") else value
 
     parts.settle()
-    return made(parts.moment().streams)
+    return made(parts.snapshot().streams)
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, WINDOW, MEMORY], ids=["rollouts", "window", "memory"])
@@ -113,15 +113,15 @@ def test_a_window_is_put_back_from_before_rollouts_had_past_returns(counting):
 def test_a_stopped_run_is_left_at_the_end_of_its_last_batch(counting):
     parts = assembled(counting, SETTINGS, 1)
     parts.settle()
-    moment = parts.moment()
+    snapshot = parts.snapshot()
     weights = parts.master.vector.clone()
     parts.learners[0].learn(collected(parts))
     assert not torch.equal(parts.master.vector, weights)
-    assert parts.progress.counts != moment.counts
+    assert parts.progress.counts != snapshot.counts
     parts.rewind()
     assert torch.equal(parts.master.vector, weights)
-    assert all(torch.equal(tensor, moment.optimizer[name]) for name, tensor in parts.master.optimizer.state().items())
-    assert parts.progress.counts == moment.counts
+    assert all(torch.equal(tensor, snapshot.optimizer[name]) for name, tensor in parts.master.optimizer.state().items())
+    assert parts.progress.counts == snapshot.counts
 
 
 def test_how_many_gradients_were_refused_in_a_row_is_not_forgotten(counting):
