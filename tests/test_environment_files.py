@@ -16,8 +16,8 @@ import troupe
 from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import find
-from troupe.environments.lookup import files
 from troupe.environments.stepping import closing
+from troupe.user_code import files
 
 WORLD = """
 from __future__ import annotations
@@ -144,7 +144,7 @@ def test_a_changed_file_is_executed_anew_and_its_module_has_a_name_of_its_own(tm
         Path("json.py").write_text(text)
         loaded = files.load("json.py:make", "thing")
         assert loaded() == int(text[-2])
-        assert loaded.value.__module__.startswith("troupe_environment_json_")
+        assert loaded.value.__module__.startswith("troupe_file_json_")
     assert json.loads("1") == 1
 
 

@@ -16,13 +16,13 @@ from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits
-from troupe.environments.lookup.files import without_folder
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, around, build
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import Memory
 from troupe.runs.store import checkpoint
+from troupe.user_code.files import without_folder
 
 if TYPE_CHECKING:
     from troupe.runs.export.onnx import Exported

@@ -11,7 +11,6 @@ import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import quiet_gymnasium, settle
-from troupe.environments.lookup.files import without_folder
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
 from troupe.run import saved_run
@@ -25,6 +24,7 @@ from troupe.runtime.progress import PREEMPTED, WAIT, Progress
 from troupe.runtime.topologies import Parts
 from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
+from troupe.user_code.files import without_folder
 
 STAGE_SECONDS = 1.0
 _MUCH = 0.3  # of the time: that much less speed is other programs' doing

@@ -10,7 +10,6 @@ from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, 
 from troupe.config.settings import (
     Actor,
     Adjust,
-    Backend,
     Checkpoint,
     Collapse,
     Environment,
@@ -27,12 +26,23 @@ from troupe.config.settings import (
     TrainConfig,
 )
 from troupe.config.suggestions import suggest
-from troupe.config.values import Field, build, check_option, differing, fields, flatten, replace, seconds, whole_number
+from troupe.config.values import (
+    Field,
+    build,
+    check_option,
+    differing,
+    fields,
+    flatten,
+    named_callables,
+    register_choice,
+    replace,
+    seconds,
+    whole_number,
+)
 
 __all__ = [
     "Actor",
     "Adjust",
-    "Backend",
     "Checkpoint",
     "Collapse",
     "Environment",
@@ -61,11 +71,13 @@ __all__ = [
     "flatten",
     "from_toml",
     "load_preset",
+    "named_callables",
     "one_line",
     "plain_words",
     "presets",
     "printable",
     "reason",
+    "register_choice",
     "replace",
     "resolve",
     "seconds",

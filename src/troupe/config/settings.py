@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 Topology = Literal["serial", "queue", "hogwild", "ga3c", "async"]
-Backend = Literal["auto", "native", "envpool", "sync"]
 Positive = Meta(gt=0)
 
 
-def _doc(text: str, **limits: Any) -> Meta:
-    return Meta(description=text, **limits)
+def _doc(text: str, *, choices: tuple[str, ...] = (), **limits: Any) -> Meta:
+    """`choices` are those of a setting that also takes callables of the user, by name (`values.register_choice`)."""
+    return Meta(description=text, extra={"choices": choices} if choices else None, **limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,12 @@ class Environment:
         Mapping[str, str], _doc("SHA-256 of the files that environment and wrappers come from, when the run began")
     ] = field(default_factory=dict, hash=False)
     backend: Annotated[
-        Backend,
-        _doc("a vector version of its own (native), EnvPool, or Python environments in turn (sync); auto measures"),
+        str,
+        _doc(
+            "what steps a batch: the environment's own vector version (native), EnvPool, Python environments one after "
+            "another (sync), or one of your own; auto measures which is fastest",
+            choices=("auto", "native", "envpool", "sync"),
+        ),
     ] = "auto"
     delay_seconds: Annotated[float, _doc("pause after every step, as the article has it", ge=0)] = 0.0
     threads: Annotated[

@@ -83,6 +83,14 @@ def check_option(option: str, name: str, value: Any) -> None:
 def _convert(name: str, value: Any, field: "Field") -> Any:
     given = value
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
+    if field.open and isinstance(value, str):
+        if value in field.choices or value in _registered.get(name, ()) or _CALLABLE.fullmatch(value):
+            return value
+        known = [*field.choices, *_registered.get(name, ())]
+        raise UsageError(
+            f"{name} = {given!r}: expected one of {' | '.join(known)}, path/to/file.py:NAME or module:NAME"
+            f"{did_you_mean(value, known)}"
+        )
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
     if isinstance(value, str) and _is_whole(field.type):
@@ -110,6 +118,26 @@ class Field:
     default: Any
     description: str
     choices: tuple[str, ...]
+    open: bool  # whether it takes callables of the user as well
+
+
+_CALLABLE = re.compile(r".+:\w+")
+_registered: dict[str, list[str]] = {}
+
+
+def register_choice(setting: str, name: str) -> None:
+    """Makes `name` a value of an open setting, in this process. Raises UsageError where it is one already."""
+    field = fields()[setting]
+    assert field.open, setting
+    if name in (*field.choices, *_registered.get(setting, ())) or not name.isidentifier():
+        raise UsageError(f"{setting}: '{name}' cannot be registered: it is taken, or not a plain name")
+    _registered.setdefault(setting, []).append(name)
+
+
+def named_callables(config: TrainConfig) -> dict[str, str]:
+    """The open settings whose value is `path/to/file.py:NAME` or `module:NAME`, by dotted name."""
+    values = dict(flatten(dataclasses.asdict(config)))
+    return {name: values[name] for name, field in fields().items() if field.open and _CALLABLE.fullmatch(values[name])}
 
 
 @cache
@@ -126,7 +154,8 @@ def _fields(section: type, prefix: str = "") -> Iterator[Field]:
         else:
             inner, meta = typing.get_args(kind)[:2]
             default = {} if item.default is dataclasses.MISSING else item.default
-            yield Field(prefix + item.name, kind, default, meta.description, _choices(inner))
+            choices = (meta.extra or {}).get("choices", ())
+            yield Field(prefix + item.name, kind, default, meta.description, choices or _choices(inner), bool(choices))
 
 
 def _choices(kind: Any) -> tuple[str, ...]:

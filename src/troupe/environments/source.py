@@ -9,7 +9,7 @@ import cloudpickle
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from troupe.config import Backend, Environment, UsageError, one_line
+from troupe.config import Environment, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.packing import MaskPlace, Packing
@@ -17,9 +17,9 @@ from troupe.environments.spaces import MASK
 from troupe.environments.stepping import atari, pool
 from troupe.environments.stepping.closing import close_in_time
 from troupe.environments.stepping.episodes import Episodes, RestorableEnvironment
-from troupe.environments.stepping.user_code import own_code
 from troupe.environments.stepping.vector import Numbered, VectorEnvironment
 from troupe.extras import command
+from troupe.user_code.guard import user_code
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,16 @@ class EnvironmentSource:
         return ""
 
     @property
-    def backends(self) -> list[Backend]:
+    def backends(self) -> list[str]:
         """Those that can be had here, the ones that cost nothing to try first."""
-        there: dict[Backend, bool] = {
+        there: dict[str, bool] = {
             "native": self.native_vector is not None,
             "sync": True,
             "envpool": self.pool_name != "" and pool.installed(),
         }
         return [name for name, is_there in there.items() if is_there]
 
-    def backend(self, config: Environment) -> Backend:
+    def backend(self, config: Environment) -> str:
         """The backend `config` asks for. What auto leaves open a run settles by measurement (preparation.py);
         where nobody has, it is the environment's own vector version, or else Python."""
         if config.backend != "auto":
@@ -165,7 +165,7 @@ class EnvironmentSource:
 
         try:
             # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
-            with own_code():
+            with user_code():
                 makers = [partial(make, number) for number in range(count)]
                 return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
         except Exception as error:  # what could be made once may fail the second time, or differ
@@ -181,7 +181,7 @@ class EnvironmentSource:
         made: list[gym.Env[Any, Any]] = []
         try:
             for _ in range(2):
-                with own_code():
+                with user_code():
                     made.append(self.make(config=config))
         except Exception:
             return bool(made)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from troupe.config import Backend, Environment, Stop, UsageError
+from troupe.config import Environment, Stop, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.environments.stepping.closing import close_in_time
 from troupe.networks.actor_critic import ActorCritic
@@ -68,12 +68,12 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     return Costs(step, computing, act)
 
 
-def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[Backend, float]:
+def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[str, float]:
     """Core-seconds of a step by each backend, of `count` environments together.
 
     EnvPool is left out where the run would hardly win back what importing it takes.
     """
-    costs: dict[Backend, float] = {}
+    costs: dict[str, float] = {}
     for backend in source.backends:
         if backend == "envpool" and not pool_may_pay(min(costs.values()), count, stop):
             continue

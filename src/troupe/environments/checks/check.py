@@ -21,7 +21,7 @@ from troupe.environments.checks.findings import Finding, Seen
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_in_time
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 STEPS = 400
 _REPEATED_STEPS = 100  # of an episode that is played again
@@ -133,7 +133,7 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
 @contextmanager
 def _made(source: EnvironmentSource) -> Iterator[tuple[Conforming, _Recorder]]:
     """An environment, and what records it; closed in the end."""
-    with own_code():
+    with user_code():
         env = source.make()
     recorder = _Recorder(env.env if isinstance(env, Conforming) else env)
     try:
@@ -156,7 +156,7 @@ def _play(
     rng = np.random.default_rng(seed)
     verb, number = "reset", 0  # of the step, which is counted only when it has been seen
     try:
-        with own_code():
+        with user_code():
             obs, info = env.reset(seed=seed)
             seen.reset(obs, recorder.answer)
             while seen.steps < steps and not seen.wrong and (not seen.steps or time.monotonic() < until):
@@ -216,13 +216,13 @@ def _of_notice(notice: str) -> Finding:
 def _gymnasiums(source: EnvironmentSource) -> Iterator[Finding]:
     """What Gymnasium's own checker says."""
     advice = "see gymnasium.utils.env_checker.check_env"
-    with own_code():
+    with user_code():
         env = source.make()
     inner = env.env if isinstance(env, Conforming) else env
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         try:
-            with own_code():
+            with user_code():
                 check_env(inner, skip_render_check=True, skip_close_check=True)
         except Exception as error:
             yield Finding(False, f"Gymnasium's checker: {one_line(error)}", advice)

@@ -9,10 +9,10 @@ import gymnasium as gym
 from troupe.config import Environment, UsageError
 from troupe.config.signatures import parameters_of
 from troupe.environments.lookup.arguments import fill, naming_strays
-from troupe.environments.lookup.files import FileCallable
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
 from troupe.environments.source import EnvironmentSource
+from troupe.user_code.files import FileCallable
 
 
 def from_factory(

@@ -1,8 +1,6 @@
 """Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
 import importlib.util
-import logging
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,10 +11,11 @@ import gymnasium as gym
 
 from troupe import config as configuration
 from troupe.config import Environment, TrainConfig, UsageError
-from troupe.environments.lookup import files, packages
+from troupe.environments.lookup import packages
 from troupe.environments.lookup.factory import from_factory
 from troupe.environments.lookup.registry import from_registry
 from troupe.environments.source import EnvironmentSource
+from troupe.user_code import files
 
 Maker = Callable[..., gym.Env[Any, Any]]
 
@@ -54,15 +53,18 @@ def settle(
     config: TrainConfig, env: str | Maker, env_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[TrainConfig, EnvironmentSource]:
     """The environment of a new run, and `config` with all that finds the same one again: arguments with their
-    types (`env_kwargs` as they are), and files by absolute path and hash."""
+    types (`env_kwargs` as they are), and files of every setting that names one by absolute path and hash."""
     exact = {f"env.kwargs.{name}": value for name, value in (env_kwargs or {}).items()}
     config = configuration.replace(config, exact)
     options = replace(config.env, wrappers=tuple(files.absolute(name.strip()) for name in config.env.wrappers))
     source = find(env, options, texts=options.kwargs.keys() - (env_kwargs or {}).keys())
     env_id = files.absolute(source.id)
-    found = {f"env.kwargs.{name}": value for name, value in source.kwargs.items()}
-    hashes = {f"env.files.{path}": digest for path, digest in files.digests([env_id, *options.wrappers]).items()}
-    return configuration.replace(config, {"env.id": env_id, "env.wrappers": options.wrappers} | found | hashes), source
+    callables = {name: files.absolute(value) for name, value in configuration.named_callables(config).items()}
+    digests = files.digests([env_id, *options.wrappers, *callables.values()])
+    settled = {"env.id": env_id, "env.wrappers": options.wrappers} | callables
+    settled |= {f"env.kwargs.{name}": value for name, value in source.kwargs.items()}
+    settled |= {f"env.files.{path}": digest for path, digest in digests.items()}
+    return configuration.replace(config, settled), source
 
 
 def of_run(run: Path, config: Environment, env: Maker | None = None) -> EnvironmentSource:
@@ -70,30 +72,18 @@ def of_run(run: Path, config: Environment, env: Maker | None = None) -> Environm
 
     A run directory may come from anybody: code that lies in it is not executed.
     """
-    names = [*([] if env else [config.id]), *config.wrappers]
+    names = [*([] if env else [config.id]), *config.wrappers, *([config.backend] if ":" in config.backend else [])]
     if not env and config.id.startswith("python:"):
         raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as env= in Python")
-    for code in (code for name in names for code in _code_of(name)):
-        if any(run.resolve() in path.parents for path in (Path(os.path.abspath(code)), code.resolve())):
-            raise UsageError(
-                f"the environment of '{run}' is code in the run directory itself ({code}), which is not executed; "
-                "if you trust it, move it elsewhere and name its new place in config.toml"
-            )
+    files.refuse_inside(run, (code for name in names for code in _code_of(name)), "environment")
     report_changes(replace(config, id="") if env else config)
     return find(env or config.id, config)
 
 
 def report_changes(config: Environment) -> None:
-    """Says which files of a run's environment are no longer those that it was trained with."""
-    warn = logging.getLogger("troupe").warning
-    for name in (config.id, *config.wrappers):
-        path = files.path_of(name)
-        if path is None or not path.is_file():
-            continue
-        if not path.is_absolute():
-            warn(f"config.toml names {name} by a relative path: {os.path.abspath(path)} is used")
-        elif config.files.get(str(path)) not in (None, *files.digests([name]).values()):
-            warn(f"{path} has changed since the run began: it may be another environment than the agent was trained in")
+    """Logs which files of a run's environment are no longer those that it was trained with."""
+    consequence = "it may be another environment than the agent was trained in"
+    files.warn_of_changes((config.id, *config.wrappers, config.backend), config.files, consequence)
 
 
 def _code_of(name: str) -> Iterator[Path]:

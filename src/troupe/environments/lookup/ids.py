@@ -11,7 +11,7 @@ from troupe.config import UsageError, did_you_mean, one_line
 from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.lookup import packages
 from troupe.environments.stepping import atari
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 _FEW = 4  # ids of a package that are named
 
@@ -28,7 +28,7 @@ def lookup(env_id: str) -> EnvSpec:
     failed = ""
     for register in () if found else (*asked, *others):
         try:
-            with quiet_gymnasium(), own_code():
+            with quiet_gymnasium(), user_code():
                 packages.load(register)
         except Exception as error:
             if register in asked:

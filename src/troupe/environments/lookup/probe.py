@@ -23,7 +23,7 @@ from troupe.environments.spaces import MASK, Space
 from troupe.environments.stepping.closing import close_in_time
 from troupe.environments.stepping.readable import Reduced, reduced
 from troupe.environments.stepping.time_limit import never_truncates, no_time_limit, time_limit
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
 
@@ -36,7 +36,7 @@ def probe(
     Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
     """
     try:
-        with _named_if_slow(name, "making it"), own_code():
+        with _named_if_slow(name, "making it"), user_code():
             env = make()
     except UsageError:
         raise
@@ -117,7 +117,7 @@ def _named_if_slow(name: str, verb: str) -> Iterator[None]:
 
 def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
     try:
-        with _named_if_slow(name, verb), own_code():
+        with _named_if_slow(name, verb), user_code():
             return ask()
     except ContractError as error:
         raise WrongEnvironment(f"environment {name}: {error}") from None

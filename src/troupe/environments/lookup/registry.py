@@ -17,7 +17,7 @@ from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.stepping import atari, pool
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 
 def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()) -> EnvironmentSource:
@@ -90,7 +90,7 @@ def _resets_on_the_next_step(spec: Any, native: Callable[[int, Environment], Vec
     if spec.vector_entry_point is None:
         return False
     try:
-        with quiet_gymnasium(), own_code():
+        with quiet_gymnasium(), user_code():
             vector = native(1, Environment())
     except Exception:  # one that needs packages we do not ask for (JAX): the Python version serves
         return False

@@ -1,6 +1,5 @@
 """What `env.wrappers` and `env.max_steps` put around an environment."""
 
-import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,9 +7,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
-from troupe.config import Environment, UsageError, did_you_mean, one_line
-from troupe.environments.lookup import files
-from troupe.environments.stepping.user_code import own_code
+from troupe.config import Environment, UsageError, one_line
+from troupe.user_code.files import FileCallable, load_callable
 
 Env = gym.Env[Any, Any]
 Wrap = Callable[[Env], Env]
@@ -38,8 +36,8 @@ def wrapping(config: Environment) -> Wrap:
 
 
 def _load(name: str) -> Wrap:
-    wrapper = files.load(name, "wrapper") if files.path_of(name) else _from_module(name)
-    itself = wrapper.value if isinstance(wrapper, files.FileCallable) else wrapper
+    wrapper = load_callable(name, "env.wrappers", "wrapper")
+    itself = wrapper.value if isinstance(wrapper, FileCallable) else wrapper
     if inspect.isclass(itself) and not issubclass(itself, gym.Wrapper):
         raise UsageError(f"env.wrappers: {name} is no gymnasium.Wrapper")
     missing = _required(itself)[1:]
@@ -49,22 +47,6 @@ def _load(name: str) -> Wrap:
             "env -> wrapped env in a file, and name it path/to/file.py:FUNCTION"
         )
     return wrapper
-
-
-def _from_module(name: str) -> Wrap:
-    module_name, colon, attribute = name.partition(":")
-    if not colon:
-        raise UsageError(f"env.wrappers: '{name}' is not module:Wrapper or path/to/file.py:Wrapper")
-    try:
-        with own_code():
-            module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UsageError(f"env.wrappers: '{module_name}' cannot be imported: {one_line(error)}") from error
-    wrapper = getattr(module, attribute, None)
-    if not callable(wrapper):
-        public = [key for key in dir(module) if not key.startswith("_")]
-        raise UsageError(f"env.wrappers: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}")
-    return wrapper  # type: ignore[no-any-return]
 
 
 def _required(callable_: Callable[..., Any]) -> Sequence[str]:

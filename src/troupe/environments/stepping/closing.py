@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from troupe.config import one_line
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 CLOSE_SECONDS = 2.0
 _reported: set[str] = set()  # of this process: each of many environments may fail alike
@@ -22,7 +22,7 @@ def report_failure(name: str, error: BaseException) -> None:
 def close_and_report(close: Callable[[], object], name: str) -> None:
     """Calls `close`, in this thread; what it raises is logged."""
     try:
-        with own_code():
+        with user_code():
             close()
     except Exception as error:
         report_failure(name, error)

@@ -14,8 +14,8 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from troupe.environments.spaces import leaves, with_entries
-from troupe.environments.stepping.user_code import own_code
 from troupe.environments.stepping.vector import VectorEnvironment
+from troupe.user_code.guard import user_code
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RestorableEnvironment(VectorEnvironment):
         strayed = []
         for number, (each, kept) in enumerate(zip(self._episodes, state, strict=True)):
             try:
-                with own_code():
+                with user_code():
                     row = self._pack_one(*each.restore(kept), over=kept["over"])
                 if not np.array_equal(row, obs[number]):
                     raise StrayedError

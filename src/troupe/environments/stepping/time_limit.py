@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 
-from troupe.environments.stepping.user_code import own_code
+from troupe.user_code.guard import user_code
 
 _NAMES = ("_max_episode_steps", "max_episode_steps", "max_steps")  # TimeLimit's; in use by many; MiniGrid's
 _ATARI_FRAMES = 108_000  # ale-py's own limit (Machado et al. 2018)
@@ -34,7 +34,7 @@ def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> b
     the doubt.
     """
     began = time.perf_counter()
-    with suppress(Exception), own_code():  # what is wrong with its steps shows in the run
+    with suppress(Exception), user_code():  # what is wrong with its steps shows in the run
         obs, info = env.reset()
         for _ in range(_TRIAL_STEPS):
             obs, _, terminated, truncated, info = env.step(act(obs, info))

@@ -16,7 +16,7 @@ from troupe.environments.checks.observations import Limits
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_and_report, report_failure
-from troupe.environments.stepping.user_code import contained
+from troupe.user_code.guard import contained
 
 _LARGEST_REWARD = 1e100  # sums and squares of larger ones leave what float64 holds
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from troupe import safe_files
 from troupe.config import fields, flatten
-from troupe.environments.lookup.files import without_folder
+from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
 

@@ -21,8 +21,8 @@ from troupe.config import TroupeError, UsageError, one_line
 from troupe.environments.actions import scale
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_and_report
-from troupe.environments.stepping.user_code import own_code
 from troupe.runs.show.frames import Picture, Pictures
+from troupe.user_code.guard import user_code
 
 Env = gym.Env[Any, Any]
 MakeEnv = Callable[[str], Env]  # of a render mode
@@ -141,7 +141,7 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
     env, camera = stage.env, stage.camera
     remembering = agent if isinstance(agent, Remembering) else None
     for episode in range(episodes):
-        with own_code():
+        with user_code():
             observation, info = env.reset(seed=seed if episode == 0 else None)
         camera.rewind()
         if remembering:
@@ -165,7 +165,7 @@ def play(agent: Player, stage: Stage, episodes: int, seed: int, max_steps: int =
             if ended:
                 break
             camera.begin_step()
-            with own_code():
+            with user_code():
                 observation, received, terminated, truncated, info = env.step(action)
             reward = float(received)
             for frame, picture in camera.between:
@@ -206,7 +206,7 @@ def opened(make_env: MakeEnv, fastest: float) -> Iterator[Stage]:
     """The environment on its stage, closed afterwards; raises UsageError where it draws no pictures."""
     mode = "rgb_array"
     try:
-        with own_code():
+        with user_code():
             env = make_env(mode)
     except TypeError as error:
         if "render_mode" not in str(error):
@@ -276,7 +276,7 @@ class _Camera(gym.Wrapper[Any, Any, Any, Any]):
     def draw(self, env: Env) -> Picture:
         """What `env`, which is this world or a wrapper of it, shows now."""
         try:
-            with own_code():
+            with user_code():
                 frame: Any = env.render()
         except Exception as error:
             reason = str(error).partition("\n")[0] or type(error).__name__

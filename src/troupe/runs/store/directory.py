@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Self
 
 from troupe.config import TrainConfig, UsageError
-from troupe.environments.lookup.files import without_folder
 from troupe.extras import DISTRIBUTION, version
 from troupe.runs.store.lock import FILE as LOCK
 from troupe.runs.store.lock import Lock
+from troupe.user_code.files import without_folder
 
 
 def run_name(env_id: str) -> str:

@@ -1,21 +1,23 @@
-"""Python files that environments and wrappers come from: `path/to/file.py:NAME`."""
+"""Callables of the user by name: `path/to/file.py:NAME`, or `module:NAME`."""
 
 import hashlib
+import importlib
 import importlib.abc
 import importlib.util
+import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-from troupe.config import UsageError, did_you_mean, one_line
-from troupe.environments.stepping.user_code import own_code
+from troupe.config import UsageError, did_you_mean, one_line, reason
+from troupe.user_code.guard import user_code
 
 _FILE = re.compile(r"(.+\.py):(\w+)")
 _folders: set[str] = set()  # of the files executed so far
@@ -41,9 +43,35 @@ def without_folder(name: str) -> str:
 
 
 def digests(names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files in `names`, by absolute path."""
+    """SHA-256 of the files in `names`, by absolute path. Raises UsageError where one cannot be read."""
     paths = [os.path.abspath(path) for path in map(path_of, names) if path]
-    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+    try:
+        return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {reason(error)}") from None
+
+
+def refuse_inside(run: Path, paths: Iterable[Path], what: str) -> None:
+    """Raises UsageError for code that lies in the run directory, which may come from anybody."""
+    for path in paths:
+        if any(run.resolve() in each.parents for each in (Path(os.path.abspath(path)), path.resolve())):
+            raise UsageError(
+                f"the {what} of '{run}' is code in the run directory itself ({path}), which is not executed; "
+                "if you trust it, move it elsewhere and name its new path in config.toml"
+            )
+
+
+def warn_of_changes(names: Iterable[str], hashes: Mapping[str, str], consequence: str) -> None:
+    """Logs which of the files in `names` no longer have the SHA-256 that config.toml keeps of them."""
+    warn = logging.getLogger("troupe").warning
+    for name in names:
+        path = path_of(name)
+        if path is None or not path.is_file():
+            continue
+        if not path.is_absolute():
+            warn(f"config.toml names {name} by a relative path: {os.path.abspath(path)} is used")
+        elif hashes.get(str(path)) not in (None, *digests([name]).values()):
+            warn(f"{path} has changed since the run began: {consequence}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +94,30 @@ class FileCallable:
         return _from_text, (self.path, self.name, self.text)
 
 
+def load_callable(name: str, setting: str, what: str) -> Callable[..., Any]:
+    """The callable that `path/to/file.py:NAME` or `module:NAME` names.
+
+    Raises UsageError, in one line that begins with `setting` where that is not clear from the name.
+    """
+    if path_of(name):
+        return load(name, what)
+    module_name, colon, attribute = name.partition(":")
+    if not colon:
+        raise UsageError(f"{setting}: '{name}' is not module:{what.title()} or path/to/file.py:{what.title()}")
+    try:
+        with user_code():
+            module = importlib.import_module(module_name)
+    except Exception as error:
+        raise UsageError(f"{setting}: '{module_name}' cannot be imported: {one_line(error)}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        public = [key for key in dir(module) if not key.startswith("_")]
+        raise UsageError(f"{setting}: {module_name} has no '{attribute}'{did_you_mean(attribute, public)}")
+    return found  # type: ignore[no-any-return]
+
+
 def load(name: str, what: str) -> FileCallable:
-    """The callable that `path/to/file.py:NAME` names; `what` says in error messages what it is to make.
+    """The callable that `path/to/file.py:NAME` names; `what` says in error messages what it is.
 
     Raises UsageError, in one line, where there is no such file or callable, or where the file raises.
     """
@@ -108,7 +158,7 @@ def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
     other file has.
     """
     key = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:16]
-    name = f"troupe_environment_{path.stem}_{key}"
+    name = f"troupe_file_{path.stem}_{key}"
     if name in sys.modules:
         return sys.modules[name]
     loader = _Text(text, str(path))
@@ -117,7 +167,7 @@ def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with _neighbours_importable(path.parent), own_code():
+        with _neighbours_importable(path.parent), user_code():
             loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
@@ -135,19 +185,19 @@ def _neighbours_importable(folder: Path) -> Iterator[None]:
 
     Actor processes start with the same sys.path.
     """
-    place = str(folder)
+    directory = str(folder)
     for name, module in list(sys.modules.items()):  # another environment's neighbour of the same name
         file = getattr(module, "__file__", None)
-        beside = "." not in name and file and os.path.dirname(file) in _folders - {place}
-        if beside and not name.startswith("troupe_environment_") and (folder / f"{name}.py").is_file():
+        beside = "." not in name and file and os.path.dirname(file) in _folders - {directory}
+        if beside and not name.startswith("troupe_file_") and (folder / f"{name}.py").is_file():
             del sys.modules[name]
-    _folders.add(place)
-    before = place in sys.path
-    sys.path.insert(0, place)
+    _folders.add(directory)
+    before = directory in sys.path
+    sys.path.insert(0, directory)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(place)
+        sys.path.remove(directory)
         if not before:
-            sys.path.append(place)
+            sys.path.append(directory)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from troupe.config import TroupeError
 
 
-class LeavesProgram(TroupeError):
+class ExitAttempt(TroupeError):
     """An environment called sys.exit, or raised KeyboardInterrupt, which would have ended the program."""
 
 
 @contextmanager
-def own_code() -> Iterator[None]:
+def user_code() -> Iterator[None]:
     """Runs an environment's code: imports it, makes, resets, steps or closes it.
 
     Whatever it raises comes out as an Exception; only an interrupt by a signal passes through.
@@ -27,14 +27,14 @@ def own_code() -> Iterator[None]:
 
 
 def contained(error: BaseException) -> Exception:
-    """`error` as an Exception, for an `except BaseException` around an environment's code where `own_code` would
+    """`error` as an Exception, for an `except BaseException` around an environment's code where `user_code` would
     be too slow. Raises it again where a signal has raised it."""
     if isinstance(error, Exception):
         return error
     if _is_interrupt(error):
         raise error
     called = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else type(error).__name__
-    exits = LeavesProgram(f"{called}, where an environment must not exit the program: raise an error instead")
+    exits = ExitAttempt(f"{called}, where an environment must not exit the program: raise an error instead")
     return exits.with_traceback(error.__traceback__)
 
 
