@@ -5,7 +5,8 @@ python benchmarks/fingerprints.py --compare FILE     # exit status 1 where a cas
 python benchmarks/fingerprints.py --case lstm --case gru --compare FILE
 
 A fingerprint consists of the steps, the updates, the rollbacks, the mean return of the last evaluation, and the type,
-shape and SHA-256 of every tensor in the newest checkpoint, sorted and without names: parameters may be renamed.
+shape and SHA-256 of every tensor in the newest checkpoint, sorted and without names: parameters may be renamed,
+but not reordered, as the optimizer keeps its statistics of all of them in one vector.
 They hold for one processor and one version of torch, NumPy and Gymnasium only (docs/reproducibility.md), so they
 are not kept in the repository. The script uses the command line and the files of a run, and imports nothing of troupe.
 """
