@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from troupe import arguments as words
 from troupe import config, signals
 from troupe.config import TroupeError, UsageError, one_line, printable, reason
+from troupe.text import format_return, table
 
 if TYPE_CHECKING:
     from troupe.run import Run
@@ -134,9 +135,9 @@ def train(options: argparse.Namespace) -> int:
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
-        from troupe.runs.report.seeds import train_seeds
+        from troupe.series import train_seeds
 
-        return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, asked)
+        return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, **asked)
     if options.json:
         asked["display"] = "silent"
     try:
@@ -165,7 +166,7 @@ def _result(run: "Run") -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from troupe.runs.report.compare import compare
+    from troupe.series import compare
 
     asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
     seeds = range(options.seed, options.seed + options.seeds)
@@ -190,7 +191,6 @@ def resume(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluate.evaluation import evaluate
     from troupe.runs.report.counter import Counter
-    from troupe.runs.report.view import score
 
     counter = Counter(options.episodes, sys.stderr)
     try:
@@ -208,8 +208,8 @@ def evaluate(options: argparse.Namespace) -> None:
         return
     policy = "greedy" if scores.greedy else "stochastic"
     _say(
-        f"{policy} policy, {options.episodes} episodes: mean return {score(scores.mean)}, "
-        f"deviation {score(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
+        f"{policy} policy, {options.episodes} episodes: mean return {format_return(scores.mean)}, "
+        f"deviation {format_return(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
         f"mean length {scores.lengths.mean():.0f} steps" + (f", {scores.cut_off} cut off" if scores.cut_off else "")
     )
 
@@ -251,7 +251,8 @@ def export(options: argparse.Namespace) -> None:
     done = load(options.run).export(options.file)
     _say(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
-    _table(("", "name", "type", "shape"), [(side, port.name, str(port.dtype), port.batch) for side, port in ports])
+    rows = [(side, port.name, str(port.dtype), port.batch) for side, port in ports]
+    _say("\n".join(table([("", "name", "type", "shape"), *rows])))
     _say(f"\n{done.example}", end="")
 
 
@@ -295,12 +296,11 @@ def check(options: argparse.Namespace) -> int:
 
 
 def envs(_: argparse.Namespace) -> None:
-    rows = []
+    rows = [("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds")]
     for preset in map(config.load_preset, config.presets()):
         for env_id, tuned in preset.tuned.items():
-            seen = tuned.verified
             numbers = ("-",) * 5
-            if seen:
+            if seen := tuned.verified:
                 numbers = (
                     f"{seen.lowest:g}",
                     f"{seen.mean:g}",
@@ -309,7 +309,7 @@ def envs(_: argparse.Namespace) -> None:
                     f"{seen.seeds}",
                 )
             rows.append((env_id, preset.name, *numbers))
-    _table(("environment", "preset", "lowest", "mean", "steps", "seconds", "seeds"), rows)
+    _say("\n".join(table(rows)))
     _say("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
     _say("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
     _say("Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md).")
@@ -351,12 +351,6 @@ def _show(run: Path, seed: int) -> None:
         safe_files.folder(run / "videos")
         command += ["--video", str(run / "videos" / "agent.mp4")]
     watch(words.parse(command))
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    for row in (head, *rows):
-        _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:

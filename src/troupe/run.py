@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import Curve, read_curve
-from troupe.runs.report.view import score
+from troupe.text import format_return
 
 if TYPE_CHECKING:
     from troupe.agent import Agent
@@ -38,7 +38,7 @@ class Run:
         if self.scores is not None:
             kind = "greedy" if self.scores.greedy else "stochastic"
             episodes = f"{len(self.scores.returns)} {kind} episodes{self.scores.remarks}"
-            judged = f"mean evaluation return {score(self.scores.mean)} over {episodes}"
+            judged = f"mean evaluation return {format_return(self.scores.mean)} over {episodes}"
         return (
             f"Run {self.path}\n"
             f"  {outcome_text(self.outcome)}: {judged}\n"

@@ -32,7 +32,7 @@ from troupe.runs.evaluate.watched import WatchedEvaluator
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.report.labels import read_measured
 from troupe.runs.report.reporter import Reporter
-from troupe.runs.report.view import Limits, score
+from troupe.runs.report.view import Limits
 from troupe.runs.store import checkpoint
 from troupe.runs.store import compatibility as older
 from troupe.runs.store.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
@@ -49,6 +49,7 @@ from troupe.runtime.journal import Journal
 from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.topologies import Parts
+from troupe.text import format_return
 from troupe.torch_threads import one_torch_thread
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
@@ -620,7 +621,7 @@ class _Session:
         if scores.unfinished == len(scores.returns):
             return [
                 f"{reached}: no evaluation episode ended in the time there was, {len(scores.returns)} were begun "
-                f"(return {score(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
+                f"(return {format_return(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
                 f"  {spent}",
                 *unlearned,
                 f"  checkpoint {saved}",
@@ -630,7 +631,7 @@ class _Session:
         if scores.asked > len(scores.returns):
             cut += f"; there was no time for all {scores.asked}: troupe evaluate plays them"
         return [
-            f"{reached}: mean evaluation return {score(scores.mean)} "
+            f"{reached}: mean evaluation return {format_return(scores.mean)} "
             f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
             f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes{cut}",
             f"  {spent}",

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from troupe import TroupeError, UsageError
-from troupe.runs.report import compare as module
-from troupe.runs.report.compare import compare, policy_lag
+from troupe import series as module
+from troupe.series import compare, policy_lag
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
@@ -162,7 +162,7 @@ def test_the_figures_of_a_preset_worked_out():
         }  # fmt: skip
 
     runs = [run("solved", 10.0, 100, 1.0, 1.0), run("steps", 4.0, 300, 2.0, 3.0), run("solved", 13.0, 100, 4.0, 6.0)]
-    assert module._figures_of_preset(runs) == {
+    assert module._preset_figures(runs) == {
         "target": 9.0,
         "solved": 2,
         "mean_return": 9.0,

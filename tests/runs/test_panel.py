@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from troupe.runs.show.panel import CHOSEN, OTHER, VALUE, Panel, amount, precise
+from troupe.runs.show.panel import CHOSEN, OTHER, VALUE, Panel
 from troupe.runs.show.play import History, Moment, Number, Thought
+from troupe.text import format_score, format_value
 
 
 def moment(shares=(0.25, 0.75), values=(1.0,), chosen=0, step=12, total=12.0) -> Moment:
@@ -114,9 +115,9 @@ def test_an_ataris_picture_is_enlarged_by_whole_numbers_to_about_four_to_three()
     ("number", "words"), [(21.0, "21"), (-1234.5, "-1,234.5"), (123456.7, "123,457"), (1e9, "1e+09")]
 )
 def test_returns_are_short(number, words):
-    assert amount(number) == words
+    assert format_score(number) == words
 
 
 @pytest.mark.parametrize(("number", "words"), [(0.123, "0.12"), (-99.9, "-99.90"), (1234.5, "1,234"), (np.nan, "nan")])
 def test_values_are_short(number, words):
-    assert precise(number) == words
+    assert format_value(number) == words

@@ -3,7 +3,7 @@
 import pytest
 
 from troupe import UsageError
-from troupe.runs.report.seeds import train_seeds
+from troupe.series import train_seeds
 
 SETTINGS = {"actor.count": 1, "actor.environments": 2, "actor.place": "thread", "evaluation.final_episodes": 2}
 ASKED = {"steps": 200, "target": "none", "settings": SETTINGS, "display": "silent"}
@@ -25,10 +25,10 @@ def failing_in(world_where):
 
 
 def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
-    assert train_seeds("CartPole-v1", range(4, 7), "out", ASKED) == 0
+    assert train_seeds("CartPole-v1", range(4, 7), "out", **ASKED) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    table = [line.split() for line in out.splitlines() if line[:8].strip().isdigit()]
+    table = [line.split() for line in out.splitlines() if line[:4].strip().isdigit()]
     assert [(line[0], line[1]) for line in table] == [("4", "steps"), ("5", "steps"), ("6", "steps")]
     assert "3 of 3 runs: mean evaluation return" in out
     assert "picture out/learning.png" in out
@@ -37,7 +37,7 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
 
 
 def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, failing_in):
-    assert train_seeds(failing_in([1]), range(3), "out", ASKED) == 1
+    assert train_seeds(failing_in([1]), range(3), "out", **ASKED) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("troupe: seed 1: ")
@@ -46,7 +46,7 @@ def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, faili
 
 
 def test_when_all_fail_there_is_no_table(tmp_path, capsys, failing_in):
-    assert train_seeds(failing_in([0, 1]), range(2), "out", ASKED) == 1
+    assert train_seeds(failing_in([0, 1]), range(2), "out", **ASKED) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 2
@@ -54,7 +54,7 @@ def test_when_all_fail_there_is_no_table(tmp_path, capsys, failing_in):
 
 def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, failing_in):
     once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
-    assert train_seeds(failing_in([1], once), range(3), "out", ASKED) == 130
+    assert train_seeds(failing_in([1], once), range(3), "out", **ASKED) == 130
     out = capsys.readouterr().out
     assert "1 of 3 runs: mean evaluation return" in out
     assert "picture out/learning.png" in out
@@ -62,24 +62,20 @@ def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, fail
 
 
 def test_runs_without_an_episode_have_no_picture_and_that_is_no_failure(capsys):
-    assert (
-        train_seeds(
-            "CartPole-v1", range(2), "out", ASKED | {"steps": 1, "settings": SETTINGS | {"actor.rollout_steps": 1}}
-        )
-        == 0
-    )
+    options = ASKED | {"steps": 1, "settings": SETTINGS | {"actor.rollout_steps": 1}}
+    assert train_seeds("CartPole-v1", range(2), "out", **options) == 0
     out, err = capsys.readouterr()
     assert "2 of 2 runs" in out
-    assert "no picture" in err
+    assert err.splitlines() == [f"troupe: seed {seed}: not in the picture: no episode ended" for seed in range(2)]
 
 
 def test_folders_that_exist_are_refused_before_anything_starts(tmp_path):
     (tmp_path / "out" / "seed2").mkdir(parents=True)
     with pytest.raises(UsageError, match="out/seed2' exists already"):
-        train_seeds("CartPole-v1", range(3), "out", ASKED)
+        train_seeds("CartPole-v1", range(3), "out", **ASKED)
     assert [place.name for place in (tmp_path / "out").iterdir()] == ["seed2"]
 
 
 def test_wrong_usage_is_said_once():
     with pytest.raises(UsageError, match="no preset"):
-        train_seeds("CartPole-v1", range(3), "out", ASKED | {"preset": "apo"})
+        train_seeds("CartPole-v1", range(3), "out", **ASKED, preset="apo")

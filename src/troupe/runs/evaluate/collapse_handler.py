@@ -10,9 +10,9 @@ from torch import Tensor
 from troupe.config import TrainConfig
 from troupe.runs.evaluate.collapse import CollapseWatch, Score
 from troupe.runs.evaluate.scores import Scores
-from troupe.runs.report.view import score
 from troupe.runs.store.metrics import Row
 from troupe.runtime.topologies import Parts
+from troupe.text import format_return
 
 
 class Rescue:
@@ -85,8 +85,9 @@ class Rescue:
         assert best is not None
         evaluations = "the last evaluation" if times == 1 else f"the last {times} evaluations"
         return (
-            f"collapse at step {steps:,}: the evaluation return is {score(scores.mean)} "
-            f"where it was {score(best.mean)} (the run began at {score(first.mean)}), and {evaluations} say so"
+            f"collapse at step {steps:,}: the evaluation return is {format_return(scores.mean)} "
+            f"where it was {format_return(best.mean)} (the run began at {format_return(first.mean)}), "
+            f"and {evaluations} say so"
         )
 
     def _done(self, answer: str, best_steps: int) -> str:

@@ -4,7 +4,7 @@ import time
 from typing import TextIO
 
 from troupe.runs.evaluate.scores import Tally
-from troupe.runs.report.view import score
+from troupe.text import format_return
 
 _EVERY_SECONDS = 0.1
 
@@ -27,7 +27,7 @@ class Counter:
     def text(self) -> str:
         """The episodes that have ended so far and their mean; short episodes end first."""
         returns = self._tally.returns if self._tally else []
-        mean = f": mean return {score(sum(returns) / len(returns))}" if returns else ""
+        mean = f": mean return {format_return(sum(returns) / len(returns))}" if returns else ""
         return f"{len(returns)} of {self._episodes} episodes{mean}"
 
     def clear(self) -> None:

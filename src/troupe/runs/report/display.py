@@ -10,7 +10,8 @@ from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
 from troupe.runs.report.live import LivePanel, NotebookPanel, in_notebook
-from troupe.runs.report.view import History, Limits, View, score, time_text, training_return
+from troupe.runs.report.view import History, Limits, View, training_return
+from troupe.text import format_duration, format_return
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
@@ -167,10 +168,10 @@ def _heading() -> str:
 def _line(view: View) -> str:
     row = view.row
     cells = (
-        time_text(row["seconds"]),
+        format_duration(row["seconds"]),
         f"{row['steps']:,}",
         training_return(row),
-        score(view.best),
+        format_return(view.best),
         f"{row.get('steps_per_s', 0):,.0f}",
         f"{row.get('updates_per_s', 0):,.0f}",
         f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",

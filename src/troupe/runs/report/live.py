@@ -10,11 +10,10 @@ from troupe.runs.report.view import (
     bottleneck_of,
     part_name,
     progress_of,
-    score,
     stage_name,
-    time_text,
     training_return,
 )
+from troupe.text import format_duration, format_return
 
 _Span = tuple[str, str]  # text and its style
 
@@ -55,7 +54,7 @@ class LivePanel:
         text = Text("\n", no_wrap=True, overflow="crop").join(
             Text.assemble(*line) for line in _lines(view, width - 4, self._glyphs)
         )
-        title = Text(f" {time_text(view.row['seconds'])} ", "bold")
+        title = Text(f" {format_duration(view.row['seconds'])} ", "bold")
         self._live.update(Panel(text, title=title, title_align="left", border_style="dim", width=width), refresh=True)
 
     def write_above(self, text: str) -> None:
@@ -84,7 +83,7 @@ class NotebookPanel:
         from IPython.display import display  # type: ignore[import-not-found]
 
         lines = ["".join(text for text, _ in spans) for spans in _lines(view, _NOTEBOOK_WIDTH, _UNICODE)]
-        text = {"text/plain": "\n".join([f"{time_text(view.row['seconds'])} of training", *lines])}
+        text = {"text/plain": "\n".join([f"{format_duration(view.row['seconds'])} of training", *lines])}
         if self._shown is None:
             self._shown = display(text, raw=True, display_id=True)
         else:
@@ -114,9 +113,9 @@ def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
         *_bar([(progress.fraction, "green")], size, glyphs),
         (f"  {100 * progress.fraction:.0f} %", ""),
         (f"  {progress.words}", ""),
-        ("" if left is None else f"  {at_most}{time_text(left)} left", "dim"),
+        ("" if left is None else f"  {at_most}{format_duration(left)} left", "dim"),
     )
-    best = "" if view.best is None else f"  best evaluation {score(view.best)}"
+    best = "" if view.best is None else f"  best evaluation {format_return(view.best)}"
     target = "" if limits.target is None else f"  target {limits.target:g}"
     yield line(
         "return",

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from troupe.text import format_duration, format_return
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -60,12 +62,12 @@ def progress_of(view: View) -> Progress:
         if steps:
             left.append((limits.steps - steps) * seconds / steps)
     if limits.seconds:
-        towards.append((seconds / limits.seconds, f"{time_text(seconds)} of {time_text(limits.seconds)}"))
+        towards.append((seconds / limits.seconds, f"{format_duration(seconds)} of {format_duration(limits.seconds)}"))
         left.append(limits.seconds - seconds)
     if limits.target is not None and view.history and limits.target > view.history[0]:
         first, recent = view.history[0], view.history[-1]
         share = (recent - first) / (limits.target - first)
-        towards.append((share, f"training return {score(recent)} of {limits.target:g}"))
+        towards.append((share, f"training return {format_return(recent)} of {limits.target:g}"))
     fraction, words = max(towards, default=(0.0, f"{steps:,} steps"))
     return Progress(min(max(fraction, 0.0), 1.0), words, max(min(left), 0.0) if left else None)
 
@@ -105,24 +107,9 @@ def stage_name(stage: str) -> str:
     return {"preempted": "other programs"}.get(stage, stage.replace("_", " "))
 
 
-def score(value: float | None) -> str:
-    """A mean return: of small ones the second digit counts, too, where a game is won or lost for 1 or 0."""
-    if value is None:
-        return "-"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
-
-
 def training_return(row: Mapping[str, Any]) -> str:
     """Of recent episodes; of 1,000 steps ("/1k") where so many have been made and no episode has ended."""
     per_steps = row.get("return_per_1000_steps")
     if row.get("recent_return") is None and per_steps is not None and row["steps"] >= 1000:
-        return f"{score(per_steps)}/1k"
-    return score(row.get("recent_return"))
-
-
-def time_text(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} m"
-    return f"{minutes} m {seconds:02} s" if minutes else f"{seconds} s"
+        return f"{format_return(per_steps)}/1k"
+    return format_return(row.get("recent_return"))

@@ -14,6 +14,7 @@ import numpy as np
 
 from troupe.runs.show.frames import Picture
 from troupe.runs.show.play import HISTORY_SECONDS, History, Moment, Thought, action_name, number_name
+from troupe.text import format_score, format_value
 
 if TYPE_CHECKING:
     from PIL import Image, ImageDraw, ImageFont
@@ -103,11 +104,14 @@ def _draw_words(draw: "ImageDraw.ImageDraw", left: int, right: int, letter: int,
     draw.text((right, 2.4 * letter), episode, SOFT, small, anchor="rs")
     room = right - left - draw.textlength(episode, small) - letter
     draw.text((left, 2.4 * letter), _cut(draw, title, normal, room), INK, normal, anchor="ls")
-    for x, label, number in ((left, "score", amount(moment.total)), ((left + right) / 2, "step", f"{moment.step:,}")):
+    for x, label, number in (
+        (left, "score", format_score(moment.total)),
+        ((left + right) / 2, "step", f"{moment.step:,}"),
+    ):
         draw.text((x, 4.7 * letter), label, SOFT, small, anchor="ls")
         draw.text((x, 6.7 * letter), number, INK, big, anchor="ls")
     draw.text((left, 9.2 * letter), f"value, last {HISTORY_SECONDS:.0f} s", SOFT, small, anchor="ls")
-    draw.text((right, 9.2 * letter), precise(moment.thought.value), VALUE, _font(round(1.3 * letter)), anchor="rs")
+    draw.text((right, 9.2 * letter), format_value(moment.thought.value), VALUE, _font(round(1.3 * letter)), anchor="rs")
 
 
 # The value
@@ -145,7 +149,7 @@ def _draw_history(panel: "Image.Image", box: tuple[int, int, int, int], letter: 
     pen.circle(means[-1], round(0.5 * letter), fill=255)
     panel.paste(VALUE, (left, top), ink.reduce(2))
     for y, value in ((top + 1.2 * letter, high), (bottom - 0.5 * letter, low)):
-        draw.text((left + 0.5 * letter, y), precise(value), SOFT, _font(round(0.8 * letter)), anchor="ls")
+        draw.text((left + 0.5 * letter, y), format_value(value), SOFT, _font(round(0.8 * letter)), anchor="ls")
 
 
 def _thinned(history: History) -> list[tuple[float, float, float, float]]:
@@ -183,7 +187,7 @@ def _bars(thought: Thought, names: Sequence[str]) -> list[_Bar]:
     """One for each action and its probability; or for each number of an action, from the middle of its bounds."""
     if thought.probabilities is None:
         return [
-            _Bar(number_name(names, i), min(0.5, each.place), max(0.5, each.place), precise(each.value), CHOSEN)
+            _Bar(number_name(names, i), min(0.5, each.place), max(0.5, each.place), format_value(each.value), CHOSEN)
             for i, each in enumerate(thought.numbers)
         ]
     return [
@@ -286,17 +290,3 @@ def _cut(draw: "ImageDraw.ImageDraw", words: str, font: "Font", room: float) -> 
     while words and draw.textlength(f"{words}…", font) > room:
         words = words[:-1]
     return f"{words}…"
-
-
-def amount(value: float) -> str:
-    """A return in few letters."""
-    if not abs(value) < 1e6:
-        return f"{value:.3g}"
-    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1e4 else f"{value:,.1f}"
-
-
-def precise(value: float) -> str:
-    """A value with as many digits as say something."""
-    if not abs(value) < 1e6:
-        return f"{value:.3g}"
-    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"

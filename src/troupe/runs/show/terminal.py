@@ -11,7 +11,6 @@ from typing import TextIO
 import numpy as np
 
 from troupe.runs.show.frames import Picture
-from troupe.runs.show.panel import amount, precise
 from troupe.runs.show.play import (
     MakeEnv,
     Moment,
@@ -25,6 +24,7 @@ from troupe.runs.show.play import (
     play,
     without_display,
 )
+from troupe.text import format_score, format_value
 
 FASTEST = 25.0  # pictures per second
 BAR_LETTERS = 8
@@ -78,7 +78,7 @@ def _state(moment: Moment, unicode: bool, columns: int) -> str:
     """Where the episode is, and the value: its number, and its last seconds in what room there is."""
     words = (
         f"episode {moment.episode + 1}/{moment.episodes}  step {moment.step:<5} "
-        f"score {amount(moment.total):<7} value {precise(moment.thought.value):<7}"
+        f"score {format_score(moment.total):<7} value {format_value(moment.thought.value):<7}"
     )
     values, room = np.array([value for _, value in moment.history.points]), min(columns - len(words) - 1, 40)
     if room < 8 or len(values) == 0:
@@ -112,7 +112,7 @@ def _policy(thought: Thought, names: Sequence[str], unicode: bool, columns: int,
 def _numbers(numbers: Sequence[Number], names: Sequence[str], unicode: bool, columns: int) -> list[str]:
     """With their names where there is room, else a character for each."""
     levels = [_level(each.place, unicode, least=0) for each in numbers]
-    words = [f"{number_name(names, i)} {precise(each.value):>6} {levels[i]}" for i, each in enumerate(numbers)]
+    words = [f"{number_name(names, i)} {format_value(each.value):>6} {levels[i]}" for i, each in enumerate(numbers)]
     line = "  ".join(words)
     if len(line) > columns:
         line = f"action {''.join(levels)}"

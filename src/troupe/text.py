@@ -1,0 +1,43 @@
+"""Numbers, durations and tables as text for users; imports nothing of ours."""
+
+from collections.abc import Sequence
+
+
+def format_return(value: float | None) -> str:
+    """A mean return: two decimals below 10, where a game is won or lost for 1 or 0; "-" for None."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def format_score(value: float) -> str:
+    """The return of one episode in few letters: whole numbers without decimals."""
+    if not abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1e4 else f"{value:,.1f}"
+
+
+def format_value(value: float) -> str:
+    """A value estimate or a component of an action: two decimals below 100."""
+    if not abs(value) < 1e6:
+        return f"{value:.3g}"
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def format_duration(seconds: float) -> str:
+    """12 s, 3 m 05 s or 2 h 07 m."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} m"
+    return f"{minutes} m {seconds:02} s" if minutes else f"{seconds} s"
+
+
+def table(rows: Sequence[Sequence[str]], alignment: str = "", separator: str = "  ") -> list[str]:
+    """A line for each row, its cells padded to the width of their columns.
+
+    `alignment` has '<' (left) or '>' (right) for each column; columns beyond its end are aligned to the left.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    formats = [f"{side}{width}" for side, width in zip(alignment.ljust(len(widths), "<"), widths, strict=True)]
+    return [separator.join(map(format, row, formats)).rstrip() for row in rows]
