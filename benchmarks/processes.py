@@ -25,7 +25,7 @@ from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 QUIET = {
     "stop.steps": 0, "stop.target": "none", "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1,
@@ -112,7 +112,7 @@ def moving() -> dict[str, float]:
     source = find(Images)
     numbers = {"actor.count": 1, "actor.environments": 16, "actor.rollout_steps": 32}
     tails, arrivals, copies = [], [], []
-    (runner,) = _parts(source, numbers | {"actor.place": "thread"}).actors
+    (runner,) = _parts(source, numbers | {"actor.place": "thread"}).runners
     for _ in range(40):
         rollout = runner.queue.acquire()
         runner.actor.collect(rollout)
@@ -123,7 +123,7 @@ def moving() -> dict[str, float]:
         copies.append(time.perf_counter() - began)
     parts = _parts(source, numbers | {"actor.place": "process"})
     with Supervisor(parts.gate, parts.wake) as supervisor:
-        (runner,) = parts.actors
+        (runner,) = parts.runners
         supervisor.start("actor-0", partial(runner.run, parts.queue.put))
         for _ in range(40):
             (rollout,) = parts.queue.get(1)
@@ -136,7 +136,7 @@ def moving() -> dict[str, float]:
     return {"move_us": move, "memcpy_us": copy, "megabytes": rollout.obs.nbytes / 1e6}
 
 
-def _parts(source: EnvironmentSource, settings: dict[str, Any]) -> Parts:
+def _parts(source: EnvironmentSource, settings: dict[str, Any]) -> Topology:
     config = resolve(source.id, "impala", settings)
     network = build(source.observation_space, source.action_space, config.network)
     return assemble(config, source, network, np.random.SeedSequence(0), Progress())

@@ -21,7 +21,7 @@ from troupe.runtime.data.rollout import stack
 from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
 from troupe.user_code.files import without_folder
@@ -160,14 +160,14 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     network = build(source.observation_space, source.action_space, config.network, source.masked)
     alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
     alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}
-    parts = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())
-    with closing(parts), one_torch_thread():
+    topology = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())
+    with closing(topology), one_torch_thread():
         size = max(1, config.actor.environments // config.actor.parts)
         costs = measure(source, config.env, network, [size])
         stages = {
             "env": costs.step_computing,
             "act": costs.act[size] / size,
-            **_stages(parts),
+            **_stages(topology),
         }
     quiet = {"stop.seconds": seconds, "stop.steps": 0, "stop.target": "none", "record": False}
     quiet |= {"evaluation.every_steps": 0, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
@@ -191,11 +191,11 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     )  # fmt: skip
 
 
-def _stages(parts: Parts) -> dict[str, float]:
+def _stages(topology: Topology) -> dict[str, float]:
     """Core-seconds per step of moving rollouts into a batch, and of learning from it."""
-    (runner,), (learner,), queue = parts.actors, parts.learners, parts.queue
+    (runner,), (learner,), queue = topology.runners, topology.learners, topology.queue
     assert isinstance(runner, ThreadRunner)
-    rollouts = [queue.acquire() for _ in range(parts.config.learner.rollouts)]
+    rollouts = [queue.acquire() for _ in range(topology.config.learner.rollouts)]
     for rollout in rollouts:
         runner.actor.collect(rollout)
     steps = sum(rollout.steps for rollout in rollouts)

@@ -50,10 +50,10 @@ def fit(
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
     config = _fit_place(config, source, said)
-    if config.topology != "serial":  # which is the same on every machine
+    if not config.traits.serial:  # which is the same on every machine
         config = _fit_backend(config, source, said)
     config = _fit_actors(config, source, network, said, named)
-    if images and config.topology != "serial":
+    if images and not config.traits.serial:
         config = _fit_threads(config, source, said)
     return replace(config, {"learner.threads": config.learner.threads or 1}), said
 
@@ -100,7 +100,7 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
 def _fit_place(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
     """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
     actor = config.actor
-    one = actor.count == actor.environments == 1 and actor.place == "auto" and config.topology != "serial"
+    one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial
     if not one or placement_of(config, source) == "thread" or not source.exists_once(config.env):
         return config
     said.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
@@ -138,7 +138,7 @@ def _fit_actors(
     actor = config.actor
     if not actor.auto or config.actor.window_steps:
         return config
-    if config.topology == "serial":
+    if config.traits.serial:
         together = math.gcd(actor.count, config.learner.rollouts)  # of one actor, and the batch stays what it is
         one = {"actor.count": 1, "actor.environments": together * actor.environments, "actor.auto": False}
         return replace(config, one | {"learner.rollouts": config.learner.rollouts // together})
@@ -209,7 +209,7 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
         learn = epochs * measure_pass(built, _pass_size(config), config.actor.rollout_steps)
     act = costs.act[size] / size
     share = cores() / (costs.step_computing + act + learn)
-    learners = actor.count if config.topology == "hogwild" else config.learner.count
+    learners = actor.count if config.traits.learns_in_actors else config.learner.count
     learning = math.ceil(share * learn / learners + _SPARE) if _device(config, source).type == "cpu" else 1
     config = replace(config, {"learner.threads": config.learner.threads or learning})
     playing = ""

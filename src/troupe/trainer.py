@@ -38,17 +38,15 @@ from troupe.runs.store import compatibility as older
 from troupe.runs.store.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
 from troupe.runs.store.metrics import Row, to_json
 from troupe.runs.store.writer import RunWriter
-from troupe.runtime.acting.actor import Actor
 from troupe.runtime.assembly import assemble, placement_of
 from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal, run_interruptible
 from troupe.runtime.execution.processes import NO_PROCESSES, may_have_processes
-from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
 from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Serial
 from troupe.text import format_return
 from troupe.torch_threads import one_torch_thread
 
@@ -206,14 +204,14 @@ class _Session:
         )
         if lost:
             progress.notices.append(lost)
-        if not may_have_processes() and config.topology != "serial" and not source.is_native(config.env):
+        if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
             progress.notices.append(f"actors play in threads: {NO_PROCESSES}")
         if saved and config.record:
             progress.notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
         if saved:
             self._parts.master.load(older.optimizer_state(saved.optimizer, self._network))
             self._parts.restore_novelty(saved.novelty)
-            if saved.streams and lost is None:
+            if saved.streams and lost is None and isinstance(self._parts, Serial):
                 progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
                 progress.notices += self._parts.restore(saved.streams)
         self._supervisor = Supervisor(self._parts.gate, self._parts.wake)
@@ -223,7 +221,7 @@ class _Session:
         self._checkpoint_due = False  # whatever the clock says
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = _target(config, source)
-        most, lender = most_steps(config.evaluation, source), _lender(self._parts, config)
+        most, lender = most_steps(config.evaluation, source), self._parts.lender()
         make = partial(
             Evaluator, source, config.env, config.evaluation.episodes, config.evaluation.final_episodes, max_steps=most
         )
@@ -244,7 +242,7 @@ class _Session:
         self._judge = Judge(
             config.evaluation, self._target, self._network, self._evaluator, judge_seed,
             self._parts.gate, self._clock, self._rows.append, self._interrupted, self._heed, progress.recent_returns,
-            limit_seconds=config.stop.seconds, exact=config.topology == "serial",
+            limit_seconds=config.stop.seconds, exact=config.traits.serial,
             lent=lent,
         )  # fmt: skip
         self._rescue = Rescue(config, self._parts, self._rows.append)
@@ -413,7 +411,7 @@ class _Session:
                 "resumes": self._resumes,  # those that drew new streams
                 **self._judge.state(),
                 "rescue": self._rescue.state(),
-                "annealing": annealing.state_of(self._parts.annealing),
+                "annealing": annealing.state_of(self._parts.schedule),
                 "custom_network": self._custom_network,
                 "observation_space": spaces.describe(self._source.observation_space),
                 "action_space": spaces.describe(self._source.action_space),
@@ -568,21 +566,15 @@ class _Session:
         place = "processes" if placement_of(config, self._source) == "process" else "threads"
         if self._source.unsendable and config.actor.place == "auto" and place == "threads":
             place += f" (the environment cannot be sent to processes: {self._source.unsendable})"
-        numbers = self._parts.workers.current
-        actors, learners = numbers["actors"], numbers["learners"]
-        learning = "each learns" if config.topology == "hogwild" else f"{learners} learner{'s' if learners > 1 else ''}"
-        if self._parts.predictions:
-            learning = f"{numbers['predictors']} predictor{'s' if numbers['predictors'] > 1 else ''}, {learning}"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""
         notes = [f"  {line}" for line in (*self._source.notices, *self._fitting)]
         if self._source.masked:
             notes.append(f"  actions as the {self._source.masked}'s {spaces.MASK} allows")
-        if described := annealing.described(self._parts.annealing, config, self._parts.progress.counts.steps):
+        if described := annealing.described(self._parts.schedule, config, self._parts.progress.counts.steps):
             notes.append(f"  {described}")
         return [
             f"{self._source.id}: preset {config.preset}{tuned}, seed {config.seed}{resumed}",
-            f"  {config.topology}: {actors} x {config.actor.environments} environments in {place}, "
-            f"{learning} on {self._parts.master.vector.device.type}",
+            f"  {self._parts.describe(place)}",
             *notes,
             f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {self._place}",
         ]
@@ -590,7 +582,7 @@ class _Session:
     def _first_batch(self) -> str:
         """What the first update waits for."""
         steps, environments = self._config.actor.rollout_shape
-        rollouts = 1 if self._config.topology == "hogwild" else self._config.learner.rollouts
+        rollouts = self._parts.rollouts_in_batch
         return (
             f"the first update needs {rollouts * steps * environments:,} steps "
             "(actor.rollout_steps x actor.environments x learner.rollouts)"
@@ -641,16 +633,9 @@ class _Session:
         ]
 
 
-def _lender(parts: Parts, config: TrainConfig) -> ThreadRunner | None:
-    """The one actor whose one environment evaluations can borrow between two rollouts."""
-    (runner, *others) = parts.actors
-    one = not others and config.actor.environments == 1 and config.topology != "serial"
-    return runner if one and isinstance(runner, ThreadRunner) and type(runner.actor) is Actor else None
-
-
 def _lost(config: TrainConfig, source: EnvironmentSource, saved: checkpoint.Checkpoint) -> str | None:
     """Why a run cannot go on with the streams it had; None where it can, and "" where nobody expects it to."""
-    if config.topology != "serial":
+    if not config.traits.serial:
         return ""
     if not source.is_restorable(config.env):
         why = f"env.backend {config.env.backend} has no way to put environments back where they were"

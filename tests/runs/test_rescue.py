@@ -20,7 +20,7 @@ from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint
 from troupe.runs.store.metrics import read_metrics
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Serial, Topology
 
 
 class TwoArms(gym.Env):
@@ -186,15 +186,15 @@ def test_a_serial_run_stopped_around_its_rollback_ends_as_if_it_had_not_been(tmp
 
 def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, monkeypatch):
     whole = climb(tmp_path / "whole", collapse_answer="rollback")
-    roll_back = Parts.roll_back
+    roll_back = Serial.roll_back
 
-    def and_ctrl_c(parts: Parts, *arguments: Any) -> None:
+    def and_ctrl_c(parts: Serial, *arguments: Any) -> None:
         roll_back(parts, *arguments)
         os.kill(os.getpid(), signal.SIGINT)
         while not parts.gate.stopped:
             time.sleep(1e-3)
 
-    monkeypatch.setattr(Parts, "roll_back", and_ctrl_c)
+    monkeypatch.setattr(Serial, "roll_back", and_ctrl_c)
     with pytest.raises(KeyboardInterrupt) as stop:
         climb(tmp_path / "run", collapse_answer="rollback")
     place = stop.value.run.path
@@ -240,14 +240,14 @@ TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
 def staged(monkeypatch):
     """The third verdict is a collapse, whatever was played; what becomes of the master is remembered."""
     seen: dict[str, Any] = {"verdicts": 0}
-    roll_back = Parts.roll_back
+    roll_back = Topology.roll_back
 
     def see(self, score, training=None):
         seen["verdicts"] += 1
         self._evaluated.see(score)
         return seen["verdicts"] == 3
 
-    def watched(parts: Parts, weights: torch.Tensor, factor: float) -> None:
+    def watched(parts: Topology, weights: torch.Tensor, factor: float) -> None:
         seen["before"], seen["best"] = parts.master.version, weights.clone()
         roll_back(parts, weights, factor)
         seen["after"], seen["oldest"] = parts.master.version, parts.master.oldest
@@ -256,7 +256,7 @@ def staged(monkeypatch):
         seen["master"] = parts.master
 
     monkeypatch.setattr(CollapseWatch, "see", see)
-    monkeypatch.setattr(Parts, "roll_back", watched)
+    monkeypatch.setattr(Topology, "roll_back", watched)
     return seen
 
 

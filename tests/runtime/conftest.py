@@ -32,7 +32,7 @@ from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.learning.learner import Entropy, Learner, Rewards
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 PLAIN = {"network.normalize": False, "loss.normalize_reward": False}  # what can be worked out by hand
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
@@ -195,10 +195,10 @@ class Watched(Progress):
 
 
 @pytest.fixture(scope="session")
-def assembled() -> Callable[..., Parts]:
+def assembled() -> Callable[..., Topology]:
     """The parts of a run, nobody at work yet."""
 
-    def make(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo", version: int = 0) -> Parts:
+    def make(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo", version: int = 0) -> Topology:
         source = find(env)
         config = resolve(source.id, preset, PLAIN | settings, tuned=False)
         torch.manual_seed(seed)
@@ -209,10 +209,10 @@ def assembled() -> Callable[..., Parts]:
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., Parts]:
+def run() -> Callable[..., Topology]:
     """Lets the parts work until so many batches have been learned from."""
 
-    def work(parts: Parts, batches: int, during: Callable[[], object] = lambda: None) -> Parts:
+    def work(parts: Topology, batches: int, during: Callable[[], object] = lambda: None) -> Topology:
         learned = []
 
         def after_batch() -> None:
@@ -288,11 +288,11 @@ def copied(rollout: Rollout) -> Rollout:
 
 
 @pytest.fixture(scope="session")
-def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
+def watched() -> Callable[[Topology], dict[int, list[Rollout]]]:
     """Copies of all that actors deliver, by actor, in order: filled while the parts work."""
 
-    def watch(parts: Parts) -> dict[int, list[Rollout]]:
-        delivered: dict[int, list[Rollout]] = {runner.number: [] for runner in parts.actors}
+    def watch(parts: Topology) -> dict[int, list[Rollout]]:
+        delivered: dict[int, list[Rollout]] = {runner.number: [] for runner in parts.runners}
         put = parts.queue.put
 
         def keep(rollout: Rollout) -> None:
@@ -304,7 +304,7 @@ def watched() -> Callable[[Parts], dict[int, list[Rollout]]]:
 
         parts.queue.put = keep_and_put  # type: ignore[method-assign]
         if parts.config.topology == "hogwild":  # its rollouts go from the worker back to the worker
-            for runner in parts.actors:
+            for runner in parts.runners:
                 release = runner.queue.release
 
                 def keep_and_release(rollouts: Sequence[Rollout], release: Any = release) -> None:

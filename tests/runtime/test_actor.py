@@ -367,7 +367,7 @@ def test_a_part_that_raises_is_named_with_what_it_raised(stage, counting, which)
 
 
 def parts_of(built):
-    return [(part.environment.count, part.columns) for part in built.actors[0].actor._parts]
+    return [(part.environment.count, part.columns) for part in built.runners[0].actor._parts]
 
 
 @pytest.mark.parametrize(

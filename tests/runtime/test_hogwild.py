@@ -86,7 +86,7 @@ def test_one_worker_is_the_algorithm_written_out(request, assembled, watched, en
     env = env if "-" in env else request.getfixturevalue(env)
     torch.manual_seed(5)
     parts = assembled(env, A3C | more, seed=5)
-    (runner,) = parts.actors
+    (runner,) = parts.runners
     # The network that `assembled` built, with its first weights, in the hands of the oracle.
     network = copy.deepcopy(runner.actor._learner._network)
     oracle = WrittenOut(network, parts.config)
@@ -152,7 +152,7 @@ def test_a_worker_learns_from_weights_that_others_change_meanwhile(assembled, wa
     parts = assembled(counting, A3C | {"actor.count": 2})
     delivered = watched(parts)
     for _ in range(4):
-        for runner in parts.actors:
+        for runner in parts.runners:
             runner.collect(runner.queue.put)
             runner.queue.release(runner.queue.get(1))
     assert [int(each.policy_version[0, 0]) for each in delivered[0]] == [0, 2, 4, 6]
@@ -172,7 +172,7 @@ def test_lag_is_what_other_workers_did_since_the_copy(assembled, counting):
                 applied.append(1)
 
     parts = assembled(lambda: counting(before_step=meanwhile), A3C)
-    (runner,) = parts.actors
+    (runner,) = parts.runners
     runner.collect(lambda rollout: None)
     assert parts.progress.take_lag() == (5.0, 5)
     assert parts.master.version == 6
@@ -182,7 +182,7 @@ def test_lag_is_what_other_workers_did_since_the_copy(assembled, counting):
 def test_a_gradient_that_is_not_finite_never_reaches_the_shared_weights(assembled, counting):
     parts = assembled(counting, A3C | {"loss.reward_scale": 3e38})
     before = parts.master.vector.clone()
-    (runner,) = parts.actors
+    (runner,) = parts.runners
     for skipped in (1, 2, 3):
         runner.collect(lambda rollout: runner.queue.release([rollout]))
         assert parts.progress.counts.skipped_updates == skipped

@@ -127,7 +127,7 @@ def test_a_rollout_is_noted_before_a_learner_can_have_it(echo: Any, tmp_path: Pa
         assert not noted
         noted.append(written(journal, tmp_path))
 
-    parts.actors[1].collect(deliver)  # type: ignore[union-attr]
+    parts.runners[1].collect(deliver)  # type: ignore[union-attr]
     assert noted == [[["rollout", 1, 0, 0, [[0, 0]]]]]
     parts.close()
 

@@ -1,7 +1,5 @@
 """Lag: how many versions behind what is learned from was, and what happens beyond the bound."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -75,7 +73,8 @@ def learned(parts, batches):
             supervisor.end()
 
     with Supervisor(parts.gate, lambda: None) as supervisor:
-        replace(parts, actors=[]).start(supervisor, after_batch)
+        parts.runners = []
+        parts.start(supervisor, after_batch)
         assert supervisor.wait(60)
         parts.wake()
     assert supervisor.failure is None
@@ -105,7 +104,8 @@ def test_dropped_or_not_every_rollout_goes_back_to_the_actors(assembled, countin
     deliver(parts, [0, 8, 8, 8], newest=10)
     supervisor = Supervisor(parts.gate, lambda: None)
     seen = []
-    replace(parts, actors=[]).start(supervisor, lambda: seen.append(1))
+    parts.runners = []
+    parts.start(supervisor, lambda: seen.append(1))
     while len(seen) < 2:
         assert not supervisor.wait(1e-3)
     assert len([parts.queue.acquire() for _ in range(capacity)]) == capacity

@@ -259,7 +259,7 @@ def test_the_learning_rate_falls_to_zero_at_a_step_or_to_a_quarter_at_the_limit(
     settings = {"topology": topology, "actor.count": 1, "learner.epochs": 1, "learner.minibatches": 1}
     settings |= {"actor.place": "thread", "stop.steps": limit, "learner.anneal_steps": asked}
     parts = assembled(counting, settings)
-    learner = parts.actors[0].actor._learner if topology == "hogwild" else parts.learners[0]
+    learner = parts.runners[0].actor._learner if topology == "hogwild" else parts.learners[0]
     rate = parts.config.learner.learning_rate
     assert [learner._annealing(steps) for steps in (0, 300, 600, 900, 1000)] == pytest.approx(factors)
     for steps, factor in zip((0, 300, 600), factors, strict=False):

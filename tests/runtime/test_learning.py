@@ -13,7 +13,7 @@ from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 SMALL = {
     "topology": "serial", "actor.count": 1, "actor.environments": 8, "actor.rollout_steps": 16,
@@ -25,7 +25,7 @@ EPOCHS = {"a3c": 1, "impala": 1, "appo": 4}
 
 
 @pytest.fixture
-def trained(run: Callable[..., Parts]) -> Callable[..., ActorCritic]:
+def trained(run: Callable[..., Topology]) -> Callable[..., ActorCritic]:
     """The network after so many batches."""
 
     def train(env: Any, loss: str, batches: int, **settings: Any) -> ActorCritic:

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -32,12 +31,13 @@ def frozen(watched):
 
     def play(parts, each):
         delivered = watched(parts)
-        parts = replace(parts, learners=[])
+        learners, parts.learners = parts.learners, []
         with Supervisor(parts.gate, parts.wake) as supervisor:
             parts.start(supervisor, lambda: None)
             while min(map(len, delivered.values())) < each:
                 parts.queue.release(parts.queue.get(1))
         assert supervisor.failure is None
+        parts.learners = learners
         parts.close()
         return delivered
 
@@ -82,7 +82,8 @@ def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, countin
 def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, counting, watched, tells, script):
     """Each version publishes another bias; the recorded log mu is that of the recorded version."""
     settings = SMALL | {"actor.place": "process", "actor.count": 1, "network.hidden": (), "exploration.epsilon": 0.0}
-    parts = replace(assembled(counting, settings), learners=[])
+    parts = assembled(counting, settings)
+    parts.learners = []
     network = parts.master.vector  # weight [3, 2], bias [3] of the policy, then those of the value
     network.zero_()
     biases = []

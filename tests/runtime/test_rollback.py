@@ -11,7 +11,7 @@ from troupe.config import Learner
 from troupe.runtime.assembly import build_optimizer
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
-from troupe.runtime.topologies import _sift
+from troupe.runtime.topologies import fresh
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.rollout_steps": 3, "actor.environments": 2,
@@ -148,10 +148,14 @@ def test_rollouts_from_before_a_rollback_are_dropped_and_counted_whatever_the_bo
     parts = assembled(counting, SMALL | settings, version=10)
     old, new = blank(3, 2, policy_version=10), blank(3, 2, policy_version=11)
     mixed = blank(3, 2, policy_version=[[11, 11], [11, 10], [11, 11]])
-    assert _sift(parts, [old, mixed]) == [old, mixed]
+    learner = parts.config.learner
+    sift = partial(
+        fresh, max_lag=learner.max_lag, master=parts.master, progress=parts.progress, drop=learner.stale == "drop"
+    )
+    assert sift([old, mixed]) == [old, mixed]
     parts.roll_back(parts.master.vector.clone(), 0.5)
     assert parts.master.version == 11
-    assert _sift(parts, [old, new, mixed, old]) == [new]
+    assert sift([old, new, mixed, old]) == [new]
     assert parts.progress.counts.stale == 3
 
 
@@ -182,7 +186,7 @@ def test_a_worker_of_hogwild_gives_up_the_rollout_in_which_it_happens(assembled,
     parts = assembled(
         lambda: counting(before_step=meanwhile), A3C | {"actor.environments": 1, "actor.rollout_steps": 5}
     )
-    (runner,) = parts.actors
+    (runner,) = parts.runners
     runner.collect(lambda rollout: runner.queue.release([rollout]))
     assert torch.equal(parts.master.vector, best[0])
     assert (parts.progress.counts.stale, parts.progress.counts.updates, parts.progress.counts.steps) == (1, 0, 0)

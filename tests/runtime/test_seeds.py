@@ -19,13 +19,13 @@ from troupe.networks.actor_critic import build
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.assembly import assemble
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 NEEDS_ENVPOOL = pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 
-def built(make: Any, seed: int, **settings: Any) -> Parts:
+def built(make: Any, seed: int, **settings: Any) -> Topology:
     source = find(make)
     asked = {
         "topology": "queue",
@@ -40,14 +40,14 @@ def built(make: Any, seed: int, **settings: Any) -> Parts:
     return assemble(config, source, network, np.random.SeedSequence(seed), Progress())
 
 
-def first_seeds(parts: Parts) -> list[int]:
-    played = [part.environment for runner in parts.actors for part in runner.actor._parts]
+def first_seeds(parts: Topology) -> list[int]:
+    played = [part.environment for runner in parts.runners for part in runner.actor._parts]
     return [env.unwrapped.seeds[0] for each in played for env in each._vector.envs]
 
 
-def streams(parts: Parts) -> list[tuple[float, ...]]:
+def streams(parts: Topology) -> list[tuple[float, ...]]:
     """The first numbers of every generator that actors and learners own."""
-    drawn = [tuple(torch.rand(3, generator=runner.actor._inference._generator).tolist()) for runner in parts.actors]
+    drawn = [tuple(torch.rand(3, generator=runner.actor._inference._generator).tolist()) for runner in parts.runners]
     return drawn + [tuple(learner._rng.random(3).tolist()) for learner in parts.learners]
 
 
@@ -65,7 +65,7 @@ def test_no_two_actors_or_learners_share_a_stream(counting):
 
 def test_an_actor_that_takes_anothers_place_repeats_no_stream(counting):
     """Neither its predecessors' nor another actor's, in environments or actions."""
-    plans = [runner._plan for runner in built(counting, 1).actors]
+    plans = [runner._plan for runner in built(counting, 1).runners]
     states = [
         tuple(seeds.generate_state(4).tolist())
         for plan in plans
@@ -86,7 +86,7 @@ def test_another_seed_changes_every_stream_and_the_same_seed_none(counting):
 
 def test_actors_explore_in_another_way_with_another_seed(counting):
     asked = {"exploration.distribution": "uniform", "exploration.epsilon": "0.1,0.9"}
-    epsilons = [[runner.actor._epsilon(0) for runner in built(counting, seed, **asked).actors] for seed in (1, 1, 2)]
+    epsilons = [[runner.actor._epsilon(0) for runner in built(counting, seed, **asked).runners] for seed in (1, 1, 2)]
     assert epsilons[0] == epsilons[1] != epsilons[2]
     assert len(set(epsilons[0])) == 3
 
@@ -162,7 +162,7 @@ def test_global_streams_differ_from_process_to_process_and_are_the_same_in_the_s
 
 
 def test_an_actor_that_takes_anothers_place_repeats_none_of_its_global_streams(counting):
-    plan = built(counting, 1).actors[0]._plan
+    plan = built(counting, 1).runners[0]._plan
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn = set()
     try:

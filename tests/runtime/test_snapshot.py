@@ -12,7 +12,7 @@ from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import FIELDS, Rollout, check
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 SETTINGS = {
     "topology": "serial", "actor.count": 1, "actor.environments": 3, "actor.rollout_steps": 1, "network.hidden": (8,),
@@ -22,7 +22,7 @@ WINDOW = SETTINGS | {"actor.environments": 1, "actor.window_steps": 3, "loss.kin
 MEMORY = SETTINGS | {"network.core": "lstm", "network.core_units": 6, "network.core_inputs": True}
 
 
-def assembled(env: Any, settings: dict[str, Any], seed: int) -> Parts:
+def assembled(env: Any, settings: dict[str, Any], seed: int) -> Topology:
     source = find(env)
     config = resolve(source.id, settings=settings, tuned=False)
     torch.manual_seed(0)
@@ -30,14 +30,14 @@ def assembled(env: Any, settings: dict[str, Any], seed: int) -> Parts:
     return assemble(config, source, network, np.random.SeedSequence(seed), Progress())
 
 
-def collected(parts: Parts) -> Rollout:
+def collected(parts: Topology) -> Rollout:
     full: list[Rollout] = []
-    parts.actors[0].collect(full.append)
+    parts.runners[0].collect(full.append)
     parts.queue.release(full)
     return full[0]
 
 
-def kept(parts: Parts) -> Any:
+def kept(parts: Topology) -> Any:
     """The streams as a checkpoint gives them: arrays made, and nothing shared with the parts."""
 
     def made(value: Any) -> Any:
@@ -47,7 +47,7 @@ def kept(parts: Parts) -> Any:
             return [made(item) for item in value]
         return np.array(value) if hasattr(value, "__array__") else value
 
-    parts.settle()
+    parts.end_batch()
     return made(parts.snapshot().streams)
 
 
@@ -112,7 +112,7 @@ def test_a_window_is_put_back_from_before_rollouts_had_past_returns(counting):
 
 def test_a_stopped_run_is_left_at_the_end_of_its_last_batch(counting):
     parts = assembled(counting, SETTINGS, 1)
-    parts.settle()
+    parts.end_batch()
     snapshot = parts.snapshot()
     weights = parts.master.vector.clone()
     parts.learners[0].learn(collected(parts))

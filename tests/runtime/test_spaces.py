@@ -15,7 +15,7 @@ from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import Rollout, check
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 SPACES = gym.spaces
 SMALL = {
@@ -87,10 +87,10 @@ class Steer(gym.Env[np.ndarray, np.ndarray]):
 
 
 @pytest.fixture
-def worked(run: Callable[..., Parts]) -> Callable[..., tuple[ActorCritic, Parts]]:
+def worked(run: Callable[..., Topology]) -> Callable[..., tuple[ActorCritic, Topology]]:
     """Parts that have learned from so many batches, and the network."""
 
-    def work(env: Callable[[], Any], batches: int, **settings: Any) -> tuple[ActorCritic, Parts]:
+    def work(env: Callable[[], Any], batches: int, **settings: Any) -> tuple[ActorCritic, Topology]:
         source = find(env)
         config = resolve(source.id, settings=SMALL | settings)
         torch.manual_seed(0)
@@ -144,7 +144,7 @@ def test_masks_reach_the_learner_with_the_observations():
     torch.manual_seed(0)
     network = build(source.observation_space, source.action_space, config.network, source.masked)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    (runner,) = parts.actors
+    (runner,) = parts.runners
     rollouts: list[Rollout] = []
     runner.collect(rollouts.append)
     parts.close()
@@ -245,7 +245,7 @@ def test_rewards_are_divided_by_the_deviation_for_learning_and_reported_raw():
     config = resolve(source.id, settings=SMALL | {"learner.epochs": 1, "loss.reward_scale": 2.0})
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
-    (runner,), (learner,) = parts.actors, parts.learners
+    (runner,), (learner,) = parts.runners, parts.learners
     inner = learner._loss
     learner._loss = lambda outputs, batch: seen.append(batch.reward) or inner(outputs, batch)
     rollouts: list[Rollout] = []

@@ -3,7 +3,6 @@
 import multiprocessing
 import threading
 from collections import defaultdict
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -72,7 +71,7 @@ def test_no_step_is_lost_or_told_twice(assembled, run, watched, counting, script
             tells(rollouts, script)
     counts, sums = parts.progress.counts, [each.steps for rollouts in delivered.values() for each in rollouts]
     # A rollout may have been reported and not delivered, when the run ends.
-    assert sum(sums) <= counts.played <= sum(sums) + len(parts.actors) * max(sums)
+    assert sum(sums) <= counts.played <= sum(sums) + len(parts.runners) * max(sums)
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
@@ -203,7 +202,8 @@ def test_parts_are_inside_a_turn_together_only_where_threads_are_free(assembled,
 
 def test_a_run_can_be_stopped_while_all_actors_wait_for_a_learner(assembled, counting):
     """The queue is full, nobody learns: closing it is what wakes the actors."""
-    parts = replace(assembled(counting, SMALL | {"actor.count": 3, "queue.capacity": 1}), learners=[])
+    parts = assembled(counting, SMALL | {"actor.count": 3, "queue.capacity": 1})
+    parts.learners = []
     supervisor = Supervisor(parts.gate, parts.wake)
     parts.start(supervisor, lambda: None)
     while parts.queue.depth < 4:

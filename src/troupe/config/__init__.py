@@ -22,10 +22,10 @@ from troupe.config.settings import (
     Novelty,
     Queue,
     Stop,
-    Topology,
     TrainConfig,
 )
 from troupe.config.suggestions import suggest
+from troupe.config.topologies import Topology
 from troupe.config.values import (
     Field,
     build,

@@ -30,37 +30,40 @@ def check_together(config: TrainConfig) -> None:
             "novelty.coefficient: a window's samples do not show what follows each action, so they earn no bonus; "
             "set actor.window_steps to 0"
         )
-    if config.topology not in ("queue", "ga3c") and config.learner.count > 1:
-        has = "learns in every actor" if config.topology == "hogwild" else "has one learner"
-        raise UsageError(
-            f"learner.count = {config.learner.count}: topology {config.topology} {has}; "
-            "use --topology queue for several"
-        )
-    if config.topology == "serial" and config.actor.count > 1 and not config.actor.auto:
-        raise UsageError(
-            f"actor.count = {config.actor.count}: topology serial has one actor; "
-            f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
-        )
-    if config.inference.kind == "batched" and config.topology in ("serial", "hogwild"):
-        raise UsageError(
-            f"inference.kind = 'batched': in topology {config.topology} whoever acts has the network; "
-            "use async, queue or ga3c"
-        )
-    if config.topology == "ga3c" and config.inference.kind != "batched":
-        raise UsageError("topology = 'ga3c': its actors have no network; set inference.kind to batched")
-    if config.adjust.every_seconds and config.topology != "ga3c":
-        raise UsageError(f"adjust.every_seconds: topology {config.topology} does not adjust its numbers; ga3c does")
-    if config.topology == "hogwild":
-        _check_hogwild(config)
-    if config.record and (config.topology not in ("async", "queue") or config.inference.kind != "local"):
-        raise UsageError(
-            f"record: a run of topology {config.topology} with {config.inference.kind} inference cannot be replayed; "
-            "async and queue with local inference can, and serial repeats itself without a record"
-        )
+    _check_topology(config)
     if config.collapse.answer == "rollback":
         _check_rollback(config)
     if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
         raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
+
+
+def _check_topology(config: TrainConfig) -> None:
+    name, traits = config.topology, config.traits
+    if config.learner.count > 1 and not traits.several_learners:
+        has = "learns in every actor" if traits.learns_in_actors else "has one learner"
+        raise UsageError(
+            f"learner.count = {config.learner.count}: topology {name} {has}; use --topology queue for several"
+        )
+    if traits.serial and config.actor.count > 1 and not config.actor.auto:
+        raise UsageError(
+            f"actor.count = {config.actor.count}: topology serial has one actor; "
+            f"use --actor.count 1 --actor.environments {config.actor.count * config.actor.environments}"
+        )
+    if config.inference.kind == "batched" and "batched" not in traits.inference:
+        raise UsageError(
+            f"inference.kind = 'batched': in topology {name} whoever acts has the network; use async, queue or ga3c"
+        )
+    if config.inference.kind == "local" and "local" not in traits.inference:
+        raise UsageError(f"topology = '{name}': its actors have no network; set inference.kind to batched")
+    if config.adjust.every_seconds and not traits.adjustable:
+        raise UsageError(f"adjust.every_seconds: topology {name} does not adjust its numbers; ga3c does")
+    if traits.learns_in_actors:
+        _check_hogwild(config)
+    if config.record and (not traits.recordable or config.inference.kind != "local"):
+        raise UsageError(
+            f"record: a run of topology {name} with {config.inference.kind} inference cannot be replayed; "
+            "async and queue with local inference can, and serial repeats itself without a record"
+        )
 
 
 def _check_rollback(config: TrainConfig) -> None:

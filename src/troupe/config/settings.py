@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-Topology = Literal["serial", "queue", "hogwild", "ga3c", "async"]
+from troupe.config.topologies import TOPOLOGIES, Topology, TopologyTraits
+
 Positive = Meta(gt=0)
 
 
@@ -313,3 +314,8 @@ class TrainConfig:
     collapse: Collapse = field(default_factory=Collapse)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     stop: Stop = field(default_factory=Stop)
+
+    @property
+    def traits(self) -> TopologyTraits:
+        """What the topology implies."""
+        return TOPOLOGIES[self.topology]

@@ -42,7 +42,7 @@ from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewa
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Async, Hogwild, Serial, Topology
 
 
 def assemble(
@@ -54,7 +54,7 @@ def assemble(
     version: int = 0,
     journal: NoJournal | None = None,
     schedule: LinearSchedule | None = None,
-) -> Parts:
+) -> Topology:
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
@@ -66,7 +66,7 @@ def assemble(
     gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
     workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
     ready = CountdownLatch(gate, config.actor.count if processes else 0)
-    restarts = 0 if config.topology == "serial" else config.actor.restarts  # nobody plays on meanwhile
+    restarts = 0 if config.traits.serial else config.actor.restarts  # nobody plays on meanwhile
     context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal)
     master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store
@@ -97,20 +97,9 @@ def assemble(
         for seed in learner_seeds.spawn(limits.predictors)
         if predictions
     ]
-    return Parts(
-        actors,
-        learners,
-        predictors,
-        queue,
-        predictions,
-        master,
-        progress,
-        gate,
-        workers,
-        ready,
-        journal,
-        config,
-        schedule,
+    kinds: dict[str, type[Topology]] = {"serial": Serial, "async": Async, "hogwild": Hogwild}
+    return kinds[config.traits.path](
+        config, context, queue, actors, master, schedule, learners, predictors, predictions
     )
 
 
@@ -136,7 +125,7 @@ def make_plans(
             environment=config.env,
             environments=config.actor.environments,
             parts=config.actor.parts,
-            restorable=config.topology == "serial",
+            restorable=config.traits.serial,
             epsilon=epsilon,
             seeds=seed,
             device=device,
@@ -182,7 +171,7 @@ def placement_of(config: TrainConfig, source: EnvironmentSource) -> str:
 
     Raises UsageError where a process was asked for and cannot be.
     """
-    if config.topology == "serial":
+    if config.traits.serial:
         if config.actor.place == "process":
             raise UsageError("actor.place = 'process': topology serial has one thread for everything")
         return "thread"
@@ -220,7 +209,7 @@ def _master(
 ) -> Master | HogwildMaster:
     """The weights being learned become those of `network`: what the master has, the network shows."""
     flat = FlatWeights(network)
-    if config.topology != "hogwild":
+    if not config.traits.learns_in_actors:
         store = WeightStore(flat.vector.cpu(), version, shared=shared)
         optimizer, statistics = build_optimizer(config.learner, flat.vector, flat.fixed), build_statistics(config, flat)
         if isinstance(journal, Journal):
@@ -247,7 +236,7 @@ def _runners(
     There is a rollout for every actor to fill, two where it is in a process, beside those that wait or are
     learned from; and those are at least a batch. A hogwild worker keeps its own.
     """
-    hogwild, each = config.topology == "hogwild", AHEAD if processes else 1
+    hogwild, each = config.traits.learns_in_actors, AHEAD if processes else 1
     steps, environments = config.actor.rollout_shape
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)

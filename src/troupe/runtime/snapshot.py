@@ -36,7 +36,7 @@ class Snapshot:
         eval_weights = master.optimizer.eval_weights(weights)
         return cls(weights, eval_weights, optimizer, master.version, *progress.state(), streams, novelty or [])
 
-    def put_back(self, master: Master | HogwildMaster, progress: Progress) -> None:
+    def restore(self, master: Master | HogwildMaster, progress: Progress) -> None:
         """Undoes what has been learned and counted since."""
         master.vector.copy_(self.weights)
         master.load(self.optimizer)

@@ -1,16 +1,15 @@
-"""The topologies: the same parts, put together in different ways.
+"""The three ways in which actors and learners work together.
 
-    serial   one actor and one learner take turns in one thread: deterministic
-    queue    N actors, one queue, M learners on one network (the article)
-    async    N actors, one queue, one learner; the loss corrects the lag (IMPALA, APPO)
-    ga3c     as queue, with predictors that act for all actors, and numbers that are adjusted (GA3C)
-    hogwild  N workers, each actor and learner in one, and no queue (A3C)
+    Serial   one actor and one learner take turns in one thread: deterministic
+    Async    N actors, one queue, M learners on one network, which all actors have a copy of, or P predictors that act
+             for all of them. The topologies `async` (IMPALA, APPO), `queue` (the article) and `ga3c` (GA3C).
+    Hogwild  N workers, each actor and learner in one, and no queue (A3C)
 
-An actor sits in a thread, or in a process with a thread here that looks after it.
+An actor's runner (`execution/runner.py`) has a thread of its own here, wherever the actor is.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,214 +17,289 @@ from torch import Tensor
 
 from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig
+from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
-from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.runner import ProcessRunner, ThreadRunner
+from troupe.runtime.execution.runner import ActorContext, ProcessRunner, ThreadRunner
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
-from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
-from troupe.runtime.journal import NoJournal
 from troupe.runtime.learning.learner import Learner, learning_rate
 from troupe.runtime.learning.weights import HogwildMaster, Master
-from troupe.runtime.progress import PAUSE, WAIT, Progress, lag_of
+from troupe.runtime.progress import PAUSE, WAIT, Progress, Stopwatch, lag_of
 from troupe.runtime.snapshot import Snapshot
 
+ActorRunner = ThreadRunner | ProcessRunner
+AfterBatch = Callable[[], None]
 
-@dataclass
-class Parts:
-    """Everything that moves in a run."""
 
-    actors: list[ThreadRunner] | list[ProcessRunner]
-    learners: list[Learner]
-    predictors: list[Predictor]
-    queue: RolloutQueue
-    predictions: PredictionQueue | None
-    master: Master | HogwildMaster
-    progress: Progress
-    gate: Gate
-    workers: WorkerCounts
-    ready: CountdownLatch
-    journal: NoJournal
-    config: TrainConfig
-    annealing: LinearSchedule
-    _settled: Snapshot | None = field(default=None, init=False)
-    _restored: bool = field(default=False, init=False)
+class Topology(ABC):
+    """Everything that moves in a run, and how it works together."""
 
-    def start(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
-        """Starts the run's threads. `after_batch` is called, by one of them at a time, after each batch."""
-        config = self.config
-        if config.topology == "serial":
-            self.settle()
-            supervisor.start("serial", partial(_take_turns, self, after_batch, self._restored))
-            return
-        core = idlest_core() if config.threads == "one-core" else None
-        for runner in self.actors:
-            supervisor.start(f"actor-{runner.number}", partial(runner.run, self._deliver(runner, after_batch)), core)
-        for number, predictor in enumerate(self.predictors):
-            supervisor.start(f"predictor-{number}", partial(_predict, self, number, predictor), core)
-        for number, learner in enumerate(self.learners):
-            supervisor.start(f"learner-{number}", partial(_learn, self, number, learner, after_batch), core)
-        if config.adjust.every_seconds:
-            controller = Controller(config.adjust, self.workers, self.progress, self.gate)
-            supervisor.start("controller", controller.run)
+    def __init__(
+        self,
+        config: TrainConfig,
+        context: ActorContext,
+        queue: RolloutQueue,
+        runners: Sequence[ActorRunner],
+        master: Master | HogwildMaster,
+        schedule: LinearSchedule,
+        learners: Sequence[Learner] = (),
+        predictors: Sequence[Predictor] = (),
+        predictions: PredictionQueue | None = None,
+    ):
+        self.config, self.queue, self.runners, self.master, self.schedule = config, queue, runners, master, schedule
+        self.learners, self.predictors, self._predictions = learners, predictors, predictions
+        self.progress, self.gate, self.journal = context.progress, context.gate, context.journal
+        self.workers, self.ready = context.workers, context.ready
 
-    def look_after(self, supervisor: Supervisor, after_batch: Callable[[], None]) -> None:
-        """Replaces actors in threads whose environments hang; those in processes have a thread that does."""
-        for runner in self.actors:
+    def start(self, supervisor: Supervisor, after_batch: AfterBatch) -> None:
+        """Starts the run's threads. `after_batch` is called by one of them at a time, after each batch, with the
+        master's lock held."""
+        core = idlest_core() if self.config.threads == "one-core" else None
+        for name, run in self._threads(after_batch):
+            supervisor.start(name, run, core)
+
+    @abstractmethod
+    def _threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
+        """The threads' names and work."""
+
+    @abstractmethod
+    def _deliver(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:
+        """What becomes of a rollout that an actor has filled."""
+
+    def _actor_threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
+        return [(f"actor-{each.number}", partial(each.run, self._deliver(each, after_batch))) for each in self.runners]
+
+    def look_after(self, supervisor: Supervisor, after_batch: AfterBatch) -> None:
+        """Replaces actors in threads whose environments hang; those in processes are watched by their own threads."""
+        for runner in self.runners:
             if isinstance(runner, ThreadRunner) and runner.hangs:
                 successor = partial(runner.take_over, runner.abandon(), self._deliver(runner, after_batch))
                 supervisor.start(f"actor-{runner.number}", successor)
 
-    def _deliver(
-        self, runner: ThreadRunner | ProcessRunner, after_batch: Callable[[], None]
-    ) -> Callable[[Rollout], None]:
-        if self.config.topology == "hogwild":
-            return partial(_learned, self, runner.queue, after_batch)
-        return self.queue.put
+    def wake(self) -> None:
+        """Ends every wait, once the gate is stopped."""
+        self.queue.close()
+        if self._predictions:
+            self._predictions.close()
 
-    def snapshot(self) -> Snapshot:
-        """What a checkpoint keeps: of a serial run the end of its last batch, however far the next one is;
-        else now. For whoever holds the master's lock."""
-        return self._settled or Snapshot.of(self.master, self.progress, novelty=self._novelty())
+    def close(self) -> None:
+        for runner in self.runners:
+            runner.actor.close()
+        for learner in self.learners:
+            learner.close()
+
+    def watches(self) -> dict[str, list[Stopwatch]]:
+        """Of those actors, predictors and learners that are wanted now."""
+        wanted = self.workers.current
+        return {
+            "actor": [each.actor.watch for each in self.runners[: wanted["actors"]]],
+            "predictor": [each.watch for each in self.predictors[: wanted["predictors"]]],
+            "learner": [each.watch for each in self.learners[: wanted["learners"]]],
+        }
 
     @property
     def learning_rate(self) -> float:
         """Of the next update."""
-        return learning_rate(self.config.learner, self.annealing, self.progress.counts) * self.master.step_factor
+        return learning_rate(self.config.learner, self.schedule, self.progress.counts) * self.master.step_factor
 
-    def settle(self) -> None:
-        """A serial run has come to the end of a batch."""
-        actors, learners = [each.state() for each in self._runners], [each.state() for each in self.learners]
-        shape = [self.config.actor.environments, self.config.actor.window_steps]
-        streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
-        self._settled = Snapshot.of(self.master, self.progress, streams, self._novelty())
+    @property
+    def rollouts_in_batch(self) -> int:
+        return self.config.learner.rollouts
+
+    def describe(self, placed: str) -> str:
+        """One line about who plays and who learns; `placed` says where actors run."""
+        actors = f"{self.workers.current['actors']} x {self.config.actor.environments} environments in {placed}"
+        return f"{self.config.topology}: {actors}, {self._learning()} on {self.master.vector.device.type}"
+
+    def _learning(self) -> str:
+        kinds = ["predictors", "learners"] if self.predictors else ["learners"]
+        numbers = [(self.workers.current[kind], kind) for kind in kinds]
+        return ", ".join(f"{number} {kind if number > 1 else kind[:-1]}" for number, kind in numbers)
+
+    def lender(self) -> ThreadRunner | None:
+        """The only actor, if evaluations can borrow its only environment between two rollouts."""
+        (runner, *others) = self.runners
+        if others or self.config.actor.environments > 1 or not isinstance(runner, ThreadRunner):
+            return None
+        return runner if type(runner.actor) is Actor else None
+
+    def snapshot(self) -> Snapshot:
+        """What a checkpoint keeps. For whoever holds the master's lock."""
+        return Snapshot.of(self.master, self.progress, novelty=self._novelty())
+
+    def rewind(self) -> None:  # noqa: B027
+        """Undoes, in a run that was stopped, what a checkpoint will not keep."""
 
     def roll_back(self, weights: Tensor, step_factor: float) -> None:
-        """Goes on from `weights` with smaller steps. For whoever holds the master's lock, between two batches."""
+        """Continues from `weights` with a smaller learning rate. For whoever holds the master's lock, between two
+        batches."""
         self.master.roll_back(weights, step_factor)
-        if self._settled:  # a serial run that is stopped now must not go on from before
-            self.settle()
-
-    def rewind(self) -> None:
-        """Leaves a serial run that was stopped where it would be had it not begun its last batch."""
-        if self._settled:
-            self._settled.put_back(self.master, self.progress)
-
-    def restore(self, streams: Mapping[str, Any]) -> list[str]:
-        """Goes back to the `streams` of a moment; says what would not."""
-        self._restored = True
-        for learner, state in zip(self.learners, streams["learners"], strict=True):
-            learner.restore(state)
-        return [
-            line
-            for runner, state in zip(self._runners, streams["actors"], strict=True)
-            for line in runner.restore(state)
-        ]
 
     def _novelty(self) -> list[dict[str, Any]]:
         return [learner.curiosity.state() for learner in self.learners if learner.curiosity]
 
     def restore_novelty(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """What was new when a checkpoint was written: in every topology, wherever the streams go on."""
+        """What was new when a checkpoint was written."""
         for learner, state in zip(self.learners, states, strict=False):
             if learner.curiosity:
                 learner.curiosity.restore(state)
 
-    @property
-    def _runners(self) -> list[ThreadRunner]:
-        return [runner for runner in self.actors if isinstance(runner, ThreadRunner)]
 
-    def close(self) -> None:
-        for runner in self.actors:
-            runner.actor.close()
-        for learner in self.learners:
-            learner.close()
+class _Queued(Topology):
+    """Learners that take batches from the queue."""
 
-    def wake(self) -> None:
-        """Ends every wait, once the gate is stopped."""
-        self.queue.close()
-        if self.predictions:
-            self.predictions.close()
+    def _deliver(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:  # noqa: ARG002
+        return self.queue.put
 
-
-def _take_turns(parts: Parts, after_batch: Callable[[], None], restored: bool) -> None:
-    (runner,), (learner,) = parts.actors, parts.learners
-    assert isinstance(runner, ThreadRunner)
-
-    def settle() -> None:
-        parts.settle()
-        runner.actor.watch.start(PAUSE)
-        after_batch()
-        runner.actor.watch.start(WAIT)
-
-    if restored:  # the stop may have come in the middle of what followed the last batch
-        with parts.master.lock:
-            after_batch()
-    while True:
-        for _ in range(parts.config.learner.rollouts):
-            runner.collect(parts.queue.put)
-        _consume(parts, learner, settle)
-
-
-def _learn(parts: Parts, number: int, learner: Learner, after_batch: Callable[[], None]) -> None:
-    while True:
-        parts.workers.wait("learners", number)
-        _consume(parts, learner, after_batch)
-
-
-def _predict(parts: Parts, number: int, predictor: Predictor) -> None:
-    while True:
-        parts.workers.wait("predictors", number)
-        predictor.predict()
-
-
-def _consume(parts: Parts, learner: Learner, after_batch: Callable[[], None]) -> None:
-    learner.watch.start(WAIT)
-    rollouts = parts.queue.get(parts.config.learner.rollouts, parts.config.learner.take_all)
-    learner.watch.start("other")
-    wanted = _sift(parts, rollouts)
-    if wanted:
-        parts.journal.batch(wanted)
-        parts.progress.consume(wanted, parts.master.version)
-        if len(wanted) > 1:
-            batch = stack(wanted)
-            parts.queue.release(rollouts)
-            learner.learn(batch)
-        else:  # learned from where it lies: a rollout of images is worth not copying
+    def _learn_batch(self, learner: Learner, after_batch: AfterBatch) -> None:
+        config = self.config.learner
+        learner.watch.start(WAIT)
+        rollouts = self.queue.get(config.rollouts, config.take_all)
+        learner.watch.start("other")
+        wanted = fresh(rollouts, config.max_lag, self.master, self.progress, drop=config.stale == "drop")
+        if wanted:
+            self.journal.batch(wanted)
+            self.progress.consume(wanted, self.master.version)
+        if len(wanted) == 1:  # learned from where it lies: a rollout of images is worth not copying
             learner.learn(wanted[0])
-            parts.queue.release(rollouts)
-    else:
-        parts.queue.release(rollouts)
-    learner.watch.start(PAUSE)
-    with parts.master.lock:
-        after_batch()
-    learner.watch.start(WAIT)
+        batch = stack(wanted) if len(wanted) > 1 else None
+        self.queue.release(rollouts)
+        if batch:
+            learner.learn(batch)
+        learner.watch.start(PAUSE)
+        with self.master.lock:
+            after_batch()
+        learner.watch.start(WAIT)
 
 
-def _sift(parts: Parts, rollouts: list[Rollout]) -> list[Rollout]:
-    """Counts the rollouts whose lag exceeds the bound; without them, where they are to be dropped.
+class Serial(_Queued):
+    """One actor and one learner take turns in one thread.
 
-    Those from before a rollback always are. They were played by a policy that had collapsed: loss a3c would
+    A checkpoint is of the end of the last batch, with every random stream and the episodes under way, however far
+    the next batch is: a run resumed from there is the run that was never stopped.
+    """
+
+    _end_of_batch: Snapshot | None = None
+    _restored = False
+
+    def _threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
+        self.end_batch()
+        return [("serial", partial(self._take_turns, after_batch, self._restored))]
+
+    def _take_turns(self, after_batch: AfterBatch, restored: bool) -> None:
+        (runner,), (learner,) = self._thread_runners, self.learners
+
+        def end_batch() -> None:
+            self.end_batch()
+            runner.actor.watch.start(PAUSE)
+            after_batch()
+            runner.actor.watch.start(WAIT)
+
+        if restored:  # the stop may have come in the middle of what followed the last batch
+            with self.master.lock:
+                after_batch()
+        while True:
+            for _ in range(self.config.learner.rollouts):
+                runner.collect(self.queue.put)
+            self._learn_batch(learner, end_batch)
+
+    @property
+    def _thread_runners(self) -> list[ThreadRunner]:
+        return [runner for runner in self.runners if isinstance(runner, ThreadRunner)]
+
+    def lender(self) -> None:
+        return None
+
+    def end_batch(self) -> None:
+        """Takes the snapshot that checkpoints are made of until the next batch has ended."""
+        actors, learners = [each.state() for each in self._thread_runners], [each.state() for each in self.learners]
+        shape = [self.config.actor.environments, self.config.actor.window_steps]
+        streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
+        self._end_of_batch = Snapshot.of(self.master, self.progress, streams, self._novelty())
+
+    def snapshot(self) -> Snapshot:
+        return self._end_of_batch or super().snapshot()
+
+    def rewind(self) -> None:
+        """Back to the end of the last batch."""
+        if self._end_of_batch:
+            self._end_of_batch.restore(self.master, self.progress)
+
+    def roll_back(self, weights: Tensor, step_factor: float) -> None:
+        super().roll_back(weights, step_factor)
+        if self._end_of_batch:  # a run that is stopped now must not resume from before
+            self.end_batch()
+
+    def restore(self, streams: Mapping[str, Any]) -> list[str]:
+        """Continues from a snapshot's `streams`; one line for each thing that could not be restored."""
+        self._restored = True
+        for learner, state in zip(self.learners, streams["learners"], strict=True):
+            learner.restore(state)
+        pairs = zip(self._thread_runners, streams["actors"], strict=True)
+        return [line for runner, state in pairs for line in runner.restore(state)]
+
+
+class Async(_Queued):
+    """N actors fill a queue that M learners empty; actors act for themselves, or P predictors act for them."""
+
+    def _threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
+        threads = self._actor_threads(after_batch)
+        for number, predictor in enumerate(self.predictors):
+            threads.append((f"predictor-{number}", partial(self._repeat, "predictors", number, predictor.predict)))
+        for number, learner in enumerate(self.learners):
+            work = partial(self._learn_batch, learner, after_batch)
+            threads.append((f"learner-{number}", partial(self._repeat, "learners", number, work)))
+        if self.config.adjust.every_seconds:
+            controller = Controller(self.config.adjust, self.workers, self.progress, self.gate)
+            threads.append(("controller", controller.run))
+        return threads
+
+    def _repeat(self, kind: str, number: int, work: Callable[[], None]) -> None:
+        while True:
+            self.workers.wait(kind, number)
+            work()
+
+
+class Hogwild(Topology):
+    """N workers, each actor and learner in one; its rollout goes back to it."""
+
+    def _threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
+        return self._actor_threads(after_batch)
+
+    def _deliver(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:
+        def give_back(rollout: Rollout) -> None:
+            runner.queue.release([rollout])
+            with self.master.lock:
+                after_batch()
+
+        return give_back
+
+    @property
+    def rollouts_in_batch(self) -> int:
+        return 1
+
+    def _learning(self) -> str:
+        return "each learns"
+
+
+def fresh(
+    rollouts: list[Rollout], max_lag: int, master: Master | HogwildMaster, progress: Progress, *, drop: bool
+) -> list[Rollout]:
+    """Counts the rollouts whose lag exceeds `max_lag` (0: no bound), and leaves them out where they are to be dropped.
+
+    Those from before a rollback are always left out. They were played by a policy that had collapsed: loss a3c would
     take them for the restored policy's own, and of the others' ratios to such a policy little is left.
     """
-    bound, oldest = parts.config.learner.max_lag, parts.master.oldest
-    if not (bound or oldest):
+    if not (max_lag or master.oldest):
         return rollouts
-    version, wanted = parts.master.version, []
+    version, wanted = master.version, []
     for rollout in rollouts:
-        undone = rollout.oldest < oldest
-        stale = undone or (bound > 0 and lag_of(rollout, version).most > bound)
+        undone = rollout.oldest < master.oldest
+        stale = undone or (max_lag > 0 and lag_of(rollout, version).most > max_lag)
         if stale:
-            parts.progress.stale()
-        if not stale or (not undone and parts.config.learner.stale == "correct"):
+            progress.stale()
+        if not stale or not (undone or drop):
             wanted.append(rollout)
     return wanted
-
-
-def _learned(parts: Parts, queue: RolloutQueue, after_batch: Callable[[], None], rollout: Rollout) -> None:
-    """Hogwild: the worker has already learned from its rollout, and gets it back."""
-    queue.release([rollout])
-    with parts.master.lock:
-        after_batch()

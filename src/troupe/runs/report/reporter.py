@@ -1,4 +1,4 @@
-"""Turns what the parts of a run count into rows of metrics: speeds, shares of time, the bottleneck."""
+"""Turns what a run counts into rows of metrics: speeds, shares of time, the bottleneck."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import numpy as np
 
 from troupe.runs.store.metrics import Row
 from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
-from troupe.runtime.topologies import Parts
+from troupe.runtime.topologies import Topology
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
 MOSTLY = 2 / 3  # of the time: whatever waits that long does not hold the others up
@@ -16,13 +16,13 @@ _FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not 
 
 
 class Reporter:
-    """Turns what the parts have counted into rows, each about the time since the one before."""
+    """Turns what a run has counted into rows, each about the time since the one before."""
 
-    def __init__(self, parts: Parts, seconds: float):
-        self._parts = parts
+    def __init__(self, topology: Topology, seconds: float):
+        self._topology = topology
         self._seconds = seconds
-        self._steps, self._updates = parts.progress.counts.steps, parts.progress.counts.updates
-        self._version = parts.master.version
+        self._steps, self._updates = topology.progress.counts.steps, topology.progress.counts.updates
+        self._version = topology.master.version
         self._laps: dict[Stopwatch, dict[str, float]] = {}
         self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
         self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
@@ -31,26 +31,26 @@ class Reporter:
         self._per_1000_steps: float | None = None
 
     def begin(self) -> None:
-        """The clock starts: that parts waited before for the processes of actors is left out of their shares."""
+        """The clock starts: the time before, in which processes of actors were started, is in nobody's share."""
         self._read_watches()
         self._spent.clear()
 
     def report(self, seconds: float) -> Row:
         """`seconds` is the training clock's time."""
-        parts, counts = self._parts, self._parts.progress.counts
-        episodes = parts.progress.take_episodes()
+        topology, counts = self._topology, self._topology.progress.counts
+        episodes = topology.progress.take_episodes()
         totals = [episode.total for episode in episodes]
-        recent = parts.progress.recent_returns()
-        lag_mean, lag_max = parts.progress.take_lag()
-        reward, steps = parts.progress.take_reward()
+        recent = topology.progress.recent_returns()
+        lag_mean, lag_max = topology.progress.take_lag()
+        reward, steps = topology.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
-        actors = [runner.actor for runner in parts.actors]
+        actors = [runner.actor for runner in topology.runners]
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
-            self._version = parts.master.version
+            self._version = topology.master.version
         return {
             "kind": "report",
             "wall": time.time(),
@@ -65,26 +65,26 @@ class Reporter:
             "length_mean": _rounded(np.mean([episode.length for episode in episodes])) if episodes else None,
             "updates": counts.updates,
             "skipped_updates": counts.skipped_updates,
-            "learning_rate": parts.learning_rate,
-            "queue_depth": parts.queue.depth,
-            "queue_capacity": parts.queue.capacity,
+            "learning_rate": topology.learning_rate,
+            "queue_depth": topology.queue.depth,
+            "queue_capacity": topology.queue.capacity,
             "lag_mean": lag_mean,
             "lag_max": lag_max,
-            "numbers": dict(parts.workers.current),
+            "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
-            **{name: float(value) for name, value in (parts.learners or actors)[0].metrics.items()},
+            **{name: float(value) for name, value in (topology.learners or actors)[0].metrics.items()},
             "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
             **self._pace,
         }
 
     def _is_time(self, elapsed: float) -> bool:
-        batches = self._parts.master.version - self._version
+        batches = self._topology.master.version - self._version
         return elapsed >= (_SHORTEST_SECONDS if batches >= _FEWEST_BATCHES else _LONGEST_SECONDS)
 
     def _measure_pace(self, elapsed: float) -> Row:
         """Speeds and shares of time since the last measurement."""
-        counts = self._parts.progress.counts
+        counts = self._topology.progress.counts
         for part, spent in self._spent.items():
             before = self._spent_before.get(part, {})
             news = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
@@ -101,13 +101,7 @@ class Reporter:
     def _read_watches(self) -> None:
         """Adds to what each kind of part has spent. Those beyond the wanted number wait for nothing but to be wanted;
         pauses are left out. Actors in processes tell of their time with each rollout, so there may be no news."""
-        parts, wanted = self._parts, self._parts.workers.current
-        watches = {
-            "actor": [runner.actor.watch for runner in parts.actors[: wanted["actors"]]],
-            "predictor": [predictor.watch for predictor in parts.predictors[: wanted["predictors"]]],
-            "learner": [learner.watch for learner in parts.learners[: wanted["learners"]]],
-        }
-        for part, those in watches.items():
+        for part, those in self._topology.watches().items():
             for watch in those:
                 spent = self._spent.setdefault(part, {})
                 before, now = self._laps.get(watch, {}), watch.seconds
@@ -123,7 +117,7 @@ def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """What holds the others up, as "part: stage": the largest stage of the part that waits least for other parts.
+    """What holds the others up, as "part: stage": the largest stage of the part that waits least for other topology.
 
     `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
     environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
