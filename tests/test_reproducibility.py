@@ -18,6 +18,7 @@ import pytest
 import torch
 
 import troupe
+from helpers import slow_unless, slow_unless_in_turn
 from troupe.run import saved_run
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.store import checkpoint
@@ -239,8 +240,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("world", "moment"), slow_unless_in_turn(WORLDS, MOMENTS, 1))
 def test_stopped_at_any_moment_and_gone_on_with_it_ends_as_if_it_had_not_been(
     tmp_path, uninterrupted, at_turn, world, moment
 ):
@@ -255,7 +255,7 @@ def test_stopped_at_any_moment_and_gone_on_with_it_ends_as_if_it_had_not_been(
     assert differences(uninterrupted(world), place) == []
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", slow_unless(["the article's window", "nested spaces and masks"], WORLDS))
 def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monkeypatch, uninterrupted, at_turn, world):
     """Copied in the middle of a batch that follows the checkpoint: kill -9 leaves no more."""
     env, settings = WORLDS[world]
@@ -282,7 +282,7 @@ def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monk
     assert differences(uninterrupted(world), killed) == []
 
 
-@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("world", slow_unless(["masks in the article's window", "a memory"], WORLDS))
 def test_a_run_in_three_pieces_by_steps_is_the_run_in_one(tmp_path, uninterrupted, world):
     env, settings = WORLDS[world]
     place = play(tmp_path / "run", env, settings, steps=90).path
@@ -318,6 +318,7 @@ def test_a_run_that_failed_goes_on_from_its_last_batch(tmp_path, uninterrupted):
     assert differences(uninterrupted("dice of its own"), place) == []
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_path):
     flags = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in SMALL.items()]

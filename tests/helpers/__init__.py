@@ -1,0 +1,25 @@
+"""What several test files share: `from helpers... import ...`, as pytest puts this folder on the path."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def slow_unless(quick: Iterable[Any], all_of: Iterable[Any]) -> list[Any]:
+    """Parameters for `parametrize`, those that are not among `quick` marked as slow."""
+    quick = list(quick)
+    return [each if each in quick else pytest.param(each, marks=pytest.mark.slow) for each in all_of]
+
+
+def slow_unless_in_turn(ones: Iterable[Any], others: Iterable[Any], each: int = 2) -> list[Any]:
+    """All pairs, as parameters: each of `ones` with the next `each` of `others` is quick, the rest is slow.
+
+    So every value of both occurs in the quick pairs, if `ones` times `each` are as many as `others`.
+    """
+    others = list(others)
+    return [
+        pytest.param(one, other, marks=() if (place - each * row) % len(others) < each else pytest.mark.slow)
+        for row, one in enumerate(ones)
+        for place, other in enumerate(others)
+    ]
