@@ -29,7 +29,9 @@ def gradients(name, r, bonus, bonus_value, lam=1.0, **changed):
     distribution = Categorical.from_logits(parts[0])
     mu = distribution.log_prob(r.action).detach()
     batch = Batch(r.action, mu, r.reward, r.discount, r.trace, r.valid, bonus)._replace(**changed)
-    loss, metrics = loss_of(Outputs(distribution, parts[1], parts[2]), batch, lam=lam, value_coefficient=0.5, **options)
+    loss, metrics, _ = loss_of(
+        Outputs(distribution, parts[1], parts[2]), batch, lam=lam, value_coefficient=0.5, **options
+    )
     return loss, metrics, *torch.autograd.grad(loss, parts, materialize_grads=True)
 
 

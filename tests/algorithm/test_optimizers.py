@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from troupe.algorithm.optimizers import Adam, Averaged, RMSProp, clip_by_norm
+from troupe.algorithm.optimizers import (
+    Adam,
+    Averaged,
+    RMSProp,
+    clip_by_norm,
+    eval_weights,
+    load_state,
+    share_state,
+)
 
 
 def gradients(steps: int, size: int = 5) -> list[Tensor]:
@@ -46,7 +54,7 @@ every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=
 
 @pytest.mark.parametrize(("betas", "epsilon"), [((0.9, 0.999), 1e-8), ((0.5, 0.8), 1e-3)])
 def test_adam_equals_torchs_adam_over_many_steps(betas, epsilon):
-    ours = follow(Adam(LIKE, *betas, epsilon))
+    ours = follow(Adam(LIKE, beta1=betas[0], beta2=betas[1], epsilon=epsilon))
     torch.testing.assert_close(ours, follow_torch(torch.optim.Adam, betas=betas, eps=epsilon), rtol=1e-10, atol=1e-12)
 
 
@@ -67,7 +75,7 @@ def test_rmsprop_is_equations_s2_and_s3_with_epsilon_inside_the_root(decay, epsi
         for i, d in enumerate(gradient.tolist()):
             accumulator[i] = decay * accumulator[i] + (1 - decay) * d * d
             expected[i] -= rate * d / math.sqrt(accumulator[i] + epsilon)
-    actual = follow(RMSProp(LIKE, decay, epsilon, initial))
+    actual = follow(RMSProp(LIKE, decay=decay, epsilon=epsilon, initial_accumulator=initial))
     torch.testing.assert_close(actual, torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
 
 
@@ -75,13 +83,15 @@ def test_rmsprop_worked_example():
     """decay 0.75, gradient 2: g = 0.25 * 4 = 1 from zero, 1.75 from one; epsilon is 1.25 or 0.5."""
     for initial, epsilon, root in [(0.0, 1.25, 1.5), (1.0, 0.5, 1.5)]:
         weights = torch.tensor([10.0])
-        RMSProp(weights, 0.75, epsilon, initial).step(weights, torch.tensor([2.0]), 3.0)
+        RMSProp(weights, decay=0.75, epsilon=epsilon, initial_accumulator=initial).step(
+            weights, torch.tensor([2.0]), 3.0
+        )
         assert weights.item() == pytest.approx(10 - 3 * 2 / root)
 
 
 def test_rmsprop_is_not_torchs_whose_epsilon_stands_outside_the_root():
     weights = torch.zeros(1, dtype=torch.float64)
-    RMSProp(weights, 0.99, 0.1).step(weights, torch.ones(1, dtype=torch.float64), 1.0)
+    RMSProp(weights, decay=0.99, epsilon=0.1).step(weights, torch.ones(1, dtype=torch.float64), 1.0)
     theirs = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     theirs.grad = torch.ones(1, dtype=torch.float64)
     torch.optim.RMSprop([theirs], lr=1.0, alpha=0.99, eps=0.1).step()
@@ -93,7 +103,7 @@ def test_an_accumulator_that_starts_from_one_makes_the_first_steps_small_and_is_
     gradient, moves = torch.tensor([0.01]), {}
     for initial in (0.0, 1.0):
         weights = torch.zeros(1)
-        optimizer = RMSProp(weights, 0.99, 1e-6, initial)
+        optimizer = RMSProp(weights, decay=0.99, epsilon=1e-6, initial_accumulator=initial)
         for step in range(2000):
             before = weights.item()
             optimizer.step(weights, gradient, 1e-3)
@@ -105,7 +115,7 @@ def test_an_accumulator_that_starts_from_one_makes_the_first_steps_small_and_is_
 # The mean of the weights
 
 
-def test_the_mean_counts_the_weights_after_each_step_and_those_of_the_beginning_for_the_rest():
+def test_the_average_counts_the_weights_after_each_step_and_those_of_the_beginning_for_the_rest():
     """With decay d, after n steps: d^n w_0 + (1 - d) sum over k of d^(n - k) w_k."""
     plain, averaged, weights = Adam(LIKE), Averaged(Adam(LIKE), LIKE, 0.8), LIKE.clone()
     seen, ours = [LIKE.clone()], LIKE.clone()
@@ -122,7 +132,7 @@ def test_the_mean_of_noisy_steps_is_nearer_to_what_is_learned():
     """Of an AR(1) process's variance, p its coefficient, (1 - d)(1 + d p) / ((1 + d)(1 - d p)) is left in the mean."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.full((10_000,), 3.0)
-    descent = RMSProp(weights, 1.0, 1.0, 0.0)  # its accumulator stays at zero: plain descent
+    descent = RMSProp(weights, decay=1.0, epsilon=1.0)  # its accumulator stays at zero: plain descent
     optimizer, p, d = Averaged(descent, weights, 0.99), 0.95, 0.99
     for _ in range(1000):  # the gradient of the square of the distance from 1, and noise
         optimizer.step(weights, weights - 1 + torch.randn(len(weights), generator=generator), 1 - p)
@@ -133,14 +143,18 @@ def test_the_mean_of_noisy_steps_is_nearer_to_what_is_learned():
 def test_what_no_gradient_reaches_is_kept_as_it_is_now_whenever_it_is_looked_at():
     """Decay 0.75: the mean of 8 and two steps of -4 is 8 - 4/4 = 7, then 7 - (7 - 0)/4 = 5.25. The fixed number in the
     middle is written by another: 0, 5000 after the first step, 5005 after the second."""
-    weights, plain = torch.tensor([8.0, 0.0, 8.0]), RMSProp(torch.zeros(3), 1.0, 1.0)  # its accumulator stays 0
+    weights, plain = (
+        torch.tensor([8.0, 0.0, 8.0]),
+        RMSProp(torch.zeros(3), decay=1.0, epsilon=1.0),
+    )  # its accumulator stays 0
     optimizer, gradient = Averaged(plain, weights, 0.75, [slice(1, 2)]), torch.tensor([4.0, 0.0, 4.0])
     assert optimizer.eval_weights(weights).tolist() == [8, 0, 8]
     for written, mean in [(5000.0, 7.0), (5005.0, 5.25)]:
         optimizer.step(weights, gradient, 1.0)
         weights[1] = written
         assert optimizer.eval_weights(weights).tolist() == [mean, written, mean]
-    assert Adam(weights).eval_weights(weights) is weights
+    assert eval_weights(optimizer, weights).tolist() == [mean, written, mean]
+    assert eval_weights(Adam(weights), weights) is weights
 
 
 # All
@@ -156,7 +170,7 @@ def test_a_restored_optimizer_goes_on_exactly_as_the_one_that_never_stopped(opti
         first.step(resumed, gradient, 0.01)
     saved = {name: tensor.clone() for name, tensor in first.state().items()}
     second = optimizer(LIKE)
-    second.load(saved)
+    load_state(second, saved)
     kept = {name: tensor.clone() for name, tensor in saved.items()}
     for gradient in gradients(20)[10:]:
         second.step(resumed, gradient, 0.01)
@@ -165,13 +179,13 @@ def test_a_restored_optimizer_goes_on_exactly_as_the_one_that_never_stopped(opti
 
 
 @every_optimizer
-def test_a_reset_optimizer_is_as_new_and_where_others_see_it_too(optimizer):
+def test_an_optimizer_given_the_state_of_a_new_one_is_as_new_also_in_memory_that_is_shared(optimizer):
     used, new = optimizer(LIKE), optimizer(LIKE)
     shared = {name: tensor.clone() for name, tensor in used.state().items()}
-    used.attach(shared)
+    share_state(used, shared)
     for gradient in gradients(5):
         used.step(LIKE.clone(), gradient, 0.01)
-    used.reset(LIKE)
+    load_state(used, optimizer(LIKE).state())
     ours, theirs = LIKE.clone(), LIKE.clone()
     for gradient in gradients(8)[5:]:
         used.step(ours, gradient, 0.01)

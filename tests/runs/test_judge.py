@@ -78,8 +78,9 @@ class Court:
         self.weights = FlatWeights(network)
         self.weights.vector.zero_()
         vector = self.weights.vector
-        self.optimizer = Adam(vector) if decay is None else Averaged(Adam(vector), vector, decay)
-        self.master = Master(vector, self.optimizer, WeightStore(vector))
+        make = Adam if decay is None else lambda vector: Averaged(Adam(vector), vector, decay)
+        self.master = Master(vector, make, WeightStore(vector))
+        self.optimizer = self.master.optimizer
         self.evaluator, self.gate, self.clock = Scripted(*returns), Gate(), HandClock()
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False

@@ -218,7 +218,7 @@ def test_the_bottleneck_is_the_largest_stage_of_the_part_that_waits_least(shares
 
 class Part:
     def __init__(self) -> None:
-        self.watch, self.metrics = Stopwatch(), {}
+        self.watch = Stopwatch()
 
 
 def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_before(monkeypatch):
@@ -230,7 +230,7 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
         learners=[learner],
         progress=Progress(),
         master=SimpleNamespace(version=0),
-        numbers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
+        workers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
         queue=SimpleNamespace(depth=0, capacity=1),
         learning_rate=1e-3,
     )

@@ -29,7 +29,8 @@ from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.processes import warm_up
 from troupe.runtime.execution.supervisor import Supervisor
-from troupe.runtime.learning.learner import Entropy, Learner, Rewards
+from troupe.runtime.learning.learner import Learner
+from troupe.runtime.learning.objective import Objective, Rewards
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Topology
@@ -110,12 +111,14 @@ class Descent:
 
     gradients: list[Tensor] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
-    average: None = None
 
     def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:
         self.gradients.append(gradient.clone())
         self.rates.append(learning_rate)
         weights.sub_(gradient, alpha=learning_rate)
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
 
 
 @dataclass
@@ -138,7 +141,7 @@ def school() -> Callable[..., School]:
         master: Master | None = None,
         rewards: Rewards = Rewards(0.9),  # noqa: B008
         progress: Progress | None = None,
-        entropy: Entropy | None = None,
+        entropy: tuple[float, LinearSchedule] = (0.0, CONSTANT),
         **settings: Any,
     ) -> School:
         actions = Actions(gym.spaces.Discrete(2))
@@ -146,19 +149,17 @@ def school() -> Callable[..., School]:
         network = network or ActorCritic(body or Line(), packing, actions)
         if master is None:
             vector = FlatWeights(copy.deepcopy(network)).vector
-            master = Master(vector, Descent(), WeightStore(vector))
+            master = Master(vector, lambda _: Descent(), WeightStore(vector))
         config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
         progress = progress or Progress()
         learner = Learner(
             network,
             master,
-            loss,
+            Objective(loss, rewards, *entropy),
             config,
             progress,
             Gate(),
             np.random.default_rng(0),
-            rewards,
-            entropy=entropy,
             annealing=LinearSchedule(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
         )
         return School(learner, master, master.optimizer, progress)

@@ -39,7 +39,7 @@ def journal() -> Journal:
 @pytest.fixture
 def master(journal: Journal) -> RecordedMaster:
     vector = torch.zeros(3)
-    return RecordedMaster(vector, Adding(), WeightStore(vector), journal)  # type: ignore[arg-type]
+    return RecordedMaster(vector, lambda _: Adding(), WeightStore(vector), journal)  # type: ignore[arg-type]
 
 
 def test_what_learners_do_is_noted_under_their_threads_names(
@@ -65,7 +65,7 @@ def test_what_learners_do_is_noted_under_their_threads_names(
 
 def test_a_recorded_master_does_what_a_master_does(master: RecordedMaster) -> None:
     vector, into = torch.zeros(3), torch.empty(3)
-    plain = Master(vector, Adding(), WeightStore(vector))  # type: ignore[arg-type]
+    plain = Master(vector, lambda _: Adding(), WeightStore(vector))  # type: ignore[arg-type]
     for each in (master, plain):
         each.apply(torch.tensor([1.0, 2.0, 3.0]), 0.3)
         assert each.publish() == each.version == 1

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from troupe.algorithm.schedules import linear_decay
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
-from troupe.runtime.assembly import build_loss, build_rewards
 from troupe.runtime.data.rollout import allocate, columns, stack
-from troupe.runtime.learning.learner import Entropy, Rewards, to_batch
+from troupe.runtime.learning.learner import to_batch
+from troupe.runtime.learning.objective import Objective, Rewards, build_loss
+from troupe.runtime.metric_means import means_of
 
 CPU = torch.device("cpu")
 
@@ -85,8 +87,9 @@ def test_rewards_scaled_and_clipped_by_hand_and_the_raw_ones_stay(blank, rewards
 
 
 def test_the_settings_of_the_loss_become_rewards():
-    assert build_rewards(Loss(gamma=0.7, reward_scale=0.5, reward_clip=3.0)) == Rewards(0.7, 0.5, 3.0, normalize=True)
-    assert build_rewards(Loss(gamma=0.7, normalize_reward=False)) == Rewards(0.7, 1.0, 0.0)
+    scaled, plain = Loss(gamma=0.7, reward_scale=0.5, reward_clip=3.0), Loss(gamma=0.7, normalize_reward=False)
+    assert Objective.of(scaled).rewards == Rewards(0.7, 0.5, 3.0, normalize=True)
+    assert Objective.of(plain).rewards == Rewards(0.7, 1.0, 0.0)
 
 
 def test_a_lost_life_is_a_termination_for_learning_by_hand(blank):
@@ -240,7 +243,7 @@ def test_a_gradient_is_cut_to_the_norm_that_is_allowed(school, blank, limit, len
     assert made.optimizer.gradients[0].norm().item() == pytest.approx(length)
 
 
-def test_an_annealed_step_size_falls_to_nothing_with_the_steps_learned_from(school, blank):
+def test_an_annealed_learning_rate_falls_to_nothing_with_the_steps_learned_from(school, blank):
     made = school(mean_value, learning_rate=0.8, anneal_steps=1000)
     for steps in (0, 250, 1000, 3000):
         made.progress.counts.steps = steps
@@ -275,7 +278,7 @@ def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(
         weights.append(entropy_coefficient)
         return mean_value(outputs, batch)
 
-    made = school(loss, entropy=Entropy(0.01, 1000))
+    made = school(loss, entropy=(0.01, linear_decay(1000)))
     for steps in (0, 250, 1000, 3000):
         made.progress.counts.steps = steps
         made.learner.learn(blank())
@@ -288,7 +291,7 @@ def test_what_is_left_of_the_entropy_bonus_takes_the_place_of_its_weight(school,
     settings = {"kind": kind, "normalize_advantage": False}
     full, half = (build_loss(Loss(**settings, entropy_coefficient=weight)) for weight in (0.1, 0.05))
     gradients = []
-    for made in (school(full, entropy=Entropy(0.1, 1000)), school(half), school(full)):
+    for made in (school(full, entropy=(0.1, linear_decay(1000))), school(half), school(full)):
         made.master.vector[0] = 1.0  # else the policy is uniform, and its entropy has no slope
         made.progress.counts.steps = 500
         made.learner.learn(blank(reward=1.0))
@@ -297,7 +300,7 @@ def test_what_is_left_of_the_entropy_bonus_takes_the_place_of_its_weight(school,
     assert not torch.allclose(gradients[0], gradients[2])
 
 
-def test_a_step_size_that_warms_up_rises_with_the_updates_made(school, blank):
+def test_a_learning_rate_that_warms_up_rises_with_the_updates_made(school, blank):
     made = school(mean_value, learning_rate=0.8, warmup_updates=4)
     for _ in range(6):
         made.learner.learn(blank())
@@ -373,7 +376,7 @@ def learned(school, network, loss, rollout, threads, rewards=Rewards(0.9, 0.01))
     made = school(loss, network=copy.deepcopy(network), threads=threads, rewards=rewards)
     gradient = made.learner.compute_gradient(rollout)
     made.learner.close()
-    return gradient, {name: float(value) for name, value in made.learner.metrics.items()}
+    return gradient, means_of(made.progress.metrics.take())
 
 
 @pytest.mark.parametrize("kind", LOSSES)

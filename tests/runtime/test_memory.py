@@ -23,9 +23,9 @@ from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import Memory
 from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
 from troupe.runtime.acting.recurrent_state import Recall, of_rollout
-from troupe.runtime.assembly import build_loss
 from troupe.runtime.data.rollout import allocate, check, columns, stack
 from troupe.runtime.execution.gate import Gate
+from troupe.runtime.learning.objective import build_loss
 from troupe.runtime.learning.weights import WeightStore
 
 FIVE = {

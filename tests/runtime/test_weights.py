@@ -10,8 +10,8 @@ import torch
 
 from troupe.algorithm.optimizers import RMSProp
 from troupe.config import Learner
-from troupe.runtime.assembly import build_optimizer
 from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.learning.optimizers import build_optimizer
 from troupe.runtime.learning.weights import HogwildMaster, WeightStore
 
 PATIENCE_SECONDS = 60
@@ -145,7 +145,7 @@ def hogwild(workers: int = 2, version: int = 0, *, shared: bool = False) -> Hogw
 
 def test_one_worker_updates_as_the_optimizer_does():
     master, vector = hogwild(), torch.arange(4.0)
-    optimizer = RMSProp(vector, decay=0.9, epsilon=0.1, initial=0.5)
+    optimizer = RMSProp(vector, decay=0.9, epsilon=0.1, initial_accumulator=0.5)
     for number in range(5):
         gradient = torch.tensor([1.0, -2.0, 0.0, number])
         master.apply(gradient, 0.1)

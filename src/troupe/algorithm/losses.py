@@ -1,16 +1,15 @@
-"""The three losses: a3c, impala and appo, each (outputs, batch) -> (loss, metrics).
+"""The three losses: a3c, impala and appo, each (outputs, batch) -> (loss, metrics), and what they are made of.
 
 All three are `policy term + value_coefficient * (target - V)^2 - entropy_coefficient * H`, averaged over
 the valid rows. They differ in how the advantage is estimated and how far an update may go. Advantage and
 target are constants: the policy term has no gradient through the value, nor the value term through
-the policy. docs/algorithms.md derives each one.
+the policy. docs/algorithms.md derives each one, docs/extending.md shows a loss of one's own.
 
 A bonus for what is new is a second stream of rewards, with a value and an advantage of its own, estimated
 in the same way; the policy follows the sum of both advantages.
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,11 +18,12 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from troupe.algorithm import returns
+from troupe.algorithm.advantages import AdvantageEMA, masked_mean, normalize
 from troupe.algorithm.distributions import Distribution
 
 
 class Outputs(NamedTuple):
-    """What the network says about a rollout, with gradients."""
+    """The network's outputs for a rollout, with gradients."""
 
     distribution: Distribution  # over the T rows that have an action
     value: Float[Tensor, "T+1 B"]  # the last row is the bootstrap value
@@ -31,7 +31,7 @@ class Outputs(NamedTuple):
 
 
 class Bonus(NamedTuple):
-    """A stream of rewards that never ends (Burda et al. 2018, section 2.3): an episode's end takes nothing new away.
+    """A stream of rewards that never ends (Burda et al. 2018, section 2.3): novelty is not lost with an episode.
 
     The reset row is a step of it as well, from an episode's final observation to the first of the next: it
     pays nothing, and its discount is 1, because no time goes by. So the value after an episode's end is
@@ -56,54 +56,15 @@ class Batch(NamedTuple):
     trace: Float[Tensor, "T B"]
     valid: Bool[Tensor, "T B"]
     bonus: Bonus | None = None
-    lately: "Lately | None" = None  # what advantages are normalised by; None: by their own mean and deviation
 
 
-Metrics = dict[str, Tensor]
+Metrics = dict[str, Tensor]  # means over the valid rows, without gradients
 
 
-def masked_mean(x: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean over the rows that count; no rows give 0. A NaN elsewhere changes no mean, but may a gradient."""
-    return x.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-    """Advantages with mean 0 and deviation 1 over the valid rows; constant ones become 0, not NaN."""
-    centred = advantage - masked_mean(advantage, valid)
-    centred = centred - masked_mean(centred, valid)  # what rounding left of a large mean
-    deviation = masked_mean(centred.square(), valid).sqrt()
-    return centred / (deviation + 1e-8)
-
-
-class Lately:
-    """Mean and mean square of advantages, those of each minibatch counting `decay` times as much as the next one's.
-
-    A small minibatch of a game that is seldom decided may hold nothing but noise. By its own deviation that noise would
-    be as large as what was won or lost elsewhere.
-    """
-
-    def __init__(self, decay: float):
-        self._decay, self._moments = decay, (0.0, 0.0)
-        self._weight = 0.0  # of all that was seen: as in Adam, it takes out the zeros at the beginning
-
-    def normalize(self, advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
-        """Adds these, and gives them in deviations from the mean."""
-        if valid.any():
-            new = masked_mean(advantage, valid), masked_mean(advantage.square(), valid)
-            first, second = (
-                self._decay * old + (1 - self._decay) * float(now) for old, now in zip(self._moments, new, strict=True)
-            )
-            if math.isfinite(second):
-                self._moments, self._weight = (first, second), self._decay * self._weight + 1 - self._decay
-        mean, square = (each / max(self._weight, 1e-8) for each in self._moments)
-        return (advantage - mean) / (math.sqrt(max(0.0, square - mean**2)) + 1e-8)
-
-    def state(self) -> list[float]:
-        return [*self._moments, self._weight]
-
-    def restore(self, state: Sequence[float]) -> None:
-        first, second, self._weight = state
-        self._moments = (first, second)
+class LossOutput(NamedTuple):
+    loss: Float[Tensor, ""]
+    metrics: Metrics
+    advantage_ema: AdvantageEMA | None = None  # the next minibatch's, of a loss that was given one
 
 
 def a3c(
@@ -114,18 +75,19 @@ def a3c(
     value_coefficient: float = 0.5,
     entropy_coefficient: float = 0.01,
     probability_floor: float = 0.0,
-) -> tuple[Tensor, Metrics]:
+) -> LossOutput:
     """Advantage actor-critic (Mnih et al. 2016, section 4): -log pi(a|s) A with n-step advantages.
 
     `probability_floor` is the article's constant inside the logarithm, log(pi + 1e-10): it bounds the
     term where pi(a) underflows. Zero is the exact log-probability.
     """
-    targets, advantage = _estimate(outputs, batch, partial(_lambda_return, lam=lam))
+    estimate = lambda_estimate(outputs, batch, lam)
     log_prob = outputs.distribution.log_prob(batch.action)
+    metrics = ratio_metrics((log_prob - batch.behaviour_log_prob).detach(), batch.valid)
     if probability_floor:
         log_prob = (log_prob.exp() + probability_floor).log()
-    policy = -log_prob * advantage
-    return _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
+    policy = -log_prob * estimate.advantage
+    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
 
 
 def impala(
@@ -137,15 +99,15 @@ def impala(
     c_clip: float = 1.0,
     value_coefficient: float = 0.5,
     entropy_coefficient: float = 0.01,
-) -> tuple[Tensor, Metrics]:
+) -> LossOutput:
     """IMPALA (Espeholt et al. 2018, section 4.2): -min(rho_clip, pi/mu) log pi(a|s) A, V-trace targets."""
     log_prob = outputs.distribution.log_prob(batch.action)
-    # A row that does not count may hold anything: its ratio must not reach its neighbours.
-    log_rho = (log_prob - batch.behaviour_log_prob).detach().where(batch.valid, 0.0)
-    vtrace = partial(returns.vtrace, log_rho, lam=lam, rho_clip=rho_clip, c_clip=c_clip)
-    targets, advantage = _estimate(outputs, batch, vtrace)
-    policy = -log_rho.exp().clamp(max=rho_clip) * log_prob * advantage
-    return _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
+    log_rho = _ratio_of_valid_rows(log_prob.detach(), batch)
+    estimate = vtrace_estimate(outputs, batch, log_rho, lam, rho_clip, c_clip)
+    rho = log_rho.exp()
+    policy = -rho.clamp(max=rho_clip) * log_prob * estimate.advantage
+    metrics = ratio_metrics(log_rho, batch.valid, clipped=rho > rho_clip)
+    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
 
 
 def appo(
@@ -159,71 +121,138 @@ def appo(
     normalize_advantage: bool = True,
     value_coefficient: float = 0.5,
     entropy_coefficient: float = 0.01,
-) -> tuple[Tensor, Metrics]:
+    advantage_ema: AdvantageEMA | None = None,
+) -> LossOutput:
     """Asynchronous PPO: the clipped ratio (Schulman et al. 2017, eq. 7) on V-trace advantages.
 
     The ratio is pi/mu with mu the policy that really acted, so lag and repeated passes over the same
-    batch are corrected by the same quantity. Advantages are estimated anew in every pass.
+    batch are corrected by the same quantity. Advantages are estimated anew in every pass. They are normalised
+    by `advantage_ema`, or else by the mean and standard deviation of this minibatch.
     """
-    log_ratio = outputs.distribution.log_prob(batch.action) - batch.behaviour_log_prob
-    log_ratio = log_ratio.where(batch.valid, 0.0)
-    vtrace = partial(returns.vtrace, log_ratio.detach(), lam=lam, rho_clip=rho_clip, c_clip=c_clip)
-    targets, advantage = _estimate(outputs, batch, vtrace)
-    if normalize_advantage:
-        advantage = (batch.lately.normalize if batch.lately else normalize)(advantage, batch.valid)
+    log_ratio = policy_log_ratio(outputs, batch)
+    estimate = vtrace_estimate(outputs, batch, log_ratio.detach(), lam, rho_clip, c_clip)
+    advantage = estimate.advantage
+    if normalize_advantage and advantage_ema:
+        advantage, advantage_ema = advantage_ema.normalize(advantage, batch.valid)
+    elif normalize_advantage:
+        advantage = normalize(advantage, batch.valid)
     ratio = log_ratio.exp()
     policy = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    loss, metrics = _total(outputs, batch, policy, targets, value_coefficient, entropy_coefficient)
-    clipped = ((ratio.detach() - 1).abs() > clip).float()
-    return loss, metrics | {"clip_fraction": masked_mean(clipped, batch.valid)}
+    metrics = ratio_metrics(log_ratio.detach(), batch.valid, clipped=(ratio.detach() - 1).abs() > clip)
+    done = actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
+    return done._replace(advantage_ema=advantage_ema)
 
 
-class _Targets(NamedTuple):
-    """What each value is to become."""
+def policy_log_ratio(outputs: Outputs, batch: Batch) -> Float[Tensor, "T B"]:
+    """log pi(a|s) - log mu(a|s), with the gradient of pi; 0 on rows that do not count."""
+    return _ratio_of_valid_rows(outputs.distribution.log_prob(batch.action), batch)
 
-    value: Float[Tensor, "T B"]
-    bonus_value: Float[Tensor, "T B"] | None
+
+def _ratio_of_valid_rows(log_prob: Float[Tensor, "T B"], batch: Batch) -> Float[Tensor, "T B"]:
+    # A row that does not count may hold anything: its ratio must not reach its neighbours.
+    return (log_prob - batch.behaviour_log_prob).where(batch.valid, 0.0)
+
+
+class Estimate(NamedTuple):
+    """Advantages and targets of the values: constants with respect to the weights."""
+
+    advantage: Float[Tensor, "T B"]  # that of rewards, and of bonuses by their coefficient
+    target: Float[Tensor, "T B"]
+    bonus_target: Float[Tensor, "T B"] | None
 
 
 Estimator = Callable[[Tensor, Tensor, Tensor, Tensor], returns.VTrace]  # of (reward, discount, trace, value)
 
 
-def _lambda_return(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor, lam: float) -> returns.VTrace:
-    target = returns.lambda_return(reward, discount, trace, value, lam)
-    return returns.VTrace(target, target - value[:-1])
+def lambda_estimate(outputs: Outputs, batch: Batch, lam: float) -> Estimate:
+    """By the lambda-return G: advantages G - V, targets G."""
+
+    def estimate(reward: Tensor, discount: Tensor, trace: Tensor, value: Tensor) -> returns.VTrace:
+        target = returns.lambda_return(reward, discount, trace, value, lam)
+        return returns.VTrace(target, target - value[:-1])
+
+    return _of_both_streams(outputs, batch, estimate)
 
 
-def _estimate(outputs: Outputs, batch: Batch, estimator: Estimator) -> tuple[_Targets, Float[Tensor, "T B"]]:
-    """The targets, and the advantage that the policy is to follow."""
+def vtrace_estimate(
+    outputs: Outputs, batch: Batch, log_rho: Float[Tensor, "T B"], lam: float, rho_clip: float, c_clip: float
+) -> Estimate:
+    """By V-trace; `log_rho` = log pi - log mu must carry no gradient."""
+    estimator = partial(returns.vtrace, log_rho, lam=lam, rho_clip=rho_clip, c_clip=c_clip)
+    return _of_both_streams(outputs, batch, estimator)
+
+
+def _of_both_streams(outputs: Outputs, batch: Batch, estimator: Estimator) -> Estimate:
     target, advantage = estimator(batch.reward, batch.discount, batch.trace, outputs.value.detach())
     if batch.bonus is None or outputs.bonus_value is None:
-        return _Targets(target, None), advantage
+        return Estimate(advantage, target, None)
     reward, discount, coefficient = batch.bonus
-    following = torch.ones_like(batch.trace)  # every row is followed by the next
-    bonus = estimator(reward, discount, following, outputs.bonus_value.detach())
-    return _Targets(target, bonus.target), advantage + coefficient * bonus.advantage
+    trace = torch.ones_like(batch.trace)  # every row is followed by the next
+    bonus = estimator(reward, discount, trace, outputs.bonus_value.detach())
+    return Estimate(advantage + coefficient * bonus.advantage, target, bonus.target)
 
 
-def _total(
+def actor_critic(
     outputs: Outputs,
     batch: Batch,
     policy: Float[Tensor, "T B"],
-    targets: _Targets,
+    estimate: Estimate,
     value_coefficient: float,
     entropy_coefficient: float,
-) -> tuple[Tensor, Metrics]:
-    policy_loss = masked_mean(policy, batch.valid)
-    value_loss = masked_mean((targets.value - outputs.value[:-1]).square(), batch.valid)
-    entropy = masked_mean(outputs.distribution.entropy(), batch.valid)
+    metrics: Mapping[str, Tensor],
+) -> LossOutput:
+    """The loss around a `policy` term: with the terms of the value, of bonuses and of the entropy.
+
+    `metrics` are the policy's own; the terms and what `explained_variance` needs are added to them.
+    """
+    count = batch.valid.sum().clamp(min=1)
+    error = estimate.target - outputs.value[:-1]
+    policy_loss = masked_mean(policy, batch.valid, count)
+    value_loss = masked_mean(error.square(), batch.valid, count)
+    entropy = masked_mean(outputs.distribution.entropy(), batch.valid, count)
     loss = policy_loss + value_coefficient * value_loss - entropy_coefficient * entropy
-    metrics = {
+    terms = {
+        **metrics,
         "policy_loss": policy_loss.detach(),
         "value_loss": value_loss.detach(),
         "entropy": entropy.detach(),
+        "value_moments": value_moments(estimate.target, error.detach(), batch.valid, count),
     }
-    if targets.bonus_value is None or batch.bonus is None or outputs.bonus_value is None:
-        return loss, metrics
+    if estimate.bonus_target is None or batch.bonus is None or outputs.bonus_value is None:
+        return LossOutput(loss, terms)
     # All rows: a final observation, on the reset row, has a value too, and the row before it goes by that.
-    bonus_value_loss = (targets.bonus_value - outputs.bonus_value[:-1]).square().mean()
-    metrics |= {"bonus": masked_mean(batch.bonus.reward, batch.valid), "bonus_value_loss": bonus_value_loss.detach()}
-    return loss + value_coefficient * bonus_value_loss, metrics
+    bonus_value_loss = (estimate.bonus_target - outputs.bonus_value[:-1]).square().mean()
+    terms |= {
+        "bonus": masked_mean(batch.bonus.reward, batch.valid, count),
+        "bonus_value_loss": bonus_value_loss.detach(),
+    }
+    return LossOutput(loss + value_coefficient * bonus_value_loss, terms)
+
+
+def ratio_metrics(
+    log_ratio: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], clipped: Bool[Tensor, "T B"] | None = None
+) -> Metrics:
+    """How far the policy is from the one that acted: `approx_kl`, an estimate of KL(mu || pi) in nats, the mean of
+    (r - 1) - log r with r = pi/mu (Schulman 2020, Approximating KL divergence, k3); and `clip_fraction`, the share of
+    rows that are `clipped`."""
+    metrics = {"approx_kl": masked_mean(log_ratio.expm1() - log_ratio, valid)}
+    return metrics if clipped is None else metrics | {"clip_fraction": masked_mean(clipped.float(), valid)}
+
+
+def value_moments(
+    target: Float[Tensor, "T B"],
+    error: Float[Tensor, "T B"],
+    valid: Bool[Tensor, "T B"],
+    count: Tensor,
+) -> Float[Tensor, "4"]:
+    """Means over the valid rows of target, error = target - V, and the squares of both, in float64."""
+    both = torch.stack((target, error)).where(valid, 0.0).double()
+    return torch.cat((both, both.square())).sum((1, 2)) / count
+
+
+def explained_variance(moments: Sequence[float]) -> float:
+    """1 - Var(target - V) / Var(target), of `value_moments` over any number of batches: 1 is a perfect value, 0 one
+    that knows no more than the mean. NaN where all targets are the same."""
+    target, error, target_square, error_square = moments
+    variance = target_square - target**2
+    return 1 - (error_square - error**2) / variance if variance > 0 else float("nan")

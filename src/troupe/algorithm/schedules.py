@@ -1,4 +1,4 @@
-"""How the learning rate and the entropy bonus go by the steps of a run."""
+"""Quantities that change linearly with the environment steps of a run, such as the learning rate."""
 
 from dataclasses import dataclass
 
@@ -20,3 +20,8 @@ class LinearSchedule:
 
 
 CONSTANT = LinearSchedule(0, 0, 1.0, 1.0)
+
+
+def linear_decay(steps: int, last: float = 0.0) -> LinearSchedule:
+    """From 1 to `last` within `steps`."""
+    return LinearSchedule(0, steps, 1.0, last)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from troupe.networks.flat import FlatWeights
 from troupe.preparation import first_network
 from troupe.runs.store import checkpoint
 from troupe.runtime.acting.actor_plan import ActorPlan, Player
-from troupe.runtime.assembly import build_optimizer, build_statistics, make_learners, make_plans
+from troupe.runtime.assembly import build_statistics, make_learners, make_plans
 from troupe.runtime.data.rollout import Rollout, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.journal import FILE, checksum
+from troupe.runtime.learning.learner import Learner
+from troupe.runtime.learning.optimizers import build_optimizer
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.torch_threads import one_torch_thread
@@ -56,7 +59,7 @@ class _Strayed(TroupeError):
 
 
 class _ReplayedMaster(Master):
-    """Takes the step sizes from the journal: they went by counts that others were changing."""
+    """Takes the learning rates from the journal: they depend on counts that other threads were changing."""
 
     learning_rate: float | None = None
 
@@ -175,7 +178,10 @@ class _Replay:
         flat = FlatWeights(built)
         vector = flat.vector
         self._master = _ReplayedMaster(
-            vector, build_optimizer(config.learner, vector), WeightStore(vector.cpu()), build_statistics(config, flat)
+            vector,
+            partial(build_optimizer, config.learner, fixed=flat.fixed),
+            WeightStore(vector.cpu()),
+            build_statistics(config, flat),
         )
         self._versions = {0: vector.cpu().clone()}
         actors = [_Actor(self._versions) for _ in range(config.actor.count)]
@@ -188,7 +194,7 @@ class _Replay:
             config, self._source, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
         )
         self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
-        self._touches: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it is about to do
+        self._operations: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it does next to the weights
         self._actors = actors
         self._wanted = {(actor, index) for kind, *facts in notes if kind == "batch" for actor, index in facts[1]}
         self._made: dict[tuple[int, int], Rollout] = {}  # and not yet learned from
@@ -225,23 +231,24 @@ class _Replay:
             learner, wanted = facts
             if learner not in self._learners:
                 raise _unfit(f"this run has no {learner}")
-            touches = self._learners[learner].touches(stack([self._rollout(*each) for each in wanted]))
-            self._touches[learner] = next(touches), touches
+            batch = stack([self._rollout(*each) for each in wanted])
+            operations = _operations(self._learners[learner], self._master, batch)
+            self._operations[learner] = next(operations), operations
         elif kind in ("observe", "copy", "apply", "publish"):
             self._master.learning_rate = facts[1] if kind == "apply" else None
-            self._touch(facts[0], kind)
+            self._repeat(facts[0], kind)
             if kind == "publish":
                 self._keep(self._master.version)
 
-    def _touch(self, learner: str, what: str) -> None:
-        """Lets a learner go on until it has touched the master in this way."""
+    def _repeat(self, learner: str, what: str) -> None:
+        """Lets a learner continue up to and including this operation on the weights."""
         while True:
-            about_to, touches = self._touches.get(learner, ("nothing", iter(())))
-            self._touches[learner] = next(touches, "nothing"), touches
-            if about_to == what:
+            following, operations = self._operations.get(learner, ("nothing", iter(())))
+            self._operations[learner] = next(operations, "nothing"), operations
+            if following == what:
                 return
-            if about_to != "apply":  # an update that was refused, then as now, touches nothing
-                raise _unfit(f"{learner} does '{what}' where '{about_to}' comes next (version {self._master.version})")
+            if following != "apply":  # an update that was refused, then as now, is in no journal
+                raise _unfit(f"{learner} does '{what}' where '{following}' comes next (version {self._master.version})")
 
     def _rollout(self, actor: int, index: int) -> Rollout:
         """Rollout `index` of `actor`, after all those before it, which somebody may want later or nobody."""
@@ -266,6 +273,22 @@ class _Replay:
         oldest = min((actor.next_version for actor in self._actors), default=version)
         for old in [old for old in self._versions if old < min(oldest, version)]:
             del self._versions[old]
+
+
+def _operations(learner: Learner, master: Master, batch: Rollout) -> Iterator[str]:
+    """`Learner.learn`, pausing before each operation on the master's weights and naming it: so the operations of
+    several learners can be put into the order in which they were made."""
+    if master.statistics:
+        yield "observe"
+        learner.observe(batch)
+    for minibatch, bonus in learner.minibatches(batch):
+        yield "copy"
+        master.copy_to(learner.weights.vector)
+        gradient = learner.compute_gradient(minibatch, bonus)
+        yield "apply"
+        learner.apply_gradient(gradient)
+    yield "publish"
+    master.publish()
 
 
 class _Actor:

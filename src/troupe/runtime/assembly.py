@@ -4,16 +4,11 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-import torch
 
-from troupe.algorithm import losses
-from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
 from troupe.algorithm.schedules import LinearSchedule
-from troupe.config import Learner as LearnerConfig
-from troupe.config import Loss, TrainConfig, UsageError
+from troupe.config import TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
@@ -38,8 +33,10 @@ from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
-from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewards
+from troupe.runtime.learning.learner import Learner
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
+from troupe.runtime.learning.objective import Objective
+from troupe.runtime.learning.optimizers import build_optimizer
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Async, Hogwild, Serial, Topology
@@ -116,8 +113,7 @@ def make_plans(
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
-    loss, rewards, entropy = build_loss(config.loss), build_rewards(config.loss), build_entropy(config.loss)
-    learner = LearnerPlan(config.learner, loss, rewards, entropy, schedule or annealing(config))
+    learner = LearnerPlan(config.learner, Objective.of(config.loss), schedule or annealing(config))
     return [
         ActorPlan(
             number=each,
@@ -150,9 +146,8 @@ def make_learners(
 ) -> list[Learner]:
     return [
         Learner(
-            copy.deepcopy(network), master, build_loss(config.loss), config.learner, progress, gate,
-            np.random.default_rng(seed), build_rewards(config.loss), make_curiosity(config, source, master, seed),
-            build_entropy(config.loss), schedule or annealing(config),
+            copy.deepcopy(network), master, Objective.of(config.loss), config.learner, progress, gate,
+            np.random.default_rng(seed), make_curiosity(config, source, master, seed), schedule or annealing(config),
         )
         for seed in seeds
     ]  # fmt: skip
@@ -209,13 +204,12 @@ def _master(
 ) -> Master | HogwildMaster:
     """The weights being learned become those of `network`: what the master has, the network shows."""
     flat = FlatWeights(network)
-    if not config.traits.learns_in_actors:
-        store = WeightStore(flat.vector.cpu(), version, shared=shared)
-        optimizer, statistics = build_optimizer(config.learner, flat.vector, flat.fixed), build_statistics(config, flat)
-        if isinstance(journal, Journal):
-            return RecordedMaster(flat.vector, optimizer, store, journal, statistics)
-        return Master(flat.vector, optimizer, store, statistics)
     make_optimizer, workers = partial(build_optimizer, config.learner, fixed=flat.fixed), config.actor.count
+    if not config.traits.learns_in_actors:
+        store, statistics = WeightStore(flat.vector.cpu(), version, shared=shared), build_statistics(config, flat)
+        if isinstance(journal, Journal):
+            return RecordedMaster(flat.vector, make_optimizer, store, journal, statistics)
+        return Master(flat.vector, make_optimizer, store, statistics)
     statistics = build_statistics(config, flat, workers, shared=shared)
     master = HogwildMaster(flat.vector.cpu(), make_optimizer, workers, version, statistics, shared=shared)
     flat.move_to(master.vector)
@@ -261,28 +255,6 @@ def _runners(
     return shared, remote
 
 
-def build_loss(config: Loss) -> LossFunction:
-    shared: dict[str, Any] = {
-        "value_coefficient": config.value_coefficient,
-        "entropy_coefficient": config.entropy_coefficient,
-    }
-    if config.kind == "a3c":
-        return partial(losses.a3c, lam=config.lam, probability_floor=config.probability_floor, **shared)
-    corrected = {"lam": config.lam, "rho_clip": config.rho_clip, "c_clip": config.c_clip, **shared}
-    if config.kind == "impala":
-        return partial(losses.impala, **corrected)
-    return partial(losses.appo, clip=config.clip, normalize_advantage=config.normalize_advantage, **corrected)
-
-
-def build_entropy(config: Loss) -> Entropy | None:
-    """None where its weight stays as it is."""
-    return Entropy(config.entropy_coefficient, config.entropy_anneal_steps) if config.entropy_anneal_steps else None
-
-
-def build_rewards(config: Loss) -> Rewards:
-    return Rewards(config.gamma, config.reward_scale, config.reward_clip, config.normalize_reward)
-
-
 def build_statistics(
     config: TrainConfig, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False
 ) -> NormalizerStatistics | None:
@@ -290,13 +262,3 @@ def build_statistics(
     if not config.loss.normalize_reward and flat.module.normalizer is None:
         return None
     return NormalizerStatistics.of(flat, writers, shared=shared)
-
-
-def build_optimizer(config: LearnerConfig, vector: torch.Tensor, fixed: Sequence[slice] = ()) -> Optimizer:
-    """`fixed` are the parts of `vector` that no gradient reaches."""
-    optimizer: Optimizer
-    if config.optimizer == "adam":
-        optimizer = Adam(vector, epsilon=config.epsilon)
-    else:
-        optimizer = RMSProp(vector, decay=config.decay, epsilon=config.epsilon, initial=config.initial_accumulator)
-    return Averaged(optimizer, vector, config.average_decay, fixed) if config.average_decay else optimizer

@@ -26,10 +26,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from troupe import safe_files
-from troupe.algorithm.optimizers import Optimizer
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
-from troupe.runtime.learning.weights import Master, WeightStore
+from troupe.runtime.learning.weights import Master, OptimizerMaker, WeightStore
 
 FILE = "journal.jsonl"
 
@@ -85,12 +84,12 @@ class RecordedMaster(Master):
     def __init__(
         self,
         vector: Float[Tensor, " P"],
-        optimizer: Optimizer,
+        make_optimizer: OptimizerMaker,
         store: WeightStore,
         journal: Journal,
         statistics: NormalizerStatistics | None = None,
     ):
-        super().__init__(vector, optimizer, store, statistics)
+        super().__init__(vector, make_optimizer, store, statistics)
         self._journal = journal
 
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:

@@ -4,10 +4,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from troupe.runtime.data.rollout import Rollout
+from troupe.runtime.metric_means import MetricMeans, Totals
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class Share:
     lag: "Lag"
     told: dict[str, str]
     reward: float = 0.0  # of the steps played, summed
+    metrics: Totals = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -63,6 +65,7 @@ class Progress:
         self.recent: deque[Episode] = deque(maxlen=100)
         self.notices: deque[str] = deque()  # what a user should hear of in any case
         self.news: deque[str] = deque()  # and what only those who follow the run
+        self.metrics = MetricMeans()
         self._told: dict[str, str] = {}  # of the notices, those that are told once, by what they are about
         self._ended: list[Episode] = []
         self._lag = Lag()
@@ -112,7 +115,7 @@ class Progress:
         """What has been counted since the counts were set to `before`."""
         names = Counts.__slots__
         made = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in names))
-        share = Share(made, self.take_episodes(), self._lag, self._told, self._reward)
+        share = Share(made, self.take_episodes(), self._lag, self._told, self._reward, self.metrics.take())
         self._lag, self._reward = Lag(), 0.0
         return share
 
@@ -124,6 +127,7 @@ class Progress:
             self._ended.extend(share.episodes)
             self._lag.add(share.lag)
             self._reward, self._reward_steps = self._reward + share.reward, self._reward_steps + share.counts.played
+        self.metrics.merge(share.metrics)
         self.tell_once(share.told)
 
     def update(self, *, applied: bool) -> None:

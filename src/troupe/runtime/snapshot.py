@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from troupe.algorithm import optimizers
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import Counts, Episode, Progress
 
@@ -33,7 +34,7 @@ class Snapshot:
     ) -> "Snapshot":
         optimizer = {name: tensor.clone() for name, tensor in master.state().items()}
         weights = master.vector.clone()
-        eval_weights = master.optimizer.eval_weights(weights)
+        eval_weights = optimizers.eval_weights(master.optimizer, weights)
         return cls(weights, eval_weights, optimizer, master.version, *progress.state(), streams, novelty or [])
 
     def restore(self, master: Master | HogwildMaster, progress: Progress) -> None:

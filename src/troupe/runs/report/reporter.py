@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from troupe.runs.store.metrics import Row
+from troupe.runtime.metric_means import means_of
 from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Topology
 
@@ -29,6 +30,7 @@ class Reporter:
         self._shares: dict[str, dict[str, float]] = {}
         self._pace: Row = {}
         self._per_1000_steps: float | None = None
+        self._learned: dict[str, float] = {}
 
     def begin(self) -> None:
         """The clock starts: the time before, in which processes of actors were started, is in nobody's share."""
@@ -45,7 +47,7 @@ class Reporter:
         reward, steps = topology.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
-        actors = [runner.actor for runner in topology.runners]
+        self._learned |= means_of(topology.progress.metrics.take())  # without news, those before
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
@@ -73,7 +75,7 @@ class Reporter:
             "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
-            **{name: float(value) for name, value in (topology.learners or actors)[0].metrics.items()},
+            **self._learned,
             "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
             **self._pace,
         }

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from troupe.algorithm.losses import Metrics
 from troupe.environments.stepping.vector import VectorEnvironment
 from troupe.runtime.acting.inference import Decision, Inference, LocalInference
 from troupe.runtime.acting.recurrent_state import Recall
@@ -92,6 +91,7 @@ class Actor:
         if self._recall:
             self._recall.end(rollout)
         self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum(dtype=np.float64)))
+        self._progress.metrics.add({"epsilon": epsilon}, rollout.steps)
         for part in self._parts:
             self._progress.tell_once(part.environment.notices)
 
@@ -137,11 +137,6 @@ class Actor:
         rollout.obs[t + 1, columns] = obs
         rollout.first[t + 1, columns] = ended
         np.logical_or(terminated, truncated, out=ended)
-
-    @property
-    def metrics(self) -> Metrics:
-        """What was learned with: nothing here, an actor only plays."""
-        return {}
 
     def retire(self) -> None:
         """Another plays in its place: it is to end as soon as its environment lets it."""

@@ -22,7 +22,8 @@ from troupe.runtime.data.rollout import allocate
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.hogwild import Worker
-from troupe.runtime.learning.learner import Entropy, Learner, LossFunction, Rewards
+from troupe.runtime.learning.learner import Learner
+from troupe.runtime.learning.objective import Objective
 from troupe.runtime.learning.weights import HogwildMaster, Weights
 from troupe.runtime.progress import Progress
 
@@ -33,12 +34,10 @@ Player = Actor | WindowActor | Worker
 
 @dataclass(frozen=True)
 class LearnerPlan:
-    """What a worker of hogwild learns with."""
+    """What a hogwild worker learns with."""
 
     config: LearnerConfig
-    loss: LossFunction
-    rewards: Rewards
-    entropy: Entropy | None = None
+    objective: Objective
     annealing: LinearSchedule = CONSTANT
 
 
@@ -81,7 +80,8 @@ class ActorPlan:
         alone = self.restorable or isinstance(gate, RemoteGate)  # topology serial, or a process
 
         def actor(inference: Inference) -> Actor:
-            gamma = self.learner.rewards.gamma if self.learner.rewards.normalize else None
+            rewards = self.learner.objective.rewards
+            gamma = rewards.gamma if rewards.normalize else None
             recall = Recall(self.environments, self.memory, self.source.value.actions) if self.memory else None
             seed, epsilon = environment_seed, self.epsilon
             return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, recall, alone=alone)
@@ -108,7 +108,7 @@ class ActorPlan:
         source = self.source.value
         return WindowActor(
             actor,
-            Window(self.window, self.learner.rewards.gamma),
+            Window(self.window, self.learner.objective.rewards.gamma),
             [allocate(source.packing.space, 1, 1, source.actions) for _ in range(self.window + 1)],
         )
 
@@ -122,8 +122,8 @@ class ActorPlan:
     ) -> Learner:
         plan = self.learner
         return Learner(
-            network, master, plan.loss, plan.config, progress, gate, np.random.default_rng(seed), plan.rewards,
-            entropy=plan.entropy, annealing=plan.annealing,
+            network, master, plan.objective, plan.config, progress, gate, np.random.default_rng(seed),
+            annealing=plan.annealing,
         )  # fmt: skip
 
     def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:

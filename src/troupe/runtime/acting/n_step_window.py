@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from troupe.algorithm.losses import Metrics
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.data.rollout import ROWS, Rollout, stack
 from troupe.runtime.progress import Stopwatch
@@ -96,10 +95,6 @@ class WindowActor:
     @property
     def watch(self) -> Stopwatch:
         return self._actor.watch
-
-    @property
-    def metrics(self) -> Metrics:
-        return {}
 
     def retire(self) -> None:
         self._actor.retire()

@@ -61,7 +61,6 @@ class Report:
     share: Share
     pulls: list[tuple[int, int]] = field(default_factory=list)
     laps: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
     error: str = ""
     trace: str = ""
 
@@ -97,7 +96,6 @@ class ActorProcess:
         self.generation = 0
         self.waiting: dict[int, Rollout] = {}  # slots the process has
         self.watch = Stopwatch()
-        self.metrics: Mapping[str, float] = {}
 
     def start(self, hang_seconds: float) -> None:
         """Starts the process and waits until it is ready to play; raises what `receive` raises."""
@@ -182,7 +180,6 @@ class ActorProcess:
         if report.error:
             raise ActorFailed(report.error, report.trace)
         self.watch.add(report.laps)
-        self.metrics = report.metrics or self.metrics
         rollout = self.waiting.pop(report.slot, None)
         if rollout is not None:
             rollout.pulls = report.pulls
@@ -374,9 +371,8 @@ def play(
             before = Counts(steps=request.steps, played=request.played, updates=request.updates)
             progress.counts = replace(before)
             actor.collect(rollouts[request.slot])
-            laps, metrics = actor.watch.take(), {name: float(value) for name, value in actor.metrics.items()}
-            share, pulls = progress.take_share(before), rollouts[request.slot].pulls
-            connection.send_bytes(_encode(Report(request.slot, share, pulls, laps, metrics)))
+            laps, share, pulls = actor.watch.take(), progress.take_share(before), rollouts[request.slot].pulls
+            connection.send_bytes(_encode(Report(request.slot, share, pulls, laps)))
     except (EOFError, ConnectionError, Closed):
         pass
     except BaseException as error:

@@ -1,10 +1,10 @@
-"""The learning rate's schedule: fixed when a run starts, and taken up again when it is resumed."""
+"""The learning rate's schedule: fixed when a run starts, and continued when it is resumed."""
 
 from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
 from troupe.config import TrainConfig, UsageError
 
 _FLOOR = 0.25  # of the learning rate is left at the run's last step, where the schedule goes by that ("auto")
@@ -14,15 +14,15 @@ def annealing(config: TrainConfig) -> LinearSchedule:
     """The factor of `learner.learning_rate`, by steps, of a run from its start to its limit."""
     steps = config.learner.anneal_steps
     if steps == "auto":
-        return LinearSchedule(0, config.stop.steps, 1.0, _FLOOR) if config.stop.steps else CONSTANT
-    return LinearSchedule(0, steps, 1.0, 0.0) if steps else CONSTANT
+        return linear_decay(config.stop.steps, _FLOOR) if config.stop.steps else CONSTANT
+    return linear_decay(steps) if steps else CONSTANT
 
 
 def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> LinearSchedule:
-    """That of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with, and `given` says that
-    `learner.anneal_steps` was set anew, which holds as if from the start.
+    """The schedule of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with, and `given`
+    says that `learner.anneal_steps` was set anew, which holds as if from the start.
 
-    Otherwise "auto" goes on from where the learning rate is, without a jump, to a quarter of the first one at the new
+    Otherwise "auto" continues from the present learning rate, without a jump, to a quarter of the first one at the new
     limit; a number stays what it is. Raises UsageError where that has run out and nothing would be learned.
     """
     done = state["counts"]["steps"]
@@ -45,7 +45,7 @@ def state_of(schedule: LinearSchedule) -> list[float]:
 
 
 def described(schedule: LinearSchedule, config: TrainConfig, steps: int) -> str:
-    """What a user should know of it at step `steps`; nothing where it is constant."""
+    """The schedule from step `steps` on, in words; "" where it is constant."""
     rate = config.learner.learning_rate
     if schedule(steps) == schedule.last:
         return "" if schedule.last == 1.0 else f"learning rate {rate * schedule.last:.2g}, constant from here on"

@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from troupe.algorithm.losses import Bonus, masked_mean
+from troupe.algorithm.advantages import masked_mean
+from troupe.algorithm.losses import Bonus
 from troupe.algorithm.normalization import RunningMoments
-from troupe.algorithm.optimizers import Adam
+from troupe.algorithm.optimizers import Adam, load_state
 from troupe.algorithm.returns import reverse_scan
 from troupe.config import Novelty as Config
 from troupe.environments.packing import Packing
@@ -25,7 +26,7 @@ from troupe.runtime.data.rollout import Rollout
 
 
 class Curiosity:
-    """Novelty with its predictor's optimizer, and the scales of what goes in and comes out."""
+    """Novelty with its predictor's optimizer, and the scales of its inputs and of the bonuses."""
 
     def __init__(self, packing: Packing, config: Config, seed: np.random.SeedSequence, device: torch.device):
         self._config, self._device = config, device
@@ -37,7 +38,7 @@ class Curiosity:
         self._observations = RunningMoments.none(self.novelty.flat.features)
         self._returns = RunningMoments.none(1)
         self._level = 0.0  # of the discounted sums where the last batch ended
-        self._lock = threading.Lock()  # a checkpoint is not to find it half way
+        self._lock = threading.Lock()  # so that a checkpoint never sees half an update
 
     def bonus(self, rollout: Rollout) -> Bonus:
         """The bonus for what follows each action, by what was known before this batch; nothing on a reset row."""
@@ -62,7 +63,7 @@ class Curiosity:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.novelty.load_state_dict({name: torch.from_numpy(each) for name, each in state["novelty"].items()})
-        self._optimizer.load({name: torch.from_numpy(each) for name, each in state["optimizer"].items()})
+        load_state(self._optimizer, {name: torch.from_numpy(each) for name, each in state["optimizer"].items()})
         read = RunningMoments if state.get("moments") else RunningMoments.of_sums
         self._observations = read(torch.from_numpy(state["observations"].copy()))
         self._returns = read(torch.from_numpy(state["returns"].copy()))
@@ -76,7 +77,7 @@ class Curiosity:
         return error.reshape(valid.shape).where(valid, 0.0)
 
     def _learn(self, loss: Tensor) -> None:
-        """One step; one that is not finite is refused, as the policy's are."""
+        """One step of the predictor; a gradient that is not finite is refused, as the policy's are."""
         gradient = self._predictor.gradient(loss)
         if torch.isfinite(gradient).all():
             self._optimizer.step(self._predictor.vector, gradient, self._config.learning_rate)
@@ -84,7 +85,7 @@ class Curiosity:
     def _scale(
         self, error: Float[Tensor, "T B"], discount: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]
     ) -> Float[Tensor, ""]:
-        """The running deviation of R_t = gamma R_{t-1} + error_t, over the ends of episodes (section 2.4).
+        """The running standard deviation of R_t = gamma R_{t-1} + error_t, over the ends of episodes (section 2.4).
 
         Which environment a column is differs from batch to batch, so each begins at the level at which, on
         the average, the columns of the last batch ended.

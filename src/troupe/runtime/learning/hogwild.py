@@ -1,6 +1,5 @@
 """The worker of hogwild: actor and learner in one (Mnih et al. 2016, algorithm S3)."""
 
-from troupe.algorithm.losses import Metrics
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.learning.learner import Learner
@@ -9,7 +8,7 @@ from troupe.runtime.progress import Progress, Stopwatch
 
 
 class Worker:
-    """Plays a rollout with its copy of the shared weights, computes the gradient on that same copy, and
+    """Collects a rollout with its copy of the shared weights, computes the gradient on that same copy, and
     applies it to whatever the shared weights are by then, without waiting for anybody."""
 
     def __init__(self, number: int, actor: Actor, learner: Learner, master: HogwildMaster, progress: Progress):
@@ -33,10 +32,6 @@ class Worker:
     @property
     def watch(self) -> Stopwatch:
         return self._actor.watch
-
-    @property
-    def metrics(self) -> Metrics:
-        return self._learner.metrics
 
     def retire(self) -> None:
         self._actor.retire()

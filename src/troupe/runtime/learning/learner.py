@@ -1,17 +1,18 @@
 """The learner: rollouts -> returns -> loss -> gradient -> better weights."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from troupe.algorithm.losses import Batch, Bonus, Lately, Metrics, Outputs
+from troupe.algorithm.advantages import AdvantageEMA
+from troupe.algorithm.losses import Batch, Bonus, LossOutput, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Learner as LearnerConfig
@@ -23,39 +24,13 @@ from troupe.runtime.acting.recurrent_state import of_rollout
 from troupe.runtime.data.rollout import Rollout, columns
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.curiosity import Curiosity
+from troupe.runtime.learning.objective import Objective, Rewards
 from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import Counts, Progress, Stopwatch
 
-LossFunction = Callable[..., tuple[Tensor, Metrics]]  # of Outputs and Batch; with an Entropy, of entropy_coefficient
 _LARGEST_REWARD = 1e15  # in float32 the square of a sum of larger ones may be infinite
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """What is made of rewards for learning, and for learning only."""
-
-    gamma: float
-    scale: float = 1.0
-    clip: float = 0.0  # after scaling; 0 is off
-    normalize: bool = False  # whether the scale is to follow the deviation of returns
-
-    def of(self, raw: np.ndarray) -> np.ndarray:
-        scaled = raw * self.scale
-        with np.errstate(over="ignore"):  # infinite ones make a gradient that is refused
-            return (scaled.clip(-self.clip, self.clip) if self.clip else scaled).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Entropy:
-    """The weight of an entropy bonus that falls to 0."""
-
-    coefficient: float
-    steps: int
-
-    def after(self, steps: int) -> float:
-        return self.coefficient * LinearSchedule(0, self.steps, 1.0, 0.0)(steps)
 
 
 def learning_rate(config: LearnerConfig, annealing: LinearSchedule, counts: Counts) -> float:
@@ -73,71 +48,71 @@ class Learner:
         self,
         network: ActorCritic,
         master: Master | HogwildMaster,
-        loss: LossFunction,
+        objective: Objective,
         config: LearnerConfig,
         progress: Progress,
         gate: Gate | RemoteGate,
         rng: np.random.Generator,
-        rewards: Rewards,
         curiosity: Curiosity | None = None,
-        entropy: Entropy | None = None,  # None leaves it to the loss
         annealing: LinearSchedule = CONSTANT,  # of the learning rate
     ):
         self._network, self.weights = network, FlatWeights(network)
-        self._master, self._loss, self._config = master, loss, config
+        self._master, self._objective, self._config = master, objective, config
         self._progress, self._gate, self._rng = progress, gate, rng
-        self._rewards, self._scale, self._device = rewards, rewards.scale, self.weights.vector.device
-        self.curiosity, self._entropy, self._annealing = curiosity, entropy, annealing
-        self._lately = Lately(config.advantage_decay) if config.advantage_decay else None
+        self._rewards, self._device = objective.rewards, self.weights.vector.device
+        self.curiosity, self._annealing = curiosity, annealing
+        averaged = config.advantage_decay and objective.averages_advantages
+        self._advantage_ema = AdvantageEMA.start(config.advantage_decay, self._device) if averaged else None
         self._pool = ThreadPool(max(1, config.threads))
         self._refused = 0
-        self._judged = torch.zeros(0), np.zeros(0)  # the rewards of the last loss: those learned from, and the raw ones
+        self._last_rewards = torch.zeros(0), np.zeros(0)  # of the last loss: those learned from, and the raw ones
         self.watch = Stopwatch()
-        self.metrics: Metrics = {}
 
     def learn(self, batch: Rollout) -> None:
-        """Makes the updates that one batch is good for, and publishes the weights."""
-        self.watch.start("learn")
-        for _ in self.touches(batch):
-            pass
-        self.watch.start("other")
+        """Makes the updates that one batch is good for, and publishes the weights.
 
-    def touches(self, batch: Rollout) -> Iterator[Literal["observe", "copy", "apply", "publish"]]:
-        """`learn`, pausing before each time it touches the master, and saying how: so that a replay can
-        let several learners touch it in the order in which they did."""
-        assert isinstance(self._master, Master)  # a worker of hogwild calls the parts of it itself
-        oldest = batch.oldest
+        A rollback by another learner's batch ends it: what was collected before is not learned from.
+        """
+        assert isinstance(self._master, Master)  # a hogwild worker calls the parts of it itself
+        self.watch.start("learn")
         if self._master.statistics:
             with self._gate.turn(self.watch):
-                yield "observe"
                 self.observe(batch)
-        bonus = self._bonus(batch)
+        for minibatch, bonus in self.minibatches(batch):
+            with self._gate.turn(self.watch):
+                self._master.copy_to(self.weights.vector)
+                gradient = self.compute_gradient(minibatch, bonus)
+                with self._master.lock:
+                    if batch.oldest < self._master.oldest:
+                        break
+                    self.apply_gradient(gradient)
+        else:
+            self._master.publish()
+        self.watch.start("other")
+
+    def minibatches(self, batch: Rollout) -> Iterator[tuple[Rollout, Bonus | None]]:
+        """The batch in every epoch, cut by whole environments in an order that is drawn anew."""
+        bonus, environments = self._bonus(batch), batch.reward.shape[1]
+        parts = min(self._config.minibatches, environments)
         for _ in range(self._config.epochs):
-            for part, part_bonus in self._minibatches(batch, bonus):
-                with self._gate.turn(self.watch):
-                    yield "copy"
-                    self._master.copy_to(self.weights.vector)
-                    gradient = self.compute_gradient(part, part_bonus)
-                    yield "apply"
-                    with self._master.lock:
-                        if oldest < self._master.oldest:  # another learner's batch has led to a rollback
-                            return
-                        self.apply_gradient(gradient)
-        yield "publish"
-        self._master.publish()
+            if parts == 1:
+                yield batch, bonus
+                continue
+            for chosen in np.array_split(self._rng.permutation(environments), parts):
+                yield columns(batch, chosen), bonus and bonus.columns(torch.from_numpy(chosen))
 
     def observe(self, batch: Rollout, writer: int = 0) -> None:
-        """Adds what a batch holds to the statistics that observations and rewards are normalised by."""
+        """Adds a batch to the statistics that observations and rewards are normalised by."""
         rows = batch.valid
         numbers = None
         if self._network.normalizer is not None and rows.any():  # short rollouts may be reset rows and nothing else
             numbers = self._network.numbers(_to(self._device, batch.obs[:-1][rows]))
-        deviation = self._master.observe(numbers, torch.from_numpy(batch.past_return[rows]), writer)
+        return_std = self._master.observe(numbers, torch.from_numpy(batch.past_return[rows]), writer)
         if self._rewards.normalize:
-            self._rewards = replace(self._rewards, scale=self._scale / deviation)
+            self._rewards = replace(self._rewards, scale=self._objective.rewards.scale / return_std)
 
     def _bonus(self, batch: Rollout) -> Bonus | None:
-        """For the whole batch before any pass: the predictor learns of it in the same breath."""
+        """Computed once for the whole batch, before any epoch: its predictor is trained on the batch, too."""
         if self.curiosity is None:
             return None
         with self._gate.turn(self.watch):
@@ -149,17 +124,19 @@ class Learner:
         memory = of_rollout(rollout).to(self._device) if self._network.memory_size else None
         with self._train_mode():
             if self._pool.size == 1:
-                loss = self._judge(self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus)
+                loss = self._compute_loss(
+                    self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus
+                )
                 gradient = self.weights.gradient(loss)
             else:
-                loss, gradient = self._share_out(obs, memory, rollout, bonus)
+                loss, gradient = self._sharded_gradient(obs, memory, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         return gradient.add_(0.0 * loss.detach())
 
     @contextmanager
     def _train_mode(self) -> Iterator[None]:
-        """For a network of one's own: dropout drops, by this learner's random stream, and batch normalisation goes by
-        the batch. Everywhere else networks are in eval mode."""
+        """For a user's network: dropout drops, by this learner's random stream, and batch normalisation uses the
+        batch. Everywhere else networks are in eval mode."""
         if isinstance(self._network.body, Body):
             yield
             return
@@ -171,22 +148,24 @@ class Learner:
             finally:
                 self._network.eval()
 
-    def _judge(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
+    def _compute_loss(self, output: PolicyOutput, rollout: Rollout, bonus: Bonus | None) -> Tensor:
         outputs = Outputs(output.distribution[: len(rollout.action)], output.value, output.bonus_value)
-        batch = to_batch(rollout, self._rewards, self._device)
-        batch = batch._replace(bonus=bonus, lately=self._lately)
-        self._judged = batch.reward, rollout.reward
-        weight = {"entropy_coefficient": self._entropy.after(self._progress.counts.steps)} if self._entropy else {}
-        loss, self.metrics = self._loss(outputs, batch, **weight)
+        batch = to_batch(rollout, self._rewards, self._device)._replace(bonus=bonus)
+        self._last_rewards = batch.reward, rollout.reward
+        keywords = self._objective.keywords(self._progress.counts.steps)
+        if self._advantage_ema:
+            keywords["advantage_ema"] = self._advantage_ema
+        loss, metrics, self._advantage_ema = LossOutput(*self._objective.loss(outputs, batch, **keywords))
+        self._progress.metrics.add(metrics, rollout.steps)
         return loss
 
-    def _share_out(
+    def _sharded_gradient(
         self, obs: Tensor, memory: Memory | None, rollout: Rollout, bonus: Bonus | None
     ) -> tuple[Tensor, Tensor]:
-        """Loss and gradient, the passes through the network shared out by environments.
+        """Loss and gradient, with the passes through the network sharded by environments.
 
-        The loss stays one, of all environments: its gradient with respect to what the network said is
-        handed back to those who said it, and the sum of what they make of it is the whole gradient.
+        The loss is one, of all environments: its gradient with respect to the network's outputs goes back through
+        each shard's pass, and the sum over the shards is the whole gradient.
         """
         environments = obs.shape[1]
         ends = np.linspace(0, environments, min(self._pool.size, environments) + 1).astype(int)
@@ -199,7 +178,7 @@ class Learner:
         mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
         whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
         output = self._network.policy(Heads(whole[0], whole[1], mask, *whole[2:]))
-        loss = self._judge(output, rollout, bonus)
+        loss = self._compute_loss(output, rollout, bonus)
         said = torch.autograd.grad(loss, whole, materialize_grads=True)
 
         def backward(number: int) -> Tensor:
@@ -222,6 +201,7 @@ class Learner:
             if self.weights.buffers:
                 running = self.weights.running
                 self._master.vector[running] = self.weights.vector[running]
+            self._progress.metrics.add({"gradient_norm": norm}, 1)
         self._progress.update(applied=finite)
         self._refused = 0 if finite else self._refused + 1
         if finite:
@@ -237,7 +217,7 @@ class Learner:
 
     def _too_large(self) -> str:
         """Whether the rewards last learned from are the reason why a gradient is not finite, and what to do."""
-        scaled, raw = self._judged
+        scaled, raw = self._last_rewards
         if bool((scaled.abs() < _LARGEST_REWARD).all()):
             return ""
         return (
@@ -249,22 +229,14 @@ class Learner:
         self._pool.close()
 
     def state(self) -> dict[str, Any]:
-        lately = self._lately and self._lately.state()
-        return {"rng": self._rng.bit_generator.state, "refused": self._refused, "lately": lately}
+        ema = self._advantage_ema and [float(each) for each in self._advantage_ema[1:]]
+        return {"rng": self._rng.bit_generator.state, "refused": self._refused, "lately": ema}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
-        if self._lately and state.get("lately"):
-            self._lately.restore(state["lately"])
-
-    def _minibatches(self, batch: Rollout, bonus: Bonus | None) -> Iterator[tuple[Rollout, Bonus | None]]:
-        environments = batch.reward.shape[1]
-        parts = min(self._config.minibatches, environments)
-        if parts == 1:
-            yield batch, bonus
-            return
-        for chosen in np.array_split(self._rng.permutation(environments), parts):
-            yield columns(batch, chosen), bonus and bonus.columns(torch.from_numpy(chosen))
+        if self._advantage_ema and state.get("lately"):
+            saved = torch.tensor(state["lately"], dtype=torch.float64, device=self._device)
+            self._advantage_ema = AdvantageEMA(self._advantage_ema.decay, *saved)
 
 
 def _learned(heads: Heads) -> list[Tensor]:

@@ -9,15 +9,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from troupe.algorithm.optimizers import Optimizer
+from troupe.algorithm.optimizers import Optimizer, eval_weights, load_state, share_state
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 
 _COPIES = 4
+OptimizerMaker = Callable[[Float[Tensor, " P"]], Optimizer]  # of the weights it is to change
 
 
 class Weights(Protocol):
-    """What an actor needs of whatever holds the weights."""
+    """Where an actor pulls weights from."""
 
     @property
     def version(self) -> int: ...
@@ -78,7 +79,29 @@ class WeightStore:
         self._attach()
 
 
-class Master:
+class _Optimized:
+    """Weights with an optimizer, and the statistics that observations and rewards are normalised by."""
+
+    vector: Float[Tensor, " P"]
+    optimizer: Optimizer
+    statistics: NormalizerStatistics | None
+
+    @property
+    def eval_weights(self) -> Float[Tensor, " P"]:
+        """The weights to evaluate and to save as the result."""
+        return eval_weights(self.optimizer, self.vector)
+
+    def state(self) -> dict[str, Tensor]:
+        """All but the weights: of the optimizer and the statistics."""
+        return self.optimizer.state() | (self.statistics.state() if self.statistics else {})
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        load_state(self.optimizer, state)
+        if self.statistics:
+            self.statistics.load(state)
+
+
+class Master(_Optimized):
     """The weights being learned, their optimizer, and the lock under which either changes.
 
     Learners compute on copies of their own, so that no update lands between a forward and its backward
@@ -88,27 +111,22 @@ class Master:
     def __init__(
         self,
         vector: Float[Tensor, " P"],
-        optimizer: Optimizer,
+        make_optimizer: OptimizerMaker,
         store: WeightStore,
         statistics: NormalizerStatistics | None = None,
     ):
-        self.vector, self.optimizer, self.store = vector, optimizer, store
-        self.statistics = statistics
+        self.vector, self.store, self.statistics = vector, store, statistics
+        self._make_optimizer, self.optimizer = make_optimizer, make_optimizer(vector)
         self.lock = threading.RLock()
-        self.step_factor = 1.0  # of every step size: smaller after a rollback
-        self.oldest = 0  # what was played with an older version, before a rollback, is not learned from
+        self.step_factor = 1.0  # of every learning rate: smaller after a rollback
+        self.oldest = 0  # rollouts of an older version, from before a rollback, are not learned from
 
     @property
     def version(self) -> int:
         return self.store.version
 
-    @property
-    def eval_weights(self) -> Float[Tensor, " P"]:
-        """What is judged, and kept in the end."""
-        return _kept(self)
-
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
-        """Counts what a batch holds in the statistics; returns the deviation of returns that is now known."""
+        """Adds a batch to the statistics; returns the standard deviation of returns now."""
         assert self.statistics is not None
         with self.lock:
             self.statistics.add(numbers, returns, writer)
@@ -128,25 +146,17 @@ class Master:
             return self.store.publish(self.vector)
 
     def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
-        """Goes on from `vector` with fresh statistics of the optimizer and smaller steps; these weights are a new
-        version."""
+        """Resumes from `vector`, as a new version, with a fresh optimizer and a smaller learning rate."""
         with self.lock:
             self.vector.copy_(vector)
             if self.statistics:
                 self.statistics.go_back_to(vector)
-            self.optimizer.reset(vector)
+            load_state(self.optimizer, self._make_optimizer(vector).state())
             self.step_factor *= step_factor
             self.oldest = self.publish()
 
-    def state(self) -> dict[str, Tensor]:
-        """All but the weights: what the optimizer and the statistics have gathered."""
-        return _state(self)
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        _load(self, state)
-
-
-class HogwildMaster:
+class HogwildMaster(_Optimized):
     """Weights and optimizer statistics that workers read and change without waiting for each other.
 
     As in Mnih et al. 2016, after Recht et al. 2011: an update may overwrite part of another's; with
@@ -157,7 +167,7 @@ class HogwildMaster:
     def __init__(
         self,
         vector: Float[Tensor, " P"],
-        make_optimizer: Callable[[Float[Tensor, " P"]], Optimizer],
+        make_optimizer: OptimizerMaker,
         workers: int,
         version: int = 0,
         statistics: NormalizerStatistics | None = None,
@@ -177,7 +187,7 @@ class HogwildMaster:
         self._block = Block(fields, shared=shared)
         self._attach()
         self.vector.copy_(vector)
-        self.optimizer.load(first)
+        load_state(self.optimizer, first)
         self._updates[0] = version
         self.step_factor = 1.0
 
@@ -201,10 +211,6 @@ class HogwildMaster:
     def oldest(self, version: int) -> None:
         self._block["oldest"][0] = version
 
-    @property
-    def eval_weights(self) -> Float[Tensor, " P"]:
-        return _kept(self)
-
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
         """Whatever the weights are now: even of the version one has, an update may have been half done."""
         version = self.version
@@ -222,7 +228,7 @@ class HogwildMaster:
         self.vector.copy_(vector)
         if self.statistics:
             self.statistics.go_back_to(vector)
-        self.optimizer.reset(vector)
+        load_state(self.optimizer, self._make_optimizer(vector).state())
         self._block["rollbacks"][0] += 1
         self.oldest = self.version
 
@@ -233,22 +239,16 @@ class HogwildMaster:
         self.statistics.write_to(self.vector)
         return self.statistics.return_std
 
-    def state(self) -> dict[str, Tensor]:
-        return _state(self)
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        _load(self, state)
-
     def count(self, worker: int) -> None:
-        """Worker `worker` has made an update."""
+        """Counts an update of `worker`."""
         self._updates[worker] += 1
 
     def _attach(self) -> None:
         self.vector, self._updates = torch.from_numpy(self._block["weights"]), self._block["updates"]
         self.optimizer = self._make_optimizer(self.vector)
         names = self.optimizer.state()
-        self.optimizer.attach({name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
-        self.lock = threading.RLock()  # for those who judge and save; workers take none
+        share_state(self.optimizer, {name: torch.from_numpy(self._block[f"optimizer/{name}"]) for name in names})
+        self.lock = threading.RLock()  # for evaluations and checkpoints; workers take none
 
     def __getstate__(self) -> tuple[Any, Block, NormalizerStatistics | None]:
         return self._make_optimizer, self._block, self.statistics
@@ -256,17 +256,3 @@ class HogwildMaster:
     def __setstate__(self, state: tuple[Any, Block, NormalizerStatistics | None]) -> None:
         self._make_optimizer, self._block, self.statistics = state
         self._attach()
-
-
-def _kept(master: Master | HogwildMaster) -> Float[Tensor, " P"]:
-    return master.optimizer.eval_weights(master.vector)
-
-
-def _state(master: Master | HogwildMaster) -> dict[str, Tensor]:
-    return master.optimizer.state() | (master.statistics.state() if master.statistics else {})
-
-
-def _load(master: Master | HogwildMaster, state: Mapping[str, Tensor]) -> None:
-    master.optimizer.load({name: state[name] for name in master.optimizer.state()})
-    if master.statistics:
-        master.statistics.load(state)
