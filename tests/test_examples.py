@@ -16,6 +16,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     ("name", "arguments"),
     [
         ("article.py", ["2"]),
+        ("custom_backend.py", []),
         ("custom_environment.py", []),
         ("custom_network.py", []),
         ("onnx_agent.py", []),

@@ -367,7 +367,7 @@ def test_atari_takes_wrappers_and_a_limit_in_single_emulators_and_refuses_the_re
     with pytest.raises(UsageError, match=r"it takes mode, difficulty, full_action_space"):
         find("ALE/Pong-v5", Environment(kwargs={"frameskip": 2}))
     source = find("ALE/Pong-v5", Environment(max_steps=4, kwargs={"difficulty": 1}))
-    assert source.backend(options) == "sync"
+    assert source.backend(options).name == "sync"
     env = source.make(config=options)
     env.reset(seed=0)
     assert [env.step(0)[3] for _ in range(4)] == [False, False, False, True]

@@ -12,15 +12,18 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
+    from troupe.environments.backends import register_backend
     from troupe.run import Run
     from troupe.runs.evaluate.evaluation import evaluate
     from troupe.trainer import resume, train
 
-__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train"]
+__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "register_backend",
+           "resume", "train"]  # fmt: skip
 
 _LAZY = {
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
-    "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer",
+    "register_backend": "troupe.environments.backends", "Run": "troupe.run", "resume": "troupe.trainer",
+    "train": "troupe.trainer",
 }  # fmt: skip
 
 

@@ -25,8 +25,6 @@ A = TypeVar("A")
 
 _SECONDS = 5.0  # for measuring; what takes longer is played as configured
 _CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
-_FASTER = 1.1  # than the default must another backend be,
-_FASTER_APART = 2.0  # and this much if its actors are processes and the default's threads: those take seconds to start
 _FIRST_UPDATE_SECONDS = 5.0  # until a first batch is there, at most; but rollouts are not shorter than this:
 _LEAST_ROLLOUT = 8
 _FEW = 8  # actors, or as many as there are cores, where one environment is too slow to be measured
@@ -114,9 +112,7 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]
     costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments, config.stop))
     if not costs:
         return config
-    default = source.backend(config.env)
-    handicaps = {"sync": _FASTER_APART, "envpool": _FASTER} | {default: 1.0}
-    chosen = min(costs, key=lambda name: costs[name] * handicaps[name])
+    chosen = min(costs, key=lambda name: costs[name] * source.penalty(name))
     others = "".join(f"; {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
     said.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
     return replace(config, {"env.backend": chosen})

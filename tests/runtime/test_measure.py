@@ -197,7 +197,7 @@ def test_envpool_is_tried_only_where_it_could_pay_for_its_import(
 
 
 def test_a_backend_that_refuses_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("troupe.runtime.measure.pool_may_pay", lambda *_: True)
+    monkeypatch.setattr("troupe.runtime.measure.may_pay", lambda *_: True)
     monkeypatch.setattr("troupe.runtime.measure._BACKEND_SECONDS", 0.001)
     monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
     assert measure_backends(find(Waits), resolve("x").env, 2, Stop()).keys() == {"sync"}

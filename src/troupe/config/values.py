@@ -122,16 +122,14 @@ class Field:
 
 
 _CALLABLE = re.compile(r".+:\w+")
-_registered: dict[str, list[str]] = {}
+_registered: dict[str, dict[str, None]] = {}  # names by setting, in order
 
 
 def register_choice(setting: str, name: str) -> None:
-    """Makes `name` a value of an open setting, in this process. Raises UsageError where it is one already."""
-    field = fields()[setting]
-    assert field.open, setting
-    if name in (*field.choices, *_registered.get(setting, ())) or not name.isidentifier():
-        raise UsageError(f"{setting}: '{name}' cannot be registered: it is taken, or not a plain name")
-    _registered.setdefault(setting, []).append(name)
+    """Makes `name` a value of an open setting, in this process. Raises UsageError for a name that has a meaning."""
+    if name in fields()[setting].choices or not name.isidentifier():
+        raise UsageError(f"{setting}: '{name}' cannot be registered: it has a meaning already, or is no plain name")
+    _registered.setdefault(setting, {})[name] = None
 
 
 def named_callables(config: TrainConfig) -> dict[str, str]:

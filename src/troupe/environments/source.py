@@ -1,12 +1,15 @@
 """What makes environments: one, or a batch stepped together, by the backend that a run asks for."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
 import cloudpickle
 import gymnasium as gym
+import numpy as np
+import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from troupe.config import Environment, UsageError, one_line
@@ -14,12 +17,23 @@ from troupe.environments.actions import Actions
 from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK
-from troupe.environments.stepping import atari, pool
+from troupe.environments.stepping import atari
 from troupe.environments.stepping.closing import close_in_time
 from troupe.environments.stepping.episodes import Episodes, RestorableEnvironment
 from troupe.environments.stepping.vector import Numbered, VectorEnvironment
-from troupe.extras import command
 from troupe.user_code.guard import user_code
+
+Maker = Callable[..., gym.Env[Any, Any]]
+
+
+def name_of(env: str | Maker) -> str:
+    """An environment as settings name it (`env.id`)."""
+    name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # of a file whose name is other bytes
+        raise UsageError(f"environment {name}: config.toml cannot hold a name that is not UTF-8") from None
+    return name
 
 
 @dataclass(frozen=True)
@@ -43,6 +57,7 @@ class EnvironmentSource:
     notices: tuple[str, ...] = ()  # what a user should know of it at the start of a run
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # the arguments it is made with, as config.toml holds them
     changed: tuple[str, ...] = ()  # which of env.kwargs, wrappers, max_steps make a registered environment another
+    known_backends: tuple["Backend", ...] = ()
 
     @cached_property
     def actions(self) -> Actions:
@@ -62,30 +77,37 @@ class EnvironmentSource:
             return one_line(error)
         return ""
 
+    def backend(self, config: Environment) -> "Backend":
+        """The backend `config` names. For auto, which runs settle by measurement (preparation.py), the environment's
+        own vector version, or else Python.
+
+        Raises UsageError for one that is not known for this environment.
+        """
+        name = config.backend
+        if name == "auto":
+            name = "native" if self.native_vector is not None else "sync"
+        known = {backend.name: backend for backend in self.known_backends}
+        if name not in known:
+            raise UsageError(f"env.backend = '{name}': not registered for {self.id}, which has {', '.join(known)}")
+        return known[name]
+
     @property
     def backends(self) -> list[str]:
-        """Those that can be had here, the ones that cost nothing to try first."""
-        there: dict[str, bool] = {
-            "native": self.native_vector is not None,
-            "sync": True,
-            "envpool": self.pool_name != "" and pool.installed(),
-        }
-        return [name for name, is_there in there.items() if is_there]
+        """The backends among which auto chooses, the ones that cost nothing to try first."""
+        return [backend.name for backend in self.known_backends if backend.available(self)]
 
-    def backend(self, config: Environment) -> str:
-        """The backend `config` asks for. What auto leaves open a run settles by measurement (preparation.py);
-        where nobody has, it is the environment's own vector version, or else Python."""
-        if config.backend != "auto":
-            return config.backend
-        return "native" if self.native_vector is not None else "sync"
+    def penalty(self, backend: str) -> float:
+        """The factor on a backend's measured cost in the choice of auto: 1 for the default, which it must beat."""
+        named = self.backend(replace(Environment(), backend=backend))
+        return 1.0 if named is self.backend(Environment()) else named.penalty
 
     def is_native(self, config: Environment) -> bool:
-        """Whether `make_vector` gives environments that step without Python."""
-        return self.backend(config) != "sync"
+        """Whether `make_vector` gives environments that step without Python, or all in one call of it."""
+        return not self.backend(config).in_python
 
     def has_threads(self, config: Environment) -> bool:
         """Whether a batch steps in threads of its own, so that `env.threads` means something."""
-        return self.atari or self.backend(config) == "envpool"
+        return self.atari or self.backend(config).threaded
 
     def is_restorable(self, config: Environment) -> bool:
         """Whether `make_restorable` gives environments that can be put back where they were.
@@ -97,19 +119,8 @@ class EnvironmentSource:
     def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
         """`count` environments stepped together, by the backend that `config` asks for."""
         self.check(config)
-        backend = self.backend(config)
-        kind: type[VectorEnvironment] = VectorEnvironment
         with quiet_gymnasium():
-            if backend == "native" and self.native_vector is not None:
-                vector: VectorEnv[Any, Any, Any] = self.native_vector(count, config)
-                kind = atari.AtariEnvironment if self.atari else VectorEnvironment
-            elif backend == "envpool":
-                spaces = self.observation_space, self.action_space
-                vector = pool.PoolVector(self.pool_name, count, *spaces, threads=max(1, config.threads))
-                kind = pool.PoolEnvironment
-            else:
-                vector = self._sync_vector(count, config)
-        return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
+            return self.backend(config).make(self, count, config)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
         """The same, of environments that a checkpoint can put back where they were, if `is_restorable`."""
@@ -117,18 +128,22 @@ class EnvironmentSource:
             return self.make_vector(count, config)
         self.check(config)
         with quiet_gymnasium():
-            vector = self._sync_vector(count, config, Episodes)
-        return RestorableEnvironment(
-            vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked
-        )
+            return self.wrapped(self.sync_vector(count, config, Episodes), config, RestorableEnvironment)
+
+    def wrapped(
+        self,
+        vector: VectorEnv[Any, Any, Any],
+        config: Environment,
+        kind: type[VectorEnvironment] = VectorEnvironment,
+    ) -> VectorEnvironment:
+        """`vector` as actors step it."""
+        return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
 
     def check(self, config: Environment) -> None:
         """Raises UsageError where the environment cannot be played as `config` says."""
-        if config.backend == "native" and self.native_vector is None:
-            taking = f" that takes {self._changes}" if self.changed else ""
-            raise UsageError(f"env.backend = 'native': {self.id} has no vector version of its own{taking}; use sync")
-        if config.backend == "envpool":
-            self._check_pool()
+        backend = self.backend(config)
+        if refusal := backend.refusal(self, config):
+            raise UsageError(f"env.backend = '{backend.name}': {refusal}")
         for name in () if self.atari else atari.ONLY_HERE:
             if name == "threads" and self.has_threads(config):
                 continue
@@ -136,27 +151,19 @@ class EnvironmentSource:
                 raise UsageError(f"env.{name} = {getattr(config, name)}: only Atari games have it, not {self.id}")
 
     @property
-    def _changes(self) -> str:
+    def changed_settings(self) -> str:
         return ", ".join(f"env.{name}" for name in self.changed)
 
-    def _check_pool(self) -> None:
-        if self.changed:
-            refusal = f"EnvPool takes no {self._changes}"
-        elif not self.pool_name:
-            why = pool.OTHERWISE.get(self.id)
-            refusal = f"{self.id} is not taken from EnvPool, for {why}" if why else f"EnvPool has no {self.id}"
-        elif not pool.installed():
-            raise UsageError(f"env.backend = 'envpool': EnvPool is not installed: {command('envpool')}")
-        else:
-            refusal = pool.refusal(self.pool_name, self.observation_space, self.action_space)
-        if refusal:
-            raise UsageError(f"env.backend = 'envpool': {refusal}; use auto")
+    def random_actions(self, rng: np.random.Generator, obs: np.ndarray) -> np.ndarray:
+        """A row for each of the packed observations, among the allowed actions."""
+        masks = self.packing.unpack(torch.from_numpy(obs))[1] if self.masked else None
+        return self.actions.random(rng, len(obs), None if masks is None else masks.numpy())
 
-    def _sync_vector(
+    def sync_vector(
         self, count: int, config: Environment, wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = lambda env: env
     ) -> SyncVectorEnv:
+        """`count` environments in Python, each in `wrap`. Raises UsageError where so many cannot be made."""
         read = (MASK, "lives") if self.atari or config.episodic_life else (MASK,)
-
         made: list[gym.Env[Any, Any]] = []
 
         def make(number: int) -> gym.Env[Any, Any]:
@@ -189,3 +196,26 @@ class EnvironmentSource:
             for each in made:
                 close_in_time(each.close, self.id)
         return False
+
+
+class Backend(ABC):
+    """A way to step a batch of environments (backends.py has those that there are)."""
+
+    name: str
+    penalty: float = 1.0  # by which its measured cost is multiplied in the choice, if it is not the default
+    in_python: bool = False  # steps environment by environment in Python: actors are processes
+    threaded: bool = False  # in threads of its own (env.threads)
+    startup_seconds: float = 0.0  # what it costs a run before the first step ...
+    call_seconds: float = 0.0  # ... and each step, however many environments it has
+
+    def available(self, source: EnvironmentSource) -> bool:
+        """Whether it is a candidate of auto."""
+        return not self.refusal(source, Environment())
+
+    def refusal(self, source: EnvironmentSource, config: Environment) -> str:  # noqa: ARG002
+        """Why it cannot step `source` as `config` says; "" where it can."""
+        return ""
+
+    @abstractmethod
+    def make(self, source: EnvironmentSource, count: int, config: Environment) -> VectorEnvironment:
+        """`count` environments; raises UsageError."""

@@ -11,15 +11,13 @@ import numpy as np
 import torch
 
 from troupe.config import Environment, Stop, UsageError
-from troupe.environments import EnvironmentSource
+from troupe.environments import Backend, EnvironmentSource
 from troupe.environments.stepping.closing import close_in_time
 from troupe.networks.actor_critic import ActorCritic
 from troupe.runtime.progress import kept_from_running
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _BACKEND_SECONDS = 0.05  # for each backend
-_POOL_IMPORT_SECONDS = 2.0  # EnvPool, with the look at its spaces; on a busy machine
-_POOL_CALL = 40e-6  # core-seconds of one of its calls, whatever is in it
 _LIKELY = 0.1  # of the most steps that a run may have: most meet their target long before
 _CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
 
@@ -71,21 +69,24 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
 def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[str, float]:
     """Core-seconds of a step by each backend, of `count` environments together.
 
-    EnvPool is left out where the run would hardly win back what importing it takes.
+    A backend is left out where the run would hardly win back what its start takes (EnvPool's import).
     """
     costs: dict[str, float] = {}
-    for backend in source.backends:
-        if backend == "envpool" and not pool_may_pay(min(costs.values()), count, stop):
+    for name in source.backends:
+        config = replace(config, backend=name)
+        if costs and not may_pay(source.backend(config), min(costs.values()), count, stop):
             continue
         with suppress(UsageError):  # it is not the same environment there
-            _, _, costs[backend] = _play(source, replace(config, backend=backend), count, _BACKEND_SECONDS)
+            _, _, costs[name] = _play(source, config, count, _BACKEND_SECONDS)
     return costs
 
 
-def pool_may_pay(cost: float, count: int, stop: Stop) -> bool:
-    """Whether EnvPool could save a run more than its import takes; without it a step costs `cost` core-seconds."""
+def may_pay(backend: Backend, cost: float, count: int, stop: Stop) -> bool:
+    """Whether `backend` could save a run more than its start takes; without it a step costs `cost` core-seconds."""
+    if not backend.startup_seconds:
+        return True
     steps = min(stop.steps or math.inf, stop.seconds / cost if stop.seconds else math.inf)
-    return (cost - _POOL_CALL / count) * _LIKELY * steps > _POOL_IMPORT_SECONDS
+    return (cost - backend.call_seconds / count) * _LIKELY * steps > backend.startup_seconds
 
 
 def _play(
@@ -99,9 +100,7 @@ def _play(
 
         def play() -> None:
             nonlocal seen
-            _, masks = source.packing.unpack(torch.from_numpy(seen)) if source.masked else (None, None)
-            action = source.actions.random(rng, count, None if masks is None else masks.numpy())
-            seen = environment.step(action).obs
+            seen = environment.step(source.random_actions(rng, seen)).obs
 
         step, computing = cost(play, seconds)
     finally:

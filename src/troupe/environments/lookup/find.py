@@ -1,7 +1,7 @@
 """Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
 import importlib.util
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +11,12 @@ import gymnasium as gym
 
 from troupe import config as configuration
 from troupe.config import Environment, TrainConfig, UsageError
+from troupe.environments.backends import with_backends
 from troupe.environments.lookup import packages
 from troupe.environments.lookup.factory import from_factory
 from troupe.environments.lookup.registry import from_registry
-from troupe.environments.source import EnvironmentSource
+from troupe.environments.source import EnvironmentSource, Maker, name_of
 from troupe.user_code import files
-
-Maker = Callable[..., gym.Env[Any, Any]]
-
-
-def name_of(env: str | Maker) -> str:
-    """An environment as settings name it (`env.id`)."""
-    name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
-    try:
-        name.encode()
-    except UnicodeEncodeError:  # of a file whose name is other bytes
-        raise UsageError(f"environment {name}: config.toml cannot hold a name that is not UTF-8") from None
-    return name
 
 
 def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:
@@ -41,12 +30,14 @@ def find(env: str | Maker, options: Environment | None = None, texts: Collection
     """
     options = options or Environment()
     if callable(env):
-        return from_factory(name_of(env), env, options, texts)
-    if files.path_of(env):
-        return from_factory(env, files.load(env, "environment factory"), options, texts)
-    if env.endswith(".py"):
+        source = from_factory(name_of(env), env, options, texts)
+    elif files.path_of(env):
+        source = from_factory(env, files.load(env, "environment factory"), options, texts)
+    elif env.endswith(".py"):
         raise UsageError(f"'{env}' names no factory: write {env}:NAME, the callable in it that makes an environment")
-    return from_registry(env, options, texts)
+    else:
+        source = from_registry(env, options, texts)
+    return with_backends(source, options)
 
 
 def settle(
@@ -56,7 +47,8 @@ def settle(
     types (`env_kwargs` as they are), and files of every setting that names one by absolute path and hash."""
     exact = {f"env.kwargs.{name}": value for name, value in (env_kwargs or {}).items()}
     config = configuration.replace(config, exact)
-    options = replace(config.env, wrappers=tuple(files.absolute(name.strip()) for name in config.env.wrappers))
+    wrappers = tuple(files.absolute(name.strip()) for name in config.env.wrappers)
+    options = replace(config.env, wrappers=wrappers, backend=files.absolute(config.env.backend))
     source = find(env, options, texts=options.kwargs.keys() - (env_kwargs or {}).keys())
     env_id = files.absolute(source.id)
     callables = {name: files.absolute(value) for name, value in configuration.named_callables(config).items()}

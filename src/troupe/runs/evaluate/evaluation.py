@@ -57,11 +57,11 @@ class Evaluator:
             config = replace(config, threads=min(count, cores()))
         else:
             # What was trained in EnvPool can be judged where that is not installed.
-            pooled = config.backend == "envpool" and "envpool" in source.backends
-            config = replace(config, backend="envpool" if pooled else "auto", threads=0)
+            kept = config.backend in source.backends and source.is_native(config)
+            config = replace(config, backend=config.backend if kept else "auto", threads=0)
             # A native batch costs little more for a hundred than for one; Python environments do not.
             count = min(max(episodes), 100 if source.is_native(config) else 16)
-            config = replace(config, threads=min(count, cores()) if pooled else 0)
+            config = replace(config, threads=min(count, cores()) if source.has_threads(config) else 0)
         self._environment, self._max_steps = source.make_vector(count, config), max_steps
 
     def run(
