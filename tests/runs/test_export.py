@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import slow_unless
 from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
@@ -70,6 +71,21 @@ def agent(observations: gym.Space[Any], actions: gym.Space[Any], masked: MaskPla
     return Agent(network.eval(), observations, actions, about={"run": "one", "environment": "Own-v0"})
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """An agent of one of `KINDS` and what came of its export; each is made once."""
+    made: dict[str, tuple[Agent, Any]] = {}
+
+    def export(kind: str, **settings: Any) -> tuple[Agent, Any]:
+        name = f"{kind} {settings}"
+        if name not in made:
+            one = agent(*KINDS[kind], **settings)
+            made[name] = one, one.export(tmp_path_factory.mktemp("exported") / "one.onnx")
+        return made[name]
+
+    return export
+
+
 def leaves(space: gym.Space[Any], value: Any, name: str) -> dict[str, Any]:
     """A nested value taken apart, the names made as the documentation says."""
     if isinstance(space, S.Dict):
@@ -102,11 +118,17 @@ def mask_of(space: gym.Space[Any], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_onnxruntime_says_what_the_agent_says(kind, tmp_path):
+QUICK_KINDS = [
+    "numbers, choices counted from 5", "a choice, a Box", "everything nested, masked by the info",
+    "masked in the observation", "an image, channels first, a small Box",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", slow_unless(QUICK_KINDS, KINDS))
+def test_onnxruntime_says_what_the_agent_says(kind, exported):
     observations, actions, masked = KINDS[kind]
-    one, file, rng = agent(observations, actions, masked), tmp_path / "one.onnx", np.random.default_rng(3)
-    done = one.export(file)
+    one, done = exported(kind)
+    file, rng = done.file, np.random.default_rng(3)
     observations.seed(7)
     seen, masks, fed = [], [], []
     for _ in range(57):
@@ -179,7 +201,7 @@ def test_mean_and_deviation_are_in_the_environments_unit_and_only_the_action_is_
     assert said["value"] == pytest.approx([0.25] * 3)
 
 
-@pytest.mark.parametrize("observations", [BOX, IMAGE])
+@pytest.mark.parametrize("observations", [BOX, pytest.param(IMAGE, marks=pytest.mark.slow)])
 def test_what_trained_in_bfloat16_computes_in_float32(observations, tmp_path):
     coarse = agent(observations, S.Discrete(3), precision="bfloat16")
     fine = agent(observations, S.Discrete(3))
@@ -339,8 +361,8 @@ def test_the_printed_example_runs_as_it_is_printed(printed, run):
 
 
 @pytest.mark.parametrize("kind", ["everything nested, masked by the info", "masked in the observation"])
-def test_examples_run_whatever_the_spaces(kind, tmp_path, capsys):
-    exec(agent(*KINDS[kind]).export(tmp_path / "one.onnx").example, {})
+def test_examples_run_whatever_the_spaces(kind, exported, capsys):
+    exec(exported(kind)[1].example, {})
     assert capsys.readouterr().out
 
 
@@ -398,13 +420,13 @@ REMEMBERING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", REMEMBERING)
-def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, tmp_path):
+@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "told of a Box", "told of all, masked"], REMEMBERING))
+def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exported):
     """Three environments side by side, whose episodes end at different steps."""
     spaces, settings = REMEMBERING[kind]
     observations, actions, masked = KINDS[spaces]
-    one, rng = agent(observations, actions, masked, core_units=6, **settings), np.random.default_rng(3)
-    done = one.export(tmp_path / "one.onnx")
+    (one, done), rng = exported(spaces, core_units=6, **settings), np.random.default_rng(3)
+    session = onnxruntime.InferenceSession(done.file)
     players, first = [one.session() for _ in range(3)], np.ones(3, bool)
     last = {port.name: np.zeros((3, *port.shape), port.dtype) for port in done.inputs}
     observations.seed(7)
@@ -415,7 +437,7 @@ def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, tmp
         fed = {"first": first, "last_reward": reward, **({"action_mask": np.stack(masks)} if masked else {})}
         for row in zip(*(leaves(observations, each, "obs").items() for each in seen), strict=True):
             fed[row[0][0]] = np.stack([value for _, value in row])
-        answer = onnxruntime.InferenceSession(done.file).run(None, {name: (last | fed)[name] for name in last})
+        answer = session.run(None, {name: (last | fed)[name] for name in last})
         said = {port.name: value for port, value in zip(done.outputs, answer, strict=True)}
         for i, player in enumerate(players):
             if first[i]:
@@ -431,9 +453,9 @@ def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, tmp
     assert np.abs(last["state"]).max() > 0.1
 
 
-def test_what_a_file_with_memory_is_given_and_says(tmp_path):
+def test_what_a_file_with_memory_is_given_and_says(exported):
     spaces, settings = REMEMBERING["told of a Box"]
-    done = agent(*KINDS[spaces], core_units=6, **settings).export(tmp_path / "one.onnx")
+    _, done = exported(spaces, core_units=6, **settings)
     assert [f"{port.name} {port.dtype} {port.batch}" for port in done.inputs] == [
         "obs int64 [N]", "state float32 [N, 6]", "first bool [N]", "last_action float32 [N, 2]",
         "last_reward float32 [N]",
@@ -442,9 +464,9 @@ def test_what_a_file_with_memory_is_given_and_says(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["an LSTM", "told of all, masked"])
-def test_examples_with_memory_run(kind, tmp_path, capsys):
+def test_examples_with_memory_run(kind, exported, capsys):
     spaces, settings = REMEMBERING[kind]
-    done = agent(*KINDS[spaces], core_units=6, **settings).export(tmp_path / "one.onnx")
+    _, done = exported(spaces, core_units=6, **settings)
     assert len(done.example.splitlines()) == 5
     exec(done.example, {})
     assert capsys.readouterr().out
