@@ -40,7 +40,7 @@ from troupe.runs.store.metrics import Row, to_json
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble, placement_of
 from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal, run_interruptible
-from troupe.runtime.execution.processes import NO_PROCESSES, may_have_processes
+from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal

@@ -27,7 +27,7 @@ from troupe.runtime.acting.inference import LocalInference
 from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.processes import warm_up
+from troupe.runtime.execution.process_launch import warm_up
 from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.learning.learner import Learner
 from troupe.runtime.learning.objective import Objective, Rewards

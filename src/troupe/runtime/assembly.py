@@ -20,14 +20,8 @@ from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import allocate, allocate_shared
 from troupe.runtime.data.shared_memory import Block, ByValue
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.processes import (
-    AHEAD,
-    NO_PROCESSES,
-    ActorProcess,
-    check_sendable,
-    may_have_processes,
-    warm_up,
-)
+from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes, warm_up
+from troupe.runtime.execution.processes import AHEAD, ActorProcess, check_sendable
 from troupe.runtime.execution.runner import ActorContext, ProcessRunner, ThreadRunner
 from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster

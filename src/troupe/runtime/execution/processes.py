@@ -1,74 +1,34 @@
-"""Actors in processes: the process itself, and the stand-in that owns it here.
+"""The run's side of an actor in a process of its own: starts it, asks it for rollouts, notices when it dies or hangs.
 
-A stand-in sends the number of an empty rollout's slot down a pipe; the process fills that slot, in
-memory both share, and sends the number back with what it has counted. Nothing is pickled on the way,
-and no lock is shared: a process can be killed at any moment, and nothing else notices but its stand-in.
+No lock is shared with it, so it can be killed at any moment and nothing else notices.
 """
 
 import errno
-import faulthandler
-import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
-import traceback
-import types
-from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
-from typing import Any
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
-import msgspec
-import torch
-
-from troupe import signals
-from troupe.config import TroupeError, UsageError, one_line, printable
-from troupe.environments import quiet_gymnasium
+from troupe.config import TroupeError, UsageError, one_line
 from troupe.runtime.acting.actor_plan import ActorPlan
-from troupe.runtime.data.rollout import Rollout, slots
+from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.data.shared_memory import Block
-from troupe.runtime.execution.gate import Closed, Gate, RemoteGate
+from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.execution.hang_detector import HangDetector, hung
-from troupe.runtime.progress import WAIT, Counts, Lag, Progress, Share, Stopwatch
+from troupe.runtime.execution.process_child import run_actor
+from troupe.runtime.execution.process_launch import no_main, process_context, signals_held_back
+from troupe.runtime.execution.process_messages import Request, decode_report, encode
+from troupe.runtime.progress import Counts, Share, Stopwatch
 
 _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
 _GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor before the run itself
 _STACK_SECONDS = 2.0  # for a process to say where it stands
 AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
-
-
-@dataclass(slots=True)
-class Request:
-    """To the process: fill this slot. The counts are what epsilon and step size go by."""
-
-    slot: int
-    played: int
-    steps: int
-    updates: int
-
-
-@dataclass(slots=True)
-class Report:
-    """From the process: the slot is full. Slot -1: it is ready to play, or has failed."""
-
-    slot: int
-    share: Share
-    pulls: list[tuple[int, int]] = field(default_factory=list)
-    laps: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-    trace: str = ""
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_request = msgspec.msgpack.Decoder(Request).decode
-_decode_report = msgspec.msgpack.Decoder(Report).decode
-_NOTHING = Share(Counts(), [], Lag(), {})
 
 
 class ActorLost(Exception):
@@ -111,7 +71,7 @@ class ActorProcess:
 
     def _launch(self) -> multiprocessing.process.BaseProcess:
         """The server answers when it has imported torch: the end of the run is not kept waiting for that."""
-        context = _context()
+        context = process_context()
         self._connection, connection = context.Pipe()
         self._ends = [self._connection]
         self._stacks, stacks = context.Pipe(duplex=False)
@@ -120,12 +80,12 @@ class ActorProcess:
             connection, stacks, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
             self.generation, dict(os.environ),
         )  # fmt: skip
-        process = context.Process(target=play, args=arguments, name=f"actor-{self.number}", daemon=True)
+        process = context.Process(target=run_actor, args=arguments, name=f"actor-{self.number}", daemon=True)
         done: Future[None] = Future()
 
         def launch() -> None:
             try:
-                with _no_main(), _signals_held_back():
+                with no_main(), signals_held_back():
                     process.start()
                 done.set_result(None)
             except BaseException as error:
@@ -154,7 +114,7 @@ class ActorProcess:
         """Hands an empty rollout to the process."""
         self.waiting[rollout.slot] = rollout
         try:
-            self._connection.send_bytes(_encode(Request(rollout.slot, counts.played, counts.steps, counts.updates)))
+            self._connection.send_bytes(encode(Request(rollout.slot, counts.played, counts.steps, counts.updates)))
         except OSError:
             raise self._lost(self._farewell()) from None
 
@@ -174,7 +134,7 @@ class ActorProcess:
             if hang_detector.look():
                 raise ActorLost(self._hung(hang_seconds))
         try:
-            report = _decode_report(self._connection.recv_bytes())
+            report = decode_report(self._connection.recv_bytes())
         except (EOFError, OSError):
             raise self._lost(self._farewell()) from None
         if report.error:
@@ -272,151 +232,3 @@ def check_sendable(plan: ActorPlan) -> None:
             f"{one_line(wrong)}; make inside the factory what it holds from outside (files, locks, "
             "connections), or set actor.place to thread"
         )
-
-
-NO_PROCESSES = "this is a daemonic process, such as a worker of multiprocessing.Pool, which may not start processes"
-
-
-def may_have_processes() -> bool:
-    return not multiprocessing.current_process().daemon
-
-
-def warm_up() -> None:
-    """Gets ready to start processes, in the background: what they have in common is imported once."""
-    if os.name == "posix":
-        from multiprocessing import resource_tracker
-
-        resource_tracker.ensure_running()  # first: as it starts, it lets in the signals that are held back below
-    if _method() == "forkserver":
-        from multiprocessing import forkserver
-
-        forkserver.set_forkserver_preload([__name__])
-        with _signals_held_back():
-            forkserver.ensure_running()
-
-
-def _method() -> str:
-    # Forking a server that has no threads and has imported torch takes 20 ms; a new interpreter 1.5 s.
-    return "forkserver" if sys.platform == "linux" else "spawn"
-
-
-def _context() -> Any:
-    warm_up()
-    return multiprocessing.get_context(_method())
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """What is started inside does not get the terminal's Ctrl-C or hangup: this process does, and says what to do."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-_starting = threading.Lock()
-
-
-@contextmanager
-def _no_main() -> Iterator[None]:
-    """multiprocessing would import the user's script anew in every process, to find there what has been
-    pickled by name. Nothing has: so a script needs no `if __name__ == "__main__"`."""
-    with _starting:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main
-
-
-@quiet_gymnasium()
-def play(
-    connection: Connection,
-    stacks: Connection,
-    plan: ActorPlan,
-    block: Block,
-    number_of_slots: int,
-    switches: Block,
-    pulses: Block,
-    generation: int,
-    variables: Mapping[str, str],
-) -> None:
-    """The whole life of an actor's process."""
-    os.environ.update(variables)  # the server we are forked from has those of its own start
-    _leave_the_terminal()
-    _die_with_the_parent()
-    if hasattr(signal, "SIGUSR1"):
-        faulthandler.register(signal.SIGUSR1, file=stacks.fileno(), all_threads=False)
-    # The library forbids its daemons to have processes of their own; an environment may need some.
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
-    torch.set_num_threads(1)
-    rollouts, progress, gate = slots(block, number_of_slots), Progress(), RemoteGate(switches)
-    actor = None
-    try:
-        pulse = pulses["pulse"][plan.number : plan.number + 1]
-        plan.seed_process(generation)
-        plan.source.value  # noqa: B018  # what it imports may take its time; what it makes may not
-        pulse[0] = time.monotonic()  # until the actor takes it over
-        actor = plan.build(generation, progress, gate, pulse)
-        connection.send_bytes(_encode(Report(-1, _NOTHING)))
-        while True:
-            actor.watch.start(WAIT)
-            request = _decode_request(connection.recv_bytes())
-            actor.watch.start("other")
-            before = Counts(steps=request.steps, played=request.played, updates=request.updates)
-            progress.counts = replace(before)
-            actor.collect(rollouts[request.slot])
-            laps, share, pulls = actor.watch.take(), progress.take_share(before), rollouts[request.slot].pulls
-            connection.send_bytes(_encode(Report(request.slot, share, pulls, laps)))
-    except (EOFError, ConnectionError, Closed):
-        pass
-    except BaseException as error:
-        with suppress(OSError):
-            trace = printable(traceback.format_exc())
-            connection.send_bytes(_encode(Report(-1, _NOTHING, error=one_line(error), trace=trace)))
-    finally:
-        if actor is not None:
-            logging.getLogger("troupe").disabled = True  # the parent says what goes wrong in closing
-            with suppress(Exception):  # nobody listens any more
-                actor.close()
-
-
-def _leave_the_terminal() -> None:
-    """Ctrl-C goes to the terminal's group of processes; this one, with those its environments start, has its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
-
-
-def _die_with_the_parent() -> None:
-    """However the parent ends, this process does too, and those that its environments have started."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    if sys.platform == "linux":
-        # By the kernel, when nobody holds the other end of this pipe any more: an environment may be in a
-        # call that keeps the interpreter's lock, and no thread here would come to see it.
-        import fcntl
-
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid())  # the whole group
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
-        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
-        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
-    threading.Thread(target=_follow, args=(parent.sentinel, parent.pid), daemon=True).start()
-
-
-def _follow(sentinel: int, pid: int | None) -> None:
-    ends = [sentinel]
-    if hasattr(os, "pidfd_open"):
-        # The pipe alone is not enough: what the parent forks, its own environments perhaps, holds it too.
-        with suppress(OSError):
-            ends.append(os.pidfd_open(pid or 0))
-    wait(ends)
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)

@@ -1,0 +1,115 @@
+"""An actor's process: it fills the slots that the run asks for, and ends when the run does, however that ends."""
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+
+import torch
+
+from troupe import signals
+from troupe.config import one_line, printable
+from troupe.environments import quiet_gymnasium
+from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.data.rollout import slots
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.execution.gate import Closed, RemoteGate
+from troupe.runtime.execution.process_messages import NOTHING, Report, decode_request, encode
+from troupe.runtime.progress import WAIT, Counts, Progress
+
+
+@quiet_gymnasium()
+def run_actor(
+    connection: Connection,
+    stacks: Connection,
+    plan: ActorPlan,
+    block: Block,
+    number_of_slots: int,
+    switches: Block,
+    pulses: Block,
+    generation: int,
+    variables: Mapping[str, str],
+) -> None:
+    """Fills the slots that are asked for, until the pipe is closed."""
+    os.environ.update(variables)  # the server we are forked from has those of its own start
+    _leave_the_terminal()
+    _die_with_the_parent()
+    if hasattr(signal, "SIGUSR1"):
+        faulthandler.register(signal.SIGUSR1, file=stacks.fileno(), all_threads=False)
+    # The library forbids its daemons to have processes of their own; an environment may need some.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
+    torch.set_num_threads(1)
+    rollouts, progress, gate = slots(block, number_of_slots), Progress(), RemoteGate(switches)
+    actor = None
+    try:
+        pulse = pulses["pulse"][plan.number : plan.number + 1]
+        plan.seed_process(generation)
+        plan.source.value  # noqa: B018  # what it imports may take its time; what it makes may not
+        pulse[0] = time.monotonic()  # until the actor takes it over
+        actor = plan.build(generation, progress, gate, pulse)
+        connection.send_bytes(encode(Report(-1, NOTHING)))
+        while True:
+            actor.watch.start(WAIT)
+            request = decode_request(connection.recv_bytes())
+            actor.watch.start("other")
+            before = Counts(steps=request.steps, played=request.played, updates=request.updates)
+            progress.counts = replace(before)
+            actor.collect(rollouts[request.slot])
+            laps, share, pulls = actor.watch.take(), progress.take_share(before), rollouts[request.slot].pulls
+            connection.send_bytes(encode(Report(request.slot, share, pulls, laps)))
+    except (EOFError, ConnectionError, Closed):
+        pass
+    except BaseException as error:
+        with suppress(OSError):
+            trace = printable(traceback.format_exc())
+            connection.send_bytes(encode(Report(-1, NOTHING, error=one_line(error), trace=trace)))
+    finally:
+        if actor is not None:
+            logging.getLogger("troupe").disabled = True  # the parent says what goes wrong in closing
+            with suppress(Exception):  # nobody listens any more
+                actor.close()
+
+
+def _leave_the_terminal() -> None:
+    """Ctrl-C goes to the terminal's group of processes; this one, with those its environments start, has its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
+
+
+def _die_with_the_parent() -> None:
+    """However the parent ends, this process does too, and those that its environments have started."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if sys.platform == "linux":
+        # By the kernel, when nobody holds the other end of this pipe any more: an environment may be in a
+        # call that keeps the interpreter's lock, and no thread here would come to see it.
+        import fcntl
+
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid())  # the whole group
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        flags = fcntl.fcntl(parent.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    threading.Thread(target=_follow, args=(parent.sentinel, parent.pid), daemon=True).start()
+
+
+def _follow(sentinel: int, pid: int | None) -> None:
+    ends = [sentinel]
+    if hasattr(os, "pidfd_open"):
+        # The pipe alone is not enough: what the parent forks, its own environments perhaps, holds it too.
+        with suppress(OSError):
+            ends.append(os.pidfd_open(pid or 0))
+    wait(ends)
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
