@@ -23,7 +23,7 @@ from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import LocalInference
-from troupe.runtime.acting.n_step_window import Window, WindowActor
+from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import allocate, stack
 from troupe.runtime.execution.gate import Gate
@@ -58,7 +58,7 @@ def act(seeds: np.random.SeedSequence) -> None:
     generator = torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
     inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
     player = Actor([environment], inference, EPSILON, progress, seeds, pulse=np.zeros(1))
-    actor = WindowActor(player, Window(N_STEPS, GAMMA), [sample() for _ in range(N_STEPS + 1)])
+    actor = NStepActor(player, NStepWindow(N_STEPS, GAMMA), [sample() for _ in range(N_STEPS + 1)])
     while True:
         rollout = queue.acquire()
         actor.collect(rollout)

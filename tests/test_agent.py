@@ -10,7 +10,7 @@ import troupe
 from troupe import UsageError
 from troupe.agent import Agent
 from troupe.config import Network
-from troupe.networks.actor_critic import around, build
+from troupe.networks.actor_critic import build, wrap
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
 
@@ -25,7 +25,7 @@ class Table(nn.Module):
 
 def agent(shape: tuple[int, ...] = (3,), start: int = 0) -> Agent:
     spaces = gym.spaces.Box(-9, 9, shape, np.float32), gym.spaces.Discrete(2, start=start)
-    return Agent(around(Table(), *spaces, Network()), *spaces)
+    return Agent(wrap(Table(), *spaces, Network()), *spaces)
 
 
 def test_one_observation_gives_one_action_and_a_batch_an_array():
@@ -126,7 +126,7 @@ def test_a_network_of_ones_own_is_given_again(own_run):
 
 def test_a_network_that_is_missing_or_does_not_fit_is_one_line(own_run):
     run, env = own_run
-    missing = "was trained with a network of its own: pass it as network="
+    missing = "was trained with a custom network: pass it as network="
     with pytest.raises(UsageError, match=missing):
         troupe.load(run.path)
     with pytest.raises(UsageError, match=missing):

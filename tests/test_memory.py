@@ -140,7 +140,7 @@ def test_another_number_of_observations_is_refused_until_a_reset(remembers):
     agent = troupe.load(remembers.path)
     agent.act(np.zeros((3, 2)))
     with pytest.raises(
-        UsageError, match=r"^1 observation for an agent that remembers 3: reset\(\) begins new episodes"
+        UsageError, match=r"^1 observation for a recurrent agent in the middle of 3: reset\(\) begins new episodes"
     ):
         agent.act(np.zeros(2))
     agent.reset()
@@ -173,7 +173,7 @@ def hears():
 def test_the_reward_of_the_step_before_is_asked_for_but_at_the_beginning(hears):
     assert hears.reads_rewards
     hears.act(np.zeros(2))
-    with pytest.raises(UsageError, match=r"^this agent reads the reward of the step before: act\(observation, reward="):
+    with pytest.raises(UsageError, match=r"^this agent reads the reward of the last step: act\(observation, reward="):
         hears.act(np.zeros(2))
     values = {reward: hears.distribution(np.zeros(2), reward=reward)[1] for reward in (0.0, 1.0)}
     assert values[0.0] != values[1.0]

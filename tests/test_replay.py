@@ -377,7 +377,7 @@ def test_an_environment_and_a_network_of_ones_own(tmp_path: Path) -> None:
     is_repeated(place, Drift, tied)
     with pytest.raises(UsageError, match=r"callable Drift: pass it as env="):
         replay(place, network=tied)
-    with pytest.raises(UsageError, match=r"network of its own: pass it as network="):
+    with pytest.raises(UsageError, match=r"custom network: pass it as network="):
         replay(place, env=Drift)
 
 

@@ -466,7 +466,7 @@ def test_an_environment_that_comes_out_elsewhere_is_named_and_begins_a_new_episo
     place = play(tmp_path / "run", env, settings).path
     assert go_on(place, env).steps >= STEPS
     (line,) = [record.getMessage() for record in caplog.records]
-    assert "environments came out elsewhere when their episodes were played again" in line
+    assert "environments did not reach the same state when their episodes were replayed" in line
 
 
 def streams(place: Path) -> Any:

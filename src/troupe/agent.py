@@ -18,9 +18,9 @@ from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits
 from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
-from troupe.networks.actor_critic import ActorCritic, around, build
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build, wrap
 from troupe.networks.novelty import with_bonus_value
-from troupe.networks.recurrent import Memory
+from troupe.networks.recurrent import RecurrentState
 from troupe.runs.store import checkpoint
 from troupe.user_code.files import without_folder
 
@@ -33,8 +33,8 @@ NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 class Agent:
     """A policy with its value. Observations come one at a time, as the environment gives them.
 
-    One with memory remembers what it was shown; `reset` begins a new episode. Of a batch each observation has a
-    memory of its own, by its place. Who plays several at once takes a `session` for each.
+    A recurrent agent keeps its state between calls of `act`, one for each index of a batch; `reset` begins a new
+    episode. Use a `session` for each of several games played at once.
     """
 
     def __init__(
@@ -52,54 +52,53 @@ class Agent:
         self._actions, self._limits = Actions(action_space), [Limits(leaf) for leaf in network.packing.leaves]
         self._generator = torch.Generator()
         self._generator.seed()
-        self._memory: Memory | None = None  # for the next observations; None at the beginning
+        self._state: RecurrentState | None = None  # for the next observations; None at the beginning
 
     @property
     def reads_rewards(self) -> bool:
-        """Whether `act` and `distribution` are to be told the `reward` of the step before."""
+        """Whether `act` and `distribution` need the `reward` of the last step."""
         return self.network.reads_rewards
 
     def reset(self, ended: Any = None) -> None:
-        """Forgets: the next observation begins an episode. Of a batch only those of which `ended` is true, or whose
-        numbers it holds."""
+        """The next observation begins an episode; of a batch, where `ended` is true, or at the indices it holds."""
         if ended is None:
-            self._memory = None
-        elif self._memory is not None:
-            first = self._memory.first.clone()
-            first[torch.as_tensor(np.asarray(ended))] = True
-            self._memory = self._memory._replace(first=first)
+            self._state = None
+        elif self._state is not None:
+            resets = self._state.resets.clone()
+            resets[torch.as_tensor(np.asarray(ended))] = True
+            self._state = self._state._replace(resets=resets)
 
     def session(self) -> "Agent":
-        """The same policy with a memory of its own."""
+        """The same policy with a recurrent state of its own."""
         return Agent(self.network, self.observation_space, self.action_space, greedy=self.greedy)
 
     @torch.inference_mode()
     def act(self, observation: Any, *, mask: Any = None, reward: Any = None, greedy: bool | None = None) -> Any:
         """The action for one observation, or actions for a batch [N, ...] of them (nested ones come one at a time):
-        the likeliest (`greedy`) or drawn from the policy; None is as its run was judged.
+        the mode of the policy (`greedy`) or a sample from it; None is as in the evaluations of its run.
 
-        `mask` is what an environment that says so in its info allows (`info["action_mask"]`); None allows all.
-        `reward` is that of the step before, for an agent that reads it. With a memory, what is given is remembered.
+        `mask` is `info["action_mask"]` of an environment that has it; None allows all. `reward` is that of the last
+        step, for an agent that reads it. A recurrent agent's state advances by one step.
         """
         greedy = self.greedy if greedy is None else greedy
         batch, single = self._batch(observation, mask)
-        output = self.network.step(batch, self._before(len(batch), reward))
-        drawn = output.distribution.mode() if greedy else output.distribution.sample(self._generator)
-        if output.state is not None:
-            going_on, unknown = torch.zeros(len(batch), dtype=torch.bool), torch.zeros(len(batch))
-            self._memory = Memory(output.state, going_on, drawn, unknown)
-        rows = drawn.numpy()
+        output: PolicyOutput = self.network(batch, self._current_state(len(batch), reward))
+        action = output.distribution.mode() if greedy else output.distribution.sample(self._generator)
+        if output.next_state is not None:
+            no_resets, unknown_reward = torch.zeros(len(batch), dtype=torch.bool), torch.zeros(len(batch))
+            self._state = RecurrentState(output.next_state, no_resets, action, unknown_reward)
+        rows = action.numpy()
         return self._actions.one(rows[0]) if single else self._actions.to_environment(rows)
 
     @torch.inference_mode()
     def distribution(self, observation: Any, mask: Any = None, reward: Any = None) -> tuple[np.ndarray | None, float]:
-        """The probability of every action, None where they are not a single choice; and the value. Nothing is
-        remembered of it: that is for `act`.
+        """The probability of every action, None where they are not a single choice; and the value. The recurrent state
+        does not advance: `act` does that.
 
-        An observation that ends an episode may forbid every action: as nobody acts on it, it allows them all.
+        A mask that forbids every action, as on an episode's final observation, counts as one that allows all.
         """
         batch, _ = self._batch(observation, mask, acting=False)
-        output = self.network.step(batch, self._before(len(batch), reward))
+        output: PolicyOutput = self.network(batch, self._current_state(len(batch), reward))
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
         return probabilities, float(output.value[0])
@@ -110,25 +109,24 @@ class Agent:
 
         return export(self, Path(file))
 
-    def _before(self, count: int, reward: Any) -> Memory | None:
-        """What it remembers of each of `count`."""
-        memory = self._memory
-        if memory is None:
-            return self.network.fresh(count)
-        if len(memory.first) != count:
+    def _current_state(self, count: int, reward: Any) -> RecurrentState | None:
+        state = self._state
+        if state is None:
+            return self.network.initial_state(count)
+        if len(state.resets) != count:
             raise UsageError(
-                f"{count} observation{'s' * (count != 1)} for an agent that remembers {len(memory.first)}: reset() "
-                "begins new episodes, and session() gives an agent with a memory of its own"
+                f"{count} observation{'s' * (count != 1)} for a recurrent agent in the middle of {len(state.resets)}: "
+                "reset() begins new episodes, and session() gives an agent with a state of its own"
             )
-        if not self.reads_rewards or memory.first.all():
-            return memory
+        if not self.reads_rewards or state.resets.all():
+            return state
         if reward is None:
-            raise UsageError("this agent reads the reward of the step before: act(observation, reward=...)")
+            raise UsageError("this agent reads the reward of the last step: act(observation, reward=...)")
         try:
             rewards = torch.as_tensor(np.asarray(reward, np.float32)).reshape(count)
         except (TypeError, ValueError, RuntimeError):
             raise UsageError(f"reward = {reward!r}: expected a number for each of {count}") from None
-        return memory._replace(reward=rewards)
+        return state._replace(last_reward=rewards)
 
     def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
         packing = self.network.packing
@@ -178,7 +176,7 @@ class Agent:
 def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Agent:
     """The best agent of a run directory. Nothing in it is executed or unpickled.
 
-    A run with a network of one's own needs that network again, as `network`: code is not saved.
+    A run with a custom network needs that network again, as `network`: code is not saved.
     """
     run = Path(run)
     saved = checkpoint.load(run, warn=logging.getLogger("troupe").warning)
@@ -191,7 +189,7 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
     body = (
         build(observation_space, action_space, config.network, masked)
         if network is None
-        else own_network(network, observation_space, action_space, config.network, masked)
+        else custom_network(network, observation_space, action_space, config.network, masked)
     )
     put_weights(run, saved.best, with_bonus_value(body, config))
     greedy, about = config.evaluation.greedy, origin(run, config)
@@ -199,18 +197,18 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
 
 
 def origin(run: Path, config: TrainConfig) -> dict[str, str]:
-    """What an agent is said to come from: the run by its name, not by its place on somebody's disk."""
+    """Where an agent comes from: the run's name, without its path."""
     return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
 
 
-def own_network(
+def custom_network(
     network: nn.Module | NetworkMaker,
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
     masked: MaskPlace = "",
 ) -> ActorCritic:
-    """A network of one's own as an actor-critic: a module is copied, a maker is called with the spaces."""
+    """The user's network as an actor-critic: a module is copied, a maker is called with the spaces."""
     try:
         own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
     except Exception as error:
@@ -218,7 +216,7 @@ def own_network(
         raise UsageError(f"network: it cannot be {verb}: {one_line(error)}") from error
     if not isinstance(own, nn.Module):
         raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
-    return around(own, observation_space, action_space, config, masked)
+    return wrap(own, observation_space, action_space, config, masked)
 
 
 def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:
@@ -231,4 +229,4 @@ def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) 
 
 
 def needs_network(run: Path) -> UsageError:
-    return UsageError(f"'{run}' was trained with a network of its own: pass it as network= (code is not saved)")
+    return UsageError(f"'{run}' was trained with a custom network: pass it as network= (code is not saved)")

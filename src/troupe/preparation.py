@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from troupe.agent import NetworkMaker, own_network
+from troupe.agent import NetworkMaker, custom_network
 from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic, build
@@ -79,7 +79,7 @@ def _make_network(
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         built = build(observation_space, action_space, config.network, source.masked)
         if network is not None:
-            built = own_network(network, observation_space, action_space, config.network, source.masked)
+            built = custom_network(network, observation_space, action_space, config.network, source.masked)
         return with_bonus_value(built, config)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from troupe.config import Network, UsageError
-from troupe.networks.actor_critic import around, build
+from troupe.networks.actor_critic import build, wrap
 
 BOX = gym.spaces.Box(-1.0, 1.0, (3, 2), np.float64)
 IMAGE = gym.spaces.Box(0, 255, (4, 4), np.uint8)
@@ -23,11 +23,11 @@ def test_an_unroll_is_the_step_of_every_row(space, shared):
     space.seed(0)
     network = build(space, ACTIONS, Network(hidden=(8, 8), shared=shared))
     obs = torch.from_numpy(np.array([[space.sample() for _ in range(3)] for _ in range(6)]))
-    output = network.unroll(obs)
+    output = network(obs)
     assert output.distribution.log_probs.shape == (6, 3, 4)
     assert output.value.shape == (6, 3)
     for t, row in enumerate(obs):
-        step = network.step(row)
+        step = network(row)
         torch.testing.assert_close(output.distribution.log_probs[t], step.distribution.log_probs)
         torch.testing.assert_close(output.value[t], step.value)
 
@@ -50,14 +50,14 @@ def test_weights_begin_orthogonal_with_the_gains_that_are_written():
 
 def test_a_first_policy_is_nearly_uniform():
     obs = torch.randn(50, 3, 2, generator=torch.Generator().manual_seed(0))
-    probabilities = build(BOX, ACTIONS, Network()).step(obs).distribution.log_probs.exp()
+    probabilities = build(BOX, ACTIONS, Network())(obs).distribution.log_probs.exp()
     torch.testing.assert_close(probabilities, torch.full((50, 4), 0.25), atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_policy_and_value_share_their_trunk_only_if_they_are_told_to(shared):
     network = build(BOX, ACTIONS, Network(hidden=(8,), shared=shared))
-    network.step(torch.ones(1, 3, 2)).value.sum().backward()
+    network(torch.ones(1, 3, 2)).value.sum().backward()
     assert (network.body.trunk[0].weight.grad is not None) == shared
     assert network.body.policy.weight.grad is None
 
@@ -106,7 +106,7 @@ EXPECTED = r"^network: it must map observations \[N, \.\.\.\] to \(logits \[N, 4
 
 
 def test_a_body_with_the_right_signature_passes():
-    around(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
+    wrap(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
 
 
 @pytest.mark.parametrize(
@@ -123,12 +123,12 @@ def test_a_body_with_the_right_signature_passes():
 )
 def test_a_body_of_ones_own_that_breaks_its_signature_hears_what_it_gave(answer, said):
     with pytest.raises(UsageError, match=EXPECTED + said):
-        around(Own(answer), BOX, ACTIONS, Network())
+        wrap(Own(answer), BOX, ACTIONS, Network())
 
 
 def test_a_body_of_ones_own_cannot_change_which_actions_are_supported():
     with pytest.raises(UsageError, match=r"^action space Text\("):
-        around(Own(lambda obs: obs), BOX, gym.spaces.Text(3), Network())
+        wrap(Own(lambda obs: obs), BOX, gym.spaces.Text(3), Network())
 
 
 def test_a_body_for_boxes_gives_means_and_deviations():
@@ -136,9 +136,9 @@ def test_a_body_for_boxes_gives_means_and_deviations():
     actions = gym.spaces.Tuple((gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)))
     said = r"^network: .*\(parameters \[N, 7\], values \[N\]\); it gave \(2, 5\)"
     with pytest.raises(UsageError, match=said):
-        around(Own(lambda obs: (torch.zeros(len(obs), 5), torch.zeros(len(obs)))), BOX, actions, Network())
-    network = around(Own(lambda obs: (torch.arange(7.0).repeat(len(obs), 1), obs.sum((1, 2)))), BOX, actions, Network())
-    box, choice = network.step(torch.zeros(2, 3, 2)).distribution.parts
+        wrap(Own(lambda obs: (torch.zeros(len(obs), 5), torch.zeros(len(obs)))), BOX, actions, Network())
+    network = wrap(Own(lambda obs: (torch.arange(7.0).repeat(len(obs), 1), obs.sum((1, 2)))), BOX, actions, Network())
+    box, choice = network(torch.zeros(2, 3, 2)).distribution.parts
     assert box.mean.tolist() == [[0, 1]] * 2
     assert box.log_std.tolist() == [[2, 2]] * 2  # 5 and 6, held at the most there may be
     torch.testing.assert_close(choice.log_probs, torch.tensor([2.0, 3, 4]).log_softmax(-1).repeat(2, 1))

@@ -137,12 +137,12 @@ def test_an_unroll_of_images_is_the_step_of_every_row(kind, shape):
     network = build(images(*shape), ACTIONS, Network(encoder=kind))
     random(network)
     obs = some(3, 2, *shape)
-    logits, value, *_ = network.unrolled_heads(obs)
-    output = network.unroll(obs)
+    logits, value, *_ = network.raw_output(obs)
+    output = network(obs)
     assert (logits.shape, value.shape) == ((3, 2, 6), (3, 2))
     torch.testing.assert_close(output.distribution.log_probs, logits.log_softmax(-1))
     for t in range(3):
-        step = network.step(obs[t])
+        step = network(obs[t])
         torch.testing.assert_close(output.distribution.log_probs[t], step.distribution.log_probs, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(value[t], step.value, rtol=1e-4, atol=1e-4)
 
@@ -298,7 +298,7 @@ def test_bfloat16_inside_is_float32_outside_and_close(kind):
     rough.load_state_dict(random(exact).state_dict())
     outputs, gradients = {}, {}
     for name, network in (("exact", exact), ("rough", rough)):
-        outputs[name] = network.heads(obs)[:2]
+        outputs[name] = network.raw_output(obs)[:2]
         loss = outputs[name][0].log_softmax(-1)[:, 0].sum() + outputs[name][1].square().sum()
         gradients[name] = torch.autograd.grad(loss, list(network.parameters()))
         assert {each.dtype for each in (*outputs[name], *gradients[name], *network.parameters())} == {torch.float32}
@@ -312,7 +312,7 @@ def test_bfloat16_inside_is_float32_outside_and_close(kind):
 
 def test_a_step_in_bfloat16_gives_probabilities_that_sum_to_one_in_float32():
     network = random(build(images(4, 60, 60), ACTIONS, Network(encoder="a3c", precision="bfloat16")))
-    output = network.step(some(7, 4, 60, 60))
+    output = network(some(7, 4, 60, 60))
     assert output.distribution.log_probs.dtype == output.value.dtype == torch.float32
     torch.testing.assert_close(output.distribution.log_probs.exp().sum(-1), torch.ones(7), atol=1e-6, rtol=0)
 

@@ -66,7 +66,7 @@ def test_every_observation_space_has_a_novelty_and_a_value_of_bonuses(space):
     assert (found > 0).all()
     config = TrainConfig(novelty=Config(coefficient=1.0))
     network = with_bonus_value(build(space, gym.spaces.Discrete(2), Network()), config)
-    value = network.learned_heads(obs.unflatten(0, (3, 1))).bonus_value
+    value = network(obs.unflatten(0, (3, 1))).bonus_value
     assert value.shape == (3, 1)
 
 
@@ -75,8 +75,7 @@ def test_who_acts_does_not_pay_for_the_value_of_bonuses(monkeypatch):
         build(PLANE, gym.spaces.Discrete(2), Network()), TrainConfig(novelty=Config(coefficient=1.0))
     )
     monkeypatch.setattr(network.bonus_value, "forward", lambda obs: pytest.fail("it was computed"))
-    network.step(torch.zeros(3, 2))
-    network.unroll(torch.zeros(2, 3, 2))
+    network(torch.zeros(3, 2))
 
 
 def test_a_run_without_novelty_has_no_value_of_bonuses():

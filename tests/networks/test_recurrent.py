@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from troupe.config import Network, UsageError
 from troupe.environments.actions import Actions
-from troupe.networks.actor_critic import around, build
-from troupe.networks.recurrent import Before, Core, Memory, grouped
+from troupe.networks.actor_critic import build, wrap
+from troupe.networks.recurrent import Core, LastStepFeatures, RecurrentState, grouped
 
 BOX = gym.spaces.Box(-1.0, 1.0, (3,), np.float32)
 CHOICES = gym.spaces.Discrete(4)
@@ -189,8 +189,8 @@ def test_the_action_and_the_reward_before_as_numbers_by_hand():
     actions = Actions(
         gym.spaces.Tuple((gym.spaces.Discrete(3), gym.spaces.Box(-1, 1, (2,)), gym.spaces.MultiBinary(1)))
     )
-    before = Before(actions)
-    memory = Memory(
+    before = LastStepFeatures(actions)
+    memory = RecurrentState(
         torch.zeros(3, 0),
         torch.tensor([False, False, True]),
         torch.tensor([[2.0, 0.5, -1.5, 1.0], [0, 0, 0, 0], [1, 1, 1, 1]]),
@@ -199,8 +199,8 @@ def test_the_action_and_the_reward_before_as_numbers_by_hand():
     assert before.features == 8
     expected = [[0, 0, 1, 0.5, -1.5, 0, 1, 1], [1, 0, 0, 0, 0, 1, 0, -2], [0] * 8]
     torch.testing.assert_close(before(memory), torch.tensor(expected).float())
-    single = Before(Actions(gym.spaces.Discrete(3, start=5)))  # rows count from 0
-    told = single(Memory(torch.zeros(2, 0), torch.tensor([False, True]), torch.tensor([2, 2]), torch.zeros(2)))
+    single = LastStepFeatures(Actions(gym.spaces.Discrete(3, start=5)))  # rows count from 0
+    told = single(RecurrentState(torch.zeros(2, 0), torch.tensor([False, True]), torch.tensor([2, 2]), torch.zeros(2)))
     assert told.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
 
 
@@ -238,12 +238,12 @@ def test_an_unroll_of_any_network_is_its_steps_one_after_another(name, kind, sha
     rows = Actions(actions)
     action = torch.from_numpy(np.stack([rows.random(rng, 3) for _ in range(7)]))
     reward, first = torch.randn(7, 3), torch.from_numpy(rng.random((7, 3)) < 0.2)
-    state = torch.randn(3, network.memory_size)
-    output = network.unroll(obs, Memory(state, first, action, reward))
-    assert output.state is None
+    state = torch.randn(3, network.state_size)
+    output = network(obs, RecurrentState(state, first, action, reward))
+    assert output.next_state is None
     for t in range(7):
-        step = network.step(obs[t], Memory(state, first[t], action[t], reward[t]))
-        state = step.state
+        step = network(obs[t], RecurrentState(state, first[t], action[t], reward[t]))
+        state = step.next_state
         torch.testing.assert_close(output.value[t], step.value, rtol=1e-4, atol=1e-5)
         chosen = step.distribution.mode()
         ours, theirs = output.distribution[t : t + 1].log_prob(chosen[None])[0], step.distribution.log_prob(chosen)
@@ -256,8 +256,8 @@ def test_an_unroll_of_any_network_is_its_steps_one_after_another(name, kind, sha
 def test_without_being_told_of_a_memory_an_episode_begins():
     network = build(BOX, CHOICES, Network(core="lstm", core_inputs=True))
     obs = torch.randn(5, 2, 3)
-    torch.testing.assert_close(network.step(obs[0]).value, network.step(obs[0], network.fresh(2)).value)
-    torch.testing.assert_close(network.step(obs[0]).value, network.unroll(obs).value[0])
+    torch.testing.assert_close(network(obs[0]).value, network(obs[0], network.initial_state(2)).value)
+    torch.testing.assert_close(network(obs[0]).value, network(obs).value[0])
 
 
 def test_with_inputs_the_action_and_the_reward_before_matter_and_without_they_do_not():
@@ -265,24 +265,27 @@ def test_with_inputs_the_action_and_the_reward_before_matter_and_without_they_do
     for inputs in (True, False):
         network = build(BOX, CHOICES, Network(core="gru", core_inputs=inputs))
         assert network.reads_rewards is inputs
-        memory = network.fresh(2)._replace(first=torch.zeros(2, dtype=torch.bool))
-        changed = (memory._replace(action=torch.tensor([1, 2])), memory._replace(reward=torch.tensor([1.0, -1.0])))
-        value = network.step(obs, memory).value
-        assert all(torch.equal(network.step(obs, each).value, value) is not inputs for each in changed)
+        memory = network.initial_state(2)._replace(resets=torch.zeros(2, dtype=torch.bool))
+        changed = (
+            memory._replace(last_action=torch.tensor([1, 2])),
+            memory._replace(last_reward=torch.tensor([1.0, -1.0])),
+        )
+        value = network(obs, memory).value
+        assert all(torch.equal(network(obs, each).value, value) is not inputs for each in changed)
 
 
 def test_a_network_without_memory_ignores_one_and_says_nothing_of_it():
     network = build(BOX, CHOICES, Network())
-    assert (network.memory_size, network.fresh(2), network.reads_rewards) == (0, None, False)
-    assert network.step(torch.randn(2, 3)).state is None
+    assert (network.state_size, network.initial_state(2), network.reads_rewards) == (0, None, False)
+    assert network(torch.randn(2, 3)).next_state is None
 
 
 def test_policy_and_value_both_read_the_memory_shared_trunk_or_not():
     for shared in (True, False):
         network = build(BOX, CHOICES, Network(core="lstm", shared=shared, hidden=(5,)))
         network.body.policy.weight.data.normal_()
-        obs, memory = torch.randn(1, 3), network.fresh(1)._replace(first=torch.tensor([False]))
-        ours, theirs = (network.step(obs, memory._replace(state=torch.full((1, 256), x))) for x in (0.0, 0.5))
+        obs, memory = torch.randn(1, 3), network.initial_state(1)._replace(resets=torch.tensor([False]))
+        ours, theirs = (network(obs, memory._replace(state=torch.full((1, 256), x))) for x in (0.0, 0.5))
         assert not torch.allclose(ours.value, theirs.value)
         assert not torch.allclose(ours.distribution.log_probs, theirs.distribution.log_probs)
 
@@ -295,15 +298,15 @@ def test_a_memory_is_float32_where_networks_compute_in_bfloat16():
         torch.manual_seed(0)
         networks.append(build(space, CHOICES, Network(core="lstm", precision=precision)))
     obs = packed_samples(networks[0], space, 2)
-    exact, rounded = (network.step(obs) for network in networks)
-    assert rounded.state.dtype == rounded.value.dtype == torch.float32
-    torch.testing.assert_close(rounded.state, exact.state, atol=0.02, rtol=0.1)
-    parameters = networks[1].unrolled_heads(obs[None]).parameters
+    exact, rounded = (network(obs) for network in networks)
+    assert rounded.next_state.dtype == rounded.value.dtype == torch.float32
+    torch.testing.assert_close(rounded.next_state, exact.next_state, atol=0.02, rtol=0.1)
+    parameters = networks[1].raw_output(obs[None]).parameters
     assert parameters.dtype == torch.float32
     parameters.sum().backward()
     assert all(parameter.grad.dtype == torch.float32 for parameter in networks[1].body.core.parameters())
 
 
 def test_a_network_of_ones_own_is_given_no_memory():
-    with pytest.raises(UsageError, match=r"^network\.core = 'lstm': a network of one's own is given no memory"):
-        around(torch.nn.Linear(3, 4), BOX, CHOICES, Network(core="lstm"))
+    with pytest.raises(UsageError, match=r"^network\.core = 'lstm': a custom network cannot be recurrent"):
+        wrap(torch.nn.Linear(3, 4), BOX, CHOICES, Network(core="lstm"))

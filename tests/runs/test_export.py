@@ -21,7 +21,7 @@ from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
 from troupe.environments.packing import MaskPlace
-from troupe.networks.actor_critic import around, build
+from troupe.networks.actor_critic import build, wrap
 from troupe.runs.export import onnx as room
 from troupe.runs.export.check import difference
 from troupe.runs.export.onnx import OPSET
@@ -188,7 +188,7 @@ class Says(nn.Module):
 
 
 def own(body: nn.Module, actions: gym.Space[Any]) -> Agent:
-    return Agent(around(body, BOX, actions, Network()), BOX, actions)
+    return Agent(wrap(body, BOX, actions, Network()), BOX, actions)
 
 
 def test_mean_and_deviation_are_in_the_environments_unit_and_only_the_action_is_clipped(tmp_path):

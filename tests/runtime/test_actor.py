@@ -16,7 +16,7 @@ from troupe.environments.stepping.vector import EnvironmentFailed, Transition
 from troupe.networks.actor_critic import build
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.acting.actor import Actor, EpisodeCounter
-from troupe.runtime.acting.inference import Decision
+from troupe.runtime.acting.inference import InferenceOutput
 from troupe.runtime.data.rollout import ROWS, allocate, check, columns
 from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.hang_detector import HangDetector
@@ -226,12 +226,12 @@ class Teller:
         self.calls.append("refresh")
         return 7
 
-    def act(self, obs, epsilon):
+    def act(self, obs, epsilon, state=None):
         assert len(np.unique(obs, axis=0)) == 1
         name, t = chr(int(obs[0, 0])), int(obs[0, 1])
         self.calls.append(f"act {name}{t}")
         self.acted += 1
-        return Decision(np.full(len(obs), self.acted), np.full(len(obs), -self.acted / 8), 7)
+        return InferenceOutput(np.full(len(obs), self.acted), np.full(len(obs), -self.acted / 8), 7)
 
 
 def told(counts, steps, **lives):
@@ -322,7 +322,7 @@ def test_with_several_parts_weights_still_change_only_between_rollouts(stage, co
 def test_one_part_is_the_plain_loop(stage):
     """act, step, write down, with the same seeds: CartPole from Python, its resets included."""
     made, plain = (stage("CartPole-v1", 3, backend="sync", seed=5, epsilon=lambda _: 0.5) for _ in range(2))
-    (environment,), act = [part.environment for part in plain.actor._parts], plain.actor._inference
+    (environment,), act = [part.environment for part in plain.actor._groups], plain.actor._inference
     environment.reset(np.random.SeedSequence(5))
     rollouts, ended = [made.collect(40) for _ in range(2)], np.zeros(3, bool)
     obs, first, began = environment.reset(np.random.SeedSequence(5)).copy(), np.ones(3, bool), 0
@@ -367,7 +367,7 @@ def test_a_part_that_raises_is_named_with_what_it_raised(stage, counting, which)
 
 
 def parts_of(built):
-    return [(part.environment.count, part.columns) for part in built.runners[0].actor._parts]
+    return [(part.environment.count, part.columns) for part in built.runners[0].actor._groups]
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def trained(run: Callable[..., Topology]) -> Callable[..., ActorCritic]:
 
 def probabilities(network: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return network.step(obs).distribution.log_probs.exp()
+        return network(obs).distribution.log_probs.exp()
 
 
 @pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
@@ -76,7 +76,7 @@ def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(tra
     settings = {"loss.gamma": 0.8, "loss.lam": 1.0, "actor.environments": 10, "actor.rollout_steps": 18}
     network = trained(partial(pays, terminates=terminates), loss, 150, **settings)
     with torch.no_grad():
-        value = network.step(torch.ones(1, 1)).value.item()
+        value = network(torch.ones(1, 1)).value.item()
     if terminates:
         assert value == pytest.approx(2.31, abs=0.3)
     else:

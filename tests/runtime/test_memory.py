@@ -20,9 +20,9 @@ from troupe.config import Loss, Network
 from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
-from troupe.networks.recurrent import Memory
+from troupe.networks.recurrent import RecurrentState
+from troupe.runtime.acting.actor import StateTracker
 from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
-from troupe.runtime.acting.recurrent_state import Recall, of_rollout
 from troupe.runtime.data.rollout import allocate, check, columns, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.learning.objective import build_loss
@@ -68,17 +68,17 @@ def stepped(network: Any, rollouts: list[Any]) -> list[tuple[np.ndarray, np.ndar
     """What the network makes of consecutive rollouts, row by row from an empty memory: for each rollout the states
     before it, and the values and log mu of its rows."""
     made = []
-    state = torch.zeros(rollouts[0].obs.shape[1], network.memory_size)
+    state = torch.zeros(rollouts[0].obs.shape[1], network.state_size)
     action, reward = np.zeros_like(rollouts[0].action[0]), np.zeros_like(rollouts[0].reward[0])
     for rollout in rollouts:
         before, values, log_probs = state, [], []
         for t in range(len(rollout.obs)):
             told = (torch.from_numpy(each) for each in (rollout.first[t], action, reward.astype(np.float32)))
             with torch.no_grad():
-                output = network.step(torch.from_numpy(rollout.obs[t]), Memory(state, *told))
+                output = network(torch.from_numpy(rollout.obs[t]), RecurrentState(state, *told))
             values.append(output.value.numpy())
             if t < len(rollout.action):  # the last observation is the next rollout's first
-                action, reward, state = rollout.action[t], rollout.reward[t], output.state
+                action, reward, state = rollout.action[t], rollout.reward[t], output.next_state
                 log_probs.append(output.distribution.with_epsilon(0.5).log_prob(torch.from_numpy(action)).numpy())
         made.append((before.numpy(), np.stack(values), np.stack(log_probs)))
     return made
@@ -104,7 +104,7 @@ def test_every_rollout_begins_with_what_its_environments_whole_past_makes_of_not
             np.testing.assert_allclose(rollout.initial_state, state, rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(rollout.behaviour_log_prob, log_prob, rtol=1e-4, atol=1e-5)
             with torch.no_grad():  # what a learner reads, the value of the last observation included
-                unrolled = network.unroll(torch.from_numpy(rollout.obs), of_rollout(rollout)).value
+                unrolled = network(torch.from_numpy(rollout.obs), rollout.recurrent_state()).value
             np.testing.assert_allclose(unrolled, value, rtol=1e-4, atol=1e-5)
 
 
@@ -120,7 +120,7 @@ def remembering(core: str = "lstm", **more: Any) -> Any:
 def played(network: Any, steps: int = 12, environments: int = 5) -> Any:
     """A rollout of random numbers in which episodes begin here and there."""
     rng = np.random.default_rng(0)
-    rollout = allocate(network.packing.space, steps, environments, memory=network.memory_size)
+    rollout = allocate(network.packing.space, steps, environments, memory=network.state_size)
     rollout.obs[:], rollout.action[:] = rng.normal(size=rollout.obs.shape), rng.integers(3, size=(steps, environments))
     rollout.reward[:], rollout.behaviour_log_prob[:] = rng.normal(size=rollout.reward.shape), np.log(1 / 3)
     rollout.terminated[:-1] = rng.random((steps - 1, environments)) < 0.2
@@ -175,22 +175,22 @@ def test_the_gradient_of_a_batch_is_that_of_its_environments_each_with_its_own_s
 def test_a_rollout_cut_in_two_is_the_same_if_the_second_begins_with_the_state_that_the_first_ends_with():
     network = remembering()
     whole = played(network)
-    first, second = (allocate(network.packing.space, 6, 5, memory=network.memory_size) for _ in range(2))
+    first, second = (allocate(network.packing.space, 6, 5, memory=network.state_size) for _ in range(2))
     for part, begin in ((first, 0), (second, 6)):
         for name in ("obs", "first"):
             getattr(part, name)[:] = getattr(whole, name)[begin : begin + 7]
         part.action[:], part.reward[:] = whole.action[begin : begin + 6], whole.reward[begin : begin + 6]
     for name in ("initial_state", "initial_action", "initial_reward"):
         getattr(first, name)[:] = getattr(whole, name)
-    recall = Recall(5, network.memory_size, Actions(gym.spaces.Discrete(3)))
-    recall.keep(first.initial_state, slice(None))
+    tracker = StateTracker(5, network.state_size, Actions(gym.spaces.Discrete(3)))
+    tracker.update(first.initial_state, slice(None))
     with torch.no_grad():
         for t in range(6):
-            output = network.step(torch.from_numpy(first.obs[t]), recall.before(first, t, slice(None)))
-            recall.keep(output.state.numpy(), slice(None))
-        recall.end(first)
-        recall.begin(second)
-        values = [network.unroll(torch.from_numpy(each.obs), of_rollout(each)).value for each in (whole, first, second)]
+            output = network(torch.from_numpy(first.obs[t]), tracker.before(first, t, slice(None)))
+            tracker.update(output.next_state.numpy(), slice(None))
+        tracker.end(first)
+        tracker.begin(second)
+        values = [network(torch.from_numpy(each.obs), each.recurrent_state()).value for each in (whole, first, second)]
     torch.testing.assert_close(torch.cat([values[1][:-1], values[2]]), values[0], rtol=1e-4, atol=1e-5)
 
 
@@ -198,11 +198,11 @@ def test_a_predictor_steps_the_memory_of_each_that_asks_once_however_often_it_an
     """A successor of a killed actor finds its predecessor's request still there: both are answered from one state."""
     network = remembering()
     store, gate = WeightStore(FlatWeights(network).vector), Gate()
-    queue = PredictionQueue(network.packing.space, 2, 5, memory=network.memory_size, shared=True)
+    queue = PredictionQueue(network.packing.space, 2, 5, state_size=network.state_size, shared=True)
     predictor = Predictor(queue, copy.deepcopy(network), store, torch.Generator(), gate, 2)
     rollout = played(network)
-    memory = of_rollout(rollout)
-    row = Memory(memory.state, *(each[3] for each in memory[1:]))
+    states = rollout.recurrent_state()
+    row = RecurrentState(states.state, *(each[3] for each in states[1:]))
     actor = BatchedInference(queue.client(1), gate)
     for ticket in (8, 9):
         os.write(actor._client.requests.fileno(), _REQUEST.pack(1, ticket))
@@ -214,7 +214,7 @@ def test_a_predictor_steps_the_memory_of_each_that_asks_once_however_often_it_an
         predictor.predict()
         asked.join(0.05)
     with torch.no_grad():
-        expected = network.step(torch.from_numpy(rollout.obs[3]), row).state
-    np.testing.assert_allclose(answers[0].state, expected, rtol=1e-5, atol=1e-6)
+        expected = network(torch.from_numpy(rollout.obs[3]), row).next_state
+    np.testing.assert_allclose(answers[0].next_state, expected, rtol=1e-5, atol=1e-6)
     assert not queue.cells["next_state"][0].any()
     assert predictor.served == 3

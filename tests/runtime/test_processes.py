@@ -74,7 +74,7 @@ def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, countin
     for rollouts in frozen(parts, 3).values():
         for rollout in rollouts:
             with torch.no_grad():
-                policy = parts.learners[0]._network.unroll(torch.from_numpy(rollout.obs[:-1])).distribution
+                policy = parts.learners[0]._network(torch.from_numpy(rollout.obs[:-1])).distribution
             expected = policy.log_prob(torch.from_numpy(rollout.action)).numpy()
             np.testing.assert_allclose(rollout.behaviour_log_prob, expected, rtol=1e-5)
 

@@ -41,7 +41,7 @@ def built(make: Any, seed: int, **settings: Any) -> Topology:
 
 
 def first_seeds(parts: Topology) -> list[int]:
-    played = [part.environment for runner in parts.runners for part in runner.actor._parts]
+    played = [part.environment for runner in parts.runners for part in runner.actor._groups]
     return [env.unwrapped.seeds[0] for each in played for env in each._vector.envs]
 
 

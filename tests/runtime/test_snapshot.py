@@ -75,7 +75,7 @@ def test_an_environment_that_came_out_elsewhere_begins_an_episode_of_its_own_and
     first["obs"][1] = 7
     first["ended"][1] = True
     (line,) = again.restore(streams)
-    assert line.startswith("1 of 3 environments came out elsewhere")
+    assert line.startswith("1 of 3 environments did not reach the same state")
     rollout = collected(again)
     check(rollout)
     assert rollout.first[0].tolist() == [False, True, False]
@@ -94,7 +94,7 @@ def test_no_sample_of_a_window_reaches_from_an_episode_that_was_lost_into_a_new_
     collected(parts)
     streams = kept(parts)
     (line,) = again.restore(streams)
-    assert line.startswith("1 of 1 environments came out elsewhere")
+    assert line.startswith("1 of 1 environments did not reach the same state")
     sample = collected(again)
     assert sample.obs[:, 0, 1].tolist() == [0, 3]
     assert sample.first[0, 0]

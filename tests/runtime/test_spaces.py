@@ -109,7 +109,7 @@ def test_nested_riddles_are_answered_in_every_part_of_a_nested_action(worked):
     allowed = source.packing.mask(np.array([1, 1, 1, 1, 1, 1, 0]))
     packed = source.packing.pack_one(obs, allowed)
     with torch.no_grad():
-        row = network.step(torch.from_numpy(packed[None])).distribution.mode()[0].numpy()
+        row = network(torch.from_numpy(packed[None])).distribution.mode()[0].numpy()
     action = source.actions.one(row)
     assert action["card"] == 0
     assert action["bits"].tolist() == [0, 1]
@@ -133,7 +133,7 @@ def test_a_continuous_action_is_learned_to_its_known_optimum(worked):
     network, _ = worked(Steer, 250)
     obs = torch.linspace(-0.9, 0.9, 7)[:, None]
     with torch.no_grad():
-        played = find(Steer).actions.to_environment(network.step(obs).distribution.mode().numpy())
+        played = find(Steer).actions.to_environment(network(obs).distribution.mode().numpy())
     np.testing.assert_allclose(played, 2 * obs, atol=0.3)
 
 
@@ -151,7 +151,7 @@ def test_masks_reach_the_learner_with_the_observations():
     (rollout,) = rollouts
     check(rollout)
     with torch.no_grad():
-        policy = network.unroll(torch.from_numpy(rollout.obs)).distribution[: len(rollout.action)]
+        policy = network(torch.from_numpy(rollout.obs)).distribution[: len(rollout.action)]
         log_prob = policy.log_prob(torch.from_numpy(rollout.action)).numpy()
     np.testing.assert_allclose(log_prob, rollout.behaviour_log_prob, atol=1e-5)
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troupe.runtime.acting.n_step_window import Sample, Window, WindowActor, write
+from troupe.runtime.acting.n_step_window import NStepActor, NStepSample, NStepWindow, write_sample
 from troupe.runtime.data.rollout import Rollout, allocate, check
 
 Episodes = Sequence[tuple[Sequence[float], str]]  # rewards, and how it ended
 REWARDS = st.lists(st.integers(-9, 9).map(float), max_size=12)
 
 
-def played(blank: Callable[..., Rollout], episodes: Episodes, window: Window) -> list[Sample]:
+def played(blank: Callable[..., Rollout], episodes: Episodes, window: NStepWindow) -> list[NStepSample]:
     """What a window makes of episodes, each step a row whose observation is [100 * episode + step]."""
     samples = []
     for number, (rewards, ending) in enumerate(episodes):
@@ -59,7 +59,7 @@ def contents(rollout: Rollout, names: Sequence[str]) -> dict[str, Any]:
 
 def test_worked_example_three_unit_rewards(blank):
     """2.9701, 1.99 and 1: the article's recurrence, dividing as if eight rewards were there, gives 2.825 and so on."""
-    samples = played(blank, [([1.0, 1.0, 1.0], "terminated")], Window(8, 0.99))
+    samples = played(blank, [([1.0, 1.0, 1.0], "terminated")], NStepWindow(8, 0.99))
     assert [each.total for each in samples] == pytest.approx([2.9701, 1.99, 1.0])
     assert [each.horizon for each in samples] == [3, 2, 1]
 
@@ -75,12 +75,12 @@ def test_worked_example_three_unit_rewards(blank):
 )
 def test_every_step_gives_the_sample_of_the_definition(blank, episodes, still_open, n, gamma):
     episodes = [*episodes, (still_open, "open")]
-    samples = played(blank, episodes, Window(n, gamma))
+    samples = played(blank, episodes, NStepWindow(n, gamma))
     expected = written_out(episodes, n, gamma)
     assert len(samples) == len(expected)
     for sample, wanted in zip(samples, expected, strict=True):
         rollout = blank()
-        write(sample, rollout)
+        write_sample(sample, rollout)
         check(rollout)
         actual = contents(rollout, list(wanted))
         assert actual.pop("reward") == pytest.approx(wanted.pop("reward"), rel=1e-6, abs=1e-6)
@@ -92,7 +92,7 @@ def test_the_incremental_sum_does_not_drift_in_a_long_episode(blank, n, gamma):
     """Subtracting and dividing by gamma would magnify rounding by 1 / gamma with every step."""
     rng = random.Random(1)
     rewards = [rng.uniform(-1, 1) for _ in range(4000)]
-    samples = played(blank, [(rewards, "terminated")], Window(n, gamma))
+    samples = played(blank, [(rewards, "terminated")], NStepWindow(n, gamma))
     rewards = np.array(rewards, np.float32).astype(float)
     expected = [sum(gamma**k * r for k, r in enumerate(rewards[t : t + n])) for t in range(len(rewards))]
     np.testing.assert_allclose([sample.total for sample in samples], expected, rtol=1e-5, atol=1e-5)
@@ -100,27 +100,27 @@ def test_the_incremental_sum_does_not_drift_in_a_long_episode(blank, n, gamma):
 
 def test_a_lost_life_empties_the_window_and_the_next_step_begins_another(blank):
     """Rewards 1, n = 3, gamma 0.9, the second of four steps loses a life, and no reset row follows."""
-    window, samples = Window(3, 0.9), []
+    window, samples = NStepWindow(3, 0.9), []
     for step in range(4):
         samples += window.push(blank(reward=1.0, life_lost=step == 1, obs=float(step)))
     assert [sample.horizon for sample in samples] == [2, 1]
     assert [sample.total for sample in samples] == pytest.approx([1.9, 1.0])
     for sample in samples:
         rollout = blank()
-        write(sample, rollout)
+        write_sample(sample, rollout)
         assert rollout.life_lost.all()
         assert not rollout.terminated.any()
     (following,) = window.push(blank(reward=1.0, obs=4.0))
     assert (following.start.obs[0, 0, 0], following.horizon, following.total) == (2.0, 3, pytest.approx(2.71))
     rollout = blank(life_lost=True)
-    write(following, rollout)
+    write_sample(following, rollout)
     assert not rollout.life_lost.any()
 
 
 def test_an_actor_with_a_window_gives_one_sample_for_every_step(stage, counting, script):
     staged = stage(counting, environments=1)
     rows = [allocate(staged.source.observation_space, 1, 1) for _ in range(4)]
-    actor = WindowActor(staged.actor, Window(3, 0.9), rows)
+    actor = NStepActor(staged.actor, NStepWindow(3, 0.9), rows)
     samples = []
     while staged.progress.counts.episodes < 5:
         rollout = allocate(staged.source.observation_space, 1, 1)

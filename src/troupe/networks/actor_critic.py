@@ -1,4 +1,4 @@
-"""One module for actors and learners: `step` on [B] observations, `unroll` on [T, B] of them."""
+"""The actor-critic network: one `forward` for acting on [B] observations and for learning from [T, B] of them."""
 
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,38 +16,35 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.networks.encoders import Encoder, encoder
 from troupe.networks.layers import hidden_layers, orthogonal
-from troupe.networks.recurrent import Core, Memory, core
+from troupe.networks.recurrent import Core, RecurrentState, core
 
-LEAST_LOG_STD, MOST_LOG_STD = -5.0, 2.0
-
-
-class PolicyOutput(NamedTuple):
-    distribution: Distribution
-    value: Float[Tensor, "*batch"]
-    bonus_value: Float[Tensor, "*batch"] | None = None
-    state: Float[Tensor, "B S"] | None = None  # of a memory, after a step
+MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 
 
-class Heads(NamedTuple):
-    """What a body says: of these `ActorCritic.policy` makes what actors and losses read."""
+class NetworkOutput(NamedTuple):
+    """Raw outputs of the network; `ActorCritic.policy` builds the action distribution from them."""
 
     parameters: Float[Tensor, "*batch P"]
     value: Float[Tensor, "*batch"]
     mask: Bool[Tensor, "*batch choices"] | None = None
     bonus_value: Float[Tensor, "*batch"] | None = None
-    state: Float[Tensor, "B S"] | None = None
+    next_state: Float[Tensor, "B S"] | None = None
+
+
+class PolicyOutput(NamedTuple):
+    distribution: Distribution
+    value: Float[Tensor, "*batch"]
+    bonus_value: Float[Tensor, "*batch"] | None = None  # for learning, where a run has bonuses
+    next_state: Float[Tensor, "B S"] | None = None  # for acting, of a recurrent network
 
 
 class ActorCritic(nn.Module):
     """A policy and a value on any body: a module that maps observations [N, ...], nested as the environment's,
-    to the policy's parameters [N, P] and values [N]. The body may be one's own (docs/extending.md).
+    to the policy's parameters [N, P] and values [N]. The body may be the user's (docs/extending.md).
 
-    One that remembers (`memory_size` > 0) reads a `Memory` beside its observations, and a step gives the state after
-    it. Without a `Memory` an episode begins with what is observed. Others ignore all of that.
-
-    Observations come packed (environments/packing.py). `precision` is what the body computes in; weights,
-    parameters and values are float32 all the same. `bonus_value` values the bonuses for what is new
-    (novelty.py), where there are any: for learning only.
+    Observations come packed (environments/packing.py). A recurrent network (`state_size` > 0) reads a
+    `RecurrentState` besides them; without one, the first row begins an episode. `precision` is that of the body only:
+    weights, parameters and values are float32. `bonus_value` estimates the value of novelty bonuses (novelty.py).
     """
 
     def __init__(
@@ -61,103 +58,94 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.body, self.packing, self.precision, self.bonus_value = body, packing, precision, bonus_value
         self._head, self._actions = PolicyHead(actions), actions
-        remembering = body.core if isinstance(body, Body) else None
-        self.memory_size = remembering.state_size if remembering else 0
-        self.eval()  # but for a learner's passes (runtime/learning/learner.py)
+        self.state_size = self._core.state_size if self._core else 0
+        self.eval()  # except in a learner's passes (runtime/learning/learner.py)
 
-    def step(self, obs: Shaped[Tensor, "B *shape"], memory: Memory | None = None) -> PolicyOutput:
-        return self.policy(self.heads(obs, memory))
+    def forward(self, obs: Shaped[Tensor, "*batch_and_shape"], state: RecurrentState | None = None) -> PolicyOutput:
+        """Acts on [B] observations, which gives `next_state`; or evaluates [T, B] rows of rollouts for learning, which
+        gives `bonus_value`."""
+        return self.policy(self.raw_output(obs, state))
 
-    def unroll(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> PolicyOutput:
-        """The same for every row of a rollout, in one call."""
-        return self.policy(self.unrolled_heads(obs, memory))
-
-    def unrolled_heads(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> Heads:
-        rows = obs.shape[:2]
-        heads = self.heads(obs.flatten(0, 1), self.fresh(*rows, device=obs.device) if memory is None else memory)
-        parameters, value, mask = heads[:3]
-        return Heads(
-            parameters.reshape(*rows, -1), value.reshape(rows), None if mask is None else mask.reshape(*rows, -1)
-        )
-
-    def learned_heads(self, obs: Shaped[Tensor, "T B *shape"], memory: Memory | None = None) -> Heads:
-        """All that is learned: `unrolled_heads`, and the value of bonuses where there is one."""
-        heads = self.unrolled_heads(obs, memory)
-        if self.bonus_value is None:
-            return heads
-        seen, _ = self.packing.unpack(obs.flatten(0, 1))
-        return heads._replace(bonus_value=self.bonus_value(seen).reshape(obs.shape[:2]))
-
-    def heads(self, obs: Shaped[Tensor, "N *shape"], memory: Memory | None = None) -> Heads:
-        """Of N observations, each a step of its own; or, with a memory of T rows, of N = T B, one row after another."""
-        seen, mask = self.packing.unpack(obs)
-        if self.memory_size and memory is None:
-            memory = self.fresh(len(obs), device=obs.device)
+    def raw_output(self, obs: Shaped[Tensor, "*batch_and_shape"], state: RecurrentState | None = None) -> NetworkOutput:
+        """`forward` without the distribution: tensors that can be cut and joined along B."""
+        batch = obs.shape[: obs.ndim - len(self.packing.space.shape or ())]
+        rows = obs.flatten(0, 1) if len(batch) == 2 else obs
+        unpacked, mask = self.packing.unpack(rows)
+        if state is None:
+            state = self.initial_state(*batch, device=obs.device)
         if self.precision == torch.float32:
-            parameters, value, state = self.think(seen, memory)
-            return Heads(parameters, value, mask, state=state)
-        with torch.autocast(obs.device.type, self.precision):
-            parameters, value, state = self.think(seen, memory)
-        return Heads(parameters.float(), value.float(), mask, state=state)
-
-    def think(self, seen: Any, memory: Memory | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Parameters, values and the state after a step, as the body makes them of observations that are unpacked."""
-        if not self.memory_size:
-            return *self.body(seen), None
-        assert isinstance(self.body, Body)
-        assert memory is not None
-        return self.body.remembering(seen, memory)
-
-    def fresh(self, *rows: int, device: torch.device | None = None) -> Memory | None:
-        """The memory of [B] or [T, B] rows before anything was seen, the first of them an episode's first; None for
-        a network that has none."""
-        if not self.memory_size:
-            return None
-        first = torch.zeros(rows, dtype=torch.bool, device=device)
-        first.view(-1, rows[-1])[0] = True
-        return Memory(
-            torch.zeros(rows[-1], self.memory_size, device=device),
-            first,
-            torch.from_numpy(np.zeros((*rows, *self._actions.shape), self._actions.dtype)).to(device),
-            torch.zeros(rows, device=device),
+            parameters, value, next_state = self._run_body(unpacked, state)
+        else:
+            with torch.autocast(obs.device.type, self.precision):
+                parameters, value, next_state = self._run_body(unpacked, state)
+            parameters, value = parameters.float(), value.float()
+        if len(batch) == 1:
+            return NetworkOutput(parameters, value, mask, next_state=next_state)
+        return NetworkOutput(
+            parameters.reshape(*batch, -1),
+            value.reshape(batch),
+            None if mask is None else mask.reshape(*batch, -1),
+            None if self.bonus_value is None else self.bonus_value(unpacked).reshape(batch),
         )
+
+    def policy(self, raw: NetworkOutput) -> PolicyOutput:
+        return PolicyOutput(self._head(raw.parameters, raw.mask), raw.value, raw.bonus_value, raw.next_state)
+
+    def _run_body(self, obs: Any, state: RecurrentState | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self._core is None:
+            return *self.body(obs), None
+        outputs: tuple[Tensor, Tensor, Tensor | None] = self.body(obs, state)
+        return outputs
+
+    def initial_state(self, *batch: int, device: torch.device | None = None) -> RecurrentState | None:
+        """That of [B] or [T, B] rows of which the first begins an episode; None for a network that is not recurrent."""
+        if not self.state_size:
+            return None
+        resets = torch.zeros(batch, dtype=torch.bool, device=device)
+        resets.view(-1, batch[-1])[0] = True
+        return RecurrentState(
+            torch.zeros(batch[-1], self.state_size, device=device),
+            resets,
+            torch.from_numpy(np.zeros((*batch, *self._actions.shape), self._actions.dtype)).to(device),
+            torch.zeros(batch, device=device),
+        )
+
+    @property
+    def _core(self) -> Core | None:
+        return self.body.core if isinstance(self.body, Body) else None
 
     @property
     def reads_rewards(self) -> bool:
-        """Whether what it does depends on the action and the reward before, too."""
-        core = self.body.core if isinstance(self.body, Body) else None
-        return core is not None and core.before is not None
-
-    def policy(self, heads: Heads) -> PolicyOutput:
-        return PolicyOutput(self._head(heads.parameters, heads.mask), heads.value, heads.bonus_value, heads.state)
+        """Whether the policy depends on the last action and reward as well."""
+        return self._core is not None and self._core.last_step is not None
 
     @property
     def normalizer(self) -> Normalizer | None:
-        """What numbers are normalised by, if they are."""
-        seen = getattr(self.body, "encoder", None)
-        return seen.normalizer if isinstance(seen, Encoder) else None
+        """The normaliser of observed numbers, if there is one."""
+        encoder = getattr(self.body, "encoder", None)
+        return encoder.normalizer if isinstance(encoder, Encoder) else None
 
     @torch.no_grad()
-    def numbers(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N D"]:
-        """What `normalizer` gets to see."""
-        eyes = self.body.encoder
-        assert isinstance(eyes, Encoder)
-        assert eyes.numbers is not None
-        vector: Tensor = eyes.numbers(self.packing.unpack(obs)[0])
+    def normalizer_input(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N D"]:
+        """The numbers of packed observations that `normalizer` normalises."""
+        encoder = self.body.encoder
+        assert isinstance(encoder, Encoder)
+        assert encoder.numbers is not None
+        vector: Tensor = encoder.numbers(self.packing.unpack(obs)[0])
         return vector
 
 
 class PolicyHead:
-    """Makes distributions of a body's parameters: first the logits of every choice and the means of every Box, in
-    the order of the actions' parts, then the logarithms of the deviations of all Boxes."""
+    """Builds distributions from a body's parameters: the logits of every choice and the means of every Box in the order
+    of the actions' parts, then the log standard deviations of all Boxes."""
 
     def __init__(self, actions: Actions):
         self._actions = actions
         self._sizes = [part.choices or part.width for part in actions.parts]
         self._choices = [part.choices for part in actions.parts if part.choices]
-        self.numbers = sum(part.width for part in actions.parts if not part.choices)  # of all Boxes
+        self.stds = sum(part.width for part in actions.parts if not part.choices)
         self.outputs = sum(self._sizes)  # logits and means
-        self.parameters = self.outputs + self.numbers
+        self.parameters = self.outputs + self.stds
 
     def __call__(
         self, parameters: Float[Tensor, "*batch P"], mask: Bool[Tensor, "*batch choices"] | None
@@ -165,7 +153,7 @@ class PolicyHead:
         if self._actions.single:
             return Categorical.from_logits(parameters, mask)
         columns = iter(parameters[..., : self.outputs].split_with_sizes(self._sizes, -1))
-        log_std = parameters[..., self.outputs :].clamp(LEAST_LOG_STD, MOST_LOG_STD)
+        log_std = parameters[..., self.outputs :].clamp(MIN_LOG_STD, MAX_LOG_STD)
         allowed = iter(() if mask is None else mask.split_with_sizes(self._choices, -1))
         distributions: list[Categorical | Gaussian] = []
         start = 0
@@ -180,9 +168,9 @@ class PolicyHead:
 
 
 class Body(nn.Module):
-    """Encoder, memory if there is one, hidden layers, one trunk for policy and value or one for each, and their heads.
+    """Encoder, recurrent core if there is one, one trunk for policy and value or one for each, and their heads.
 
-    A Gaussian's deviations are weights of their own, the same for every observation.
+    A Gaussian's standard deviations are parameters of their own, independent of the observation.
     """
 
     def __init__(self, encoder: Encoder, head: PolicyHead, config: Network, core: Core | None = None):
@@ -192,24 +180,21 @@ class Body(nn.Module):
         features = (encoded, *config.hidden)[-1]
         self.trunk = hidden_layers(encoded, config.hidden, config.activation)
         self.value_trunk = None if config.shared else hidden_layers(encoded, config.hidden, config.activation)
-        # A near-uniform first policy explores; a value head of ordinary size learns at once.
+        # A small gain makes the initial policy nearly uniform.
         self.policy = orthogonal(features, head.outputs, 0.01)
         self.value = orthogonal(features, 1, 1.0)
-        self.log_std = nn.Parameter(torch.full((head.numbers,), config.log_std)) if head.numbers else None
+        self.log_std = nn.Parameter(torch.full((head.stds,), config.log_std)) if head.stds else None
 
-    def forward(self, obs: Any) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
-        """Of a body without memory."""
-        return self._decide(self.encoder(obs))
+    def forward(self, obs: Any, state: RecurrentState | None = None) -> tuple[Tensor, ...]:
+        """Parameters [N, P] and values [N]; with a core also the next state [B, S], or None for T rows."""
+        encoded = self.encoder(obs)
+        if self.core is None:
+            return self._heads(encoded)
+        assert state is not None
+        features, next_state = self.core(encoded, state)
+        return *self._heads(features), next_state
 
-    def remembering(
-        self, obs: Any, memory: Memory
-    ) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"], Float[Tensor, "B S"] | None]:
-        """Of one with: the state after a step as well."""
-        assert self.core is not None
-        features, state = self.core(self.encoder(obs), memory)
-        return *self._decide(features), state
-
-    def _decide(self, encoded: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
+    def _heads(self, encoded: Float[Tensor, "N F"]) -> tuple[Float[Tensor, "N P"], Float[Tensor, " N"]]:
         features = self.trunk(encoded)
         value_features = features if self.value_trunk is None else self.value_trunk(encoded)
         parameters = self.policy(features)
@@ -224,25 +209,25 @@ def build(
     """The network for an environment's spaces; raises UsageError for a space that is not supported."""
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)
-    eyes = encoder(packing, config)
-    if eyes.only_images:  # they have their hidden layer, as published
+    features = encoder(packing, config)
+    if features.only_images:  # their encoders have the hidden layer that was published with them
         config = replace(config, hidden=(), shared=True)
-    remembering = core(eyes.features, actions, config)
-    return ActorCritic(Body(eyes, PolicyHead(actions), config, remembering), packing, actions, precision(config))
+    recurrent = core(features.features, actions, config)
+    return ActorCritic(Body(features, PolicyHead(actions), config, recurrent), packing, actions, precision(config))
 
 
-def around(
+def wrap(
     body: nn.Module,
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
     masked: MaskPlace = "",
 ) -> ActorCritic:
-    """A network of one's own; raises UsageError where it breaks its signature, tried on two observations."""
+    """The user's network; raises UsageError where it breaks its signature, tried on two observations."""
     if config.core != "none":
         raise UsageError(
-            f"network.core = '{config.core}': a network of one's own is given no memory; set it to none, or leave the "
-            "network to troupe"
+            f"network.core = '{config.core}': a custom network cannot be recurrent; set it to none, or pass an encoder "
+            "(network.encoder) instead of a network"
         )
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)

@@ -27,7 +27,7 @@ from troupe.environments import of_run, quiet_gymnasium
 from troupe.networks.flat import FlatWeights
 from troupe.preparation import first_network
 from troupe.runs.store import checkpoint
-from troupe.runtime.acting.actor_plan import ActorPlan, Player
+from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.assembly import build_statistics, make_learners, make_plans
 from troupe.runtime.data.rollout import Rollout, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
@@ -85,13 +85,13 @@ def replay(
     place = Path(run)
     config = checkpoint.read_config(place)
     notes = _read(place)
-    if network is None and _had_own_network(place):
+    if network is None and _had_custom_network(place):
         raise needs_network(place)
     with one_torch_thread():
         return _Replay(config, place, notes, env, network).run(on_version)
 
 
-def _had_own_network(place: Path) -> bool:
+def _had_custom_network(place: Path) -> bool:
     with suppress(UsageError):  # a run may have been killed before its first checkpoint
         return bool(checkpoint.load(place, warn=lambda _: None).state["custom_network"])
     return False
@@ -188,7 +188,7 @@ class _Replay:
         local, self._gate = ByValue(copy.deepcopy(built).cpu()), Gate()
         self._plans = make_plans(
             config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number]),
-            memory=built.memory_size,
+            state_size=built.state_size,
         )  # fmt: skip
         learners = make_learners(
             config, self._source, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
@@ -264,8 +264,8 @@ class _Replay:
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
-        shape, memory = self._config.actor.rollout_shape, self._plans[0].memory
-        return allocate(self._source.packing.space, *shape, self._source.actions, memory)
+        shape, state_size = self._config.actor.rollout_shape, self._plans[0].state_size
+        return allocate(self._source.packing.space, *shape, self._source.actions, state_size)
 
     def _keep(self, version: int) -> None:
         """Remembers the weights just published, and forgets those no rollout goes by any more."""
@@ -298,7 +298,7 @@ class _Actor:
         self.script: list[tuple[int, int, list[tuple[int, int]]]] = []  # (generation, index, pulls)
         self._versions, self._progress = versions, Progress()
         self._made, self._generation = 0, -1
-        self._player: Player | None = None
+        self._player: Rollouter | None = None
         self._pulls: Iterator[tuple[int, int]] = iter(())
         self.version = 0
 

@@ -12,7 +12,7 @@ from troupe.config import TrainConfig, UsageError
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.acting.actor_plan import ActorPlan, Brain, LearnerPlan
+from troupe.runtime.acting.actor_plan import ActorPlan, LearnerPlan, PolicySource
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
 from troupe.runtime.acting.exploration import schedules
 from troupe.runtime.acting.inference import generator
@@ -68,7 +68,7 @@ def assemble(
             limits.actors,
             config.actor.environments,
             source.actions,
-            network.memory_size,
+            network.state_size,
             shared=processes,
         )
     local = ByValue(copy.deepcopy(network).cpu())
@@ -76,7 +76,7 @@ def assemble(
     plans = make_plans(
         config, source, actor_seeds, exploration_seed, limits.actors,
         lambda number: predictions.client(number) if predictions else (local, weights),
-        "cpu" if processes else device.type, network.memory_size, schedule,
+        "cpu" if processes else device.type, network.state_size, schedule,
     )  # fmt: skip
     queue, actors = _runners(config, source, plans, context, device.type, processes=processes)
     learners = []
@@ -100,9 +100,9 @@ def make_plans(
     seeds: np.random.SeedSequence,
     exploration_seed: np.random.SeedSequence,
     number: int,
-    brain: Callable[[int], Brain],
+    policy_source: Callable[[int], PolicySource],
     device: str = "cpu",
-    memory: int = 0,
+    state_size: int = 0,
     schedule: LinearSchedule | None = None,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
@@ -120,9 +120,9 @@ def make_plans(
             seeds=seed,
             device=device,
             window=config.actor.window_steps,
-            brain=brain(each),
+            policy_source=policy_source(each),
             learner=learner,
-            memory=memory,
+            state_size=state_size,
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
     ]
@@ -229,9 +229,9 @@ def _runners(
     waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
     number = waiting + each * len(plans)
     shape = source.packing.space, steps, environments
-    memory = plans[0].memory
+    state_size = plans[0].state_size
     if not processes:
-        new_rollout = partial(allocate, *shape, source.actions, memory, pinned=device == "cuda")
+        new_rollout = partial(allocate, *shape, source.actions, state_size, pinned=device == "cuda")
         shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
         runners = [
             ThreadRunner(plan, context, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout)
@@ -239,7 +239,7 @@ def _runners(
         ]
         return shared, runners
     check_sendable(plans[0])
-    block, rollouts = allocate_shared(*shape, number, source.actions, memory)
+    block, rollouts = allocate_shared(*shape, number, source.actions, state_size)
     shared = RolloutQueue([] if hogwild else rollouts)
     pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
     remote = []

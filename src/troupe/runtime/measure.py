@@ -13,7 +13,7 @@ import torch
 from troupe.config import Environment, Stop, UsageError
 from troupe.environments import Backend, EnvironmentSource
 from troupe.environments.stepping.closing import close_in_time
-from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.runtime.progress import kept_from_running
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
@@ -62,7 +62,7 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
     with torch.inference_mode():
         for size in sizes:
             batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0)).to(device)
-            act[size], _ = cost(lambda batch=batch: network.step(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
+            act[size], _ = cost(lambda batch=batch: network(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
     return Costs(step, computing, act)
 
 
@@ -113,12 +113,12 @@ def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
     difference of how many `steps` come one after another."""
     device = next(network.parameters()).device
     space = network.packing.space
-    rows = (min(steps, size), max(1, size // steps)) if network.memory_size else (1, size)
+    rows = (min(steps, size), max(1, size // steps)) if network.state_size else (1, size)
     obs = torch.from_numpy(np.zeros((*rows, *(space.shape or ())), space.dtype)).to(device)
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     def once() -> None:
-        output = network.policy(network.learned_heads(obs))
+        output: PolicyOutput = network(obs)
         loss = output.value.sum() + output.distribution.entropy().sum()
         if output.bonus_value is not None:
             loss = loss + output.bonus_value.sum()

@@ -15,8 +15,8 @@ from torch import nn
 from troupe.agent import load
 from troupe.config import Environment, Evaluation, UsageError
 from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
-from troupe.networks.actor_critic import ActorCritic
-from troupe.networks.recurrent import Memory
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput
+from troupe.networks.recurrent import RecurrentState
 from troupe.runs.evaluate.scores import Scores, Tally
 from troupe.runs.store.checkpoint import read_config
 from troupe.runtime.acting.inference import generator
@@ -96,19 +96,19 @@ class Evaluator:
                 pulse[0] = 0.0
                 tally.begin_round()
                 ended = np.zeros(environment.count, np.bool_)
-                memory = network.fresh(environment.count)
+                state = network.initial_state(environment.count)
                 while not tally.round_is_over:
                     if stopped():
                         return None
-                    output = network.step(torch.from_numpy(obs), memory)
+                    output: PolicyOutput = network(torch.from_numpy(obs), state)
                     distribution = output.distribution
                     action = distribution.mode() if greedy else distribution.sample(draws)
                     pulse[0] = time.monotonic()
                     obs, reward, terminated, truncated, _ = environment.step(action.numpy())
                     pulse[0] = 0.0
-                    if output.state is not None:  # what has ended is reset with this step
-                        before = torch.as_tensor(reward, dtype=torch.float32)
-                        memory = Memory(output.state, torch.from_numpy(ended), action, before)
+                    if output.next_state is not None:  # environments that had ended are reset by this step
+                        last_reward = torch.as_tensor(reward, dtype=torch.float32)
+                        state = RecurrentState(output.next_state, torch.from_numpy(ended), action, last_reward)
                     tally.add(reward, ended, terminated | truncated)
                     progress(tally)
                     ended = terminated | truncated

@@ -14,7 +14,7 @@ from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import MASK, Leaf, with_entries
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.encoders import Encoder
-from troupe.networks.recurrent import Memory
+from troupe.networks.recurrent import RecurrentState
 
 COUNT = 64  # observations
 TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32, summed up in another order
@@ -23,9 +23,11 @@ LARGEST = 1e6  # of what is observed where bounds are, say, the largest float: t
 Arrays = dict[str, np.ndarray]
 
 
-def questions(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped[Tensor, "N *shape"], Memory | None]:
-    """The same ones by the names of the file's inputs, and as the network's `step` takes them: observations, packed,
-    and what is remembered.
+def questions(
+    network: ActorCritic, actions: Actions
+) -> tuple[Arrays, Shaped[Tensor, "N *shape"], RecurrentState | None]:
+    """The same ones by the names of the file's inputs, and as the network takes them: packed observations, and the
+    recurrent state.
 
     Half of the observations lie anywhere in the space, half near to what the run's statistics say is usual. Masks
     allow half of all alternatives. Half of the rows begin an episode.
@@ -43,17 +45,17 @@ def questions(network: ActorCritic, actions: Actions) -> tuple[Arrays, Shaped[Te
     mask = _masks(actions, rng) if packing.masked else None
     packed = torch.from_numpy(packing.pack(with_entries(packing.seen, iter(values)), mask))
     given |= {} if mask is None else {MASK: mask}
-    if not network.memory_size:
+    if not network.state_size:
         return given, packed, None
-    remembered, memory = _remembered(network, actions, rng)
-    return given | remembered, packed, memory
+    more, state = _recurrent(network, actions, rng)
+    return given | more, packed, state
 
 
-def _remembered(network: ActorCritic, actions: Actions, rng: np.random.Generator) -> tuple[Arrays, Memory]:
-    state = rng.uniform(-1, 1, (COUNT, network.memory_size)).astype(np.float32)
+def _recurrent(network: ActorCritic, actions: Actions, rng: np.random.Generator) -> tuple[Arrays, RecurrentState]:
+    state = rng.uniform(-1, 1, (COUNT, network.state_size)).astype(np.float32)
     first, rows = rng.random(COUNT) < 0.5, actions.random(rng, COUNT)
     reward = rng.normal(size=COUNT).astype(np.float32)
-    memory = Memory(*(torch.from_numpy(each) for each in (state, first, rows, reward)))
+    recurrent = RecurrentState(*(torch.from_numpy(each) for each in (state, first, rows, reward)))
     given = {"state": state, "first": first}
     if network.reads_rewards:
         action, ends = actions.to_environment(rows), np.cumsum([leaf.size for leaf in actions.leaves])
@@ -63,7 +65,7 @@ def _remembered(network: ActorCritic, actions: Actions, rng: np.random.Generator
                 _unclipped(leaf.space, drawn) if isinstance(leaf.space, gym.spaces.Box) else leaf.of(action)
             )
         given["last_reward"] = reward
-    return given, memory
+    return given, recurrent
 
 
 def _unclipped(space: gym.spaces.Box, drawn: np.ndarray) -> np.ndarray:

@@ -34,8 +34,8 @@ from troupe.environments import spaces
 from troupe.environments.actions import Actions, scale
 from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
-from troupe.networks.actor_critic import ActorCritic, Heads, PolicyOutput
-from troupe.networks.recurrent import Memory
+from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
+from troupe.networks.recurrent import RecurrentState
 from troupe.runs.export.check import TOLERANCE, Arrays, difference, is_action, questions
 from troupe.runs.store.directory import versions
 from troupe.safe_files import output_file, writing
@@ -87,8 +87,8 @@ def export(agent: "Agent", file: Path) -> Exported:
         "action_space": json.dumps(spaces.describe(agent.action_space)),
     }
     with output_file(file, (".onnx",)) as unfinished, torch.no_grad():
-        given, packed, memory = questions(network, policy.actions)
-        expected, decided = policy.expected(packed, memory)
+        given, packed, state = questions(network, policy.actions)
+        expected, decided = policy.expected(packed, state)
         converted = _converted(policy, given, list(expected), about)
         with writing(file):
             unfinished.write_bytes(converted)
@@ -118,45 +118,45 @@ class Policy(nn.Module):
         network, inputs = self.network, iter(given)
         seen = with_entries(network.packing.seen, inputs)
         mask = next(inputs) if network.packing.masked else None
-        memory = self._memory(*inputs) if network.memory_size else None
-        parameters, value, state = network.think(seen, memory)
-        said = network.policy(Heads(parameters.float(), value.float(), mask, state=state))
-        return tuple(self.outputs(said).values())
+        recurrent = (self._state(*inputs),) if network.state_size else ()
+        parameters, value, *next_state = network.body(seen, *recurrent)
+        raw = NetworkOutput(parameters.float(), value.float(), mask, next_state=next(iter(next_state), None))
+        return tuple(self.outputs(network.policy(raw)).values())
 
-    def _memory(self, state: Tensor, first: Tensor, *last: Tensor) -> Memory:
+    def _state(self, state: Tensor, first: Tensor, *last: Tensor) -> RecurrentState:
         """Of the inputs behind the observation's."""
         if not last:
-            return Memory(state, first, first, state[:, 0])  # nothing reads the action and the reward
+            return RecurrentState(state, first, first, state[:, 0])  # nothing reads the action and the reward
         *action, reward = last
         row = torch.cat([of_leaf.row(each) for of_leaf, each in zip(self._leaves, action, strict=True)], 1)
-        return Memory(state, first, row[:, 0] if self.actions.single else row, reward)
+        return RecurrentState(state, first, row[:, 0] if self.actions.single else row, reward)
 
-    def outputs(self, said: PolicyOutput) -> dict[str, Tensor]:
-        """By name: the action, what it was chosen by, the value, the state of a memory."""
-        parts = iter(_parts(said))
+    def outputs(self, output: PolicyOutput) -> dict[str, Tensor]:
+        """By name: the action, its distribution's parameters, the value, the next state of a recurrent policy."""
+        parts = iter(_parts(output))
         outputs = {
             leaf.named(root): each
             for leaf, of_leaf in zip(self.actions.leaves, self._leaves, strict=True)
             for root, each in of_leaf(parts).items()
         }
         ordered = sorted(outputs, key=lambda name: not is_action(name))
-        state = {} if said.state is None else {"next_state": said.state}
-        return {name: outputs[name] for name in ordered} | {"value": said.value} | state
+        state = {} if output.next_state is None else {"next_state": output.next_state}
+        return {name: outputs[name] for name in ordered} | {"value": output.value} | state
 
     def expected(
-        self, packed: Shaped[Tensor, "N *shape"], memory: Memory | None
+        self, packed: Shaped[Tensor, "N *shape"], state: RecurrentState | None
     ) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
         """The outputs as an agent makes them, which sees packed observations and turns rows into actions in NumPy;
         and the rows in which no two alternatives are so nearly as likely that rounding decides."""
-        said = self.network.step(packed, memory)
-        action = self.actions.to_environment(said.distribution.mode().numpy())
+        output: PolicyOutput = self.network(packed, state)
+        action = self.actions.to_environment(output.distribution.mode().numpy())
         made = {leaf.named("action"): leaf.of(action) for leaf in self.actions.leaves}
         decided = torch.ones(len(packed), dtype=torch.bool)
-        for part in _parts(said):
+        for part in _parts(output):
             if isinstance(part, Categorical) and part.log_probs.shape[-1] > 1:
                 best, second = part.log_probs.exp().topk(2).values.unbind(-1)
                 decided &= best - second > TOLERANCE
-        return {name: each.numpy() for name, each in self.outputs(said).items()} | made, decided.numpy()
+        return {name: each.numpy() for name, each in self.outputs(output).items()} | made, decided.numpy()
 
 
 Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box and each choice

@@ -6,17 +6,19 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
+from troupe.environments.actions import Actions
 from troupe.environments.stepping.vector import VectorEnvironment
-from troupe.runtime.acting.inference import Decision, Inference, LocalInference
-from troupe.runtime.acting.recurrent_state import Recall
+from troupe.networks.recurrent import RecurrentState
+from troupe.runtime.acting.inference import Inference, LocalInference
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.gate import Retired
 from troupe.runtime.progress import Episode, Progress, Stopwatch
 
 
-class Part(NamedTuple):
-    """Some of an actor's environments, and their columns in its rollouts."""
+class Group(NamedTuple):
+    """A batch of an actor's environments, and its columns in the actor's rollouts."""
 
     environment: VectorEnvironment
     columns: slice
@@ -25,15 +27,14 @@ class Part(NamedTuple):
 class Actor:
     """Plays B environments and writes what happens into rollouts.
 
-    The environments come in parts that take turns: while one part steps, the actions of the next are
-    computed (double-buffered sampling, Petrenko et al. 2020, section 3.1). Where environments step in
-    threads of their own (a native batch), the two overlap; elsewhere one part is as good.
+    Groups of environments take turns: while one group steps, the actions of the next are computed
+    (double-buffered sampling, Petrenko et al. 2020, section 3.1). The two overlap only where environments step in
+    threads of their own (a native batch).
 
-    `pulse[0]` is the moment (time.monotonic) since which the environment has not answered, 0 while it
-    is not asked: whoever owns the actor sees there that it hangs. Each answer of one environment of a batch
-    renews it. With `gamma` it writes down the past returns that rewards are normalised by. `recall` is what a
-    policy with memory remembers of them. An actor that is `alone` in its process can tell how long its
-    environment waits for something rather than computes.
+    `pulse[0]` is the time (time.monotonic) since which the environment has not answered, 0 while nothing is asked of
+    it; the actor's owner detects hangs by it. Each answer of one environment of a batch renews it. With `gamma` the
+    actor records the past returns that rewards are normalised by. `states` is for a recurrent policy. An actor that is
+    `alone` in its process can tell waiting from computing inside its environment.
     """
 
     def __init__(
@@ -45,81 +46,76 @@ class Actor:
         seeds: np.random.SeedSequence,
         pulse: np.ndarray,
         gamma: float | None = None,
-        recall: Recall | None = None,
+        states: "StateTracker | None" = None,
         *,
         alone: bool = False,
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
         self._retired, self._seeds = False, seeds
-        self._parts = _parts(environments)
-        for part in environments:
-            part.answer_to(pulse)
+        self._groups = _groups(environments)
+        for environment in environments:
+            environment.answer_to(pulse)
         each = seeds.spawn(len(environments)) if len(environments) > 1 else [seeds]
         with self._asking():
-            self._obs = np.concatenate([part.reset(seed) for part, seed in zip(environments, each, strict=True)])
+            self._obs = np.concatenate([one.reset(seed) for one, seed in zip(environments, each, strict=True)])
         count = len(self._obs)
         self._first = np.ones(count, np.bool_)
-        self._ended = np.zeros(count, np.bool_)  # the next step of these is their reset row
+        self._ended = np.zeros(count, np.bool_)  # whose next step is a reset row
         self._episodes = EpisodeCounter(count)
         self._past = PastReturn(count, gamma) if gamma is not None else None
-        self._recall = recall
+        self._states = states
         self.watch = inference.watch = Stopwatch()
         self._alone = alone
 
     def collect(self, rollout: Rollout) -> None:
-        """Fills `rollout` in place, all of it with one version of the weights where they are the actor's own.
+        """Fills `rollout` in place, with one version of the weights if the actor has a copy of its own.
 
-        Raises Closed as soon as the run has been told to stop, EnvironmentFailed when it must.
+        Raises Closed once the run stops, EnvironmentFailed where an environment breaks its contract.
         """
         version, played = self._inference.refresh(), self._progress.counts.played
         rollout.pulls = [(version, played)]
         epsilon = self._epsilon(played)
         rollout.obs[0], rollout.first[0] = self._obs, self._first
-        if self._recall:
-            self._recall.begin(rollout)
+        if self._states:
+            self._states.begin(rollout)
         steps = len(rollout.action)
         for t in range(steps + 1):
-            for part in self._parts:
+            for group in self._groups:
                 if t > 0:
-                    self._receive(part, rollout, t - 1)
+                    self._receive(group, rollout, t - 1)
                 if t < steps:
-                    self._send(part, rollout, t, epsilon)
+                    self._send(group, rollout, t, epsilon)
         self._obs, self._first = rollout.obs[-1].copy(), rollout.first[-1].copy()
         if self._past is not None:
             self._past.write(rollout)
-        if self._recall:
-            self._recall.end(rollout)
+        if self._states:
+            self._states.end(rollout)
         self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum(dtype=np.float64)))
         self._progress.metrics.add({"epsilon": epsilon}, rollout.steps)
-        for part in self._parts:
-            self._progress.tell_once(part.environment.notices)
+        for group in self._groups:
+            self._progress.tell_once(group.environment.notices)
 
-    def _send(self, part: Part, rollout: Rollout, t: int, epsilon: float) -> None:
-        """Has the actions of step t computed and begins the step."""
-        environment, columns = part
+    def _send(self, group: Group, rollout: Rollout, t: int, epsilon: float) -> None:
+        """Computes the actions of step t and begins the step."""
+        environment, columns = group
         self.watch.start("delay")
         environment.delay()
         self.watch.start("act")
-        decision = self._decide(rollout, t, columns, epsilon)
-        rollout.action[t, columns] = decision.action
-        rollout.behaviour_log_prob[t, columns] = decision.log_prob
-        rollout.policy_version[t, columns] = decision.version
-        environment.send(decision.action)
+        state = self._states.before(rollout, t, columns) if self._states else None
+        output = self._inference.act(rollout.obs[t, columns], epsilon, state)
+        if self._states:
+            assert output.next_state is not None
+            self._states.update(output.next_state, columns)
+        rollout.action[t, columns] = output.action
+        rollout.behaviour_log_prob[t, columns] = output.log_prob
+        rollout.policy_version[t, columns] = output.version
+        environment.send(output.action)
         self.watch.start("other")
 
-    def _decide(self, rollout: Rollout, t: int, columns: slice, epsilon: float) -> Decision:
-        obs = rollout.obs[t, columns]
-        if self._recall is None:
-            return self._inference.act(obs, epsilon)
-        decision = self._inference.act(obs, epsilon, self._recall.before(rollout, t, columns))
-        assert decision.state is not None
-        self._recall.keep(decision.state, columns)
-        return decision
-
-    def _receive(self, part: Part, rollout: Rollout, t: int) -> None:
-        """Waits for step t and writes down what came of it."""
-        environment, columns = part
+    def _receive(self, group: Group, rollout: Rollout, t: int) -> None:
+        """Waits for the end of step t and records it."""
+        environment, columns = group
         ended = self._ended[columns]
         self.watch.start("env")
         computed = time.process_time() if self._alone else 0.0
@@ -139,37 +135,37 @@ class Actor:
         np.logical_or(terminated, truncated, out=ended)
 
     def retire(self) -> None:
-        """Another plays in its place: it is to end as soon as its environment lets it."""
+        """Another actor has replaced this one: it ends as soon as its environment returns."""
         self._retired = True
 
     def state(self) -> dict[str, Any] | None:
-        """All that decides what it does next, but for the weights; None where its environments cannot be saved."""
-        environment = self._parts[0].environment.state() if len(self._parts) == 1 else None
+        """Everything that determines its next actions except the weights; None if its environments cannot be saved."""
+        environment = self._groups[0].environment.state() if len(self._groups) == 1 else None
         if environment is None or not isinstance(self._inference, LocalInference):
             return None
         return {
             "obs": self._obs,
             "first": self._first,
-            "ended": self._ended.copy(),  # it is written to while the next rollout is played
+            "ended": self._ended.copy(),  # the next rollout writes to it
             "episodes": self._episodes.state(),
             "past": None if self._past is None else self._past.total.copy(),
-            "memory": self._recall and self._recall.state(),
+            "memory": self._states and self._states.state(),
             "inference": self._inference.state(),
             "environment": environment,
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Goes back to a state of before; says which environments would not."""
+        """Restores `state`; returns a notice if environments could not be brought back to where they were."""
         assert isinstance(self._inference, LocalInference)
         self._inference.restore(state["inference"])
         self._episodes.restore(state["episodes"])
         if self._past is not None:
             self._past.total = state["past"].copy()
-        if self._recall:
-            self._recall.restore(state["memory"])
+        if self._states:
+            self._states.restore(state["memory"])
         self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
-        (part,) = self._parts
-        strayed = part.environment.restore(state["environment"], self._obs)
+        (group,) = self._groups
+        strayed = group.environment.restore(state["environment"], self._obs)
         if not strayed:
             return []
         self._first[strayed], self._ended[strayed] = True, False
@@ -177,31 +173,30 @@ class Actor:
         if self._past is not None:
             self._past.total[strayed] = 0.0
         return [
-            f"{len(strayed)} of {part.environment.count} environments came out elsewhere when their episodes were "
-            "played again with the same seeds and actions; these begin new ones, and the run is not what it would "
-            "have been without a stop (docs/reproducibility.md)"
+            f"{len(strayed)} of {group.environment.count} environments did not reach the same state when their "
+            "episodes were replayed with the same seeds and actions; these begin new episodes, so the run differs from "
+            "one without a stop (docs/reproducibility.md)"
         ]
 
     def lend(self) -> VectorEnvironment:
-        """Its environments, for somebody else to play in between two rollouts; then `begin_anew`."""
-        (part,) = self._parts
-        return part.environment
+        """Its environments, for an evaluation between two rollouts; `begin_anew` afterwards."""
+        (group,) = self._groups
+        return group.environment
 
     def begin_anew(self) -> None:
-        """Begins new episodes: the environments are elsewhere than it left them."""
-        (part,) = self._parts
-        part.environment.answer_to(self._pulse)
+        """Begins new episodes in environments that were lent."""
+        (group,) = self._groups
+        group.environment.answer_to(self._pulse)
         with self._asking():
-            self._obs = part.environment.reset(self._seeds.spawn(1)[0]).copy()
+            self._obs = group.environment.reset(self._seeds.spawn(1)[0]).copy()
         self._first[:], self._ended[:] = True, False
-        everywhere = list(range(len(self._obs)))
-        self._episodes.forget(everywhere)
+        self._episodes.forget(list(range(len(self._obs))))
         if self._past is not None:
             self._past.total[:] = 0.0
 
     def close(self) -> None:
-        for part in self._parts:
-            part.environment.close()
+        for group in self._groups:
+            group.environment.close()
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -212,13 +207,13 @@ class Actor:
             raise Retired
 
 
-def _parts(environments: Sequence[VectorEnvironment]) -> list[Part]:
+def _groups(environments: Sequence[VectorEnvironment]) -> list[Group]:
     ends = np.cumsum([environment.count for environment in environments]).tolist()
-    return [Part(each, slice(end - each.count, end)) for each, end in zip(environments, ends, strict=True)]
+    return [Group(each, slice(end - each.count, end)) for each, end in zip(environments, ends, strict=True)]
 
 
 class EpisodeCounter:
-    """Raw return and length of every episode, across the seams between rollouts."""
+    """Raw return and length of every episode, across rollouts."""
 
     def __init__(self, environments: int):
         self._total = np.zeros(environments)
@@ -242,7 +237,7 @@ class EpisodeCounter:
         self._length += rollout.valid[rows].sum(0)
 
     def forget(self, environments: list[int]) -> None:
-        """What these have gathered belongs to no episode any more."""
+        """Starts from zero for these environments."""
         self._total[environments], self._length[environments] = 0.0, 0
 
     def state(self) -> dict[str, np.ndarray]:
@@ -253,9 +248,9 @@ class EpisodeCounter:
 
 
 class PastReturn:
-    """The discounted sum of an episode's rewards up to each step, across the seams between rollouts.
+    """The discounted sum of an episode's rewards up to each step, across rollouts.
 
-    Its deviation is the unit that rewards are divided by: Engstrom et al. 2020, Implementation matters, section 3.
+    Rewards are divided by its standard deviation (Engstrom et al. 2020, Implementation matters, section 3).
     """
 
     def __init__(self, environments: int, gamma: float):
@@ -267,3 +262,39 @@ class PastReturn:
             self.total = self._gamma * self.total + reward
             rollout.past_return[t] = self.total
             self.total[ended[t]] = 0.0
+
+
+class StateTracker:
+    """The recurrent state of an actor's environments, from step to step and from rollout to rollout.
+
+    It is never cleared: where an episode begins, `first` makes the network ignore it.
+    """
+
+    def __init__(self, environments: int, size: int, actions: Actions):
+        self._state = np.zeros((environments, size), np.float32)
+        self._action = np.zeros((environments, *actions.shape), actions.dtype)
+        self._reward = np.zeros(environments, np.float32)
+
+    def begin(self, rollout: Rollout) -> None:
+        """Writes the initial state, from which a learner unrolls."""
+        rollout.initial_state[:] = self._state
+        rollout.initial_action[:], rollout.initial_reward[:] = self._action, self._reward
+
+    def before(self, rollout: Rollout, t: int, columns: slice) -> RecurrentState:
+        """What the policy reads with the observations of row t."""
+        actions = rollout.action[t - 1] if t else rollout.initial_action
+        rewards = rollout.reward[t - 1] if t else rollout.initial_reward
+        last = actions[columns], rewards[columns].astype(np.float32)
+        return RecurrentState(*map(torch.from_numpy, (self._state[columns], rollout.first[t, columns], *last)))
+
+    def update(self, next_state: np.ndarray, columns: slice) -> None:
+        self._state[columns] = next_state
+
+    def end(self, rollout: Rollout) -> None:
+        self._action[:], self._reward[:] = rollout.action[-1], rollout.reward[-1]
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {"state": self._state.copy(), "action": self._action.copy(), "reward": self._reward.copy()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._state[:], self._action[:], self._reward[:] = state["state"], state["action"], state["reward"]

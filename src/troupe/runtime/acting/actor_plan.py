@@ -12,12 +12,11 @@ from troupe.config import Environment
 from troupe.config import Learner as LearnerConfig
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.acting.actor import Actor
+from troupe.runtime.acting.actor import Actor, StateTracker
 from troupe.runtime.acting.batched_inference import BatchedInference, PredictionClient
 from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import Inference, LocalInference, generator
-from troupe.runtime.acting.n_step_window import Window, WindowActor
-from troupe.runtime.acting.recurrent_state import Recall
+from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.rollout import allocate
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate, RemoteGate
@@ -28,8 +27,8 @@ from troupe.runtime.learning.weights import HogwildMaster, Weights
 from troupe.runtime.progress import Progress
 
 # Where actions come from: one end of the prediction queue, or a copy of the network and what refreshes it.
-Brain = PredictionClient | tuple[ByValue, Weights]
-Player = Actor | WindowActor | Worker
+PolicySource = PredictionClient | tuple[ByValue, Weights]
+Rollouter = Actor | NStepActor | Worker
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class ActorPlan:
     seeds: np.random.SeedSequence
     device: str  # where its copy of the network acts
     window: int
-    brain: Brain
+    policy_source: PolicySource
     learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
-    memory: int = 0  # size of the policy's
+    state_size: int = 0  # of the policy's recurrent state
 
     def seed_process(self, generation: int) -> None:
         """Seeds the global streams of `random`, NumPy and torch, which some environments draw from. For an actor that
@@ -67,12 +66,12 @@ class ActorPlan:
         np.random.seed(words)
         torch.manual_seed(int(words[0]))
 
-    def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Player:
+    def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Rollouter:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
         make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
         # Those that are put back, or served by a predictor, go all together.
-        whole = self.restorable or isinstance(self.brain, PredictionClient)
+        whole = self.restorable or isinstance(self.policy_source, PredictionClient)
         parts = 1 if whole else min(self.parts, self.environments)
         sizes = np.bincount(np.arange(self.environments) % parts).tolist()
         environments = [make(size, self.environment) for size in sizes]
@@ -82,13 +81,14 @@ class ActorPlan:
         def actor(inference: Inference) -> Actor:
             rewards = self.learner.objective.rewards
             gamma = rewards.gamma if rewards.normalize else None
-            recall = Recall(self.environments, self.memory, self.source.value.actions) if self.memory else None
+            count, size = self.environments, self.state_size
+            states = StateTracker(count, size, self.source.value.actions) if size else None
             seed, epsilon = environment_seed, self.epsilon
-            return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, recall, alone=alone)
+            return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, states, alone=alone)
 
-        if isinstance(self.brain, PredictionClient):
-            return self._windowed(actor(BatchedInference(self.brain, gate)))
-        network, weights = copy.deepcopy(self.brain[0].value).to(self.device), self.brain[1]
+        if isinstance(self.policy_source, PredictionClient):
+            return self._windowed(actor(BatchedInference(self.policy_source, gate)))
+        network, weights = copy.deepcopy(self.policy_source[0].value).to(self.device), self.policy_source[1]
         if isinstance(weights, HogwildMaster):
             learner = self._learner(network, weights, progress, gate, action_seed.spawn(2)[1])
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
@@ -96,19 +96,19 @@ class ActorPlan:
         own = FlatWeights(network)
         # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from, nor is
         # what a memory is added up with.
-        exact = network.normalizer is not None or network.memory_size or own.buffers
+        exact = network.normalizer is not None or network.state_size or own.buffers
         precision = torch.float32 if exact else network.precision
         own.move_to(own.vector.to(self.device, precision))
         draws = generator(action_seed, own.vector.device)
         return self._windowed(actor(LocalInference(own, weights, draws, gate)))
 
-    def _windowed(self, actor: Actor) -> Player:
+    def _windowed(self, actor: Actor) -> Rollouter:
         if not self.window:
             return actor
         source = self.source.value
-        return WindowActor(
+        return NStepActor(
             actor,
-            Window(self.window, self.learner.objective.rewards.gamma),
+            NStepWindow(self.window, self.learner.objective.rewards.gamma),
             [allocate(source.packing.space, 1, 1, source.actions) for _ in range(self.window + 1)],
         )
 

@@ -22,10 +22,10 @@ import torch
 
 from troupe.config import UsageError
 from troupe.environments.actions import Actions
-from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.flat import FlatWeights
-from troupe.networks.recurrent import Memory
-from troupe.runtime.acting.inference import Decision
+from troupe.networks.recurrent import RecurrentState
+from troupe.runtime.acting.inference import InferenceOutput
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate, RemoteGate
 from troupe.runtime.learning.weights import Weights
@@ -50,7 +50,7 @@ class PredictionQueue:
         actors: int,
         environments: int,
         actions: Actions | None = None,
-        memory: int = 0,
+        state_size: int = 0,
         *,
         shared: bool,
     ):
@@ -65,12 +65,12 @@ class PredictionQueue:
                 "action": ((n, b, *shape), dtype),
                 "log_prob": ((n, b), np.float32),
                 "version": ((n,), np.int64),
-                "memory_state": ((n, b, memory), np.float32),
-                "memory_first": ((n, b), np.bool_),
-                "memory_action": ((n, b, *shape), dtype),
-                "memory_reward": ((n, b), np.float32),
-                # Apart from that before: a request that is answered twice steps once.
-                "next_state": ((n, b, memory), np.float32),
+                "state": ((n, b, state_size), np.float32),
+                "resets": ((n, b), np.bool_),
+                "last_action": ((n, b, *shape), dtype),
+                "last_reward": ((n, b), np.float32),
+                # Not `state` itself: a request that is answered twice advances it once.
+                "next_state": ((n, b, state_size), np.float32),
             },
             shared=shared,
         )
@@ -125,12 +125,12 @@ class BatchedInference:
         """The predictors hold the weights, and may change them at any step."""
         return -1
 
-    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
+    def act(self, obs: np.ndarray, epsilon: float, state: RecurrentState | None = None) -> InferenceOutput:
         client, cells, number = self._client, self._client.cells, self._client.actor
         cells["obs"][number], cells["epsilon"][number] = obs, epsilon
-        if memory is not None:
-            for name, value in memory._asdict().items():
-                cells[f"memory_{name}"][number] = value
+        if state is not None:
+            for name, value in state._asdict().items():
+                cells[name][number] = value
         self._ticket = (self._ticket + 1) % 2**32
         os.write(client.requests.fileno(), _REQUEST.pack(number, self._ticket))
         stage = self.watch.stage
@@ -144,9 +144,9 @@ class BatchedInference:
                 raise Closed
             if _REPLY.unpack(reply)[0] == self._ticket:
                 self.watch.start(stage)
-                state = None if memory is None else cells["next_state"][number]
+                next_state = None if state is None else cells["next_state"][number]
                 version = int(cells["version"][number])
-                return Decision(cells["action"][number], cells["log_prob"][number], version, state)
+                return InferenceOutput(cells["action"][number], cells["log_prob"][number], version, next_state)
 
 
 class Predictor:
@@ -179,7 +179,7 @@ class Predictor:
             device = self._flat.vector.device
             obs = torch.from_numpy(cells["obs"][actors]).to(device)
             epsilon = torch.from_numpy(cells["epsilon"][actors]).to(device)
-            output = self._network.step(obs.flatten(0, 1), self._memory(actors))  # [requests * environments]
+            output: PolicyOutput = self._network(obs.flatten(0, 1), self._state(actors))  # [requests * environments]
             policy, environments = output.distribution, obs.shape[1]
             behaviour = (
                 policy.with_epsilon(epsilon.repeat_interleave(environments)[:, None]) if epsilon.any() else policy
@@ -187,19 +187,18 @@ class Predictor:
             action = behaviour.sample(self._generator)
             self._write("action", actors, action)
             self._write("log_prob", actors, behaviour.log_prob(action))
-            if output.state is not None:
-                self._write("next_state", actors, output.state)
+            if output.next_state is not None:
+                self._write("next_state", actors, output.next_state)
             cells["version"][actors] = self._version
         self._queue.answer(requests)
         self.served, self.batches = self.served + len(requests), self.batches + 1
         self.watch.start(WAIT)
 
-    def _memory(self, actors: list[int]) -> Memory | None:
-        """What the policy reads of the past of these actors, if it has a memory."""
-        if not self._network.memory_size:
+    def _state(self, actors: list[int]) -> RecurrentState | None:
+        if not self._network.state_size:
             return None
-        cells = (torch.from_numpy(self._queue.cells[f"memory_{name}"][actors]) for name in Memory._fields)
-        return Memory(*(cell.flatten(0, 1) for cell in cells)).to(self._flat.vector.device)
+        cells = (torch.from_numpy(self._queue.cells[name][actors]) for name in RecurrentState._fields)
+        return RecurrentState(*(cell.flatten(0, 1) for cell in cells)).to(self._flat.vector.device)
 
     def _write(self, name: str, actors: list[int], rows: torch.Tensor) -> None:
         cell = self._queue.cells[name]

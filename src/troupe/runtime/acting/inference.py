@@ -6,19 +6,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
-from troupe.networks.actor_critic import ActorCritic
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.flat import FlatWeights
-from troupe.networks.recurrent import Memory
+from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.weights import Weights
 from troupe.runtime.progress import Stopwatch
 
 
-class Decision(NamedTuple):
+class InferenceOutput(NamedTuple):
     action: np.ndarray  # [B, ...], rows of numbers (environments/actions.py)
     log_prob: np.ndarray  # [B], under the policy that really acted, exploration included
-    version: int  # of the weights that acted
-    state: np.ndarray | None = None  # [B, S], of a policy with memory, after this
+    version: int  # of the weights
+    next_state: np.ndarray | None = None  # [B, S], of a recurrent policy
 
 
 class Inference(Protocol):
@@ -27,10 +27,10 @@ class Inference(Protocol):
     def refresh(self) -> int:
         """Called between rollouts: the only moment at which an actor's own weights change. Their version."""
 
-    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
+    def act(self, obs: np.ndarray, epsilon: float, state: RecurrentState | None = None) -> InferenceOutput:
         """Samples from (1 - epsilon) pi + epsilon / A for each of [B] observations.
 
-        A policy with memory is handed what it reads, and hands back its new state: whoever plays keeps it.
+        The caller keeps the state of a recurrent policy.
         """
 
 
@@ -55,15 +55,15 @@ class LocalInference:
         self._version = self._weights.pull(self._pulled, self._version)
         return self._version
 
-    def act(self, obs: np.ndarray, epsilon: float, memory: Memory | None = None) -> Decision:
+    def act(self, obs: np.ndarray, epsilon: float, state: RecurrentState | None = None) -> InferenceOutput:
         with self._gate.turn(self.watch), torch.inference_mode():
             seen = torch.from_numpy(obs).to(self._device, non_blocking=True)
-            output = self._network.step(seen, memory and memory.to(self._device))
+            output: PolicyOutput = self._network(seen, state and state.to(self._device))
             behaviour = output.distribution.with_epsilon(epsilon)
             action = behaviour.sample(self._generator)
             log_prob = behaviour.log_prob(action).cpu().numpy()
-            state = None if output.state is None else output.state.cpu().numpy()
-            return Decision(action.cpu().numpy(), log_prob, self._version, state)
+            next_state = None if output.next_state is None else output.next_state.cpu().numpy()
+            return InferenceOutput(action.cpu().numpy(), log_prob, self._version, next_state)
 
     def state(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state().numpy()}

@@ -13,7 +13,7 @@ from troupe.runtime.data.rollout import ROWS, Rollout, stack
 from troupe.runtime.progress import Stopwatch
 
 
-class Sample(NamedTuple):
+class NStepSample(NamedTuple):
     """R = `total`, the discounted rewards from the step `start` to the step `last`, both included."""
 
     start: Rollout
@@ -22,7 +22,7 @@ class Sample(NamedTuple):
     horizon: int
 
 
-class Window:
+class NStepWindow:
     """The last n steps of one environment, and their discounted sum, kept up incrementally.
 
     The article subtracts the oldest reward and divides by gamma, which magnifies what rounding left by
@@ -37,7 +37,7 @@ class Window:
         self._heads: list[float] = []  # r_i + gamma r_{i+1} + ... of the oldest rows, the very oldest last
         self._tail = 0.0  # the same for all rows after those
 
-    def push(self, row: Rollout) -> Iterator[Sample]:
+    def push(self, row: Rollout) -> Iterator[NStepSample]:
         """Takes one step (a rollout with T = B = 1); gives the samples that it completes.
 
         At an episode's end the window is emptied, each sample over the horizon that is left. The
@@ -67,7 +67,7 @@ class Window:
         self._rows.clear()
         self._heads, self._tail = [], 0.0
 
-    def _pop(self, last: Rollout) -> Sample:
+    def _pop(self, last: Rollout) -> NStepSample:
         if not self._heads:  # the tail becomes the heads
             following = 0.0
             for row in reversed(self._rows):
@@ -77,19 +77,19 @@ class Window:
         total = self._heads[-1] + self._gamma ** len(self._heads) * self._tail
         horizon = len(self._rows)
         self._heads.pop()
-        return Sample(self._rows.popleft(), last, total, horizon)
+        return NStepSample(self._rows.popleft(), last, total, horizon)
 
 
-class WindowActor:
+class NStepActor:
     """An actor with one environment whose steps pass through a window: `collect` gives one sample.
 
     `rows` are rollouts of one step, at least one more than the window holds; they are used in turn.
     """
 
-    def __init__(self, actor: Actor, window: Window, rows: Sequence[Rollout]):
+    def __init__(self, actor: Actor, window: NStepWindow, rows: Sequence[Rollout]):
         self._actor, self._window = actor, window
         self._rows, self._next = rows, 0
-        self._ready: deque[Sample] = deque()
+        self._ready: deque[NStepSample] = deque()
         self._pulls: list[tuple[int, int]] = []  # of the rows since the last sample
 
     @property
@@ -106,7 +106,7 @@ class WindowActor:
             self._actor.collect(row)
             self._pulls += row.pulls
             self._ready.extend(self._window.push(row))
-        write(self._ready.popleft(), rollout)
+        write_sample(self._ready.popleft(), rollout)
         rollout.pulls, self._pulls = self._pulls, []
 
     def state(self) -> dict[str, Any] | None:
@@ -132,7 +132,7 @@ class WindowActor:
         self._next = state["next"]
         self._window.restore(state["window"], self._rows)
         self._ready = deque(
-            Sample(self._rows[start], self._rows[last], total, horizon)
+            NStepSample(self._rows[start], self._rows[last], total, horizon)
             for start, last, total, horizon in state["ready"]
         )
         said = self._actor.restore(state)
@@ -144,7 +144,7 @@ class WindowActor:
         self._actor.close()
 
 
-def write(sample: Sample, rollout: Rollout) -> None:
+def write_sample(sample: NStepSample, rollout: Rollout) -> None:
     """A sample as a rollout of one row: from `start`, with what came after `last`."""
     start, last = sample.start, sample.last
     rollout.obs[0], rollout.obs[1] = start.obs[0], last.obs[1]

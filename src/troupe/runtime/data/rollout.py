@@ -29,6 +29,7 @@ import numpy as np
 import torch
 
 from troupe.environments.actions import Actions
+from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.data.shared_memory import Block
 
 ROWS = (
@@ -75,6 +76,12 @@ class Rollout:
     def oldest(self) -> int:
         """The oldest version of the weights that acted in it."""
         return int(self.policy_version.min())
+
+    def recurrent_state(self) -> RecurrentState:
+        """What a recurrent policy reads with the T + 1 rows of observations."""
+        action = np.concatenate([self.initial_action[None], self.action])
+        reward = np.concatenate([self.initial_reward[None], self.reward]).astype(np.float32)
+        return RecurrentState(*map(torch.from_numpy, (self.initial_state, self.first, action, reward)))
 
 
 def fields(

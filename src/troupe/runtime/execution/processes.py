@@ -222,9 +222,9 @@ def check_sendable(plan: ActorPlan) -> None:
     wrong = (
         f"environment {source.id} cannot be sent to actor processes: {source.unsendable}" if source.unsendable else ""
     )
-    if isinstance(plan.brain, tuple) and not wrong:
+    if isinstance(plan.policy_source, tuple) and not wrong:
         try:
-            plan.brain[0].__getstate__()
+            plan.policy_source[0].__getstate__()
         except Exception as error:
             wrong = f"the network cannot be sent to actor processes: {one_line(error)}"
     if wrong:

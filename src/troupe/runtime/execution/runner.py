@@ -11,7 +11,7 @@ import numpy as np
 from troupe.config import TroupeError
 from troupe.environments import VectorEnvironment
 from troupe.runtime.acting.actor import Actor
-from troupe.runtime.acting.actor_plan import ActorPlan, Player
+from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.gate import Closed, Gate, Retired
@@ -157,7 +157,7 @@ class ThreadRunner:
         self._pulse = np.zeros(1)
         self._hang_detector = HangDetector(self._pulse, self._context.hang_seconds)
 
-    def _build(self) -> Player:
+    def _build(self) -> Rollouter:
         return self._plan.build(self._generation, self._context.progress, self._context.gate, self._pulse)
 
 

@@ -17,10 +17,9 @@ from troupe.algorithm.optimizers import clip_by_norm
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
-from troupe.networks.actor_critic import ActorCritic, Body, Heads, PolicyOutput
+from troupe.networks.actor_critic import ActorCritic, Body, NetworkOutput, PolicyOutput
 from troupe.networks.flat import FlatWeights
-from troupe.networks.recurrent import Memory
-from troupe.runtime.acting.recurrent_state import of_rollout
+from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.data.rollout import Rollout, columns
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.curiosity import Curiosity
@@ -106,7 +105,7 @@ class Learner:
         rows = batch.valid
         numbers = None
         if self._network.normalizer is not None and rows.any():  # short rollouts may be reset rows and nothing else
-            numbers = self._network.numbers(_to(self._device, batch.obs[:-1][rows]))
+            numbers = self._network.normalizer_input(_to(self._device, batch.obs[:-1][rows]))
         return_std = self._master.observe(numbers, torch.from_numpy(batch.past_return[rows]), writer)
         if self._rewards.normalize:
             self._rewards = replace(self._rewards, scale=self._objective.rewards.scale / return_std)
@@ -121,15 +120,13 @@ class Learner:
     def compute_gradient(self, rollout: Rollout, bonus: Bonus | None = None) -> Tensor:
         """The gradient of the loss on `rollout`, at the weights this learner holds."""
         obs = _to(self._device, rollout.obs)
-        memory = of_rollout(rollout).to(self._device) if self._network.memory_size else None
+        state = rollout.recurrent_state().to(self._device) if self._network.state_size else None
         with self._train_mode():
             if self._pool.size == 1:
-                loss = self._compute_loss(
-                    self._network.policy(self._network.learned_heads(obs, memory)), rollout, bonus
-                )
+                loss = self._compute_loss(self._network(obs, state), rollout, bonus)
                 gradient = self.weights.gradient(loss)
             else:
-                loss, gradient = self._sharded_gradient(obs, memory, rollout, bonus)
+                loss, gradient = self._sharded_gradient(obs, state, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         return gradient.add_(0.0 * loss.detach())
 
@@ -160,7 +157,7 @@ class Learner:
         return loss
 
     def _sharded_gradient(
-        self, obs: Tensor, memory: Memory | None, rollout: Rollout, bonus: Bonus | None
+        self, obs: Tensor, state: RecurrentState | None, rollout: Rollout, bonus: Bonus | None
     ) -> tuple[Tensor, Tensor]:
         """Loss and gradient, with the passes through the network sharded by environments.
 
@@ -171,13 +168,13 @@ class Learner:
         ends = np.linspace(0, environments, min(self._pool.size, environments) + 1).astype(int)
         shares = [slice(*ends) for ends in pairwise(ends.tolist())]
 
-        def forward(share: slice) -> Heads:
-            return self._network.learned_heads(obs[:, share], memory and memory.columns(share))
+        def forward(share: slice) -> NetworkOutput:
+            return self._network.raw_output(obs[:, share], state and state.columns(share))
 
         passes = self._pool.map(forward, shares)
         mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
         whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
-        output = self._network.policy(Heads(whole[0], whole[1], mask, *whole[2:]))
+        output = self._network.policy(NetworkOutput(whole[0], whole[1], mask, *whole[2:]))
         loss = self._compute_loss(output, rollout, bonus)
         said = torch.autograd.grad(loss, whole, materialize_grads=True)
 
@@ -239,7 +236,7 @@ class Learner:
             self._advantage_ema = AdvantageEMA(self._advantage_ema.decay, *saved)
 
 
-def _learned(heads: Heads) -> list[Tensor]:
+def _learned(heads: NetworkOutput) -> list[Tensor]:
     """What gradients come from: all but the mask."""
     return [heads.parameters, heads.value, *(() if heads.bonus_value is None else (heads.bonus_value,))]
 
