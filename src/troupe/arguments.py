@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     if arguments[0] not in commands and not arguments[0].startswith("-"):
         hint = config.did_you_mean(arguments[0], commands)
         raise UsageError(f"no command '{arguments[0]}'{hint} (troupe --help lists them)")
-    arguments, env_kwargs = _take_kwargs(arguments)
+    arguments, kwargs = _take_kwargs(arguments)
     if command := commands.get(next(iter(arguments), "")):
         arguments = _join_negative(arguments, command)
     try:
@@ -37,27 +37,31 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             if word not in known:
                 raise UsageError(_unknown(word, arguments[0], commands[arguments[0]])) from None
         raise
-    if env_kwargs and not hasattr(options, "env.kwargs"):
-        unknown = [f"{_KWARGS}{next(iter(env_kwargs))}"]
-    options.env_kwargs = env_kwargs
+    unknown += [f"--{name}" for name in kwargs if not hasattr(options, _table(name))]
+    options.kwargs = kwargs
     if unknown:
         raise UsageError(_unknown(unknown[0].partition("=")[0], options.name, commands[options.name]))
     return options
 
 
 def _take_kwargs(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The arguments without --env.kwargs.NAME VALUE, whose names are the environment's; and these by name."""
+    """The arguments without --env.kwargs.NAME VALUE and the like, whose names are free; and these by dotted name."""
     rest, found, words = [], {}, iter(arguments)
     for word in words:
-        if not word.startswith(_KWARGS):
+        if not (table := _table(word.removeprefix("--"))):
             rest.append(word)
             continue
         option, equals, value = word.partition("=")
         given = value if equals else next(words, None)
-        if given is None or option == _KWARGS or (given.startswith("--") and not equals):
-            raise UsageError(f"{option}: expected {_KWARGS}NAME VALUE")
-        found[option.removeprefix(_KWARGS)] = given
+        if given is None or option == f"--{table}." or (given.startswith("--") and not equals):
+            raise UsageError(f"{option}: expected --{table}.NAME VALUE")
+        found[option.removeprefix("--")] = given
     return rest, found
+
+
+def _table(name: str) -> str:
+    """The table of arguments that a dotted name is an entry of; "" for every other."""
+    return next((table for table in _KWARGS if name.startswith(f"{table}.")), "")
 
 
 def _join_negative(arguments: Sequence[str], command: argparse.ArgumentParser) -> list[str]:
@@ -192,7 +196,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
 
 SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id", "env.files")
-_KWARGS = "--env.kwargs."
+_KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -253,12 +257,12 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_setting(group: Any, name: str, text: str) -> None:
-    option = f"{_KWARGS}NAME" if name == "env.kwargs" else f"--{name}"
+    option = f"--{name}.NAME" if name in _KWARGS else f"--{name}"
     group.add_argument(option, dest=name, metavar="V", help=text)
 
 
 def _text(field: config.Field) -> str:
-    if field.name == "env.kwargs":
+    if field.name in _KWARGS:
         return field.description
     choices = f" [{', '.join(field.choices)}]" if field.choices else ""
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default

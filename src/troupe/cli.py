@@ -394,8 +394,7 @@ def _display(options: argparse.Namespace) -> "Mode":
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
     given = {name: getattr(options, name, None) for name in config.fields() if name not in words.SAID_OTHERWISE}
-    kwargs = {f"env.kwargs.{name}": value for name, value in options.env_kwargs.items()}
-    return {name: value for name, value in given.items() if value is not None} | kwargs
+    return {name: value for name, value in given.items() if value is not None} | dict(options.kwargs)
 
 
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {

@@ -44,7 +44,7 @@ from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_proce
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
-from troupe.runtime.learning import annealing
+from troupe.runtime.learning import annealing, choices
 from troupe.runtime.progress import Clock, Counts, Episode, Progress
 from troupe.runtime.topologies import Serial
 from troupe.text import format_return
@@ -66,6 +66,8 @@ def train(
     seconds: float | None = None,
     target: float | Literal["auto", "none"] | None = None,
     network: nn.Module | NetworkMaker | None = None,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -77,7 +79,8 @@ def train(
     `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
     module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
     from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
-    `seconds` and `target` are short for those of `stop`. `env_kwargs` are arguments of the environment or
+    `seconds` and `target` are short for those of `stop`; `loss` and `optimizer` are callables in place of those that
+    "loss.kind" and "learner.optimizer" name (docs/extending.md). `env_kwargs` are arguments of the environment or
     its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its signature.
 
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
@@ -89,8 +92,10 @@ def train(
     """
     check_named(run_dir)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
-    said = dict(settings or {}) | {name: value for name, value in short.items() if value is not None}
+    said = choices.named(settings or {}, loss, optimizer)
+    said |= {name: value for name, value in short.items() if value is not None}
     asked, source = settle(configuration.resolve(name_of(env), preset, said, tuned=tuned), env, env_kwargs)
+    asked = choices.settle(asked)
     config, fitting = fit(asked, source, network, [name for name, _ in configuration.flatten(said)])
     measured = configuration.differing(asked, config)
     if run_dir is not None:
@@ -110,6 +115,8 @@ def resume(
     anneal_steps: int | Literal["auto"] | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
     display: Mode = "auto",
 ) -> Run:
     """Goes on with a run where its newest whole checkpoint stands, to its own limits or to new ones.
@@ -124,7 +131,7 @@ def resume(
     checkpoint.read_config(place)  # says what is wrong where this is no run directory
     with RunDirectory(place) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
-        changes |= {"learner.anneal_steps": anneal_steps}
+        changes = choices.named(changes | {"learner.anneal_steps": anneal_steps}, loss, optimizer)
         return _resumed(place, changes, env, network, display).run(directory)
 
 
@@ -137,6 +144,7 @@ def _resumed(
 ) -> "_Session":
     before = checkpoint.read_config(place)
     config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
+    choices.check_code(place, config)
     if not checkpoint.newest_first(place):
         return _begun_anew(place, config, env, network, display)
     with Display(display) as shown:

@@ -9,7 +9,7 @@ import torch
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
-from troupe.runtime.learning.optimizers import build_optimizer
+from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.topologies import fresh
 
@@ -32,7 +32,7 @@ def plain() -> Master:
 
 
 def hogwild(*, shared: bool = False) -> HogwildMaster:
-    make_optimizer = partial(build_optimizer, Learner(average_decay=0.5))
+    make_optimizer = optimizer_maker(Learner(average_decay=0.5))
     return HogwildMaster(torch.zeros(3), make_optimizer, 2, 7, shared=shared)
 
 
@@ -67,9 +67,9 @@ def test_steps_after_it_are_those_of_a_new_optimizer_and_smaller(make):
 def test_a_mean_of_the_weights_begins_again_with_the_best_ones(topology):
     config, vector = Learner(average_decay=0.9), torch.zeros(3)
     if topology == "hogwild":
-        master = HogwildMaster(vector, partial(build_optimizer, config), 2)
+        master = HogwildMaster(vector, optimizer_maker(config), 2)
     else:
-        master = Master(vector, partial(build_optimizer, config), WeightStore(vector))
+        master = Master(vector, optimizer_maker(config), WeightStore(vector))
     master.apply(torch.ones(3), 0.1)
     torch.testing.assert_close(master.vector, torch.full((3,), -0.1))
     torch.testing.assert_close(master.eval_weights, torch.full((3,), -0.01))
@@ -83,7 +83,7 @@ def test_statistics_are_never_a_mean_of_statistics_nor_after_a_rollback(topology
     with 5008 and 5032 they have 5010 and sqrt((144 + 64 + 4 + 484) / 4) = sqrt(174)."""
     config, vector = Learner(average_decay=0.9), torch.tensor([0.0, 0.0, 1.0])
     statistics = NormalizerStatistics(1, (slice(1, 2), slice(2, 3)))
-    make = partial(build_optimizer, config, fixed=[slice(1, 3)])
+    make = optimizer_maker(config, [slice(1, 3)])
     if topology == "hogwild":
         master = HogwildMaster(vector, make, 1, statistics=statistics)
     else:

@@ -2,7 +2,6 @@
 
 import copy
 import threading
-from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ import torch
 from troupe.algorithm.optimizers import RMSProp
 from troupe.config import Learner
 from troupe.runtime.data.shared_memory import Block
-from troupe.runtime.learning.optimizers import build_optimizer
+from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, WeightStore
 
 PATIENCE_SECONDS = 60
@@ -140,7 +139,7 @@ def test_weights_are_never_torn_in_threads_and_processes(elsewhere):
 
 def hogwild(workers: int = 2, version: int = 0, *, shared: bool = False) -> HogwildMaster:
     config = Learner(optimizer="rmsprop", decay=0.9, epsilon=0.1, initial_accumulator=0.5)
-    return HogwildMaster(torch.arange(4.0), partial(build_optimizer, config), workers, version, shared=shared)
+    return HogwildMaster(torch.arange(4.0), optimizer_maker(config), workers, version, shared=shared)
 
 
 def test_one_worker_updates_as_the_optimizer_does():

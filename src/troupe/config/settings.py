@@ -171,7 +171,12 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    kind: Annotated[Literal["a3c", "impala", "appo"], _doc("the loss (docs/algorithms.md)")] = "appo"
+    kind: Annotated[
+        str, _doc("the loss (docs/algorithms.md), or one of your own", choices=("a3c", "impala", "appo"))
+    ] = "appo"
+    kwargs: Annotated[Mapping[str, Any], _doc("argument NAME of a loss of your own, typed by its signature")] = field(
+        default_factory=dict, hash=False
+    )
     gamma: Annotated[float, _doc("discount factor", ge=0, le=1)] = 0.99
     lam: Annotated[float, _doc("lambda of the return (GAE): 0: one step, 1: the whole rollout", ge=0, le=1)] = 0.95
     rho_clip: Annotated[float, _doc("V-trace: clip of rho, which sets the policy whose value is estimated", gt=0)] = 1.0
@@ -234,7 +239,10 @@ class Learner:
             lt=1,
         ),
     ] = 0.0
-    optimizer: Annotated[Literal["adam", "rmsprop"], _doc("the optimizer")] = "adam"
+    optimizer: Annotated[str, _doc("the optimizer, or one of your own", choices=("adam", "rmsprop"))] = "adam"
+    optimizer_kwargs: Annotated[
+        Mapping[str, Any], _doc("argument NAME of the optimizer (beta1), typed by its signature")
+    ] = field(default_factory=dict, hash=False)
     learning_rate: Annotated[float, _doc("learning rate", gt=0)] = 1e-3
     warmup_updates: Annotated[int, _doc("updates over which the learning rate rises linearly from 0", ge=0)] = 0
     anneal_steps: Annotated[

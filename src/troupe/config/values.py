@@ -19,7 +19,8 @@ from troupe.config.errors import UsageError, did_you_mean, plain_words
 from troupe.config.settings import TrainConfig
 from troupe.config.suggestions import suggest
 
-TABLES = ("env.kwargs", "env.files")  # settings whose names are free: of an environment's arguments, of files
+# Settings whose names are free: arguments of a callable, and files.
+TABLES = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs", "env.files")
 
 
 def build(dotted: Mapping[str, Any]) -> TrainConfig:
@@ -179,7 +180,7 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4).
 
-    A value of env.kwargs may be a table itself, and stays one.
+    A value in one of TABLES may be a table itself, and stays one.
     """
     for key, value in settings.items():
         if isinstance(value, Mapping) and not _table_of(prefix + key):

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,9 @@ from troupe.runtime.data.rollout import Rollout, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.journal import FILE, checksum
+from troupe.runtime.learning import choices
 from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.optimizers import build_optimizer
+from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.torch_threads import one_torch_thread
@@ -76,6 +76,8 @@ def replay(
     *,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | NetworkMaker | None = None,
+    loss: Callable[..., Any] | None = None,
+    optimizer: Callable[..., Any] | None = None,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
     """Runs a recorded run again. `on_version` is called after every publication: a place for a debugger.
@@ -83,7 +85,8 @@ def replay(
     Raises UsageError where the run has no journal or is one that cannot be replayed.
     """
     place = Path(run)
-    config = checkpoint.read_config(place)
+    config = replace_settings(checkpoint.read_config(place), choices.named({}, loss, optimizer))
+    choices.check_code(place, config)
     notes = _read(place)
     if network is None and _had_custom_network(place):
         raise needs_network(place)
@@ -179,7 +182,7 @@ class _Replay:
         vector = flat.vector
         self._master = _ReplayedMaster(
             vector,
-            partial(build_optimizer, config.learner, fixed=flat.fixed),
+            optimizer_maker(config.learner, flat.fixed),
             WeightStore(vector.cpu()),
             build_statistics(config, flat),
         )

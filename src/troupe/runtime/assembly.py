@@ -30,7 +30,7 @@ from troupe.runtime.learning.curiosity import Curiosity
 from troupe.runtime.learning.learner import Learner
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
 from troupe.runtime.learning.objective import Objective
-from troupe.runtime.learning.optimizers import build_optimizer
+from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Async, Hogwild, Serial, Topology
@@ -198,7 +198,7 @@ def _master(
 ) -> Master | HogwildMaster:
     """The weights being learned become those of `network`: what the master has, the network shows."""
     flat = FlatWeights(network)
-    make_optimizer, workers = partial(build_optimizer, config.learner, fixed=flat.fixed), config.actor.count
+    make_optimizer, workers = optimizer_maker(config.learner, flat.fixed), config.actor.count
     if not config.traits.learns_in_actors:
         store, statistics = WeightStore(flat.vector.cpu(), version, shared=shared), build_statistics(config, flat)
         if isinstance(journal, Journal):

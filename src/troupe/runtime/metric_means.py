@@ -45,7 +45,7 @@ class MetricMeans:
         pending, self._pending = self._pending, []
         for name in {name: None for metrics, _ in pending for name in metrics}:
             values, weights = zip(*((each[name], weight) for each, weight in pending if name in each), strict=True)
-            rows = torch.stack([torch.as_tensor(value).double().reshape(-1) for value in values])
+            rows = torch.stack([torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values])
             weight = torch.tensor(weights, dtype=torch.float64, device=rows.device)
             self._merge({name: [*(weight @ rows).tolist(), sum(weights)]})
 

@@ -31,6 +31,7 @@ class Reporter:
         self._pace: Row = {}
         self._per_1000_steps: float | None = None
         self._learned: dict[str, float] = {}
+        self._explores = False  # whether any epsilon was above 0
 
     def begin(self) -> None:
         """The clock starts: the time before, in which processes of actors were started, is in nobody's share."""
@@ -48,6 +49,7 @@ class Reporter:
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
         self._learned |= means_of(topology.progress.metrics.take())  # without news, those before
+        self._explores = self._explores or self._learned.get("epsilon", 0.0) > 0
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
@@ -75,7 +77,7 @@ class Reporter:
             "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
-            **self._learned,
+            **{name: value for name, value in self._learned.items() if name != "epsilon" or self._explores},
             "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
             **self._pace,
         }

@@ -1,9 +1,7 @@
 """What is learned: a loss with its settings, what is made of rewards for it, and how its entropy bonus decays."""
 
-import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -12,9 +10,18 @@ from troupe.algorithm import losses
 from troupe.algorithm.losses import LossOutput
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
 from troupe.config import Loss, UsageError
+from troupe.user_code.choices import Choice
 
 LossFunction = Callable[..., LossOutput]  # of Outputs and Batch
-LOSSES: Mapping[str, LossFunction] = {"a3c": losses.a3c, "impala": losses.impala, "appo": losses.appo}
+LOSSES = Choice(
+    "loss",
+    setting="loss.kind",
+    kwargs="loss.kwargs",
+    builtin={"a3c": losses.a3c, "impala": losses.impala, "appo": losses.appo},
+    leading=2,  # outputs and batch
+    shared=[each.name for each in fields(Loss) if each.name not in ("kind", "kwargs")],
+    passed=["advantage_ema"],
+)
 
 
 @dataclass(frozen=True)
@@ -46,24 +53,18 @@ class Objective:
     def of(cls, config: Loss) -> "Objective":
         rewards = Rewards(config.gamma, config.reward_scale, config.reward_clip, config.normalize_reward)
         decay = linear_decay(config.entropy_anneal_steps) if config.entropy_anneal_steps else CONSTANT
-        loss = build_loss(config)
-        return cls(loss, rewards, config.entropy_coefficient, decay, "advantage_ema" in _keywords(loss))
+        if decay != CONSTANT and not LOSSES.takes(config.kind, "entropy_coefficient"):
+            raise UsageError(f"loss.entropy_anneal_steps: loss {config.kind} takes no entropy_coefficient; set it to 0")
+        averages = LOSSES.takes(config.kind, "advantage_ema")
+        return cls(build_loss(config), rewards, config.entropy_coefficient, decay, averages)
 
     def keywords(self, steps: int) -> dict[str, Any]:
         """The keywords of the loss that change with the steps of the run."""
-        if self.entropy_decay is CONSTANT:
+        if self.entropy_decay == CONSTANT:
             return {}
         return {"entropy_coefficient": self.entropy_coefficient * self.entropy_decay(steps)}
 
 
 def build_loss(config: Loss) -> LossFunction:
-    """The loss with those settings that it takes. Raises UsageError where there is no such loss."""
-    if config.kind not in LOSSES:
-        raise UsageError(f"loss.kind = '{config.kind}': no such loss (there are {', '.join(LOSSES)})")
-    loss = LOSSES[config.kind]
-    settings = {name: getattr(config, name) for name in _keywords(loss) if hasattr(config, name)}
-    return partial(loss, **settings)
-
-
-def _keywords(loss: LossFunction) -> list[str]:
-    return [each.name for each in inspect.signature(loss).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    """The loss with its settings. Raises UsageError where there is no such loss, or its arguments do not fit."""
+    return LOSSES.bind(config.kind, config, config.kwargs)

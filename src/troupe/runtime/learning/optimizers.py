@@ -1,26 +1,35 @@
-"""The optimizer that settings ask for."""
+"""The optimizer that settings choose."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
 
 from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
-from troupe.config import Learner, UsageError
+from troupe.config import Learner
+from troupe.user_code.choices import Choice
 
-OPTIMIZERS: Mapping[str, Callable[[Tensor, Learner], Optimizer]] = {
-    "adam": lambda weights, config: Adam(weights, epsilon=config.epsilon),
-    "rmsprop": lambda weights, config: RMSProp(
-        weights, decay=config.decay, epsilon=config.epsilon, initial_accumulator=config.initial_accumulator
-    ),
-}
+OPTIMIZERS = Choice(
+    "optimizer",
+    setting="learner.optimizer",
+    kwargs="learner.optimizer_kwargs",
+    builtin={"adam": Adam, "rmsprop": RMSProp},
+    leading=1,  # the weights
+    shared=["epsilon", "decay", "initial_accumulator"],
+)
 
 
-def build_optimizer(config: Learner, weights: Float[Tensor, " P"], fixed: Sequence[slice] = ()) -> Optimizer:
-    """`fixed` are the parts of `weights` that no gradient reaches. Raises UsageError for an unknown name."""
-    if config.optimizer not in OPTIMIZERS:
-        raise UsageError(
-            f"learner.optimizer = '{config.optimizer}': no such optimizer (there are {', '.join(OPTIMIZERS)})"
-        )
-    optimizer = OPTIMIZERS[config.optimizer](weights, config)
-    return Averaged(optimizer, weights, config.average_decay, fixed) if config.average_decay else optimizer
+def optimizer_maker(config: Learner, fixed: Sequence[slice] = ()) -> Callable[[Float[Tensor, " P"]], Optimizer]:
+    """What makes an optimizer of the weights that it is to change, of which no gradient reaches the `fixed` parts.
+
+    Raises UsageError where there is no such optimizer, or its arguments do not fit.
+    """
+    make = OPTIMIZERS.bind(config.optimizer, config, config.optimizer_kwargs)
+    return partial(_averaged, make, config.average_decay, fixed) if config.average_decay else make
+
+
+def _averaged(
+    make: Callable[..., Optimizer], decay: float, fixed: Sequence[slice], weights: Float[Tensor, " P"]
+) -> Averaged:
+    return Averaged(make(weights), weights, decay, fixed)

@@ -1,0 +1,222 @@
+"""A loss and an optimizer of one's own: from a file, by the command line; and from Python."""
+
+import json
+import shutil
+import tomllib
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import troupe
+from troupe import UsageError
+from troupe.algorithm import losses
+from troupe.algorithm.optimizers import Adam
+from troupe.config import Learner, Loss
+from troupe.runs.replay import replay
+from troupe.runs.store import checkpoint
+from troupe.runtime.learning.objective import LOSSES, Objective, build_loss
+from troupe.runtime.learning.optimizers import OPTIMIZERS, optimizer_maker
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+FEW = {
+    "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "learner.rollouts": 1, "network.hidden": (8,),
+    "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1, "stop.target": "none", "stop.steps": 100,
+}  # fmt: skip
+SERIAL = FEW | {"topology": "serial"}
+WORKERS = FEW | {
+    "topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.place": "process", "learner.epochs": 1,
+    "learner.minibatches": 1,
+}  # fmt: skip
+
+
+def words(settings: dict[str, Any]) -> str:
+    texts = {name: ",".join(map(str, each)) if isinstance(each, tuple) else each for name, each in settings.items()}
+    return " ".join(f"--{name} {text}" for name, text in texts.items() if not name.startswith("stop"))
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load(run, pytest.fail).model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("custom_loss.py", "custom_optimizer.py"):
+        shutil.copy(EXAMPLES / name, tmp_path)
+    return tmp_path
+
+
+def test_a_loss_of_a_file_trains_by_the_command_line_resumes_and_is_not_needed_to_play(run_command, folder, caplog):
+    file, run = folder / "custom_loss.py", folder / "run"
+    status, _, error = run_command(
+        f"train CartPole-v1 {words(SERIAL)} --steps 100 --target none --run-dir {run} --untuned "
+        f"--loss.kind {file}:ppo_kl --loss.kwargs.beta 3"
+    )
+    assert (status, error) == (0, "")
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["loss"]["kind"] == f"{file}:ppo_kl"
+    assert config["loss"]["kwargs"] == {"beta": 3.0}
+    assert list(config["env"]["files"]) == [str(file)]
+    assert rows(run)[0]["penalty"] == pytest.approx(3 * rows(run)[0]["approx_kl"])
+    assert run_command(f"resume {run} --steps 200")[0] == 0
+    file.write_text(file.read_text().replace("beta * masked_mean", "7 * masked_mean"))
+    assert run_command(f"resume {run} --steps 300")[0] == 0
+    assert f"{file} has changed since the run began: the run continues with another loss" in caplog.text
+    assert rows(run)[-2]["penalty"] == pytest.approx(7 * rows(run)[-2]["approx_kl"])
+    file.unlink()
+    assert run_command(f"evaluate {run} --episodes 1")[0] == 0
+    status, _, error = run_command(f"resume {run} --steps 400")
+    assert (status, error) == (2, f"troupe: no file '{file}' to take the loss 'ppo_kl' from\n")
+
+
+def test_an_optimizer_of_a_file_trains_and_resumes_exactly(run_command, folder):
+    name = f"{folder}/custom_optimizer.py:Lion"
+    given = SERIAL | {
+        "learner.optimizer": name,
+        "learner.optimizer_kwargs.weight_decay": 0.1,
+        "learner.anneal_steps": 0,
+    }
+    whole = f"train CartPole-v1 {words(given)} --target none --untuned --run-dir {folder}/whole --steps 200"
+    half = f"train CartPole-v1 {words(given)} --target none --untuned --run-dir {folder}/half --steps 100"
+    for command in (whole, half, f"resume {folder}/half --steps 200"):
+        assert run_command(command)[0] == 0
+    one, other = weights(folder / "whole"), weights(folder / "half")
+    assert all(torch.equal(one[each], other[each]) for each in one)
+    config = tomllib.loads((folder / "half" / "config.toml").read_text())
+    assert config["learner"]["optimizer_kwargs"] == {"weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            "--loss.kind apo",
+            "loss.kind = 'apo': expected one of a3c | impala | appo, path/to/file.py:NAME or module:NAM",
+        ),
+        ("--learner.optimizer sgd", "learner.optimizer = 'sgd': expected one of adam | rmsprop, path/to/file.py:NAME"),
+        ("--loss.kind LOSS:nothing", "custom_loss.py has no callable 'nothing'"),
+        ("--loss.kind LOSS:ppo_kl --loss.kwargs.beat 1", "loss custom_loss.py:ppo_kl takes no such argument; did you"),
+        ("--loss.kind LOSS:ppo_kl --loss.kwargs.beta much", "loss.kwargs.beta = 'much': expected"),
+        ("--loss.kind LOSS:ppo_kl --loss.kwargs.lam 1", "loss.kwargs.lam: it is set by --loss.lam"),
+        ("--loss.kwargs.beta 1", "loss.kwargs.beta: loss appo takes no such argument"),
+        ("--learner.optimizer_kwargs.decay 0.1", "optimizer adam takes no such argument (it takes beta1, beta2)"),
+        ("--loss.kwargs.", "--loss.kwargs.: expected --loss.kwargs.NAME VALUE"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_line_before_anything_starts(run_command, folder, given, expected):
+    given = given.replace("LOSS", f"{folder}/custom_loss.py")
+    status, _, error = run_command(f"train CartPole-v1 {given} --run-dir {folder}/run")
+    assert status == 2
+    assert expected in error
+    assert error.count("\n") == 1
+    assert not (folder / "run").exists()
+
+
+def test_a_loss_in_the_run_directory_is_not_executed(run_command, folder):
+    run = folder / "run"
+    train = f"train CartPole-v1 {words(SERIAL)} --steps 100 --target none --untuned --run-dir {run}"
+    assert run_command(f"{train} --loss.kind {folder}/custom_loss.py:ppo_kl")[0] == 0
+    (run / "custom_loss.py").write_text("raise SystemExit('executed')")
+    config = run / "config.toml"
+    config.write_text(config.read_text().replace(f"{folder}/custom_loss.py:", f"{run}/custom_loss.py:"))
+    assert troupe.load(run).act([0.0] * 4) in (0, 1)  # nor is it needed
+    status, _, error = run_command(f"resume {run} --steps 200")
+    assert status == 2
+    assert "the loss of" in error
+    assert "is code in the run directory itself" in error
+
+
+def half_impala(outputs: Any, batch: Any, *, share: float = 0.5, lam: float = 1.0) -> Any:
+    done = losses.impala(outputs, batch, lam=lam)
+    return done.loss * share, {"share": torch.tensor(share), **done.metrics}
+
+
+def test_callables_from_python_are_given_again_to_resume(tmp_path):
+    given = SERIAL | {"loss.kind": half_impala, "loss.kwargs.share": 0.25}
+    run = troupe.train("CartPole-v1", settings=given, optimizer=Adam, run_dir=tmp_path / "run", tuned=False)
+    assert rows(run.path)[0]["share"] == 0.25
+    more = troupe.resume(run.path, steps=200, loss=half_impala, optimizer=Adam)
+    assert more.steps >= 200
+    config = tomllib.loads((run.path / "config.toml").read_text())
+    config_text = (run.path / "config.toml").read_text().replace(config["loss"]["kind"], "python:another")
+    (run.path / "config.toml").write_text(config_text)
+    with pytest.raises(UsageError, match="the run's loss was the callable another: pass it as loss= in Python"):
+        troupe.resume(run.path, steps=300)
+
+
+def test_workers_in_processes_learn_with_callables_of_a_script(tmp_path):
+    """They travel with their code; what the optimizer keeps is shared by all workers."""
+    beta = 0.5
+
+    class Momentum:
+        def __init__(self, weights: torch.Tensor, *, beta: float = beta):
+            self.beta, self.velocity = beta, torch.zeros_like(weights)
+
+        def step(self, weights: torch.Tensor, gradient: torch.Tensor, learning_rate: float) -> None:
+            self.velocity.mul_(self.beta).add_(gradient)
+            weights.sub_(self.velocity, alpha=learning_rate)
+
+        def state(self) -> dict[str, torch.Tensor]:
+            return {"velocity": self.velocity}
+
+    given = WORKERS | {"learner.optimizer": Momentum, "loss.kind": lambda outputs, batch: half_impala(outputs, batch)}
+    run = troupe.train("CartPole-v1", settings=given, run_dir=tmp_path / "run", tuned=False)
+    assert run.updates > 4
+    assert rows(run.path)[-2]["share"] == 0.5
+    saved = checkpoint.load(run.path, pytest.fail).optimizer
+    assert saved["velocity"].any()
+
+
+def test_a_recorded_run_with_a_loss_of_a_file_is_replayed(folder):
+    given = FEW | {"record": True, "actor.place": "thread", "loss.kind": f"{folder}/custom_loss.py:ppo_kl"}
+    run = troupe.train("CartPole-v1", settings=given, run_dir=folder / "run", tuned=False)
+    assert replay(run.path).diverged is None
+
+
+# What a callable is given
+
+
+def test_arguments_named_as_settings_have_their_values_and_others_those_of_kwargs():
+    given: dict[str, Any] = {}
+
+    def loss(outputs: Any, batch: Any, *, lam: float, clip: float = 0.9, beta: float = 1.0, gamma: float = 0.0) -> Any:
+        given.update(lam=lam, clip=clip, beta=beta, gamma=gamma)
+
+    build_loss(Loss(kind=LOSSES.named(loss), lam=0.3, clip=0.4, gamma=0.5, kwargs={"beta": 7.0}))(None, None)
+    assert given == {"lam": 0.3, "clip": 0.4, "beta": 7.0, "gamma": 0.5}
+
+
+@pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
+def test_a_built_in_loss_is_given_all_settings_that_it_takes(kind):
+    settings = Loss(kind=kind, lam=0.3, rho_clip=1.1, c_clip=1.2, clip=0.4, value_coefficient=0.6)
+    bound = build_loss(settings)
+    assert isinstance(bound, partial)
+    assert all(value == getattr(settings, name) for name, value in bound.keywords.items())
+    taken = set(LOSSES.builtin[kind].__kwdefaults__) - {"advantage_ema"}
+    assert bound.keywords.keys() == taken
+
+
+def test_an_entropy_bonus_that_falls_needs_a_loss_that_takes_its_weight():
+    kind = LOSSES.named(half_impala)
+    with pytest.raises(UsageError, match=r"loss\.entropy_anneal_steps: loss .* takes no entropy_coefficient"):
+        Objective.of(Loss(kind=kind, entropy_anneal_steps=1000))
+
+
+@pytest.mark.parametrize(("name", "state"), [("adam", ["mean", "square", "steps"]), ("rmsprop", ["square"])])
+def test_an_optimizer_is_made_by_its_name_and_averaged_where_that_is_asked_for(name, state):
+    made = optimizer_maker(Learner(optimizer=name))(torch.zeros(3))
+    assert list(made.state()) == state
+    averaged = optimizer_maker(Learner(optimizer=name, average_decay=0.9))(torch.zeros(3))
+    assert list(averaged.state()) == [*state, "average"]
+
+
+@pytest.mark.parametrize(("choice", "known"), [(LOSSES, "a3c, impala, appo"), (OPTIMIZERS, "adam, rmsprop")])
+def test_an_unknown_name_is_refused_with_the_known_ones(choice, known):
+    with pytest.raises(UsageError, match=f"'nobody': no such {choice.what} .*{known}"):
+        choice.find("nobody")
