@@ -14,15 +14,15 @@ import troupe
 class Lion:
     def __init__(self, weights, *, beta1: float = 0.9, beta2: float = 0.99, weight_decay: float = 0.0):
         self.beta1, self.beta2, self.weight_decay = beta1, beta2, weight_decay
-        self.average = torch.zeros_like(weights)
+        self.momentum = torch.zeros_like(weights)
 
     def step(self, weights, gradient, learning_rate):
-        direction = torch.lerp(gradient, self.average, self.beta1).sign_()
+        direction = torch.lerp(gradient, self.momentum, self.beta1).sign_()
         weights.mul_(1 - learning_rate * self.weight_decay).sub_(direction, alpha=learning_rate)
-        self.average.lerp_(gradient, 1 - self.beta2)
+        self.momentum.lerp_(gradient, 1 - self.beta2)
 
     def state(self):
-        return {"average": self.average}
+        return {"momentum": self.momentum}
 
 
 if __name__ == "__main__":

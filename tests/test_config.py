@@ -154,7 +154,12 @@ def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest
         ("network.hidden", "64,0", "network.hidden = '64,0': expected a whole number of at least 1"),
         ("exploration.epsilon", "", "exploration.epsilon = '': expected at least 1 value"),
         ("exploration.epsilon", "0.1,1.2", "exploration.epsilon = '0.1,1.2': expected a number of at most 1"),
-        ("loss.kind", "impal", "loss.kind = 'impal': expected one of a3c | impala | appo; did you mean impala?"),
+        (
+            "loss.kind",
+            "impal",
+            "loss.kind = 'impal': expected one of a3c | impala | appo, path/to/file.py:NAME or module:NAME; "
+            "did you mean impala?",
+        ),
         (
             "topology",
             "hogwild!",

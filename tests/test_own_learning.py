@@ -220,3 +220,12 @@ def test_an_optimizer_is_made_by_its_name_and_averaged_where_that_is_asked_for(n
 def test_an_unknown_name_is_refused_with_the_known_ones(choice, known):
     with pytest.raises(UsageError, match=f"'nobody': no such {choice.what} .*{known}"):
         choice.find("nobody")
+
+
+def test_an_optimizer_whose_state_has_a_name_that_is_taken_in_a_checkpoint_is_refused():
+    class Takes(Adam):
+        def state(self) -> dict[str, torch.Tensor]:
+            return {"average": self.mean}
+
+    with pytest.raises(UsageError, match="its state has the name 'average', which is taken"):
+        optimizer_maker(Learner(optimizer=OPTIMIZERS.named(Takes)))(torch.zeros(3))

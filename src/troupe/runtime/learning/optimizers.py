@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
-from troupe.config import Learner
+from troupe.config import Learner, UsageError
 from troupe.user_code.choices import Choice
 
 OPTIMIZERS = Choice(
@@ -20,16 +20,22 @@ OPTIMIZERS = Choice(
 )
 
 
+_TAKEN = {"average", "moments", "statistics"}  # names in a checkpoint that are not the optimizer's
+
+
 def optimizer_maker(config: Learner, fixed: Sequence[slice] = ()) -> Callable[[Float[Tensor, " P"]], Optimizer]:
     """What makes an optimizer of the weights that it is to change, of which no gradient reaches the `fixed` parts.
 
     Raises UsageError where there is no such optimizer, or its arguments do not fit.
     """
     make = OPTIMIZERS.bind(config.optimizer, config, config.optimizer_kwargs)
-    return partial(_averaged, make, config.average_decay, fixed) if config.average_decay else make
+    return partial(_make, make, config.average_decay, fixed)
 
 
-def _averaged(
+def _make(
     make: Callable[..., Optimizer], decay: float, fixed: Sequence[slice], weights: Float[Tensor, " P"]
-) -> Averaged:
-    return Averaged(make(weights), weights, decay, fixed)
+) -> Optimizer:
+    optimizer = make(weights)
+    if taken := _TAKEN & optimizer.state().keys():
+        raise UsageError(f"optimizer: its state has the name '{min(taken)}', which is taken; give it another")
+    return Averaged(optimizer, weights, decay, fixed) if decay else optimizer
