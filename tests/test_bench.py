@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from helpers import slow
 from troupe import UsageError, bench, cli
 from troupe.bench import Result
 from troupe.config import resolve
@@ -238,13 +239,13 @@ DEEP = ",".join(["16"] * 80)  # a pass is slow however few observations it has; 
     ("words", "expected"),
     [
         ("slowed.py:Burns --actors 2", "actor: env"),
-        ("slowed.py:Burns --topology serial --actors 1", "actor: env"),
-        ("slowed.py:Burns --actors 1 --actor.place thread", "actor: env"),
-        ("slowed.py:Sleeps --actors 2", "actor: env_wait"),
+        slow("slowed.py:Burns --topology serial --actors 1", "actor: env"),
+        slow("slowed.py:Burns --actors 1 --actor.place thread", "actor: env"),
+        slow("slowed.py:Sleeps --actors 2", "actor: env_wait"),
         ("slowed.py:Sleeps --topology serial --actors 1", "actor: env_wait"),
         ("slowed.py:Quick --actors 2 --env.delay_seconds 0.005 --actor.place thread", "actor: delay"),
         ("slowed.py:Quick --actors 2 --learner.epochs 200", "learner: learn"),
-        ("slowed.py:Quick --topology serial --actors 1 --learner.epochs 200", "learner: learn"),
+        slow("slowed.py:Quick --topology serial --actors 1 --learner.epochs 200", "learner: learn"),
         (f"slowed.py:Quick --actors 2 --learner.epochs 1 --network.hidden {DEEP}", "actor: act"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import troupe
+from helpers import slow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -15,13 +16,13 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("article.py", ["2"]),
+        slow("article.py", ["2"]),
         ("custom_backend.py", []),
         ("custom_environment.py", []),
         ("custom_loss.py", []),
         ("custom_network.py", []),
         ("custom_optimizer.py", []),
-        ("onnx_agent.py", []),
+        slow("onnx_agent.py", []),
         ("train_and_act.py", []),
     ],
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import slow
 from troupe import cli, load, resume
 from troupe.runs.evaluate.evaluation import evaluate
 
@@ -198,10 +199,10 @@ IN_THREADS = "--actor.place thread"  # for worlds whose actors share a count, an
     ("topology", "number"),
     [
         (f"serial {ONE}", signal.SIGINT),
-        ("queue", signal.SIGTERM),
-        ("async", signal.SIGINT),
+        slow("queue", signal.SIGTERM),
+        slow("async", signal.SIGINT),
         ("async", signal.SIGTERM),
-        ("async", signal.SIGHUP),
+        slow("async", signal.SIGHUP),
     ],
 )
 def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
@@ -219,7 +220,7 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), slow(signal.SIGTERM, 143), slow(signal.SIGHUP, 129)]
 )
 def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp_path, number, status):
     """By SIGINT itself, so that a shell's loop around the script ends as well."""
@@ -239,7 +240,7 @@ def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp
     assert load(tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
     process = start(f"train worlds.py:Plain {ENDLESS} --json")
     process.until_learning()
@@ -279,7 +280,7 @@ def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tmp_path, number):
     process = start(f"train worlds.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
     process.until_learning()
@@ -355,12 +356,13 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
     assert (summary["outcome"], summary["evaluation"]) == ("steps", None)
 
 
-@pytest.mark.parametrize("signals", [1, 2])
 @pytest.mark.parametrize(
-    ("world", "line"),
+    ("world", "line", "signals"),
     [
-        ("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation"),
-        ("BlocksInClose", "step limit reached: mean evaluation return"),
+        slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 1),
+        slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 2),
+        slow("BlocksInClose", "step limit reached: mean evaluation return", 1),
+        ("BlocksInClose", "step limit reached: mean evaluation return", 2),
     ],
 )
 def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, world, line, signals):

@@ -57,6 +57,7 @@ def remembers(tmp_path_factory):
     return train(tmp_path_factory.mktemp("remembers"), "lstm")
 
 
+@pytest.mark.slow
 def test_with_memory_the_cue_is_told_and_without_it_guessed(remembers, tmp_path):
     """An evaluation is 100 episodes: all of them right, or about half."""
     assert remembers.scores.mean == 1.0

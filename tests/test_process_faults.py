@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from helpers import slow, slow_unless
 from troupe import load, train
 from troupe.config import TroupeError
 from troupe.runtime.acting import actor as actor_code
@@ -497,7 +498,7 @@ def test_the_loss_of_a_learner_or_predictor_ends_the_run_in_order(
 # The parent is killed
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
 def test_kill_9_of_the_parent_leaves_nothing_behind(start, world, topology):
     """While its actors sleep, spin, and sit in C with the interpreter's lock, where none of their threads can run."""
     before = shared_memory()
@@ -509,6 +510,7 @@ def test_kill_9_of_the_parent_leaves_nothing_behind(start, world, topology):
     assert shared_memory() <= before
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_parent_while_actors_start_leaves_nothing_behind(start):
     before, moments = shared_memory(), random.Random(9)
     for _ in range(2):
@@ -521,6 +523,7 @@ def test_kill_9_of_the_parent_while_actors_start_leaves_nothing_behind(start):
     assert shared_memory() <= before
 
 
+@pytest.mark.slow
 def test_processes_of_an_environment_go_with_its_actor(start):
     command = start("HasAProcess", TOPOLOGIES["async"], {"actor.count": "2"})
     command.until_more_steps()
@@ -610,6 +613,7 @@ def test_serial_says_where_it_hangs_and_ends(start):
     assert f'worlds.py", line {line_of("time.sleep(1e6)")}, in sleep' in line
 
 
+@pytest.mark.slow
 def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
     command = start("Slow", TOPOLOGIES["async"], {"actor.hang_seconds": "1", "actor.count": "4"})
     command.until_more_steps(0)
@@ -630,11 +634,11 @@ def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
 @pytest.mark.parametrize(
     ("topology", "number", "to_all", "moment"),
     [
-        ("async", signal.SIGINT, True, "starting"),
+        slow("async", signal.SIGINT, True, "starting"),
         ("hogwild", signal.SIGTERM, True, "starting"),
-        ("ga3c", signal.SIGTERM, False, "starting"),
-        ("async", signal.SIGTERM, True, "playing"),
-        ("hogwild", signal.SIGINT, True, "playing"),
+        slow("ga3c", signal.SIGTERM, False, "starting"),
+        slow("async", signal.SIGTERM, True, "playing"),
+        slow("hogwild", signal.SIGINT, True, "playing"),
         ("ga3c", signal.SIGINT, False, "playing"),
         ("async", signal.SIGINT, True, "judging"),
     ],
@@ -733,6 +737,7 @@ thread.join()
 '''
 
 
+@pytest.mark.slow
 def test_a_script_from_a_pipe_trains_from_itself_from_a_cell_and_from_a_thread(start, world):
     (world.parent / "fed.py").write_text(FED)
     with (world.parent / "fed.py").open() as script:
@@ -762,6 +767,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_in_a_worker_of_a_pool_actors_play_in_threads_and_that_is_said(start, world):
     (world.parent / "pool.py").write_text(POOL)
     command = start("", script="pool.py")
@@ -775,6 +781,7 @@ def test_in_a_worker_of_a_pool_actors_play_in_threads_and_that_is_said(start, wo
     assert not (world.parent / "run-process").exists()
 
 
+@pytest.mark.slow
 def test_the_fork_server_is_killed_and_actors_are_replaced_still(start):
     command = start("Plain", TOPOLOGIES["async"], {"actor.count": "2"})
     command.until(command.server)
@@ -805,6 +812,7 @@ def test_too_few_files_end_the_run_in_order(start, world):
     assert command.is_gone_within(20.0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm of its own")
 def test_a_tiny_dev_shm_is_no_obstacle(start, world):
     (world.parent / "tiny.py").write_text(

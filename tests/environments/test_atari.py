@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
 
+from helpers import slow
 from troupe.config import Environment, UsageError
 from troupe.environments import VectorEnvironment, find
 from troupe.environments.stepping import atari
@@ -48,12 +49,12 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
 @pytest.mark.parametrize(
     ("game", "settings", "ends"),
     [
-        (PONG, {}, False),
+        slow(PONG, {}, False),
         (PONG, {"sticky": 0.25}, False),
-        (BREAKOUT, {}, True),
-        (BREAKOUT, {"noops": 0}, True),
+        slow(BREAKOUT, {}, True),
+        slow(BREAKOUT, {"noops": 0}, True),
         (BREAKOUT, {"sticky": 0.25, "noops": 7, "episodic_life": True}, True),
-        (BREAKOUT, {"frame_skip": 3, "fire_reset": False}, True),
+        slow(BREAKOUT, {"frame_skip": 3, "fire_reset": False}, True),
         ("ALE/Backgammon-v5", {}, False),  # has no action that does nothing
     ],
 )
@@ -74,6 +75,7 @@ def test_the_observation_is_four_gray_frames_the_newest_last():
     np.testing.assert_array_equal(obs[1:][..., :3], obs[:-1][..., 1:])
 
 
+@pytest.mark.slow
 def test_threads_change_nothing_in_what_is_played():
     one, two = (played(made(count=5, threads=threads), 250) for threads in (1, 2))
     assert_same(one, two)

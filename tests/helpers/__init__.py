@@ -6,10 +6,15 @@ from typing import Any
 import pytest
 
 
+def slow(*values: Any) -> Any:
+    """A set of parameters for `parametrize` that only the slow tests have."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def slow_unless(quick: Iterable[Any], all_of: Iterable[Any]) -> list[Any]:
-    """Parameters for `parametrize`, those that are not among `quick` marked as slow."""
+    """Parameters for `parametrize`: those that are not among `quick` are slow."""
     quick = list(quick)
-    return [each if each in quick else pytest.param(each, marks=pytest.mark.slow) for each in all_of]
+    return [each if each in quick else slow(each) for each in all_of]
 
 
 def slow_unless_in_turn(ones: Iterable[Any], others: Iterable[Any], each: int = 2) -> list[Any]:
@@ -19,7 +24,7 @@ def slow_unless_in_turn(ones: Iterable[Any], others: Iterable[Any], each: int = 
     """
     others = list(others)
     return [
-        pytest.param(one, other, marks=() if (place - each * row) % len(others) < each else pytest.mark.slow)
+        (one, other) if (place - each * row) % len(others) < each else slow(one, other)
         for row, one in enumerate(ones)
         for place, other in enumerate(others)
     ]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import troupe
+from helpers import slow_unless
 from troupe.algorithm.optimizers import Adam
 from troupe.runs.evaluate.collapse import CollapseWatch
 from troupe.runs.evaluate.evaluation import Evaluator
@@ -174,9 +175,13 @@ def left(run: Path) -> dict[str, Any]:
     return state | {f"{part}/{name}": value.tolist() for part in parts for name, value in parts[part].items()}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> troupe.Run:
+    return climb(tmp_path_factory.mktemp("whole") / "run", collapse_answer="rollback")
+
+
 @pytest.mark.parametrize("at", [480, 520, 536, 540, 620], ids=lambda steps: f"at step {steps}")
-def test_a_serial_run_stopped_around_its_rollback_ends_as_if_it_had_not_been(tmp_path, at):
-    whole = climb(tmp_path / "whole", collapse_answer="rollback")
+def test_a_serial_run_stopped_around_its_rollback_ends_as_if_it_had_not_been(tmp_path, whole, at):
     place = climb(tmp_path / "run", steps=at, collapse_answer="rollback").path
     troupe.resume(place, steps=1300, env=TwoArms, network=Ridge())
     assert left(place) == left(whole.path)
@@ -184,8 +189,7 @@ def test_a_serial_run_stopped_around_its_rollback_ends_as_if_it_had_not_been(tmp
     assert left(place)["rescue"]["step_factor"] == 0.5
 
 
-def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, monkeypatch):
-    whole = climb(tmp_path / "whole", collapse_answer="rollback")
+def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, whole, monkeypatch):
     roll_back = Serial.roll_back
 
     def and_ctrl_c(parts: Serial, *arguments: Any) -> None:
@@ -260,7 +264,7 @@ def staged(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize("name", slow_unless(["serial", "async", "ga3c", "hogwild, processes"], TOPOLOGIES))
 def test_a_rollback_in_every_topology(tmp_path, staged, name):
     preset, settings = TOPOLOGIES[name]
     small = {

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import troupe
+from helpers import slow_unless_in_turn
 from troupe.algorithm.losses import appo
 from troupe.config import Network, Novelty, TrainConfig
 from troupe.environments.actions import Actions
@@ -186,8 +187,7 @@ TOPOLOGIES = {
 }
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
-@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize(("topology", "loss"), slow_unless_in_turn(TOPOLOGIES, ["a3c", "impala", "appo"], 1))
 def test_every_topology_and_loss_gives_bonuses_and_goes_on_with_what_was_new(tmp_path, topology, loss):
     settings = SMALL | TOPOLOGIES[topology] | {"loss.kind": loss}
     run = troupe.train("MountainCar-v0", run_dir=tmp_path / "run", settings=settings, steps=300, tuned=False)

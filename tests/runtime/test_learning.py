@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import slow
 from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
@@ -45,19 +46,20 @@ def probabilities(network: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
         return network(obs).distribution.log_probs.exp()
 
 
-@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize("loss", [slow("a3c"), slow("impala"), "appo"])
 def test_the_identity_is_learned(trained, echo, loss):
     """Reward 1 for the action that equals the observation, which the action does not influence."""
     network = trained(echo, loss, 200, **{"loss.gamma": 0.5})
     assert probabilities(network, torch.arange(4)).diagonal().min() >= 0.95
 
 
-@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize("loss", ["a3c", "impala", slow("appo")])
 def test_the_better_arm_of_a_bandit_is_learned(trained, pays, loss):
     network = trained(partial(pays, arms=(0.0, 0.5, 1.0, 0.5), length=1, terminates=True), loss, 250)
     assert probabilities(network, torch.ones(1, 1))[0, 2] >= 0.95
 
 
+@pytest.mark.slow
 def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(trained, echo):
     """The article's way: one-row samples from a sliding window, behaviour not quite the policy."""
     settings = {
@@ -68,8 +70,10 @@ def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(trained, e
     assert probabilities(network, torch.arange(4)).diagonal().min() >= 0.9
 
 
-@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
-@pytest.mark.parametrize("terminates", [False, True], ids=["cut off", "terminated"])
+@pytest.mark.parametrize(
+    ("loss", "terminates"),
+    [("a3c", False), ("impala", True), ("appo", False), slow("a3c", True), slow("impala", False), ("appo", True)],
+)
 def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(trained, pays, loss, terminates):
     """Reward 1 each step, gamma 0.8. A time limit does not end the world: V = 1 / (1 - gamma) = 5. If the
     fifth step truly is the last, V over steps that look alike is the mean of 1, 1.8, ..., 3.36, which is 2.31."""

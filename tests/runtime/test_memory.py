@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import slow_unless_in_turn
 from troupe.algorithm.losses import Outputs
 from troupe.config import Loss, Network
 from troupe.environments.actions import Actions
@@ -84,8 +85,7 @@ def stepped(network: Any, rollouts: list[Any]) -> list[tuple[np.ndarray, np.ndar
     return made
 
 
-@pytest.mark.parametrize("core", ["lstm", "gru"])
-@pytest.mark.parametrize("name", TOPOLOGIES)
+@pytest.mark.parametrize(("name", "core"), slow_unless_in_turn(TOPOLOGIES, ["lstm", "gru"], 1))
 def test_every_rollout_begins_with_what_its_environments_whole_past_makes_of_nothing(
     assembled, run, watched, small, name, core
 ):

@@ -100,6 +100,7 @@ def worked(run: Callable[..., Topology]) -> Callable[..., tuple[ActorCritic, Top
     return work
 
 
+@pytest.mark.slow
 def test_nested_riddles_are_answered_in_every_part_of_a_nested_action(worked):
     network, parts = worked(Ask, 250)
     returns = [episode.total for episode in list(parts.progress.recent)[-50:]]

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 
+from helpers import slow
 from troupe.config import UsageError, resolve
 from troupe.environments import find
 from troupe.runtime.assembly import placement_of
@@ -145,16 +146,18 @@ def test_reported_lag_is_that_of_what_was_consumed(assembled, run, counting):
     assert progress.take_lag()[1] == max(lags)
 
 
+@pytest.mark.parametrize("times", [3, slow(20)])
 @pytest.mark.parametrize("name", THREADED)
-def test_threads_start_and_stop_twenty_times_without_hanging(assembled, run, name):
-    for seed in range(20):
+def test_threads_start_and_stop_again_and_again_without_hanging(assembled, run, name, times):
+    for seed in range(times):
         run(assembled("CartPole-v1", THREADED[name], seed, preset_of(name)), batches=1 + seed % 3)
 
 
+@pytest.mark.parametrize("times", [2, slow(5)])
 @pytest.mark.parametrize("name", ["async, in processes", "ga3c, in processes", "hogwild, in processes", "hogwild"])
-def test_processes_start_and_stop_five_times_and_none_is_left(assembled, run, name):
+def test_processes_start_and_stop_again_and_again_and_none_is_left(assembled, run, name, times):
     children = set(multiprocessing.active_children())
-    for seed in range(5):
+    for seed in range(times):
         run(assembled("CartPole-v1", EVERY[name] | {"env.backend": "sync"}, seed), batches=1 + seed % 3)
         assert set(multiprocessing.active_children()) == children
 
