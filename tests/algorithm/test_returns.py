@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from troupe.algorithm.returns import lambda_return, n_step_return, reverse_scan, vtrace
+from troupe.algorithm.returns import lambda_return, reverse_scan, vtrace
 
 seeds, lengths, lams = st.integers(0, 2**32), st.integers(1, 14), st.sampled_from([0.0, 0.5, 0.95, 1.0])
 clips = st.sampled_from([0.5, 1.0, 2.0, 1e9])
@@ -22,7 +22,7 @@ def close(actual: Tensor, expected: Tensor) -> None:
 
 # Every estimator, with a setting of its own, as (rollout parts) -> [T, B].
 ESTIMATORS = {
-    "n-step": lambda log_rho, *parts: n_step_return(*parts),
+    "n-step": lambda log_rho, *parts: lambda_return(*parts, 1.0),
     "lambda-return": lambda log_rho, *parts: lambda_return(*parts, 0.8),
     "v-trace target": lambda *parts: vtrace(*parts, lam=0.8, rho_clip=1.5, c_clip=0.7).target,
     "v-trace advantage": lambda *parts: vtrace(*parts, lam=0.8, rho_clip=1.5, c_clip=0.7).advantage,
@@ -59,7 +59,7 @@ def n_step_sum(rollout, gamma: float, t: int, b: int, n: int) -> float:
 @given(seed=seeds, length=lengths)
 def test_n_step_returns_are_the_sum_to_the_end_of_the_trajectory(rollout_of, gamma, seed, length):
     rollout = rollout_of(seed, length)
-    actual = n_step_return(rollout.reward, rollout.discount, rollout.trace, rollout.value)
+    actual = lambda_return(rollout.reward, rollout.discount, rollout.trace, rollout.value, 1.0)
     for b, start, end in rollout.trajectories():
         for t in range(start, end + 1):
             assert actual[t, b].item() == pytest.approx(n_step_sum(rollout, gamma, t, b, end - t + 1), abs=1e-9)
@@ -78,21 +78,23 @@ def test_the_lambda_return_is_the_weighted_mean_of_all_n_step_returns(rollout_of
 
 
 def test_three_unit_rewards_with_gamma_099_return_2_9701_and_1_99_and_1():
-    returns = n_step_return(
+    returns = lambda_return(
         reward=column(1, 1, 1),
         discount=column(0.99, 0.99, 0),
         trace=column(1, 1, 0),
         value=column(5, 5, 5, 5),
+        lam=1.0,
     )
     close(returns, column(2.9701, 1.99, 1.0))
 
 
 def test_a_short_tail_before_a_boundary_inside_uses_its_true_horizon():
-    returns = n_step_return(
+    returns = lambda_return(
         reward=column(1, 1, 1, 0, 7),
         discount=column(0.99, 0.99, 0, 0.99, 0.99),
         trace=column(1, 1, 0, 1, 1),
         value=column(5, 5, 5, 5, 5, 10),
+        lam=1.0,
     )
     close(returns[[0, 1, 2, 4]], column(2.9701, 1.99, 1.0, 7 + 9.9))
 

@@ -1,6 +1,6 @@
 """What a policy can be: distributions over actions, with masks and the epsilon mixture.
 
-`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, each drawn for itself.
+`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, sampled independently.
 """
 
 import math
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """What actors and losses need of a policy, whatever is drawn from it."""
+    """What actors and losses need of a policy, whatever an action is."""
 
     def __getitem__(self, rows: slice) -> "Distribution": ...
 
@@ -116,7 +116,7 @@ _HALF_LOG_TAU = 0.5 * math.log(math.tau)
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Several distributions, each drawn for itself; an action is a row with the numbers of all, in order.
+    """Several independent distributions; an action is a row with the numbers of all, in order.
 
     Categorical ones have one number of the row, Gaussian ones as many as they are over.
     """
@@ -150,6 +150,6 @@ class Product:
     def entropy(self) -> Float[Tensor, "*batch"]:
         return reduce(add, [part.entropy() for part in self.parts])
 
-    def _joined(self, drawn: list[Tensor]) -> Shaped[Tensor, "*batch K"]:
-        columns = zip(self.parts, drawn, strict=True)
+    def _joined(self, actions: list[Tensor]) -> Shaped[Tensor, "*batch K"]:
+        columns = zip(self.parts, actions, strict=True)
         return torch.cat([each if isinstance(part, Gaussian) else each.unsqueeze(-1) for part, each in columns], -1)

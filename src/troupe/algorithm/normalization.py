@@ -14,9 +14,9 @@ _ROUNDING = {torch.float32: 2.0**-21, torch.float64: 2.0**-50}  # and so are tho
 class Normalizer(nn.Module):
     """(x - mean) / standard deviation, clipped to +-10; the identity, clipped, until there are statistics.
 
-    Mean and scale are parameters that no gradient reaches. So they lie in the same vector as the weights:
-    whoever pulls or saves these has those that belong to them, and none of it changes in an evaluation.
-    The sums they follow from are kept by the master, the one place where they are updated.
+    Mean and scale are parameters without gradient, so they are part of the vector of weights: they are pulled and
+    saved with the weights that they belong to, and no evaluation changes them. The master keeps and updates the
+    moments that they are computed from.
 
     Seconds since 1970 differ in digits that float32 does not have. With `exact`, x is float64, the mean has a second
     part for the digits that float32 leaves of it (`mean_rest`), and x - mean is computed in float64.
@@ -81,7 +81,7 @@ class RunningMoments:
         return cls(torch.stack([count, mean, (squares + counts * (means - mean).square()).sum(0)]))
 
     def add(self, rows: Float[Tensor, "N D"], columns: slice = slice(None)) -> None:
-        """Rows that are not finite are left out: nobody could ever take them back."""
+        """Rows that are not finite are left out: they could never be taken back."""
         exact = rows.double()
         exact = exact[exact.isfinite().all(1)]
         if not len(exact):

@@ -100,7 +100,7 @@ class Averaged:
     """Another optimizer, and beside it the exponential moving average of the weights (Polyak & Juditsky 1992).
 
     Large steps on noisy gradients leave the newest weights scattered around what they are learning; the average is
-    nearer to it. Learning goes on from the newest weights as if there were no average.
+    nearer to it. Learning continues from the newest weights as if there were no average.
 
     `fixed` says where in the vector the parameters lie that no gradient reaches, such as the statistics that
     observations are normalised by: of them `eval_weights` has the newest, never the average.

@@ -1,4 +1,4 @@
-"""What a step was worth: n-step returns, the lambda-return (GAE) and V-trace, on [T, B].
+"""Returns of each step: n-step returns, the lambda-return (GAE) and V-trace, on [T, B].
 
 One convention throughout. Row t holds the observation s_t, the action a_t and the reward r_t received
 after it. Two factors say what follows row t:
@@ -49,23 +49,11 @@ def lambda_return(
     """Returns G_t = r_t + discount_t ((1 - lam trace_t) V_{t+1} + lam trace_t G_{t+1}).
 
     The lambda-return (Sutton & Barto 2018, eq. 12.18 with boundaries). G - V is the generalised
-    advantage estimate (Schulman et al. 2016, eq. 16), whose recursion is the one computed here.
+    advantage estimate (Schulman et al. 2016, eq. 16), whose recursion is the one computed here. With lam = 1 it is
+    the longest n-step return of each row, to its episode's end or the rollout's (Mnih et al. 2016, algorithm S3).
     """
     delta = reward + discount * value[1:] - value[:-1]
     return reverse_scan(delta, lam * discount * trace) + value[:-1]
-
-
-def n_step_return(
-    reward: Float[Tensor, "T B"],
-    discount: Float[Tensor, "T B"],
-    trace: Float[Tensor, "T B"],
-    value: Float[Tensor, "T+1 B"],
-) -> Float[Tensor, "T B"]:
-    """Returns the longest n-step return each row has: to its episode's end or the rollout's.
-
-    The target of A3C (Mnih et al. 2016, algorithm S3). It is the lambda-return with lam = 1.
-    """
-    return lambda_return(reward, discount, trace, value, 1.0)
 
 
 def vtrace(

@@ -1,7 +1,7 @@
-"""What is known of the environment's units: running statistics of observed numbers and of returns.
+"""Running statistics of observed numbers and of returns, by which both are normalised.
 
-They are counted in one place as rollouts are learned from, each exactly once; so they do not depend on
-how many actors there were or, but for rounding, on whose rollout came first.
+They are updated in one place, once for each rollout that is learned from; so they do not depend on the number of
+actors or, but for rounding, on the order of rollouts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,16 +17,16 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.data.shared_memory import Block
 
-_TRIES = 100  # to read what nobody is writing: one that was killed in the middle never ends
+_TRIES = 100  # to read between two updates: a writer that was killed in the middle never ends its own
 
 
 class NormalizerStatistics:
     """Moments of observed numbers, a column for each, and in a last column of discounted sums of rewards.
 
-    Each of `writers` has moments of its own, so that those in other processes need no lock; what is known is all of
-    them together. Of the numbers it is written into the weights (algorithm/normalization.py).
+    Each of `writers` has moments of its own, so that writers in other processes need no lock; the statistics are those
+    of all together. Those of the numbers are written into the weights (algorithm/normalization.py).
 
-    A writer says what it has begun and what it has ended: who finds that it was in the middle reads again.
+    Writers count the updates that they have begun and ended: a reader that finds them unequal reads again.
     """
 
     def __init__(self, numbers: int, places: Sequence[slice] = (), writers: int = 1, *, shared: bool = False):
@@ -57,21 +57,21 @@ class NormalizerStatistics:
         self._ended[writer] = self._begun[writer]
 
     def write_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Makes the weights normalise by what is known now."""
+        """Writes mean and scale of the numbers into the weights."""
         if not self._places:
             return
         known, (first, scale, *rest) = self._all(), self._places
-        mean, deviation = known.mean()[:-1], known.std()[:-1]
+        mean, std = known.mean()[:-1], known.std()[:-1]
         vector[first] = mean.to(vector)
         for place in rest:
             vector[place] = (mean - mean.float()).to(vector)
         least = least_std(mean, torch.float64 if rest else torch.float32)
-        vector[scale] = (1 / deviation.maximum(least)).to(vector)
+        vector[scale] = (1 / std.maximum(least)).to(vector)
 
-    def go_back_to(self, vector: Float[Tensor, " P"]) -> None:
-        """What is known of the numbers is what `vector` normalises by; it weighs as much as what was known before.
+    def reset_to(self, vector: Float[Tensor, " P"]) -> None:
+        """Takes the statistics of the numbers from `vector`, with the count there is now.
 
-        Weights that went by it would be others with the next batch otherwise.
+        Otherwise the next batch would change what these weights normalise by.
         """
         if self._places:
             mean, scale, *rest = (vector[place].double().cpu() for place in self._places)
@@ -81,7 +81,7 @@ class NormalizerStatistics:
 
     @property
     def return_std(self) -> float:
-        """1 until something is known."""
+        """The standard deviation of returns; 1 before the first."""
         known = self._all()
         return float(known.std()[-1].maximum(least_std(known.mean()[-1], torch.float64)))
 

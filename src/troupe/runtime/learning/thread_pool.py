@@ -1,4 +1,4 @@
-"""A few threads that share the work of one."""
+"""Threads that share the work of a learner."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -11,10 +11,10 @@ B = TypeVar("B")
 
 
 class ThreadPool:
-    """`size` threads, the caller's among them.
+    """`size` threads, with the caller's one of them.
 
-    Each does a part and sleeps until the next: unlike torch's own threads, which spin at their barriers
-    and starve beside any other busy thread, these leave the cores to whoever has work.
+    They sleep when they have no work, and leave the cores to others: torch's own threads spin at their barriers and
+    starve beside any other busy thread.
     """
 
     def __init__(self, size: int):
@@ -29,7 +29,7 @@ class ThreadPool:
         try:
             first = work(items[0])
         finally:
-            wait(others)  # nobody works on when this returns
+            wait(others)  # no thread is still at work when this returns
         return [first, *(other.result() for other in others)]
 
     def close(self) -> None:

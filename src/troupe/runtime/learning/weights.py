@@ -1,4 +1,4 @@
-"""Where the weights live: the one set that learners improve, and the copies that actors pull."""
+"""The weights that learners improve, and the copies that actors pull."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -150,7 +150,7 @@ class Master(_Optimized):
         with self.lock:
             self.vector.copy_(vector)
             if self.statistics:
-                self.statistics.go_back_to(vector)
+                self.statistics.reset_to(vector)
             load_state(self.optimizer, self._make_optimizer(vector).state())
             self.step_factor *= step_factor
             self.oldest = self.publish()
@@ -227,7 +227,7 @@ class HogwildMaster(_Optimized):
         self.step_factor *= step_factor
         self.vector.copy_(vector)
         if self.statistics:
-            self.statistics.go_back_to(vector)
+            self.statistics.reset_to(vector)
         load_state(self.optimizer, self._make_optimizer(vector).state())
         self._block["rollbacks"][0] += 1
         self.oldest = self.version
