@@ -22,6 +22,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         ("custom_loss.py", []),
         ("custom_network.py", []),
         ("custom_optimizer.py", []),
+        ("custom_placement.py", []),
         slow("onnx_agent.py", []),
         ("train_and_act.py", []),
     ],

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from troupe.environments.backends import register_backend
     from troupe.run import Run
     from troupe.runs.evaluate.evaluation import evaluate
+    from troupe.runtime.execution.placements import register_placement
     from troupe.trainer import resume, train
 
 __all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "register_backend",
-           "resume", "train"]  # fmt: skip
+           "register_placement", "resume", "train"]  # fmt: skip
 
 _LAZY = {
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
-    "register_backend": "troupe.environments.backends", "Run": "troupe.run", "resume": "troupe.trainer",
+    "register_backend": "troupe.environments.backends",
+    "register_placement": "troupe.runtime.execution.placements", "Run": "troupe.run", "resume": "troupe.trainer",
     "train": "troupe.trainer",
 }  # fmt: skip
 

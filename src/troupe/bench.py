@@ -16,8 +16,9 @@ from troupe.preparation import fit
 from troupe.run import saved_run
 from troupe.runs.report.reporter import bottleneck, shares_of
 from troupe.runs.store.metrics import read_metrics
-from troupe.runtime.assembly import assemble, placement_of
+from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import stack
+from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
@@ -185,7 +186,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     return Result(
-        config, placement_of(config, source), stages, 1 - costs.computing, cores(),
+        config, placement_of(config, source).name, stages, 1 - costs.computing, cores(),
         run.steps / run.seconds, run.updates / run.seconds, bottleneck(shares) or "unknown", waits,
         max((stages.get(PREEMPTED, 0.0) for stages in shares.values()), default=0.0),
     )  # fmt: skip

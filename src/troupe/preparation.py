@@ -16,8 +16,8 @@ from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.images import convolutions_for
 from troupe.networks.novelty import with_bonus_value
-from troupe.runtime.assembly import placement_of
 from troupe.runtime.execution.interruption import run_interruptible
+from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
 from troupe.torch_threads import one_torch_thread
 
@@ -99,7 +99,7 @@ def _fit_place(config: TrainConfig, source: EnvironmentSource, said: list[str]) 
     """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
     actor = config.actor
     one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial
-    if not one or placement_of(config, source) == "thread" or not source.exists_once(config.env):
+    if not one or placement_of(config, source).name == "thread" or not source.exists_once(config.env):
         return config
     said.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
     return replace(config, {"actor.place": "thread"})
@@ -147,14 +147,14 @@ def _fit_actors(
         return _few_actors(config, total, batch, said, named)
     except Exception:
         return replace(config, {"actor.auto": False})
-    count, environments = costs.best(total, batch, cores(), processes=placement_of(config, source) == "process")
+    count, environments = costs.best(total, batch, cores(), processes=placement_of(config, source).in_processes)
     said.append(
         f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
         f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
-    speed = costs.speed(count, environments, cores(), processes=placement_of(config, source) == "process")
+    speed = costs.speed(count, environments, cores(), processes=placement_of(config, source).in_processes)
     return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, said)
 
 

@@ -38,8 +38,9 @@ from troupe.runs.store import compatibility as older
 from troupe.runs.store.directory import RunDirectory, check_free, check_named, peak_memory_mb, versions
 from troupe.runs.store.metrics import Row, to_json
 from troupe.runs.store.writer import RunWriter
-from troupe.runtime.assembly import assemble, placement_of
+from troupe.runtime.assembly import assemble
 from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal, run_interruptible
+from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.journal import FILE as JOURNAL
@@ -571,7 +572,7 @@ class _Session:
             f"{stop.steps:,} steps" if stop.steps else "",
             f"{stop.seconds:g} s of training" if stop.seconds else "",
         ]
-        place = "processes" if placement_of(config, self._source) == "process" else "threads"
+        place = placement_of(config, self._source).plural
         if self._source.unsendable and config.actor.place == "auto" and place == "threads":
             place += f" (the environment cannot be sent to processes: {self._source.unsendable})"
         resumed = f", resumed at step {self._parts.progress.counts.steps:,}" if self._resumed else ""

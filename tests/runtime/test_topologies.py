@@ -11,7 +11,7 @@ import torch
 from helpers import slow
 from troupe.config import UsageError, resolve
 from troupe.environments import find
-from troupe.runtime.assembly import placement_of
+from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.supervisor import Supervisor
 
 PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
@@ -177,7 +177,7 @@ def test_processes_start_and_stop_again_and_again_and_none_is_left(assembled, ru
 def test_actors_share_this_process_where_the_environment_steps_without_python(env, settings, place):
     """CartPole has a vector version of its own; MountainCar has none."""
     source = find(env)
-    assert placement_of(resolve(env, settings=settings, tuned=False), source) == place
+    assert placement_of(resolve(env, settings=settings, tuned=False), source).name == place
 
 
 def test_a_process_for_serials_one_thread_is_refused(counting):

@@ -83,8 +83,11 @@ class Actor:
         _doc("measure at the start, and spread the count x environments over the number of actors that suits"),
     ] = True
     place: Annotated[
-        Literal["auto", "thread", "process"],
-        _doc("where actors run; auto: threads if the environment steps without Python, else processes"),
+        str,
+        _doc(
+            "where actors run; auto: threads if the environment steps without Python, else processes",
+            choices=("auto", "thread", "process"),
+        ),
     ] = "auto"
     restarts: Annotated[
         int, _doc("maximum number of actors replaced in a run because their process died or hung", ge=0)

@@ -2,13 +2,12 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
 from troupe.algorithm.schedules import LinearSchedule
-from troupe.config import TrainConfig, UsageError
+from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
@@ -16,14 +15,13 @@ from troupe.runtime.acting.actor_plan import ActorPlan, LearnerPlan, PolicySourc
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
 from troupe.runtime.acting.exploration import schedules
 from troupe.runtime.acting.inference import generator
-from troupe.runtime.data.queue import RolloutQueue
-from troupe.runtime.data.rollout import allocate, allocate_shared
-from troupe.runtime.data.shared_memory import Block, ByValue
+from troupe.runtime.data.buffers import RolloutBuffers
+from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes, warm_up
-from troupe.runtime.execution.processes import AHEAD, ActorProcess, check_sendable
-from troupe.runtime.execution.runner import ActorContext, ProcessRunner, ThreadRunner
-from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
+from troupe.runtime.execution.placements import placement_of
+from troupe.runtime.execution.process_launch import warm_up
+from troupe.runtime.execution.runner import ActorContext
+from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts, WorkerLimits
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
@@ -49,7 +47,8 @@ def assemble(
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
-    processes = placement_of(config, source) == "process"
+    placement = placement_of(config, source)
+    processes = placement.in_processes
     if processes:
         warm_up()
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
@@ -58,7 +57,6 @@ def assemble(
     workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
     ready = CountdownLatch(gate, config.actor.count if processes else 0)
     restarts = 0 if config.traits.serial else config.actor.restarts  # nobody plays on meanwhile
-    context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal)
     master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
@@ -78,7 +76,12 @@ def assemble(
         lambda number: predictions.client(number) if predictions else (local, weights),
         "cpu" if processes else device.type, network.state_size, schedule,
     )  # fmt: skip
-    queue, actors = _runners(config, source, plans, context, device.type, processes=processes)
+    buffers = RolloutBuffers.of(
+        config, source.packing.space, source.actions, network.state_size, limits.actors,
+        placement.rollouts_per_actor, shared=processes, pinned=not processes and device.type == "cuda",
+    )  # fmt: skip
+    context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal, buffers)
+    runners = placement.runners(plans, context)
     learners = []
     if isinstance(master, Master):
         each_seed = learner_seeds.spawn(limits.learners)
@@ -89,9 +92,7 @@ def assemble(
         if predictions
     ]
     kinds: dict[str, type[Topology]] = {"serial": Serial, "async": Async, "hogwild": Hogwild}
-    return kinds[config.traits.path](
-        config, context, queue, actors, master, schedule, learners, predictors, predictions
-    )
+    return kinds[config.traits.path](config, context, runners, master, schedule, learners, predictors, predictions)
 
 
 def make_plans(
@@ -155,44 +156,6 @@ def make_curiosity(
     return Curiosity(source.packing, config.novelty, seed, master.vector.device)
 
 
-def placement_of(config: TrainConfig, source: EnvironmentSource) -> str:
-    """Where actors run: an environment that steps without Python shares a process, others get their own.
-
-    Raises UsageError where a process was asked for and cannot be.
-    """
-    if config.traits.serial:
-        if config.actor.place == "process":
-            raise UsageError("actor.place = 'process': topology serial has one thread for everything")
-        return "thread"
-    if config.actor.place == "process" and not may_have_processes():
-        raise UsageError(f"actor.place = 'process': {NO_PROCESSES}; set it to thread, or to auto")
-    if config.actor.place != "auto":
-        return config.actor.place
-    threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
-    return "thread" if threads else "process"
-
-
-@dataclass(frozen=True)
-class WorkerLimits:
-    """The most actors, predictors and learners there can be; the controller stays within these."""
-
-    actors: int
-    predictors: int
-    learners: int
-
-    @classmethod
-    def of(cls, config: TrainConfig) -> "WorkerLimits":
-        actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
-        if not config.adjust.every_seconds:
-            return cls(actors, predictors, learners)
-        bounds = config.adjust
-        return cls(
-            max(actors, bounds.most_actors),
-            max(predictors, bounds.most_predictors),
-            max(learners, bounds.most_learners),
-        )
-
-
 def _master(
     config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, *, shared: bool
 ) -> Master | HogwildMaster:
@@ -208,45 +171,6 @@ def _master(
     master = HogwildMaster(flat.vector.cpu(), make_optimizer, workers, version, statistics, shared=shared)
     flat.move_to(master.vector)
     return master
-
-
-def _runners(
-    config: TrainConfig,
-    source: EnvironmentSource,
-    plans: list[ActorPlan],
-    context: ActorContext,
-    device: str,
-    *,
-    processes: bool,
-) -> tuple[RolloutQueue, list[ThreadRunner] | list[ProcessRunner]]:
-    """The queue between actors and learners, and a runner for each actor.
-
-    There is a rollout for every actor to fill, two where it is in a process, beside those that wait or are
-    learned from; and those are at least a batch. A hogwild worker keeps its own.
-    """
-    hogwild, each = config.traits.learns_in_actors, AHEAD if processes else 1
-    steps, environments = config.actor.rollout_shape
-    waiting = 0 if hogwild else max(config.queue.capacity, config.learner.rollouts)
-    number = waiting + each * len(plans)
-    shape = source.packing.space, steps, environments
-    state_size = plans[0].state_size
-    if not processes:
-        new_rollout = partial(allocate, *shape, source.actions, state_size, pinned=device == "cuda")
-        shared = RolloutQueue([] if hogwild else [new_rollout() for _ in range(number)])
-        runners = [
-            ThreadRunner(plan, context, RolloutQueue([new_rollout()]) if hogwild else shared, new_rollout)
-            for plan in plans
-        ]
-        return shared, runners
-    check_sendable(plans[0])
-    block, rollouts = allocate_shared(*shape, number, source.actions, state_size)
-    shared = RolloutQueue([] if hogwild else rollouts)
-    pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
-    remote = []
-    for plan in plans:
-        own = RolloutQueue(rollouts[plan.number * each : (plan.number + 1) * each]) if hogwild else shared
-        remote.append(ProcessRunner(ActorProcess(plan, block, number, context.gate, pulses), context, own))
-    return shared, remote
 
 
 def build_statistics(

@@ -19,17 +19,15 @@ from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
-from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
-from troupe.runtime.execution.runner import ActorContext, ProcessRunner, ThreadRunner
+from troupe.runtime.execution.runner import ActorContext, ActorRunner, ThreadRunner
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
 from troupe.runtime.learning.learner import Learner, learning_rate
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import PAUSE, WAIT, Progress, Stopwatch, lag_of
 from troupe.runtime.snapshot import Snapshot
 
-ActorRunner = ThreadRunner | ProcessRunner
 AfterBatch = Callable[[], None]
 
 
@@ -40,7 +38,6 @@ class Topology(ABC):
         self,
         config: TrainConfig,
         context: ActorContext,
-        queue: RolloutQueue,
         runners: Sequence[ActorRunner],
         master: Master | HogwildMaster,
         schedule: LinearSchedule,
@@ -48,7 +45,8 @@ class Topology(ABC):
         predictors: Sequence[Predictor] = (),
         predictions: PredictionQueue | None = None,
     ):
-        self.config, self.queue, self.runners, self.master, self.schedule = config, queue, runners, master, schedule
+        self.config, self.runners, self.master, self.schedule = config, runners, master, schedule
+        self.queue = context.buffers.queue
         self.learners, self.predictors, self._predictions = learners, predictors, predictions
         self.progress, self.gate, self.journal = context.progress, context.gate, context.journal
         self.workers, self.ready = context.workers, context.ready
@@ -72,11 +70,10 @@ class Topology(ABC):
         return [(f"actor-{each.number}", partial(each.run, self._deliver(each, after_batch))) for each in self.runners]
 
     def look_after(self, supervisor: Supervisor, after_batch: AfterBatch) -> None:
-        """Replaces actors in threads whose environments hang; those in processes are watched by their own threads."""
+        """To be called again and again: replaces actors that hang."""
         for runner in self.runners:
-            if isinstance(runner, ThreadRunner) and runner.hangs:
-                successor = partial(runner.take_over, runner.abandon(), self._deliver(runner, after_batch))
-                supervisor.start(f"actor-{runner.number}", successor)
+            if successor := runner.successor():
+                supervisor.start(f"actor-{runner.number}", partial(successor, self._deliver(runner, after_batch)))
 
     def wake(self) -> None:
         """Ends every wait, once the gate is stopped."""
@@ -86,7 +83,7 @@ class Topology(ABC):
 
     def close(self) -> None:
         for runner in self.runners:
-            runner.actor.close()
+            runner.close()
         for learner in self.learners:
             learner.close()
 
@@ -94,7 +91,7 @@ class Topology(ABC):
         """Of those actors, predictors and learners that are wanted now."""
         wanted = self.workers.current
         return {
-            "actor": [each.actor.watch for each in self.runners[: wanted["actors"]]],
+            "actor": [each.watch for each in self.runners[: wanted["actors"]]],
             "predictor": [each.watch for each in self.predictors[: wanted["predictors"]]],
             "learner": [each.watch for each in self.learners[: wanted["learners"]]],
         }
@@ -193,9 +190,9 @@ class Serial(_Queued):
 
         def end_batch() -> None:
             self.end_batch()
-            runner.actor.watch.start(PAUSE)
+            runner.watch.start(PAUSE)
             after_batch()
-            runner.actor.watch.start(WAIT)
+            runner.watch.start(WAIT)
 
         if restored:  # the stop may have come in the middle of what followed the last batch
             with self.master.lock:

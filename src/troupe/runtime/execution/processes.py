@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 
 from troupe.config import TroupeError, UsageError, one_line
 from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.data.buffers import RolloutBuffers
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate
@@ -47,9 +48,9 @@ class ActorFailed(TroupeError):
 class ActorProcess:
     """The stand-in for an actor in a process of its own; used by one thread, which owns it."""
 
-    def __init__(self, plan: ActorPlan, block: Block, number_of_slots: int, gate: Gate, pulses: Block):
+    def __init__(self, plan: ActorPlan, buffers: RolloutBuffers, gate: Gate, pulses: Block):
         self.number = plan.number
-        self._plan, self._block, self._number_of_slots = plan, block, number_of_slots
+        self._plan, self._buffers = plan, buffers
         self._gate, self._pulses = gate, pulses
         self._process: multiprocessing.process.BaseProcess | None = None
         self._ends: list[Connection] = []
@@ -77,7 +78,7 @@ class ActorProcess:
         self._stacks, stacks = context.Pipe(duplex=False)
         self._ends.append(self._stacks)
         arguments = (
-            connection, stacks, self._plan, self._block, self._number_of_slots, self._gate.switches, self._pulses,
+            connection, stacks, self._plan, self._buffers.block, self._buffers.slots, self._gate.switches, self._pulses,
             self.generation, dict(os.environ),
         )  # fmt: skip
         process = context.Process(target=run_actor, args=arguments, name=f"actor-{self.number}", daemon=True)

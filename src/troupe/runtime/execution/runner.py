@@ -1,10 +1,11 @@
-"""A runner: where one actor plays, in a thread or in a process, and what happens when it is lost."""
+"""What runs one actor, in a thread or in a process, and replaces it when it is lost."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from troupe.config import TroupeError
 from troupe.environments import VectorEnvironment
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
+from troupe.runtime.data.buffers import RolloutBuffers
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.gate import Closed, Gate, Retired
@@ -21,14 +23,16 @@ from troupe.runtime.execution.processes import ActorLost, ActorProcess
 from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.learning.hogwild import Worker
-from troupe.runtime.progress import WAIT, Progress
+from troupe.runtime.progress import WAIT, Progress, Stopwatch
 
 Deliver = Callable[[Rollout], None]
+Deliverer = Callable[[Deliver], None]
 
 
 @dataclass(frozen=True)
 class ActorContext:
-    """What all runners of a run have in common."""
+    """What all runners of a run have in common. A runner takes its turn when `workers` wants it, fills rollouts of
+    `buffers`, notes each in the `journal`, and counts what its actor plays in `progress`."""
 
     progress: Progress
     gate: Gate
@@ -37,7 +41,7 @@ class ActorContext:
     most_restarts: int
     hang_seconds: float
     journal: NoJournal
-
+    buffers: RolloutBuffers
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def replace(self, number: int, why: str) -> None:
@@ -54,12 +58,36 @@ class ActorContext:
             self.progress.restart(f"actor-{number}: {reason}; another takes its place{where}")
 
 
+class ActorRunner(Protocol):
+    """Runs one actor, wherever that is. Its `run` has a thread of its own here."""
+
+    queue: RolloutQueue  # where its empty rollouts come from: `context.buffers.queues[number]`
+
+    @property
+    def number(self) -> int:
+        """The plan's."""
+
+    @property
+    def watch(self) -> Stopwatch:
+        """What the actor spends its time on."""
+
+    def run(self, deliver: Deliver) -> None:
+        """Hands filled rollouts to `deliver` until one of the calls raises Closed, at the run's end, and lets that
+        pass. Each has the actor's number, a generation (how often the actor has been replaced) and an index."""
+
+    def successor(self) -> Deliverer | None:
+        """Called again and again: the work of a second thread, where the first hangs and is left behind; else None."""
+
+    def close(self) -> None:
+        """Closes the environments, once `run` has ended."""
+
+
 class ThreadRunner:
     """An actor in a thread of its own."""
 
-    def __init__(self, plan: ActorPlan, context: ActorContext, queue: RolloutQueue, new_rollout: Callable[[], Rollout]):
-        self.number = plan.number
-        self._plan, self._context, self.queue, self._new_rollout = plan, context, queue, new_rollout
+    def __init__(self, plan: ActorPlan, context: ActorContext):
+        self.number, self.queue = plan.number, context.buffers.queues[plan.number]
+        self._plan, self._context = plan, context
         self._look_anew()
         self._generation, self._index = 0, 0
         self._collecting = threading.Lock()
@@ -124,27 +152,29 @@ class ThreadRunner:
         return self.actor.restore(state)
 
     @property
-    def hangs(self) -> bool:
-        return self._hang_detector.look()
+    def watch(self) -> Stopwatch:
+        return self.actor.watch
 
-    def abandon(self) -> str:
-        """Leaves a thread behind whose environment hangs; returns where it stands.
+    def close(self) -> None:
+        self.actor.close()
 
-        The thread cannot be ended. It keeps the rollout it has, and ends by itself if its environment
-        ever answers.
-        """
+    def successor(self) -> Deliverer | None:
+        """The thread of an environment that hangs cannot be ended. It keeps the rollout it has, and ends by itself if
+        its environment ever answers."""
+        if not self._hang_detector.look():
+            return None
         assert self._thread is not None
         stack = stack_of(self._thread)
         self._generation += 1
         self.actor.retire()
         self._look_anew()
-        return hung(self._plan.source.value.id, self._context.hang_seconds, stack)
+        return partial(self._take_over, hung(self._plan.source.value.id, self._context.hang_seconds, stack))
 
-    def take_over(self, why: str, deliver: Deliver) -> None:
-        """The whole work of the thread that comes after an abandoned one."""
+    def _take_over(self, why: str, deliver: Deliver) -> None:
+        """The work of the thread that takes the place of one that hangs."""
         generation, self._thread = self._generation, threading.current_thread()
         self._context.replace(self.number, why)
-        self.queue.release([self._new_rollout()])
+        self.queue.release([self._context.buffers.new()])
         try:
             actor = self._build()
         finally:
@@ -164,9 +194,9 @@ class ThreadRunner:
 class ProcessRunner:
     """An actor in a process, and the thread here that looks after it."""
 
-    def __init__(self, actor: ActorProcess, context: ActorContext, queue: RolloutQueue):
-        self.number = actor.number
-        self.actor, self._context, self.queue = actor, context, queue
+    def __init__(self, actor: ActorProcess, context: ActorContext):
+        self.number, self.queue = actor.number, context.buffers.queues[actor.number]
+        self.actor, self._context = actor, context
         self._index, self._expected = 0, True
 
     def run(self, deliver: Deliver) -> None:
@@ -183,6 +213,16 @@ class ProcessRunner:
                     self.actor.generation += 1
         finally:
             self.actor.close()
+
+    @property
+    def watch(self) -> Stopwatch:
+        return self.actor.watch
+
+    def successor(self) -> None:
+        """None: the thread here does not hang, and replaces a process that does."""
+
+    def close(self) -> None:
+        self.actor.close()
 
     def _play(self, deliver: Deliver) -> None:
         actor, context = self.actor, self._context

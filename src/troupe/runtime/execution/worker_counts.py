@@ -1,10 +1,33 @@
 """How many actors, predictors and learners are at work; and a latch for those who must all be ready first."""
 
 import threading
+from dataclasses import dataclass
 
+from troupe.config import TrainConfig
 from troupe.runtime.execution.gate import Closed, Gate
 
 _LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """The most actors, predictors and learners there can be; the controller stays within these."""
+
+    actors: int
+    predictors: int
+    learners: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> "WorkerLimits":
+        actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
+        if not config.adjust.every_seconds:
+            return cls(actors, predictors, learners)
+        bounds = config.adjust
+        return cls(
+            max(actors, bounds.most_actors),
+            max(predictors, bounds.most_predictors),
+            max(learners, bounds.most_learners),
+        )
 
 
 class WorkerCounts:

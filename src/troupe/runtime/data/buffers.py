@@ -1,0 +1,59 @@
+"""The rollouts of a run, allocated once, and the queues in which they circulate."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+
+from troupe.config import TrainConfig
+from troupe.environments.actions import Actions
+from troupe.runtime.data.queue import RolloutQueue
+from troupe.runtime.data.rollout import Rollout, allocate, allocate_shared
+from troupe.runtime.data.shared_memory import Block
+
+
+@dataclass(frozen=True)
+class RolloutBuffers:
+    """`queue` leads to the learners. `queues` has for each actor that from which it takes empty rollouts: the same
+    one, or a queue of its own where each actor learns from its own rollouts."""
+
+    queue: RolloutQueue
+    queues: Sequence[RolloutQueue]
+    new: Callable[[], Rollout]  # in place of one that is lost with its actor
+    block: Block | None = None  # the shared memory that all are in
+    slots: int = 0  # of the block
+
+    @classmethod
+    def of(
+        cls,
+        config: TrainConfig,
+        space: gym.Space[Any],
+        actions: Actions,
+        state_size: int,
+        actors: int,
+        per_actor: int,
+        *,
+        shared: bool,
+        pinned: bool,
+    ) -> "RolloutBuffers":
+        """Buffers = actors x `per_actor` + those that wait or are learned from: the queue's capacity, a batch at least.
+
+        `state_size` is the policy's; with `shared` they are in memory that other processes see.
+        """
+        steps, environments = config.actor.rollout_shape
+        own = config.traits.learns_in_actors
+        waiting = 0 if own else max(config.queue.capacity, config.learner.rollouts)
+        number, block = waiting + per_actor * actors, None
+        new = partial(allocate, space, steps, environments, actions, state_size, pinned=pinned)
+        if shared:
+            block, rollouts = allocate_shared(space, steps, environments, number, actions, state_size)
+        else:
+            rollouts = [new() for _ in range(number)]
+        if not own:
+            queue = RolloutQueue(rollouts)
+            return cls(queue, [queue] * actors, new, block, number)
+        firsts = range(0, number, per_actor)
+        queues = [RolloutQueue(rollouts[first : first + per_actor]) for first in firsts]
+        return cls(RolloutQueue([]), queues, new, block, number)

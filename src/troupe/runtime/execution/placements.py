@@ -1,0 +1,103 @@
+"""Where actors run: `actor.place` names a placement, which makes their runners.
+
+A placement of one's own is registered (`register_placement`), or named by the file that it is in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from troupe.config import TrainConfig, UsageError, one_line, register_choice
+from troupe.environments import EnvironmentSource
+from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
+from troupe.runtime.execution.processes import AHEAD, ActorProcess, check_sendable
+from troupe.runtime.execution.runner import ActorContext, ActorRunner, ProcessRunner, ThreadRunner
+from troupe.user_code.files import load_callable
+from troupe.user_code.guard import user_code
+
+MakeRunners = Callable[[Sequence[ActorPlan], ActorContext], Sequence[ActorRunner]]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """`make_runners` gets the actors' plans and what all have in common, and makes a runner for each, in order."""
+
+    name: str
+    make_runners: MakeRunners
+    in_processes: bool = False  # then weights, rollouts and switches are in memory that other processes see, and
+    # training begins when every runner has called `context.ready.count_down()`
+    rollouts_per_actor: int = 1  # at a time
+
+    @property
+    def plural(self) -> str:
+        return {"thread": "threads", "process": "processes"}.get(self.name, f"placement {self.name}")
+
+    def runners(self, plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
+        """Raises UsageError where a placement of the user's fails or does not make one for each plan."""
+        if self.name in _BUILT_IN:
+            return list(self.make_runners(plans, context))
+        try:
+            with user_code():
+                runners = list(self.make_runners(plans, context))
+        except Exception as error:
+            raise UsageError(f"actor.place = '{self.name}' failed: {one_line(error)}") from error
+        if [getattr(each, "number", None) for each in runners] != [plan.number for plan in plans]:
+            raise UsageError(
+                f"actor.place = '{self.name}' made {len(runners)} runners for {len(plans)} actors; "
+                "it must make one for each plan, in order, with the plan's number"
+            )
+        return runners
+
+
+def _threads(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
+    return [ThreadRunner(plan, context) for plan in plans]
+
+
+def _processes(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
+    check_sendable(plans[0])
+    pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
+    return [ProcessRunner(ActorProcess(plan, context.buffers, context.gate, pulses), context) for plan in plans]
+
+
+_BUILT_IN = {
+    "thread": Placement("thread", _threads),
+    "process": Placement("process", _processes, in_processes=True, rollouts_per_actor=AHEAD),
+}
+_registered: dict[str, Placement] = {}
+
+
+def register_placement(
+    name: str, make_runners: MakeRunners, *, in_processes: bool = False, rollouts_per_actor: int = 1
+) -> None:
+    """Makes `actor.place = NAME` run actors in the runners that `make_runners(plans, context)` returns.
+
+    Raises UsageError where the name is built in, or is no plain name.
+    """
+    register_choice("actor.place", name)
+    _registered[name] = Placement(name, make_runners, in_processes, rollouts_per_actor)
+
+
+def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
+    """Where actors run. `auto`: an environment that steps without Python shares this process, others get their own.
+
+    Raises UsageError where that cannot be, and for an unknown name.
+    """
+    name = config.actor.place
+    if config.traits.serial:
+        if name not in ("auto", "thread"):
+            raise UsageError(f"actor.place = '{name}': topology serial has one thread for everything")
+        name = "thread"
+    if name == "process" and not may_have_processes():
+        raise UsageError(f"actor.place = 'process': {NO_PROCESSES}; set it to thread, or to auto")
+    if name == "auto":
+        threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
+        name = "thread" if threads else "process"
+    known = _BUILT_IN | _registered
+    if name in known:
+        return known[name]
+    if ":" in name:
+        return Placement(name, load_callable(name, "actor.place", "placement"))
+    raise UsageError(f"actor.place = '{name}': expected one of auto | {' | '.join(known)}, path/to/file.py:NAME")

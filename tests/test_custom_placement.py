@@ -1,0 +1,81 @@
+"""An actor placement of the user's, from a file and from Python."""
+
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import troupe
+from troupe.cli import run
+from troupe.config import UsageError
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_placement.py"
+SHORT = ["--steps", "2000", "--actors", "2", "--target", "none", "--evaluation.final_episodes", "5", "--run-dir", "run"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copy(EXAMPLE, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("preset", ["appo", "a3c", "ga3c"])
+def test_a_placement_of_a_file_trains_and_is_resumed(folder, preset, capsys):
+    named = ["--actor.place", "custom_placement.py:in_threads"]
+    assert run(["train", "CartPole-v1", "--preset", preset, *named, *SHORT]) == 0
+    assert "environments in placement " in capsys.readouterr().out
+    assert tomllib.loads(Path("run/config.toml").read_text())["actor"]["place"] == f"{folder / EXAMPLE.name}:in_threads"
+    assert run(["resume", "run", "--steps", "9000"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["steps"] >= 9000
+
+
+def test_a_registered_placement_gets_the_plans_and_is_named(tmp_path):
+    seen = []
+
+    def threads(plans, context):
+        from troupe.runtime.execution.runner import ThreadRunner
+
+        seen.extend(plan.number for plan in plans)
+        return [ThreadRunner(plan, context) for plan in plans]
+
+    troupe.register_placement("counted", threads)
+    settings = {"actor.place": "counted", "actor.count": 3, "evaluation.final_episodes": 5}
+    trained = troupe.train("CartPole-v1", steps=2000, target="none", settings=settings, run_dir=tmp_path / "run")
+    assert trained.steps >= 2000
+    assert seen == [0, 1, 2]
+    with pytest.raises(UsageError, match="'process' cannot be registered"):
+        troupe.register_placement("process", threads)
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("def place(plans, context): return []", r"made 0 runners for 2 actors; it must make one for each plan"),
+        ("def place(plans, context): raise OSError('no cluster')", r"failed: no cluster|failed: OSError: no cluster"),
+        ("place = 3", r"place\.py has no callable 'place'"),
+    ],
+)
+def test_a_placement_that_makes_no_runners_is_refused_in_one_line(code, wrong, capsys):
+    Path("place.py").write_text(code)
+    assert run(["train", "CartPole-v1", "--actor.place", "place.py:place", *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert re.search(wrong, error)
+    assert not Path("run").exists()
+
+
+def test_an_unknown_placement_is_refused_with_those_known(capsys):
+    assert run(["train", "CartPole-v1", "--actor.place", "proces", *SHORT]) == 2
+    error = capsys.readouterr().err
+    assert "expected one of auto | thread | process" in error
+    assert "did you mean process?" in error
+
+
+def test_topology_serial_takes_no_placement(capsys):
+    serial = ["--topology", "serial", "--actor.place", "custom_placement.py:in_threads"]
+    assert run(["train", "CartPole-v1", *serial, *SHORT, "--actors", "1"]) == 2
+    assert "topology serial has one thread for everything" in capsys.readouterr().err
