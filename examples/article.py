@@ -28,7 +28,8 @@ from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import allocate, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
-from troupe.runtime.learning.learner import Learner, Rewards
+from troupe.runtime.learning.learner import Learner
+from troupe.runtime.learning.objective import Objective, Rewards
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 
@@ -46,7 +47,7 @@ source = find(ENV)
 network = build(source.observation_space, source.action_space, Network(hidden=(16,), activation="relu"))
 vector = FlatWeights(network).vector
 store = WeightStore(vector)
-master = Master(vector, RMSProp(vector, decay=0.99, epsilon=1e-10, initial=1.0), store)
+master = Master(vector, partial(RMSProp, decay=0.99, epsilon=1e-10, initial_accumulator=1.0), store)
 gate, progress = Gate(one_at_a_time=True), Progress()
 sample = partial(allocate, source.observation_space, steps=1, environments=1)
 queue = RolloutQueue([sample() for _ in range(1024)])
@@ -70,7 +71,7 @@ def learn(number: int) -> None:
     loss = partial(a3c, lam=1.0, value_coefficient=0.5, entropy_coefficient=0.01, probability_floor=1e-10)
     config = LearnerConfig(epochs=1, optimizer="rmsprop", learning_rate=0.005, gradient_norm=0.0)
     rng = np.random.default_rng(number)
-    learner = Learner(copy.deepcopy(network), master, loss, config, progress, gate, rng, Rewards(GAMMA))
+    learner = Learner(copy.deepcopy(network), master, Objective(loss, Rewards(GAMMA)), config, progress, gate, rng)
     while True:
         rollouts = queue.get(MIN_BATCH, take_all=True)
         progress.consume(rollouts, store.version)
