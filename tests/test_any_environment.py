@@ -203,6 +203,14 @@ class Choice(Cue):
         return 4
 
 
+class Old:
+    def reset(self):
+        return 0
+
+    def step(self, action):
+        return 0, 0.0, False, {}
+
+
 def nothing():
     return {"observation_space": 3}
 '''
@@ -382,6 +390,11 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ("Nothing", ", first reset: the observation holds nan"),
         ("Choice", ", first reset: the observation holds 4, which is not in Discrete(3)"),
         ("nothing", ": the factory returned dict, not a gymnasium.Env"),
+        (
+            "Old",
+            ": the factory returned Old, not a gymnasium.Env; before Gymnasium `done` stood for both ends; shimmy's "
+            "GymV21CompatibilityV0 adapts such environments",
+        ),
     ],
 )
 def test_a_first_step_that_is_wrong_is_wrong_usage_in_one_line(capsys, name, said):

@@ -156,6 +156,10 @@ def run(tmp_path_factory) -> Path:
         ("plot nowhere -o x.png", "nowhere is not a run directory: it has no metrics.jsonl"),
         ("plot nowhere", "nowhere is not a run directory: it has no metrics.jsonl"),
         ("bench CartPole-v1 --time 0s", "--time 0: there must be some time to train in"),
+        ("train CartPole-v1 --time=", "'' is not a time: write 30s, 5m or 1.5h"),
+        ("resume . --time=", "'' is not a time: write 30s, 5m or 1.5h"),
+        ("train CartPole-v1 --actors abc", "--actors 'abc': expected a whole number, or auto"),
+        ("train CartPole-v1 --actors 0", "--actors '0': expected a whole number of at least 1, or auto"),
         ("train CartPole-v1 --time -3s", "'-3s' is not a time: write 30s, 5m or 1.5h"),
         ("resume . --time -3s", "'-3s' is not a time: write 30s, 5m or 1.5h"),
         ("train CartPole-v1 --steps -1.5M", "--steps '-1.5M': expected a whole number, such as 300000, 100k or 1.5M"),
@@ -488,6 +492,10 @@ def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
     status, out, _ = troupe(f"resume {copy} --steps 3k")
     assert status == 0
     assert re.search(r"seed 0, resumed at step 2,\d\d\d\n", out)
+    assert troupe(f"resume {copy} --target abc")[2].startswith("troupe: --target 'abc': expected a number or one of")
+    assert troupe(f"resume {copy} --steps 9k --target 1.5")[0] == 0
+    summary = json.loads((copy / "summary.json").read_text())
+    assert (summary["outcome"], "target = 1.5" in (copy / "config.toml").read_text()) == ("solved", True)
     (copy / "config.toml").write_text("[learner]\nepoch = 3\n")
     status, _, err = troupe(f"resume {copy} --steps 9000")
     assert status == 2

@@ -154,6 +154,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--steps", type=_count(1), metavar="N", help="new limit of steps (500k), those already made included"
     )
     one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
+    one.add_argument("--target", metavar="R", help="new target: stop when an evaluation confirms R; none: no target")
     one.add_argument(
         "--anneal-steps", type=_steps, metavar="N",
         help="the learning rate falls linearly to 0 at step N, counted from the run's start; 0: it is constant; auto: "

@@ -1,8 +1,6 @@
 """The command line: one function for each command. Heavy imports wait until a command needs them."""
 
 import argparse
-import ctypes
-import io
 import json
 import logging
 import os
@@ -10,16 +8,14 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from troupe import arguments as words
-from troupe import config, signals
-from troupe.config import TroupeError, UsageError, one_line, printable, reason
+from troupe import arguments, config, console
+from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.text import format_return, table
 
 if TYPE_CHECKING:
@@ -27,33 +23,24 @@ if TYPE_CHECKING:
     from troupe.runs.report.display import Mode
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
-    for number in signals.ending():
-        if number != signal.SIGINT:
-            signal.signal(number, _interrupt)
+    console.prepare()
     logging.basicConfig(format="troupe: %(message)s")
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed by whoever started us
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what no encoding has
-            stream.reconfigure(errors="backslashreplace")
-    with _numbered_interrupts():
-        status = _flush(run(sys.argv[1:] if arguments is None else arguments))
+    with console.numbered_interrupts():
+        status = console.flush(run(sys.argv[1:] if argv is None else argv))
     if status >= 128 or threading.active_count() > 1:
-        # Whoever pressed Ctrl-C waits for no tidying of libraries; an environment that never returns, or has
-        # threads of its own, does not keep us.
+        # After Ctrl-C no library's clean-up is waited for, and no thread of an environment keeps the process alive.
         os._exit(status)
     sys.exit(status)
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Runs one command; gives the exit status."""
-    debug = "--debug" in arguments
+    debug = "--debug" in argv
     try:
-        options = words.parse([word for word in arguments if word != "--debug"])
-        with _numbered_interrupts():
+        options = arguments.parse([word for word in argv if word != "--debug"])
+        with console.numbered_interrupts():
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
@@ -76,53 +63,6 @@ def run(arguments: Sequence[str]) -> int:
         return done.code if isinstance(done.code, int) else int(done.code is not None)
 
 
-def _interrupt(number: int, _: FrameType | None) -> None:
-    raise KeyboardInterrupt(number)
-
-
-@contextmanager
-def _numbered_interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt with the signal's number, which tells it from one that an environment raises."""
-    before = signal.getsignal(signal.SIGINT)
-    plain = before is signal.default_int_handler  # and neither ignored, as in a shell's background, nor somebody's own
-    ours = plain and threading.current_thread() is threading.main_thread()
-    if ours:
-        signal.signal(signal.SIGINT, _interrupt)
-    try:
-        yield
-    finally:
-        if ours:
-            signal.signal(signal.SIGINT, before)
-
-
-def _flush(status: int) -> int:
-    """Brings out what has been printed, here, where one can still say that it could not be."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        _drop_output()
-        if not isinstance(error, BrokenPipeError):
-            with suppress(OSError):
-                print(f"troupe: the output could not be written: {reason(error)}", file=sys.stderr)
-            return status or 1
-    return status
-
-
-def _say(text: str, end: str = "\n") -> None:
-    """Prints to standard output. Raises BrokenPipeError, and TroupeError where it cannot be written otherwise."""
-    try:
-        print(text, end=end)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise TroupeError(f"the output could not be written: {reason(error)}") from error
-
-
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
     from troupe.run import saved_run
@@ -141,14 +81,14 @@ def train(options: argparse.Namespace) -> int:
     if options.json:
         asked["display"] = "silent"
     try:
-        with _prints_aside(options.json):
+        with console.prints_to_stderr(options.json):
             done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
     except (KeyboardInterrupt, SystemExit) as stop:
         if options.json:
-            _say(json.dumps(_result(saved_run(stop))))
+            console.write(json.dumps(_result(saved_run(stop))))
         raise
     if options.json:
-        _say(json.dumps(_result(done)))
+        console.write(json.dumps(_result(done)))
     if options.watch:
         _show(done.path, options.seed)
     return 0
@@ -177,11 +117,11 @@ def resume(options: argparse.Namespace) -> None:
     from troupe import trainer
 
     _check_options(options)
-    seconds = config.seconds(options.time) if options.time else None
     trainer.resume(
         options.run,
         steps=options.steps,
-        seconds=seconds,
+        seconds=None if options.time is None else config.seconds(options.time),
+        target=options.target,
         on_collapse=options.on_collapse,
         anneal_steps=options.anneal_steps,
         display=_display(options),
@@ -194,7 +134,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
     counter = Counter(options.episodes, sys.stderr)
     try:
-        with _prints_aside(options.json):
+        with console.prints_to_stderr(options.json):
             scores = evaluate(
                 options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy, progress=counter
             )
@@ -204,12 +144,12 @@ def evaluate(options: argparse.Namespace) -> None:
     finally:
         counter.clear()
     if options.json:
-        _say(json.dumps(scores.summary()))
+        console.write(json.dumps(scores.summary()))
         return
     policy = "greedy" if scores.greedy else "stochastic"
-    _say(
+    console.write(
         f"{policy} policy, {options.episodes} episodes: mean return {format_return(scores.mean)}, "
-        f"deviation {format_return(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
+        f"std {format_return(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
         f"mean length {scores.lengths.mean():.0f} steps" + (f", {scores.cut_off} cut off" if scores.cut_off else "")
     )
 
@@ -229,14 +169,14 @@ def watch(options: argparse.Namespace) -> None:
     with quiet_gymnasium(), one_torch_thread():
         if options.video:
             returns = video.record(agent, make, Path(options.video), options.episodes, options.seed)
-            _say(f"wrote {options.video}")
+            console.write(f"wrote {options.video}")
         elif options.terminal:
             returns = terminal.show_terminal(agent, make, options.episodes, options.seed, sys.stdout)
         else:
             returns = window.show_window(agent, make, options.episodes, options.seed)
     if returns:
         number = "1 episode, return" if len(returns) == 1 else f"{len(returns)} episodes, returns"
-        _say(f"{number} {', '.join(f'{value:g}' for value in returns)}")
+        console.write(f"{number} {', '.join(f'{value:g}' for value in returns)}")
 
 
 def export(options: argparse.Namespace) -> None:
@@ -249,38 +189,38 @@ def export(options: argparse.Namespace) -> None:
 
     report_changes(read_config(Path(options.run)).env)
     done = load(options.run).export(options.file)
-    _say(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
+    console.write(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
     rows = [(side, port.name, str(port.dtype), port.batch) for side, port in ports]
-    _say("\n".join(table([("", "name", "type", "shape"), *rows])))
-    _say(f"\n{done.example}", end="")
+    console.write("\n".join(table([("", "name", "type", "shape"), *rows])))
+    console.write(f"\n{done.example}", end="")
 
 
 def plot(options: argparse.Namespace) -> None:
     from troupe.runs.report.plots import plot_runs
 
     plot_runs([Path(run) for run in options.runs], Path(options.output))
-    _say(f"wrote {options.output}")
+    console.write(f"wrote {options.output}")
 
 
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
     done = replay(options.run)
-    _say(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
+    console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
         return 1
-    _say("every version of the weights is the one the run had, bit for bit")
+    console.write("every version of the weights is the one the run had, bit for bit")
     return 0
 
 
 def bench(options: argparse.Namespace) -> None:
     from troupe.bench import bench
 
-    with _prints_aside(options.json):
+    with console.prints_to_stderr(options.json):
         result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
-    _say(json.dumps(result.summary()) if options.json else result.table())
+    console.write(json.dumps(result.summary()) if options.json else result.table())
 
 
 def check(options: argparse.Namespace) -> int:
@@ -289,9 +229,9 @@ def check(options: argparse.Namespace) -> int:
     from troupe.environments.checks import check
 
     asked = config.resolve(options.env, settings=_settings(options))
-    with _prints_aside(options.json):
+    with console.prints_to_stderr(options.json):
         report = check.check(options.env, lambda: settle(asked, options.env)[1], options.steps, options.seed)
-    _say(json.dumps(report.summary()) if options.json else "\n".join(report.lines()))
+    console.write(json.dumps(report.summary()) if options.json else "\n".join(report.lines()))
     return int(bool(report.wrong))
 
 
@@ -309,36 +249,21 @@ def envs(_: argparse.Namespace) -> None:
                     f"{seen.seeds}",
                 )
             rows.append((env_id, preset.name, *numbers))
-    _say("\n".join(table(rows)))
-    _say("\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians.")
-    _say("ALE/* is every Atari game without a row of its own, judged by 30 episodes, as Pong is.")
-    _say("Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md).")
+    console.write("\n".join(table(rows)))
+    console.write(
+        "\nEvaluations of 100 greedy episodes: the lowest and the mean of the seeds; steps and seconds are medians."
+    )
+    console.write("ALE/* is every Atari game without a row of its own, evaluated by 30 episodes, as Pong is.")
+    console.write(
+        "Every other Gymnasium environment trains untuned, whatever its spaces are made of (docs/extending.md)."
+    )
 
 
 def presets(_: argparse.Namespace) -> None:
     for preset in map(config.load_preset, config.presets()):
-        _say(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
+        console.write(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
         if preset.tuned:
-            _say(f"  tuned for: {', '.join(preset.tuned)}")
-
-
-@contextmanager
-def _prints_aside(asked: bool) -> Iterator[None]:
-    """Under --json, sends what environments and libraries print, and processes started meanwhile, to standard error."""
-    if not asked:
-        yield
-        return
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).fflush(None)  # what C code has printed and not written yet
-        os.dup2(kept, 1)
-        os.close(kept)
+            console.write(f"  tuned for: {', '.join(preset.tuned)}")
 
 
 def _show(run: Path, seed: int) -> None:
@@ -350,14 +275,14 @@ def _show(run: Path, seed: int) -> None:
     if not window.has_display():
         safe_files.folder(run / "videos")
         command += ["--video", str(run / "videos" / "agent.mp4")]
-    watch(words.parse(command))
+    watch(arguments.parse(command))
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     _check_options(options)
-    said = {
+    given = {
         "stop.steps": options.steps,
-        "stop.seconds": config.seconds(options.time) if options.time else None,
+        "stop.seconds": None if options.time is None else config.seconds(options.time),
         "stop.target": options.target,
         "record": options.record,
         "collapse.answer": options.on_collapse,
@@ -365,7 +290,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "actor.count": None if options.actors == "auto" else options.actors,
     }
     return {
-        "settings": _settings(options) | {name: value for name, value in said.items() if value is not None},
+        "settings": _settings(options) | {name: value for name, value in given.items() if value is not None},
         "tuned": not options.untuned,
         "display": _display(options),
     }
@@ -380,12 +305,13 @@ def _check_options(options: argparse.Namespace) -> None:
         ("on_collapse", "collapse.answer"),
     ):
         value = getattr(options, option, None)
-        if value is not None and (option, value) != ("actors", "auto"):
-            config.check_option(f"--{option.replace('_', '-')}", name, value)
+        also = "auto" if option == "actors" else None
+        if value not in (None, also):
+            config.check_option(f"--{option.replace('_', '-')}", name, value, also)
 
 
 def _display(options: argparse.Namespace) -> "Mode":
-    """A panel on a terminal, and lines where the output goes to a file or another program."""
+    """A live panel on a terminal, plain lines in a file or a pipe."""
     if options.quiet:
         return "quiet"
     return "auto" if sys.stdout.isatty() else "plain"
@@ -393,7 +319,7 @@ def _display(options: argparse.Namespace) -> "Mode":
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
-    given = {name: getattr(options, name, None) for name in config.fields() if name not in words.SAID_OTHERWISE}
+    given = {name: getattr(options, name, None) for name in config.fields() if name not in arguments.SAID_OTHERWISE}
     return {name: value for name, value in given.items() if value is not None} | dict(options.kwargs)
 
 

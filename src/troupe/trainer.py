@@ -112,6 +112,7 @@ def resume(
     *,
     steps: int | None = None,
     seconds: float | None = None,
+    target: float | str | None = None,
     on_collapse: str | None = None,
     anneal_steps: int | Literal["auto"] | None = None,
     env: EnvironmentMaker | None = None,
@@ -125,14 +126,16 @@ def resume(
     One that was killed before its first checkpoint starts over from its config.toml. Raises what `train`
     raises; UsageError also where another process trains there.
 
+    `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) take the place of what the run was told before.
     """
     place = Path(run)
     checkpoint.read_config(place)  # says what is wrong where this is no run directory
     with RunDirectory(place) as directory:  # nobody else may write there from before it is read
-        changes = {"stop.steps": steps, "stop.seconds": seconds, "collapse.answer": on_collapse}
-        changes = choices.named(changes | {"learner.anneal_steps": anneal_steps}, loss, optimizer)
+        changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
+        changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
+        changes = choices.named(changes, loss, optimizer)
         return _resumed(place, changes, env, network, display).run(directory)
 
 

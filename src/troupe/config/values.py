@@ -73,12 +73,16 @@ def _storable(name: str, value: Any) -> Any:
     return value
 
 
-def check_option(option: str, name: str, value: Any) -> None:
-    """Raises UsageError where `value` does not fit the setting `name`, by the `option` that stands for it."""
+def check_option(option: str, name: str, value: Any, also: str | None = None) -> None:
+    """Raises UsageError where `value` does not fit the setting `name`, by the `option` that stands for it.
+
+    `also` is a word that the option takes besides.
+    """
     try:
         _convert(name, value, fields()[name])
     except UsageError as error:
-        raise UsageError(str(error).replace(f"{name} = ", f"{option} ", 1)) from None
+        message = str(error).replace(f"{name} = ", f"{option} ", 1)
+        raise UsageError(f"{message}, or {also}" if also else message) from None
 
 
 def _convert(name: str, value: Any, field: "Field") -> Any:

@@ -17,7 +17,7 @@ from troupe.environments.spaces import Space, leaves
 from troupe.environments.stepping.readable import pick
 
 _VALUES = "(observation, reward, terminated, truncated, info)"
-_OLD = "before Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments"
+OLD_INTERFACE = "before Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments"
 
 
 class ContractError(Exception):
@@ -83,7 +83,7 @@ def of_reset(answer: Any, space: Space) -> tuple[Any, dict[str, Any]]:
 def _not_five(answer: Any) -> str:
     if not isinstance(answer, tuple | list):
         return f"step returned {_type(answer)}: expected {_VALUES}"
-    old = f"; {_OLD}" if len(answer) == 4 else ""
+    old = f"; {OLD_INTERFACE}" if len(answer) == 4 else ""
     return f"step returned {len(answer)} values: expected 5, {_VALUES}{old}"
 
 

@@ -8,6 +8,7 @@ import gymnasium as gym
 
 from troupe.config import Environment, UsageError
 from troupe.config.signatures import parameters_of
+from troupe.environments.checks.contract import OLD_INTERFACE
 from troupe.environments.lookup.arguments import fill, naming_strays
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
@@ -24,9 +25,10 @@ def from_factory(
     wrap, takes_mode = wrapping(options), parameters.takes_mode
 
     def make(render_mode: str | None = None, config: Environment | None = None) -> gym.Env[Any, Any]:  # noqa: ARG001
-        env = factory(**values, **({"render_mode": render_mode} if takes_mode else {}))
+        env: object = factory(**values, **({"render_mode": render_mode} if takes_mode else {}))
         if not isinstance(env, gym.Env):
-            raise UsageError(f"environment {name}: the factory returned {type(env).__name__}, not a gymnasium.Env")
+            old = f"; {OLD_INTERFACE}" if hasattr(env, "reset") and hasattr(env, "step") else ""
+            raise UsageError(f"environment {name}: the factory returned {type(env).__name__}, not a gymnasium.Env{old}")
         return wrap(env)
 
     with naming_strays(name, parameters, values):
