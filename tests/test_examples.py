@@ -18,6 +18,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     [
         slow("article.py", ["2"]),
         ("custom_backend.py", []),
+        ("custom_encoder.py", []),
         ("custom_environment.py", []),
         ("custom_loss.py", []),
         ("custom_network.py", []),

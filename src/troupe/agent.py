@@ -21,6 +21,7 @@ from troupe.environments.spaces import MASK
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build, wrap
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import RecurrentState
+from troupe.networks.user_encoder import EncoderMaker, find_encoder
 from troupe.runs.store import checkpoint
 from troupe.user_code.files import without_folder
 
@@ -173,10 +174,16 @@ class Agent:
         return torch.from_numpy(batch), single
 
 
-def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Agent:
-    """The best agent of a run directory. Nothing in it is executed or unpickled.
+def load(
+    run: str | Path,
+    network: nn.Module | NetworkMaker | None = None,
+    *,
+    encoder: str | EncoderMaker | None = None,
+) -> Agent:
+    """The best agent of a run directory. Nothing that it holds or names is executed or unpickled.
 
-    A run with a custom network needs that network again, as `network`: code is not saved.
+    A run with a custom network needs that network again, as `network`: code is not saved. One with a custom encoder
+    needs that as `encoder`: the callable, or `path/to/file.py:NAME`.
     """
     run = Path(run)
     saved = checkpoint.load(run, warn=logging.getLogger("troupe").warning)
@@ -185,13 +192,20 @@ def load(run: str | Path, network: nn.Module | NetworkMaker | None = None) -> Ag
     action_space = spaces.restore(saved.state["action_space"])
     if saved.state["custom_network"] and network is None:
         raise needs_network(run)
+    name = config.network.encoder
+    if ":" in name and network is None and encoder is None:
+        raise UsageError(
+            f"'{run}' was trained with the encoder '{name}', and loading a run executes no code that it names: if you "
+            "trust it, pass it in Python, troupe.load(run, encoder=...)"
+        )
+    make = find_encoder(encoder) if isinstance(encoder, str) else encoder
     masked = saved.state.get("masked", "")
     body = (
-        build(observation_space, action_space, config.network, masked)
+        build(observation_space, action_space, config.network, masked, make)
         if network is None
         else custom_network(network, observation_space, action_space, config.network, masked)
     )
-    put_weights(run, saved.best, with_bonus_value(body, config))
+    put_weights(run, saved.best, with_bonus_value(body, config, make))
     greedy, about = config.evaluation.greedy, origin(run, config)
     return Agent(body.eval(), observation_space, action_space, greedy=greedy, about=about)
 

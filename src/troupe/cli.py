@@ -157,14 +157,15 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run, quiet_gymnasium
+    from troupe.networks.user_encoder import encoder_of_run
     from troupe.runs.show import terminal, video, window
     from troupe.runs.store import checkpoint
     from troupe.torch_threads import one_torch_thread
 
     run = Path(options.run)
-    agent = load(run)
-    settings = checkpoint.read_config(run).env
-    make = partial(of_run(run, settings).make, config=settings)
+    config = checkpoint.read_config(run)
+    agent = load(run, encoder=encoder_of_run(run, config))
+    make = partial(of_run(run, config.env).make, config=config.env)
     # One thread: for one observation at a time, several would only wait for one another.
     with quiet_gymnasium(), one_torch_thread():
         if options.video:

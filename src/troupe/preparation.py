@@ -16,6 +16,7 @@ from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.images import convolutions_for
 from troupe.networks.novelty import with_bonus_value
+from troupe.networks.user_encoder import is_user_encoder
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
@@ -43,7 +44,7 @@ def fit(
     That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
     images, `network.precision`, `learner.threads` and `env.threads`.
     """
-    images = network is None and convolutions_for(source.observation_space, config.network.encoder) != ""
+    images = network is None and _sees_images(source, config)
     said: list[str] = []
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
@@ -255,5 +256,10 @@ def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:
     if config.device != "auto":
         return torch.device(config.device)
     # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
-    images = convolutions_for(source.observation_space, config.network.encoder) != ""
-    return torch.device("cuda" if available and images else "cpu")
+    return torch.device("cuda" if available and _sees_images(source, config) else "cpu")
+
+
+def _sees_images(source: EnvironmentSource, config: TrainConfig) -> bool:
+    """Whether an encoder of troupe's reads images."""
+    name = config.network.encoder
+    return not is_user_encoder(name) and convolutions_for(source.observation_space, name) != ""

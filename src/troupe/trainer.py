@@ -22,6 +22,7 @@ from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
 from troupe.networks.flat import named
+from troupe.networks.user_encoder import encoder_of_run
 from troupe.preparation import first_network, fit
 from troupe.run import Outcome, Run, outcome_text, stop_by_signal
 from troupe.runs.evaluate.collapse_handler import Rescue
@@ -147,6 +148,7 @@ def _resumed(
     display: Mode,
 ) -> "_Session":
     before = checkpoint.read_config(place)
+    encoder_of_run(place, before)  # refuses code that lies in the run directory
     config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
     choices.check_code(place, config)
     if not checkpoint.newest_first(place):

@@ -147,8 +147,11 @@ class Exploration:
 @dataclass(frozen=True, kw_only=True)
 class Network:
     encoder: Annotated[
-        Literal["auto", "flat", "small", "a3c", "nature", "impala"],
-        _doc("encoder of images, by convolutions (vectors are read as they are); auto: nature, or small for boards"),
+        str,
+        _doc(
+            "encoder of images, by convolutions (vectors are read as they are); auto: nature, or small for boards",
+            choices=("auto", "flat", "small", "a3c", "nature", "impala"),
+        ),
     ] = "auto"
     hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer")] = (64, 64)
     activation: Annotated[Literal["tanh", "relu"], _doc("activation of the hidden layers")] = "tanh"

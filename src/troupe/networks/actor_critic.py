@@ -14,9 +14,10 @@ from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskPlace, Packing
-from troupe.networks.encoders import Encoder, encoder
+from troupe.networks.encoders import Encoder
 from troupe.networks.layers import hidden_layers, orthogonal
 from troupe.networks.recurrent import Core, RecurrentState, core
+from troupe.networks.user_encoder import EncoderMaker, UserEncoder, make_encoder
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 
@@ -115,6 +116,11 @@ class ActorCritic(nn.Module):
         return self.body.core if isinstance(self.body, Body) else None
 
     @property
+    def has_user_modules(self) -> bool:
+        """Whether some modules are the user's, which may have a train mode (dropout, batch normalisation)."""
+        return not isinstance(self.body, Body) or isinstance(self.body.encoder, UserEncoder)
+
+    @property
     def reads_rewards(self) -> bool:
         """Whether the policy depends on the last action and reward as well."""
         return self._core is not None and self._core.last_step is not None
@@ -204,12 +210,19 @@ class Body(nn.Module):
 
 
 def build(
-    observation_space: gym.Space[Any], action_space: gym.Space[Any], config: Network, masked: MaskPlace = ""
+    observation_space: gym.Space[Any],
+    action_space: gym.Space[Any],
+    config: Network,
+    masked: MaskPlace = "",
+    user_encoder: EncoderMaker | None = None,
 ) -> ActorCritic:
-    """The network for an environment's spaces; raises UsageError for a space that is not supported."""
+    """The network for an environment's spaces; raises UsageError for a space that is not supported.
+
+    An encoder of the user is `user_encoder`, or else found by `network.encoder`, which executes the user's code.
+    """
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)
-    features = encoder(packing, config)
+    features = make_encoder(packing, config, user_encoder)
     if features.only_images:  # their encoders have the hidden layer that was published with them
         config = replace(config, hidden=(), shared=True)
     recurrent = core(features.features, actions, config)

@@ -104,6 +104,14 @@ class Encoder(nn.Module):
         return seen[0] if len(seen) == 1 else torch.cat(seen, -1)
 
 
+BUILT_IN = ("auto", "flat", *CONVOLUTIONS)
+
+
+def numeric(leaf: Leaf) -> bool:
+    """Whether `network.encoder` = auto reads a leaf as numbers."""
+    return _kind(leaf, Network()) == "numbers"
+
+
 def _kind(leaf: Leaf, config: Network) -> str:
     """numbers, choices, or the convolutions that see it."""
     if isinstance(leaf.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):

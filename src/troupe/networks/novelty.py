@@ -17,6 +17,7 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.encoders import encoder
 from troupe.networks.images import Layout, convolutions_for, layout
 from troupe.networks.layers import hidden_layers, orthogonal
+from troupe.networks.user_encoder import EncoderMaker, make_encoder
 
 _CLIP = 5.0  # deviations from the mean, as in the paper
 
@@ -58,9 +59,11 @@ class BonusValue(nn.Module):
     It has the policy's normaliser, whose statistics are kept up to date.
     """
 
-    def __init__(self, packing: Packing, config: Network, normalizer: Normalizer | None):
+    def __init__(
+        self, packing: Packing, config: Network, normalizer: Normalizer | None, user_encoder: EncoderMaker | None = None
+    ):
         super().__init__()
-        self.encoder = encoder(packing, replace(config, normalize=False))
+        self.encoder = make_encoder(packing, replace(config, normalize=False), user_encoder)
         self.encoder.normalizer = normalizer
         hidden = () if self.encoder.only_images else config.hidden
         self.trunk = hidden_layers(self.encoder.features, hidden, config.activation)
@@ -99,8 +102,10 @@ class _ChannelsFirst(nn.Module):
         return images.permute(0, 3, 1, 2)
 
 
-def with_bonus_value(network: ActorCritic, config: TrainConfig) -> ActorCritic:
+def with_bonus_value(
+    network: ActorCritic, config: TrainConfig, user_encoder: EncoderMaker | None = None
+) -> ActorCritic:
     """The network, able to value bonuses where a run has any."""
     if config.novelty.coefficient:
-        network.bonus_value = BonusValue(network.packing, config.network, network.normalizer)
+        network.bonus_value = BonusValue(network.packing, config.network, network.normalizer, user_encoder)
     return network

@@ -24,6 +24,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import of_run, quiet_gymnasium
 from troupe.networks.flat import FlatWeights
+from troupe.networks.user_encoder import encoder_of_run
 from troupe.preparation import first_network
 from troupe.runs.store import checkpoint
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
@@ -88,6 +89,7 @@ def replay(
     config = replace_settings(checkpoint.read_config(place), choices.named({}, loss, optimizer))
     choices.check_code(place, config)
     notes = _read(place)
+    encoder_of_run(place, config)  # refuses code that lies in the run directory
     if network is None and _had_custom_network(place):
         raise needs_network(place)
     with one_torch_thread():

@@ -17,6 +17,7 @@ from troupe.config import Environment, Evaluation, UsageError
 from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.recurrent import RecurrentState
+from troupe.networks.user_encoder import encoder_of_run
 from troupe.runs.evaluate.scores import Scores, Tally
 from troupe.runs.store.checkpoint import read_config
 from troupe.runtime.acting.inference import generator
@@ -151,8 +152,8 @@ def evaluate(
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
-    agent = load(run, network)
     config = read_config(Path(run))
+    agent = load(run, network, encoder=None if network else encoder_of_run(Path(run), config))
     source = of_run(Path(run), config.env, env)
     evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))

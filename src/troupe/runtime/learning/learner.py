@@ -17,7 +17,7 @@ from troupe.algorithm.optimizers import clip_by_norm
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Learner as LearnerConfig
 from troupe.config import TroupeError
-from troupe.networks.actor_critic import ActorCritic, Body, NetworkOutput, PolicyOutput
+from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.data.rollout import Rollout, columns
@@ -134,7 +134,7 @@ class Learner:
     def _train_mode(self) -> Iterator[None]:
         """For a user's network: dropout drops, by this learner's random stream, and batch normalisation uses the
         batch. Everywhere else networks are in eval mode."""
-        if isinstance(self._network.body, Body):
+        if not self._network.has_user_modules:
             yield
             return
         with torch.random.fork_rng(devices=[]):

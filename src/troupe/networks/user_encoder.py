@@ -1,0 +1,132 @@
+"""Encoders of the user: troupe adds normalisation, recurrence, hidden layers and heads (docs/extending.md)."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from troupe.config import Network, TrainConfig, UsageError, one_line, register_choice
+from troupe.environments.packing import Packing
+from troupe.environments.spaces import with_entries
+from troupe.networks.encoders import BUILT_IN, Encoder, encoder, numeric
+from troupe.user_code import files
+
+EncoderMaker = Callable[[gym.Space[Any]], nn.Module]
+_registered: dict[str, EncoderMaker] = {}
+
+
+def register_encoder(name: str, make: EncoderMaker) -> None:
+    """Makes `name` a value of `network.encoder` in this process.
+
+    `make` takes the observation space and returns a module that maps observations [N, ...], nested as that space, to
+    [N, features], with the number of `features` as an attribute. Raises UsageError for the name of an encoder of
+    troupe's.
+    """
+    register_choice("network.encoder", name)
+    _registered[name] = make
+
+
+def is_user_encoder(name: str) -> bool:
+    return name not in BUILT_IN
+
+
+def find_encoder(name: str) -> EncoderMaker:
+    """The maker that `network.encoder` names; a file or module is executed. Raises UsageError where there is none."""
+    if name in _registered:
+        return _registered[name]
+    if ":" not in name:
+        raise UsageError(
+            f"network.encoder = '{name}': no such encoder (there are {', '.join((*BUILT_IN, *_registered))})"
+        )
+    return files.load_callable(name, "network.encoder", "encoder")
+
+
+def make_encoder(packing: Packing, config: Network, make: EncoderMaker | None = None) -> Encoder:
+    """The encoder that the configuration names, or of the user's `make`."""
+    if make is None and not is_user_encoder(config.encoder):
+        return encoder(packing, config)
+    return UserEncoder(packing, config, make or find_encoder(config.encoder))
+
+
+def encoder_of_run(run: Path, config: TrainConfig) -> EncoderMaker | None:
+    """The user's encoder of a run, for those who execute the run's environment as well; None if it has none.
+
+    A run directory may come from anybody: code that lies in it is not executed.
+    """
+    name = config.network.encoder
+    if not is_user_encoder(name):
+        return None
+    if path := files.path_of(name):
+        files.refuse_inside(run, [path], "encoder")
+    files.warn_of_changes([name], config.env.files, "the weights may not fit it, or mean something else")
+    return find_encoder(name)
+
+
+class UserEncoder(Encoder):
+    """A module of the user that reads observations nested as the environment's, their numbers normalised by troupe.
+
+    Numbers are what troupe's own encoder reads as a vector: no images and no choices, which the module gets as they
+    are. Raises UsageError where the module does not map them to [N, features].
+    """
+
+    def __init__(self, packing: Packing, config: Network, make: EncoderMaker):
+        # Pickled before the module, in the order of __dict__: unpickling it imports the file that defines the module.
+        object.__setattr__(self, "_make", make)
+        super().__init__([leaf for leaf in packing.leaves if numeric(leaf)], replace(config, encoder="auto"))
+        self._leaves, self._space, self._name = packing.leaves, packing.seen, config.encoder
+        try:
+            self.module = make(self._space)
+        except Exception as error:
+            raise UsageError(f"{self._setting}: making it raised {one_line(error)}") from error
+        features = getattr(self.module, "features", None)
+        if not isinstance(self.module, nn.Module) or not isinstance(features, int) or features < 1:
+            raise UsageError(
+                f"{self._setting}: it must make a torch.nn.Module with a whole number of `features` above 0; it made a "
+                f"{type(self.module).__name__} with features = {features!r}"
+            )
+        self.features = features
+        self._try()
+
+    @property
+    def _setting(self) -> str:
+        return f"network.encoder = '{self._name}'"
+
+    @property
+    def only_images(self) -> bool:
+        return False  # hidden layers follow it
+
+    def forward(self, obs: Any) -> Float[Tensor, "N features"]:
+        values = {leaf.path: leaf.of(obs) for leaf in self._leaves}
+        if self.numbers is not None:
+            vector = self.numbers(obs)
+            vector = vector.float() if self.normalizer is None else self.normalizer(vector)
+            parts = vector.split_with_sizes([leaf.size for leaf in self.numbers.leaves], -1)
+            for leaf, part in zip(self.numbers.leaves, parts, strict=True):
+                values[leaf.path] = part.reshape(part.shape[0], *(leaf.space.shape or ()))
+        features: Tensor = self.module(with_entries(self._space, iter(values.values())))
+        return features
+
+    def _try(self) -> None:
+        """On two random observations."""
+        space = copy.deepcopy(self._space)  # sampling changes its generator
+        samples = [space.sample() for _ in range(2)]
+        leaves = (
+            torch.from_numpy(np.stack([np.asarray(leaf.of(each), leaf.space.dtype) for each in samples]))
+            for leaf in self._leaves
+        )
+        obs, training = with_entries(space, leaves), self.module.training
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = tuple(self.eval()(obs).shape)
+        except Exception as error:
+            raise UsageError(f"{self._setting}: called on 2 observations it raised {one_line(error)}") from error
+        self.train(training)
+        if found != (2, self.features):
+            raise UsageError(f"{self._setting}: expected [N, {self.features}]; it gave {list(found)} for N = 2")
