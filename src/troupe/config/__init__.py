@@ -1,7 +1,6 @@
-"""The configuration of a run: what there is to say (settings), how it is said by name (values), in layers and
-in files, and what does not go together (checks).
+"""The configuration of a run: its settings, by name (values), in layers and in files, and which exclude each other.
 
-Nothing in here imports torch or Gymnasium: a wrong word is answered at once.
+Nothing in here imports torch or Gymnasium, so that a wrong name is reported at once.
 """
 
 from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
@@ -39,49 +38,3 @@ from troupe.config.values import (
     seconds,
     whole_number,
 )
-
-__all__ = [
-    "Actor",
-    "Adjust",
-    "Checkpoint",
-    "Collapse",
-    "Environment",
-    "Evaluation",
-    "Exploration",
-    "Field",
-    "Inference",
-    "Learner",
-    "Loss",
-    "Network",
-    "Novelty",
-    "Preset",
-    "Queue",
-    "Stop",
-    "Topology",
-    "TrainConfig",
-    "TroupeError",
-    "Tuned",
-    "UsageError",
-    "Verified",
-    "build",
-    "check_option",
-    "did_you_mean",
-    "differing",
-    "fields",
-    "flatten",
-    "from_toml",
-    "load_preset",
-    "named_callables",
-    "one_line",
-    "plain_words",
-    "presets",
-    "printable",
-    "reason",
-    "register_choice",
-    "replace",
-    "resolve",
-    "seconds",
-    "suggest",
-    "to_toml",
-    "whole_number",
-]

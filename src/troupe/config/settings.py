@@ -46,16 +46,12 @@ class Environment:
             choices=("auto", "native", "envpool", "sync"),
         ),
     ] = "auto"
-    delay_seconds: Annotated[float, _doc("seconds to sleep after every step (the article has such a pause)", ge=0)] = (
-        0.0
-    )
-    threads: Annotated[
-        int, _doc("Atari, EnvPool: threads that step a batch; 0: chosen by measurement, or else 1", ge=0)
-    ] = 0
+    delay_seconds: Annotated[float, _doc("pause after every step, as in the article", ge=0)] = 0.0
+    threads: Annotated[int, _doc("Atari, EnvPool: threads of a batch; 0: by measurement, or else 1", ge=0)] = 0
     sticky: Annotated[
         float,
         _doc(
-            "Atari: probability of repeating the last action in each frame (sticky actions); Machado et al. 2018: 0.25",
+            "Atari: sticky actions: probability of repeating the last one in each frame; Machado et al. 2018: 0.25",
             ge=0,
             le=1,
         ),
@@ -89,12 +85,8 @@ class Actor:
             choices=("auto", "thread", "process"),
         ),
     ] = "auto"
-    restarts: Annotated[
-        int, _doc("maximum number of actors replaced in a run because their process died or hung", ge=0)
-    ] = 20
-    hang_seconds: Annotated[
-        float, _doc("replace an actor whose environment does not answer for this long; 0: never", ge=0)
-    ] = 60.0
+    restarts: Annotated[int, _doc("maximum number of replacements of actors that died or hung", ge=0)] = 20
+    hang_seconds: Annotated[float, _doc("replace actors whose environment is silent this long; 0: never", ge=0)] = 60.0
     rollout_steps: Annotated[int, _doc("T: steps per environment in one rollout", ge=1)] = 64
     window_steps: Annotated[
         int, _doc("n of the article's sliding n-step window: samples (s, a, R, s_n) instead of rollouts; 0: off", ge=0)
@@ -155,9 +147,7 @@ class Network:
     ] = "auto"
     hidden: Annotated[tuple[Annotated[int, Positive], ...], _doc("units of each hidden layer")] = (64, 64)
     activation: Annotated[Literal["tanh", "relu"], _doc("activation of the hidden layers")] = "tanh"
-    shared: Annotated[
-        bool, _doc("policy and value share the hidden layers (of vectors; image encoders are always shared)")
-    ] = False
+    shared: Annotated[bool, _doc("policy and value share the hidden layers; image encoders are always shared")] = False
     normalize: Annotated[
         bool, _doc("normalize observations to mean 0 and std 1 by running statistics (not images)")
     ] = True
@@ -187,9 +177,7 @@ class Loss:
     lam: Annotated[float, _doc("lambda of the return (GAE): 0: one step, 1: the whole rollout", ge=0, le=1)] = 0.95
     rho_clip: Annotated[float, _doc("V-trace: clip of rho, which sets the policy whose value is estimated", gt=0)] = 1.0
     c_clip: Annotated[float, _doc("V-trace: clip of c, which decides how far corrections propagate", gt=0)] = 1.0
-    clip: Annotated[
-        float, _doc("appo: PPO's clip range: the ratio pi/mu stays within 1 - clip .. 1 + clip", gt=0, lt=1)
-    ] = 0.2
+    clip: Annotated[float, _doc("appo: PPO's clip range, of the ratio pi/mu around 1", gt=0, lt=1)] = 0.2
     normalize_advantage: Annotated[bool, _doc("appo: normalize advantages to mean 0 and std 1")] = True
     value_coefficient: Annotated[float, _doc("coefficient of the value loss (target - V)^2", ge=0)] = 0.5
     entropy_coefficient: Annotated[float, _doc("coefficient of the entropy bonus", ge=0)] = 0.01
@@ -203,7 +191,7 @@ class Loss:
     normalize_reward: Annotated[
         bool, _doc("divide rewards by the running std of their discounted sum, for learning only")
     ] = True
-    reward_clip: Annotated[float, _doc("clip rewards to -x .. x, for learning only; 0: off", ge=0)] = 0.0
+    reward_clip: Annotated[float, _doc("clip rewards to -x .. x, for learning; 0: off", ge=0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

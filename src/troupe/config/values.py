@@ -98,7 +98,7 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
         )
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
-    if isinstance(value, str) and _is_whole(field.type):
+    if isinstance(value, str) and any(each is int for each, _ in _alternatives(field.type)):
         number = whole_number(value)
         value = value if number is None else number
     try:
@@ -107,7 +107,11 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
             raise msgspec.ValidationError("Expected a finite number")
         return converted
     except msgspec.ValidationError as error:
-        kinds = [plain_words(number) for number in _numbers(field.type)]
+        kinds = [
+            plain_words(each.__name__ + "".join(f" >= {limit.ge}" for limit in limits))
+            for each, limits in _alternatives(field.type)
+            if each in (int, float)
+        ]
         choices = " | ".join(field.choices)
         kinds += [choices if len(field.choices) == 1 else f"one of {choices}"] if choices else []
         wrong = f"expected {' or '.join(kinds)}" if choices else plain_words(str(error))
@@ -157,22 +161,20 @@ def _fields(section: type, prefix: str = "") -> Iterator[Field]:
         else:
             inner, meta = typing.get_args(kind)[:2]
             default = {} if item.default is dataclasses.MISSING else item.default
-            choices = (meta.extra or {}).get("choices", ())
-            yield Field(prefix + item.name, kind, default, meta.description, choices or _choices(inner), bool(choices))
+            literals = [each for each, _ in _alternatives(inner) if typing.get_origin(each) is Literal]
+            open_choices = (meta.extra or {}).get("choices", ())
+            choices = open_choices or tuple(choice for each in literals for choice in typing.get_args(each))
+            yield Field(prefix + item.name, kind, default, meta.description, choices, bool(open_choices))
 
 
-def _choices(kind: Any) -> tuple[str, ...]:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return tuple(choice for part in typing.get_args(kind) for choice in _choices(part))
-    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
-
-
-def _numbers(kind: Any) -> Iterator[str]:
-    """The numbers that may stand in place of a choice: "float", or "int >= 0"."""
-    for part in typing.get_args(typing.get_args(kind)[0]):
-        number, *limits = typing.get_args(part) or (part,)
-        if number in (int, float):
-            yield number.__name__ + "".join(f" >= {limit.ge}" for limit in limits)
+def _alternatives(kind: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """The types that a setting takes, each with its limits."""
+    inner, *limits = typing.get_args(kind) if typing.get_origin(kind) is typing.Annotated else (kind,)
+    if typing.get_origin(inner) in (typing.Union, types.UnionType):
+        for part in typing.get_args(inner):
+            yield from _alternatives(part)
+    else:
+        yield inner, limits
 
 
 def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
@@ -191,12 +193,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _is_whole(kind: Any) -> bool:
-    """Whether a whole number is what a setting takes, perhaps beside words."""
-    inner = typing.get_args(kind)[0]
-    return inner is int or any(int in (part, *typing.get_args(part)[:1]) for part in typing.get_args(inner))
 
 
 _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}

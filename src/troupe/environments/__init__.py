@@ -4,16 +4,3 @@ from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.lookup.find import find, of_run, report_changes, settle
 from troupe.environments.source import Backend, EnvironmentSource, name_of
 from troupe.environments.stepping.vector import EnvironmentFailed, VectorEnvironment
-
-__all__ = [
-    "Backend",
-    "EnvironmentFailed",
-    "EnvironmentSource",
-    "VectorEnvironment",
-    "find",
-    "name_of",
-    "of_run",
-    "quiet_gymnasium",
-    "report_changes",
-    "settle",
-]
