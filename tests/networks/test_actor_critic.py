@@ -106,6 +106,7 @@ EXPECTED = r"^network: it must map observations \[N, \.\.\.\] to \(logits \[N, 4
 
 
 def test_a_body_with_the_right_signature_passes():
+    """Nothing is raised."""
     wrap(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
 
 

@@ -290,6 +290,8 @@ def test_a_notebook_shows_the_panel_in_one_place(
 
 @pytest.mark.parametrize("base", [io.StringIO, Terminal])
 def test_a_stream_that_goes_away_stops_no_run(base: type[Any]) -> None:
+    """Nothing is raised."""
+
     class Gone(base):  # type: ignore[misc]
         def write(self, text: str) -> int:
             raise BrokenPipeError

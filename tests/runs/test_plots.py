@@ -273,10 +273,12 @@ def test_a_run_without_a_readable_config_is_drawn_all_the_same(make_run: MakeRun
     run = make_run("a")
     (run / "config.toml").write_text("preset = ")
     plot_runs([run], tmp_path / "returns.png")
+    assert (tmp_path / "returns.png").stat().st_size > 0
 
 
 def test_one_report_is_enough(make_run: MakeRun, tmp_path: Path) -> None:
     plot_runs([make_run("a", [report(10, 9.0)]), make_run("b", [report(20, 9.0)])], tmp_path / "returns.png")
+    assert (tmp_path / "returns.png").stat().st_size > 0
 
 
 @pytest.mark.parametrize(

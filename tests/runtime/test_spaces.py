@@ -1,6 +1,7 @@
 """Every kind of space from the environment to the gradient: what is played is allowed, what is learned is right."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -247,8 +248,9 @@ def test_rewards_are_divided_by_the_deviation_for_learning_and_reported_raw():
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(0), Progress())
     (runner,), (learner,) = parts.runners, parts.learners
-    inner = learner._loss
-    learner._loss = lambda outputs, batch: seen.append(batch.reward) or inner(outputs, batch)
+    inner = learner._objective.loss
+    watched = lambda outputs, batch, **keywords: seen.append(batch.reward) or inner(outputs, batch, **keywords)  # noqa: E731
+    learner._objective = replace(learner._objective, loss=watched)
     rollouts: list[Rollout] = []
     runner.collect(rollouts.append)
     learner.learn(rollouts[0])
