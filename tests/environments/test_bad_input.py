@@ -177,7 +177,7 @@ def test_masks_are_those_of_the_environment_and_where_an_episode_is_over_all_is_
         assert masks(packed)[0] == ([1, 1, 1] if over else [1, 0, 1])
 
 
-def test_masks_that_come_after_the_first_reset_are_not_heeded_which_is_told():
+def test_masks_that_come_after_the_first_reset_are_ignored_with_a_notice():
     class Late(Rich):
         def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
             return super().reset()[0], {}
@@ -187,7 +187,7 @@ def test_masks_that_come_after_the_first_reset_are_not_heeded_which_is_told():
     assert not environment.notices
     environment.step(np.zeros(2, np.int64))
     assert list(environment.notices.values()) == [
-        "environment python:partial: action_mask is in the info of steps and not of resets: not heeded"
+        "environment python:partial: action_mask is in the info of steps and not of resets: ignored"
     ]
 
 

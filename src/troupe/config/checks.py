@@ -1,11 +1,11 @@
-"""What no single setting can say: which of them do not go together."""
+"""Combinations of settings that are refused."""
 
 from troupe.config.errors import UsageError
 from troupe.config.settings import TrainConfig
 
 
 def check_together(config: TrainConfig) -> None:
-    """What no single field can say."""
+    """Raises UsageError for settings that exclude each other."""
     if config.actor.window_steps and config.loss.kind != "a3c":
         raise UsageError(
             f"actor.window_steps = {config.actor.window_steps}: the window's samples carry n-step returns, "

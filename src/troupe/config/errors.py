@@ -1,4 +1,4 @@
-"""What is said to a user who asked for what cannot be, or whose run failed."""
+"""Errors for users, and text that is safe to print."""
 
 import difflib
 import re
@@ -11,7 +11,7 @@ class TroupeError(Exception):
 
 
 class UsageError(TroupeError):
-    """What was asked for cannot be: an unknown name, a value out of range. Exit status 2."""
+    """Wrong usage: an unknown name, a value out of range. Exit status 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -29,7 +29,7 @@ _BOUNDS = {">=": "of at least", ">": "above", "<=": "of at most", "<": "below"}
 
 
 def plain_words(wrong: str) -> str:
-    """What msgspec finds wrong in words that assume no Python: "Expected `int` >= 1" -> "expected a whole number of
+    """An error of msgspec without Python's terms: "Expected `int` >= 1" -> "expected a whole number of
     at least 1"."""
     wrong = re.sub(r" - at `.*`$|, got .*$|`", "", wrong)
     wrong = re.sub(r"array of length >= (\d+)", r"at least \1 value", wrong)
@@ -60,7 +60,7 @@ def one_line(what: BaseException | str) -> str:
     kind = type(what).__name__
     try:
         text = one_line(str(what))
-    except Exception:  # an exception of somebody's own, whose __str__ is broken
+    except Exception:  # a user's exception whose __str__ is broken
         text = ""
     if text:
         return text if isinstance(what, TroupeError) else f"{kind}: {text}"

@@ -1,4 +1,4 @@
-"""Presets, and a run's configuration out of layers: defaults < preset < tuned for the environment < what was said."""
+"""Presets, and a run's configuration in layers: defaults < preset < tuned for the environment < given by the user."""
 
 import tomllib
 from collections.abc import Mapping
@@ -80,8 +80,8 @@ def resolve(
     layers.append(settings or {})
     merged: dict[str, Any] = {"preset": preset, "tuned": found is not None, "env.id": env_id}
     for layer in layers:
-        said = dict(flatten(layer))
-        if "actor.count" in said or "actor.environments" in said:
-            merged["actor.auto"] = False  # whoever names a number means it
-        merged |= said
+        given = dict(flatten(layer))
+        if "actor.count" in given or "actor.environments" in given:
+            merged["actor.auto"] = False  # a number that is named is used
+        merged |= given
     return build(merged)

@@ -1,4 +1,4 @@
-"""What was probably meant by a name that does not exist: another word for it, its last part, or the nearest."""
+"""Suggestions for names that do not exist: a synonym, the last part, or the nearest spelling."""
 
 import difflib
 from collections.abc import Collection, Mapping
@@ -43,27 +43,27 @@ def suggest(word: str, known: Collection[str], short: Mapping[str, str] = Mappin
     Names are compared without leading dashes, and with "-" and "_" as the same. `short` has shorter names for some.
     """
     plain = {_plain(name): name for name in known}
-    said = _plain(word)
-    section, _, leaf = said.rpartition(".")
-    meant = next((_MEANT[each] for each in (said, leaf) if each in _MEANT), said)
+    given = _plain(word)
+    section, _, leaf = given.rpartition(".")
+    meant = next((_MEANT[each] for each in (given, leaf) if each in _MEANT), given)
     beside = f"{section}.{meant.rpartition('.')[2]}"  # --novelty.lr: a section's own setting of that name
     meant = beside if section and beside in plain else meant
-    if said not in plain and meant in plain:
+    if given not in plain and meant in plain:
         found = [short.get(meant, plain[meant])]
     else:
-        found = [name for each, name in plain.items() if each.rpartition(".")[2] == said]
-        found = found or [_nearest(said, plain, short)]
+        found = [name for each, name in plain.items() if each.rpartition(".")[2] == given]
+        found = found or [_nearest(given, plain, short)]
     found = [name for name in found if name]
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
 
 
-def _nearest(said: str, plain: Mapping[str, str], short: Mapping[str, str]) -> str:
+def _nearest(given: str, plain: Mapping[str, str], short: Mapping[str, str]) -> str:
     """The name with the nearest spelling: of the whole, or else of its last part or of another word for it; or ""."""
-    if near := difflib.get_close_matches(said, plain, n=1):
+    if near := difflib.get_close_matches(given, plain, n=1):
         return plain[near[0]]
     other = {name.rpartition(".")[2]: name for name in plain}
     other |= {word: name for word, name in _MEANT.items() if name in plain}
-    near = difflib.get_close_matches(said, other, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(given, other, n=1, cutoff=0.75)
     return short.get(other[near[0]], plain[other[near[0]]]) if near else ""
 
 

@@ -1,6 +1,6 @@
 """Environment backends: what makes a batch of environments that step together, native, EnvPool, Python or the user's.
 
-A backend of one's own is registered (`register_backend`), or named by the file that it is in (`env.backend`).
+A backend of the user is registered (`register_backend`), or named by the file that it is in (`env.backend`).
 """
 
 from collections.abc import Callable, Collection

@@ -1,1 +1,1 @@
-"""What can be wrong with an environment, and how it is said."""
+"""Checks of environments: the interface, observations, and `troupe check`."""

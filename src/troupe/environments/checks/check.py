@@ -1,4 +1,4 @@
-"""`troupe check`: plays an environment for a few hundred random steps, and says what is wrong and what is unwise.
+"""`troupe check`: plays a few hundred random steps, and reports what is wrong with an environment and what is unwise.
 
 What breaks the interface or makes results unrepeatable is wrong; what can be learned from, but badly, is unwise.
 """
@@ -111,7 +111,7 @@ def check(name: str, find: Callable[[], EnvironmentSource], steps: int = STEPS, 
 
 
 class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps what the environment itself returned, before it is made plain, and how long each reset took."""
+    """Keeps the environment's raw return values, and the duration of each reset."""
 
     answer: Any = None
 
@@ -151,8 +151,8 @@ def _play(
     seen: Seen,
     until: float,
 ) -> None:
-    """Random allowed actions that follow from the seed, as do the episodes; at least one, and no further ones after
-    the moment `until`."""
+    """Plays random allowed actions, which like the episodes follow from the seed: at least one step, and none after the
+    time `until`."""
     rng = np.random.default_rng(seed)
     verb, number = "reset", 0  # of the step, which is counted only when it has been seen
     try:
@@ -178,7 +178,7 @@ def _play(
 
 
 def _slow_reset(seconds: list[float]) -> list[Finding]:
-    """By the fastest of them: the first may load what the others share."""
+    """By the fastest reset: the first may load what the others share."""
     least = min(seconds, default=0.0)
     if least < _SLOW_RESET_SECONDS:
         return []
@@ -214,12 +214,12 @@ def _of_notice(notice: str) -> Finding:
 
 
 def _gymnasiums(source: EnvironmentSource) -> Iterator[Finding]:
-    """What Gymnasium's own checker says."""
+    """Findings of Gymnasium's own checker."""
     advice = "see gymnasium.utils.env_checker.check_env"
     with user_code():
         env = source.make()
     inner = env.env if isinstance(env, Conforming) else env
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with user_code():
@@ -228,6 +228,6 @@ def _gymnasiums(source: EnvironmentSource) -> Iterator[Finding]:
             yield Finding(False, f"Gymnasium's checker: {one_line(error)}", advice)
         finally:
             close_in_time(env.close, source.id)
-    for text in dict.fromkeys(re.sub(r"\x1b\[\d*m|WARN: ", "", str(each.message)) for each in told):
+    for text in dict.fromkeys(re.sub(r"\x1b\[\d*m|WARN: ", "", str(each.message)) for each in caught):
         if not _NOT_OURS.search(text):
             yield Finding(False, f"Gymnasium's checker: {one_line(text)}", advice)

@@ -1,7 +1,6 @@
-"""What `reset` and `step` must return: every departure is named with what was expected and what was found.
+"""Checks what `reset` and `step` return: an error has what was expected and what was found.
 
-The little that differs between environments and is no fault becomes the same for all: a reward is a float, the two
-ends are bools, an info is a dict.
+Harmless differences are removed: a reward becomes a float, the two ends bools, an info a dict.
 """
 
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ OLD_INTERFACE = "before Gymnasium `done` stood for both ends; shimmy's GymV21Com
 
 
 class ContractError(Exception):
-    """`reset` or `step` did what Gymnasium's interface does not allow; the text is a whole sentence about it."""
+    """`reset` or `step` violated Gymnasium's interface; the text is a whole sentence."""
 
 
 class WrongEnvironment(UsageError):
@@ -64,7 +63,7 @@ class Conforming(gym.Wrapper[Any, Any, Any, Any]):
         try:
             return pick(self._space, obs)
         except (LookupError, TypeError):
-            return obs  # an entry is missing: whoever checks shapes says which
+            return obs  # an entry is missing, which the check of shapes names
 
 
 def of_reset(answer: Any, space: Space) -> tuple[Any, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the steps of an environment show of it: what is wrong in them, and what is unwise about its numbers."""
+"""Findings of `troupe check` from the steps of an environment: faults, and numbers that are hard to learn from."""
 
 import hashlib
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 
 
 class Seen:
-    """An environment's steps, looked at one by one. Nothing of an observation is kept but what findings need."""
+    """Collects findings step by step; of observations it keeps statistics only."""
 
     def __init__(self, source: EnvironmentSource):
         self._source = source
@@ -102,9 +102,9 @@ class Seen:
             if unfit := each.limits.unfit(array[None]):
                 what = f"step {self.steps}: the observation{each.leaf.name} {unfit[1]}"
                 self.fail(what, "return what observation_space says, or change observation_space")
-            elif stray := each.limits.stray(array[None]):
+            elif outside := each.limits.outside_box(array[None]):
                 name = f"the observation{each.leaf.name}"
-                what, change = f"step {self.steps}: {name} {stray[1]}", "declare the bounds that it has"
+                what, change = f"step {self.steps}: {name} {outside[1]}", "declare the bounds that it has"
                 self._note(f"bounds{each.leaf.name}", True, what, change)
             self._kind(each.leaf, value)
             each.add(array)

@@ -1,4 +1,4 @@
-"""What a user should know of an environment before it is trained on: it works, but not as one may think."""
+"""Notices about environments that work, but perhaps not as intended."""
 
 from collections.abc import Iterator
 from typing import Any

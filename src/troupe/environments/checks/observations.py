@@ -48,7 +48,7 @@ def _found(obs: Any) -> str:
 
 
 class Limits:
-    """What can be wrong with a leaf of a batch of observations."""
+    """Checks a leaf of a batch of observations against its space."""
 
     def __init__(self, leaf: Leaf):
         self.leaf, space = leaf, leaf.space
@@ -66,15 +66,15 @@ class Limits:
             self._low, self._high = space.low, space.high
 
     def unfit(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first environment of whose value nothing can be learned, and why."""
+        """The first environment whose value cannot be learned from, and why."""
         if self._floats and not np.isfinite(value).all():
             return _first(~np.isfinite(value), value)
         if self._box or self._low is None:
             return None
         return self._outside(value)
 
-    def stray(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first that has left its Box, which can be lived with: many are declared carelessly. Told once."""
+    def outside_box(self, value: np.ndarray) -> tuple[int, str] | None:
+        """The first environment whose value has left its Box, once; no error: many bounds are declared carelessly."""
         if not self._box or self._low is None:
             return None
         found = self._outside(value)

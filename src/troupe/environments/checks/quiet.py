@@ -1,4 +1,4 @@
-"""Gymnasium's advice (on versions, bounds, types) stays out of the output: we say ourselves what matters of it."""
+"""Keeps Gymnasium's warnings (on versions, bounds, types) out of the output: `troupe check` gives those that matter."""
 
 import threading
 import warnings

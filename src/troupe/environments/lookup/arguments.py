@@ -24,8 +24,8 @@ def fill(
 
 
 @contextmanager
-def naming_strays(env_id: str, parameters: Parameters, given: Collection[str]) -> Iterator[None]:
-    """Where the first environment cannot be made because it does not take one of the `given` names, says that."""
+def naming_unexpected(env_id: str, parameters: Parameters, given: Collection[str]) -> Iterator[None]:
+    """Names the argument among `given` that the environment does not take, if that is why it could not be made."""
     try:
         yield
     except UsageError as error:

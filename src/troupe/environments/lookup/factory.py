@@ -1,4 +1,4 @@
-"""Environments of one's own: a callable that makes them, in this program or in a file."""
+"""Environments made by a callable of the user, in this program or in a file."""
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -9,7 +9,7 @@ import gymnasium as gym
 from troupe.config import Environment, UsageError
 from troupe.config.signatures import parameters_of
 from troupe.environments.checks.contract import OLD_INTERFACE
-from troupe.environments.lookup.arguments import fill, naming_strays
+from troupe.environments.lookup.arguments import fill, naming_unexpected
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
 from troupe.environments.source import EnvironmentSource
@@ -31,5 +31,5 @@ def from_factory(
             raise UsageError(f"environment {name}: the factory returned {type(env).__name__}, not a gymnasium.Env{old}")
         return wrap(env)
 
-    with naming_strays(name, parameters, values):
+    with naming_unexpected(name, parameters, values):
         return replace(probe(name, make, ignore=options.ignore), kwargs=plain)

@@ -1,4 +1,4 @@
-"""Makes an environment once and plays its first step, to see what it is and that it can be played."""
+"""Makes an environment once and plays its first step, to learn its spaces and to check its interface."""
 
 import logging
 import re
@@ -31,7 +31,7 @@ SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
 def probe(
     name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None, ignore: Sequence[str] = ()
 ) -> EnvironmentSource:
-    """Makes one environment to see what it is, and plays one step, to see that what it answers can be learned from.
+    """Makes one environment to learn its spaces and limits, and plays one step to check what it returns.
 
     Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
     """
@@ -45,12 +45,12 @@ def probe(
     except Exception as error:
         raise UsageError(f"environment {name} cannot be made: {one_line(error)}") from error
     try:
-        return _look(name, make, env, reduced(env.observation_space, ignore), threshold)
+        return _describe(name, make, env, reduced(env.observation_space, ignore), threshold)
     finally:
         close_in_time(env.close, name)
 
 
-def _look(
+def _describe(
     name: str,
     make: Callable[..., gym.Env[Any, Any]],
     env: gym.Env[Any, Any],
@@ -104,7 +104,7 @@ def _conforming(
 
 @contextmanager
 def _named_if_slow(name: str, verb: str) -> Iterator[None]:
-    """Logs what is being waited for: before a run begins, nothing else would tell an environment that blocks."""
+    """Logs what is being waited for: before a run begins, nothing else would show that an environment blocks."""
     text = f"environment {name}: {verb} has not returned after {SLOW_SECONDS:g} s; still waiting (Ctrl-C gives up)"
     timer = threading.Timer(SLOW_SECONDS, logging.getLogger("troupe").warning, [text])
     timer.daemon = True

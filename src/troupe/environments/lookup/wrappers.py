@@ -26,8 +26,7 @@ def wrapping(config: Environment) -> Wrap:
             try:
                 env = wrapper(env)
             except Exception as error:
-                said = one_line(error)
-                raise UsageError(f"env.wrappers: {name} does not fit what it is put around: {said}") from error
+                raise UsageError(f"env.wrappers: {name} does not fit what it wraps: {one_line(error)}") from error
             if not isinstance(env, gym.Env):
                 raise UsageError(f"env.wrappers: {name} returned {type(env).__name__}, not a gymnasium.Env")
         return TimeLimit(env, config.max_steps) if config.max_steps else env

@@ -13,10 +13,10 @@ _reported: set[str] = set()  # of this process: each of many environments may fa
 
 def report_failure(name: str, error: BaseException) -> None:
     """Logs, once, that an environment's close has raised: what it was needed for is done."""
-    said = one_line(error)
-    if said not in _reported:
-        _reported.add(said)
-        logging.getLogger("troupe").warning(f"environment {name}: close raised {said}")
+    text = one_line(error)
+    if text not in _reported:
+        _reported.add(text)
+        logging.getLogger("troupe").warning(f"environment {name}: close raised {text}")
 
 
 def close_and_report(close: Callable[[], object], name: str) -> None:
@@ -43,7 +43,7 @@ def close_in_time(close: Callable[[], object], name: str, seconds: float | None 
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        said = f"close() has not returned after {seconds:g} s, and is left behind"
-        logging.getLogger("troupe").warning(f"environment {name}: {said}")
+        text = f"environment {name}: close() has not returned after {seconds:g} s, and is left behind"
+        logging.getLogger("troupe").warning(text)
     elif failures:
         report_failure(name, failures[0])

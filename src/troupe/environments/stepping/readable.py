@@ -55,7 +55,7 @@ def pick(space: Space, obs: Any) -> Any:
     if isinstance(space, gym.spaces.Dict):
         return {key: pick(part, obs[key]) for key, part in space.spaces.items()}
     if isinstance(space, gym.spaces.Tuple):
-        return tuple(pick(part, obs[place]) for place, part in enumerate(space.spaces))
+        return tuple(pick(part, obs[index]) for index, part in enumerate(space.spaces))
     return obs
 
 

@@ -1,4 +1,4 @@
-"""After how many steps an environment says that it cuts an episode off."""
+"""The declared limit on the steps of an episode."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +21,14 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
     found = [getattr(env.spec, "max_episode_steps", None)]
     for layer in _layers(env):
         for name in _NAMES:
-            with suppress(Exception):  # an attribute of somebody's own may do anything
+            with suppress(Exception):  # an attribute of the user's class may do anything
                 found.append(getattr(layer, name))
     limits = [limit for limit in found if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0]
     return min(limits, default=None)
 
 
 def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> bool:
-    """Whether no episode is cut off in a few hundred steps, as an environment of one's own may do without declaring it.
+    """Whether no episode is cut off in a few hundred steps, as a user's environment may do without declaring it.
 
     `act` chooses an action from an observation and its info. An environment too slow to tell is given the benefit of
     the doubt.
@@ -47,7 +47,7 @@ def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> b
 
 
 def no_time_limit(name: str) -> str:
-    """What to say of an environment without one."""
+    """The notice about an environment without one."""
     return (
         f"no time limit: {name} declares none (TimeLimit, max_episode_steps, max_steps); where episodes do not end, "
         "training goes on all the same, and those of evaluations are cut off after evaluation.max_steps"

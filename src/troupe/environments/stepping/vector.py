@@ -1,4 +1,4 @@
-"""A batch of environments stepped together, with what goes wrong in them named in one line."""
+"""A batch of environments stepped together; every fault becomes an error that names environment, step and field."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,9 @@ class EnvironmentFailed(TroupeError):
 
 
 class Transition(NamedTuple):
-    """What B environments answered; the arrays may be overwritten by the next step, so copy them at once.
-    Observations are packed (packing.py).
+    """One step of B environments. The next step may overwrite the arrays. Observations are packed (packing.py).
 
-    `life_lost` is where a life was lost and the game goes on, if `env.episodic_life` asks for it.
+    `life_lost`: whether a life was lost and the game continues, with `env.episodic_life`.
     """
 
     obs: np.ndarray
@@ -95,7 +94,7 @@ class VectorEnvironment:
     transition (its action is ignored and its reward is 0), and the rollout marks it invalid.
 
     A step is a `send` and a `receive`. Here all the work is done in `receive`; AtariEnvironment begins
-    it with `send`. What it noticed and can be lived with stands in `notices`, by what it is about.
+    it with `send`. `notices` has a line for each kind of harmless fault that it has seen.
     """
 
     def __init__(
@@ -217,23 +216,21 @@ class VectorEnvironment:
             value = limits.leaf.of(obs)
             if unfit := limits.unfit(value):
                 raise EnvironmentFailed(f"{self._at(unfit[0])}: the observation{limits.leaf.name} {unfit[1]}")
-            if stray := limits.stray(value):
+            if outside := limits.outside_box(value):
                 what = f"the observation{limits.leaf.name}"
-                self.notices[what] = f"{self._at(stray[0])}: {what} {stray[1]}"
+                self.notices[what] = f"{self._at(outside[0])}: {what} {outside[1]}"
         mask = None
         if self._packing.masked:
             mask = self._masks(obs, info, ended)
         elif MASK in info:
-            self.notices[MASK] = (
-                f"environment {self._name}: {MASK} is in the info of steps and not of resets: not heeded"
-            )
+            self.notices[MASK] = f"environment {self._name}: {MASK} is in the info of steps and not of resets: ignored"
         return self._packing.pack(obs, mask)
 
     def _masks(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
         masks = np.ones((self.count, self._actions.mask_size), np.bool_)
         seen = self._packing.masked == "observation"
-        said = np.ones(self.count, np.bool_) if seen else info.get(f"_{MASK}", self._none)
-        for number in np.flatnonzero(said).tolist():
+        given = np.ones(self.count, np.bool_) if seen else info.get(f"_{MASK}", self._none)
+        for number in np.flatnonzero(given).tolist():
             mask = _entry((obs if seen else info)[MASK], number)
             try:
                 masks[number] = self._packing.mask(mask, over=bool(ended[number]))
