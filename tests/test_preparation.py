@@ -12,7 +12,8 @@ from torch import nn
 from troupe import preparation
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import find
-from troupe.preparation import _device, first_network, fit
+from troupe.preparation import fit
+from troupe.runtime.initial_network import choose_device, first_network
 from troupe.runtime.measure import Costs, measure_pass
 from troupe.torch_threads import one_torch_thread
 
@@ -369,19 +370,19 @@ def test_a_real_pass_takes_longer_for_the_deeper_network(monkeypatch):
 )
 def test_the_device_that_suits_or_was_asked_for(monkeypatch, env, asked, available, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
-    assert _device(resolve("x", settings={"device": asked}), find(env)).type == device
+    assert choose_device(resolve("x", settings={"device": asked}), find(env)).type == device
 
 
 @pytest.mark.parametrize("env", [Pictures, Numbers])
 def test_a_device_that_is_not_there_is_refused_in_one_line(monkeypatch, env):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UsageError, match=r"^device = 'cuda': torch sees no CUDA device here; use cpu, or auto$"):
-        _device(resolve("x", settings={"device": "cuda"}), find(env))
+        choose_device(resolve("x", settings={"device": "cuda"}), find(env))
 
 
 def test_a_learner_on_a_gpu_has_one_thread(measured, monkeypatch):
     measured.cores = 16
-    monkeypatch.setattr(preparation, "_device", lambda *_: torch.device("meta"))  # not cpu, and always there
+    monkeypatch.setattr(preparation, "choose_device", lambda *_: torch.device("meta"))  # not cpu, and always there
     config, _ = fitted(settings={"network.precision": "float32"})
     assert (config.env.threads, config.learner.threads) == (8, 1)
 

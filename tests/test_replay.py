@@ -24,10 +24,10 @@ from troupe import UsageError, cli, safe_files
 from troupe.environments import of_run
 from troupe.environments.stepping import pool
 from troupe.networks.flat import named
-from troupe.preparation import first_network
 from troupe.runs import replay as replaying
 from troupe.runs.replay import Replayed, replay
 from troupe.runs.store import checkpoint
+from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE, RecordedMaster
 
 PATIENCE_SECONDS = 60.0

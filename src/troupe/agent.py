@@ -1,8 +1,7 @@
 """A trained agent: what `load` gives back, and what evaluation, video and one's own program use."""
 
-import copy
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
-from troupe.config import Network, TrainConfig, UsageError, one_line
+from troupe.config import TrainConfig, UsageError
 from troupe.environments import spaces
 from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits
-from troupe.environments.packing import MaskPlace
 from troupe.environments.spaces import MASK
-from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build, wrap
+from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build
+from troupe.networks.custom import NetworkMaker, custom_network
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import RecurrentState
 from troupe.networks.user_encoder import EncoderMaker, find_encoder
@@ -27,8 +26,6 @@ from troupe.user_code.files import without_folder
 
 if TYPE_CHECKING:
     from troupe.runs.export.onnx import Exported
-
-NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 
 
 class Agent:
@@ -213,24 +210,6 @@ def load(
 def origin(run: Path, config: TrainConfig) -> dict[str, str]:
     """Where an agent comes from: the run's name, without its path."""
     return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
-
-
-def custom_network(
-    network: nn.Module | NetworkMaker,
-    observation_space: gym.Space[Any],
-    action_space: gym.Space[Any],
-    config: Network,
-    masked: MaskPlace = "",
-) -> ActorCritic:
-    """The user's network as an actor-critic: a module is copied, a maker is called with the spaces."""
-    try:
-        own = copy.deepcopy(network) if isinstance(network, nn.Module) else network(observation_space, action_space)
-    except Exception as error:
-        verb = "copied" if isinstance(network, nn.Module) else "made"
-        raise UsageError(f"network: it cannot be {verb}: {one_line(error)}") from error
-    if not isinstance(own, nn.Module):
-        raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
-    return wrap(own, observation_space, action_space, config, masked)
 
 
 def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:

@@ -1,4 +1,4 @@
-"""What is settled before a run begins: the network's first weights, and what a measurement here decides."""
+"""What a measurement on this machine decides before a run begins."""
 
 import math
 import time
@@ -6,19 +6,14 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import TypeVar
 
-import numpy as np
-import torch
 from torch import nn
 
-from troupe.agent import NetworkMaker, custom_network
-from troupe.config import TrainConfig, UsageError, replace
+from troupe.config import TrainConfig, replace
 from troupe.environments import EnvironmentSource
-from troupe.networks.actor_critic import ActorCritic, build
-from troupe.networks.images import convolutions_for
-from troupe.networks.novelty import with_bonus_value
-from troupe.networks.user_encoder import is_user_encoder
+from troupe.networks.custom import NetworkMaker
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.placements import placement_of
+from troupe.runtime.initial_network import choose_device, first_network, sees_images
 from troupe.runtime.measure import cores, measure, measure_backends, measure_pass
 from troupe.torch_threads import one_torch_thread
 
@@ -44,7 +39,7 @@ def fit(
     That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
     images, `network.precision`, `learner.threads` and `env.threads`.
     """
-    images = network is None and _sees_images(source, config)
+    images = network is None and sees_images(source, config)
     said: list[str] = []
     if config.network.precision == "auto":
         config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
@@ -55,33 +50,6 @@ def fit(
     if images and not config.traits.serial:
         config = _fit_threads(config, source, said)
     return replace(config, {"learner.threads": config.learner.threads or 1}), said
-
-
-def first_network(
-    network: nn.Module | NetworkMaker | None, source: EnvironmentSource, config: TrainConfig, resumes: int = 0
-) -> tuple[ActorCritic, np.random.SeedSequence, np.random.SeedSequence]:
-    """The network with its first weights, and the seeds of the parts and of the judge."""
-    root = np.random.SeedSequence(config.seed, spawn_key=(resumes,))
-    network_seed, parts_seed, judge_seed = root.spawn(3)
-    made = _make_network(network, source, config, network_seed)
-    return made.to(_device(config, source)), parts_seed, judge_seed
-
-
-def _make_network(
-    network: nn.Module | NetworkMaker | None,
-    source: EnvironmentSource,
-    config: TrainConfig,
-    seeds: np.random.SeedSequence,
-) -> ActorCritic:
-    """The network, its first weights drawn from the run's own seed; one's own module is copied."""
-    observation_space, action_space = source.observation_space, source.action_space
-    # One thread: how many there are decides the last bits of an orthogonal matrix.
-    with torch.random.fork_rng(devices=[]), one_torch_thread():
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        built = build(observation_space, action_space, config.network, source.masked)
-        if network is not None:
-            built = custom_network(network, observation_space, action_space, config.network, source.masked)
-        return with_bonus_value(built, config)
 
 
 def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
@@ -207,7 +175,7 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
     act = costs.act[size] / size
     share = cores() / (costs.step_computing + act + learn)
     learners = actor.count if config.traits.learns_in_actors else config.learner.count
-    learning = math.ceil(share * learn / learners + _SPARE) if _device(config, source).type == "cpu" else 1
+    learning = math.ceil(share * learn / learners + _SPARE) if choose_device(config, source).type == "cpu" else 1
     config = replace(config, {"learner.threads": config.learner.threads or learning})
     playing = ""
     if threaded:
@@ -247,19 +215,3 @@ def _timed(work: Callable[[], A]) -> A:
     if result is None:
         raise _TooLong
     return result
-
-
-def _device(config: TrainConfig, source: EnvironmentSource) -> torch.device:
-    available = torch.cuda.is_available()
-    if config.device == "cuda" and not available:
-        raise UsageError("device = 'cuda': torch sees no CUDA device here; use cpu, or auto")
-    if config.device != "auto":
-        return torch.device(config.device)
-    # Small networks on vectors are faster on the processor: the learner's work is calls, not arithmetic.
-    return torch.device("cuda" if available and _sees_images(source, config) else "cpu")
-
-
-def _sees_images(source: EnvironmentSource, config: TrainConfig) -> bool:
-    """Whether an encoder of troupe's reads images."""
-    name = config.network.encoder
-    return not is_user_encoder(name) and convolutions_for(source.observation_space, name) != ""

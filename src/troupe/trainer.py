@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from troupe import config as configuration
 from troupe import safe_files
-from troupe.agent import Agent, NetworkMaker, needs_network, origin, put_weights
+from troupe.agent import Agent, needs_network, origin, put_weights
 from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle, spaces
+from troupe.networks.custom import NetworkMaker
 from troupe.networks.flat import named
 from troupe.networks.user_encoder import encoder_of_run
-from troupe.preparation import first_network, fit
+from troupe.preparation import fit
 from troupe.run import Outcome, Run, outcome_text, stop_by_signal
 from troupe.runs.evaluate.collapse_handler import Rescue
 from troupe.runs.evaluate.evaluation import BorrowingEvaluator, Evaluator, most_steps
@@ -44,6 +45,7 @@ from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal, run_i
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.execution.supervisor import Failure, Supervisor
+from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.journal import Journal
 from troupe.runtime.learning import annealing, choices

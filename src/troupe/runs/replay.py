@@ -19,19 +19,20 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from troupe.agent import NetworkMaker, needs_network
+from troupe.agent import needs_network
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import of_run, quiet_gymnasium
+from troupe.networks.custom import NetworkMaker
 from troupe.networks.flat import FlatWeights
 from troupe.networks.user_encoder import encoder_of_run
-from troupe.preparation import first_network
 from troupe.runs.store import checkpoint
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.assembly import build_statistics, make_learners, make_plans
 from troupe.runtime.data.rollout import Rollout, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
+from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE, checksum
 from troupe.runtime.learning import choices
 from troupe.runtime.learning.learner import Learner
