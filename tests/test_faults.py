@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers import slow
+from helpers import faults, slow
 from troupe import cli, load, resume
 from troupe.runs.evaluate.evaluation import evaluate
 
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 SCRIPT = "from troupe.cli import main; main()"
 IMPORTING = """
 import pathlib, sys, time
@@ -33,90 +33,7 @@ class Waits:
             time.sleep(1e6)
 sys.meta_path.insert(0, Waits())
 """
-WORLDS = '''
-import pathlib, threading, time
-import gymnasium as gym
-import numpy as np
-
-def here():
-    """Says that the place the test waits for has been reached."""
-    pathlib.Path("here").touch()
-
-def part():
-    return threading.current_thread().name.partition("-")[0]
-
-def judging_last():
-    return threading.current_thread().name == "MainThread-evaluation"
-
-class Plain(gym.Env):
-    observation_space = gym.spaces.Box(-1, 1, (2,), np.float32)
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, *, seed=None, options=None):
-        self.left = 10
-        return np.zeros(2, np.float32), {}
-
-    def step(self, action):
-        self.happens()
-        self.left -= 1
-        return np.zeros(2, np.float32), float(action), self.left == 0, False, {}
-
-    def happens(self):
-        pass
-
-class Blocks(Plain):
-    """One step of one actor never returns."""
-    steps, last = 0, 500
-    def happens(self):
-        if part() in ("actor", "serial"):
-            Blocks.steps += 1
-            if Blocks.steps == self.last:
-                here()
-                lock = threading.Lock()
-                lock.acquire()
-                lock.acquire()
-
-class BlocksAtOnce(Blocks):
-    last = 1
-
-class BlocksInEvaluation(Plain):
-    def happens(self):
-        if part() == "learner":
-            here()
-            time.sleep(1e6)
-
-class SlowInEvaluation(Plain):
-    def happens(self):
-        if part() == "learner":
-            here()
-            time.sleep(0.01)
-
-class BlocksAtTheEnd(Plain):
-    def happens(self):
-        if judging_last():
-            here()
-            time.sleep(1e6)
-
-class Simulated(Plain):
-    """Leaves a file for as long as it is open."""
-    def __init__(self):
-        self.file = pathlib.Path(f"open-{id(self)}")
-        self.file.touch()
-
-    def close(self):
-        self.file.unlink(missing_ok=True)
-
-class BlocksInClose(Plain):
-    def close(self):
-        if threading.current_thread().name == "interruptible":
-            here()
-            time.sleep(1e6)
-
-class NeverCloses(Plain):
-    """Leaves a thread that would keep the process alive."""
-    def __init__(self):
-        threading.Thread(target=time.sleep, args=(1e6,)).start()
-'''
+WORLDS = Path(faults.__file__).read_text()
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:

@@ -20,6 +20,8 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import drift
+from helpers.drift import Drift
 from troupe import UsageError, cli, safe_files
 from troupe.environments import of_run
 from troupe.environments.stepping import pool
@@ -37,33 +39,7 @@ SMALL = {
     "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1, "stop.target": "none", "stop.steps": 600,
 }  # fmt: skip
 THREADS = SMALL | {"actor.place": "thread"}
-WORLDS = """
-import gymnasium as gym
-import numpy as np
-
-class Drift(gym.Env):
-    \"\"\"A place that a throw of its own dice, and the action, move; it ends far away.\"\"\"
-
-    observation_space = gym.spaces.Box(-1e3, 1e3, (2,), np.float32)
-    action_space = gym.spaces.Discrete(3, start=-1)
-    length, far, reward = 9, 4.0, 1.0
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place, self.played = self.np_random.normal(), 0
-        return self._obs(), {}
-
-    def step(self, action):
-        self.place += 0.3 * action + self.np_random.normal()
-        self.played += 1
-        return self._obs(), -self.reward * abs(self.place), self.place > self.far, self.played == self.length, {}
-
-    def _obs(self):
-        return np.array([self.place, self.played / self.length], np.float32)
-"""
-_made: dict[str, Any] = {}
-exec(WORLDS, _made)  # one text for the tests here and for the file that processes import
-Drift = _made["Drift"]
+WORLDS = Path(drift.__file__).read_text()  # the same environment in a file, as users have it
 
 
 class OtherReward(Drift):
