@@ -34,25 +34,27 @@ def fit(
     network: nn.Module | NetworkMaker | None,
     named: Collection[str] = (),
 ) -> tuple[TrainConfig, list[str]]:
-    """Settles by measurement what the configuration leaves open, and says what was found.
+    """Decides by measurement what the configuration leaves open; returns it with notices of what was found.
 
     That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
     images, `network.precision`, `learner.threads` and `env.threads`.
     """
     images = network is None and sees_images(source, config)
-    said: list[str] = []
+    notices: list[str] = []
     if config.network.precision == "auto":
-        config = _fit_precision(config, source, said) if images else replace(config, {"network.precision": "float32"})
-    config = _fit_place(config, source, said)
+        config = (
+            _fit_precision(config, source, notices) if images else replace(config, {"network.precision": "float32"})
+        )
+    config = _fit_place(config, source, notices)
     if not config.traits.serial:  # which is the same on every machine
-        config = _fit_backend(config, source, said)
-    config = _fit_actors(config, source, network, said, named)
+        config = _fit_backend(config, source, notices)
+    config = _fit_actors(config, source, network, notices, named)
     if images and not config.traits.serial:
-        config = _fit_threads(config, source, said)
-    return replace(config, {"learner.threads": config.learner.threads or 1}), said
+        config = _fit_threads(config, source, notices)
+    return replace(config, {"learner.threads": config.learner.threads or 1}), notices
 
 
-def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+def _fit_precision(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
     seconds = {}
     for precision in ("float32", "bfloat16"):
         built, _, _ = first_network(None, source, replace(config, {"network.precision": precision}))
@@ -60,21 +62,21 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, said: list[st
             seconds[precision] = measure_pass(built, _pass_size(config), config.actor.rollout_steps)
     gain = seconds["float32"] / seconds["bfloat16"]
     chosen = "bfloat16" if gain > _CLEARLY else "float32"
-    said.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
+    notices.append(f"precision {chosen}: a pass in bfloat16 is {gain:.1f} times as fast as in float32 here")
     return replace(config, {"network.precision": chosen})
 
 
-def _fit_place(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+def _fit_place(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
     """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
     actor = config.actor
     one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial
     if not one or placement_of(config, source).name == "thread" or not source.exists_once(config.env):
         return config
-    said.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
+    notices.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
     return replace(config, {"actor.place": "thread"})
 
 
-def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+def _fit_backend(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
     """The backend whose steps take the least of a core. Emulators of Atari are the same in all, and slow to make."""
     if config.env.backend != "auto" or source.atari or len(source.backends) == 1:
         return config
@@ -83,7 +85,7 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, said: list[str]
         return config
     chosen = min(costs, key=lambda name: costs[name] * source.penalty(name))
     others = "".join(f"; {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
-    said.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
+    notices.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
     return replace(config, {"env.backend": chosen})
 
 
@@ -95,7 +97,7 @@ def _fit_actors(
     config: TrainConfig,
     source: EnvironmentSource,
     network: nn.Module | NetworkMaker | None,
-    said: list[str],
+    notices: list[str],
     named: Collection[str],
 ) -> TrainConfig:
     """The same environments and batch, with as many actors as suits what steps cost here; and shorter rollouts where
@@ -113,33 +115,35 @@ def _fit_actors(
     try:
         costs = _timed(lambda: measure(source, config.env, built, sizes))
     except _TooLong:
-        return _few_actors(config, total, batch, said, named)
+        return _few_actors(config, total, batch, notices, named)
     except Exception:
         return replace(config, {"actor.auto": False})
     count, environments = costs.best(total, batch, cores(), processes=placement_of(config, source).in_processes)
-    said.append(
+    notices.append(
         f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
         f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
     speed = costs.speed(count, environments, cores(), processes=placement_of(config, source).in_processes)
-    return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, said)
+    return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, notices)
 
 
-def _few_actors(config: TrainConfig, total: int, batch: int, said: list[str], named: Collection[str]) -> TrainConfig:
+def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str], named: Collection[str]) -> TrainConfig:
     """One environment for each of a few actors, which wait for their resets and steps together."""
     count = min(total, max(_FEW, cores()))
-    said.append(
+    notices.append(
         f"actors auto: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s: "
         f"{count} x 1 environments (--actors and --actor.environments choose others)"
     )
     changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": min(batch, count)})
-    return config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, said, "supposed")
+    return (
+        config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, notices, "supposed")
+    )
 
 
-def _fit_rollout(config: TrainConfig, speed: float, said: list[str], known: str = "at most") -> TrainConfig:
+def _fit_rollout(config: TrainConfig, speed: float, notices: list[str], known: str = "at most") -> TrainConfig:
     """Shorter rollouts where the first batch would take long at `speed`, in steps/s; then smaller batches, too."""
     actor, learner = config.actor, config.learner
     most = speed * _FIRST_UPDATE_SECONDS / (learner.rollouts * actor.environments)  # steps of each environment
@@ -148,7 +152,7 @@ def _fit_rollout(config: TrainConfig, speed: float, said: list[str], known: str 
     steps = min(actor.rollout_steps, max(_LEAST_ROLLOUT, int(most)))
     rollouts = learner.rollouts if most >= steps else max(1, int(learner.rollouts * most / steps))
     batch = rollouts * actor.environments
-    said.append(
+    notices.append(
         f"{speed:,.1f} steps/s {known}: rollouts of {steps} steps instead of {actor.rollout_steps} and batches of "
         f"{batch * steps} steps, so that the first update comes after {batch * steps / speed:.0f} s"
     )
@@ -156,7 +160,7 @@ def _fit_rollout(config: TrainConfig, speed: float, said: list[str], known: str 
     return replace(config, {"actor.rollout_steps": steps, "learner.rollouts": rollouts, "learner.minibatches": parts})
 
 
-def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]) -> TrainConfig:
+def _fit_threads(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
     """Threads for emulators and learner in proportion to the work that a step is for each.
 
     Other environments step in the thread of their actor: only the learner's are chosen then.
@@ -182,7 +186,7 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, said: list[str]
         each = config.env.threads or math.ceil(share * costs.step_computing / (actor.count * actor.parts))
         config = replace(config, {"env.threads": each})
         playing = f"{actor.count * actor.parts * each} to play, "
-    said.append(
+    notices.append(
         f"threads: a step is {costs.step_computing * 1e6:,.0f} us of playing, {act * 1e6:,.0f} of acting and "
         f"{learn * 1e6:,.0f} of learning in {epochs} pass{'es' if epochs > 1 else ''}: "
         f"{playing}{actor.count} to act, {learners * config.learner.threads} to learn"

@@ -1,4 +1,4 @@
-"""torch's own threads, of which each of ours has one: they spin at barriers and starve beside any other busy thread."""
+"""Limits torch to one intra-op thread for each Python thread: more of them spin at barriers and slow each other down."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def one_torch_thread() -> Iterator[None]:
-    """Here, and in the threads of ours that are started meanwhile, if they `apply_torch_threads`."""
+    """One torch thread here, and in the threads started inside that call `apply_torch_threads`."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -18,7 +18,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 def apply_torch_threads() -> None:
-    """To be called first in a thread: what was set elsewhere holds in it from its first question or large operation on.
+    """Call first in a thread: only then does the number that another thread has set apply to it.
 
     Until then small products (2 to 16 rows) take all cores, and a hundred times as long where one is busy.
     """

@@ -1,4 +1,4 @@
-"""What all parts of a run have done together, and where their time went."""
+"""Counters that all threads of a run share, and stopwatches of where their time goes."""
 
 import threading
 import time
@@ -101,8 +101,8 @@ class Progress:
             self.counts.restarts += 1
             return self.counts.restarts
 
-    def tell_once(self, notices: Mapping[str, str]) -> None:
-        """What environments noticed: about the same thing only one of them, however many there are."""
+    def notice_once(self, notices: Mapping[str, str]) -> None:
+        """Reports each kind of notice once."""
         if notices.keys() <= self._told.keys():
             return
         with self._lock:
@@ -128,7 +128,7 @@ class Progress:
             self._lag.add(share.lag)
             self._reward, self._reward_steps = self._reward + share.reward, self._reward_steps + share.counts.played
         self.metrics.merge(share.metrics)
-        self.tell_once(share.told)
+        self.notice_once(share.told)
 
     def update(self, *, applied: bool) -> None:
         with self._lock:

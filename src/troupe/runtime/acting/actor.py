@@ -94,7 +94,7 @@ class Actor:
         self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum(dtype=np.float64)))
         self._progress.metrics.add({"epsilon": epsilon}, rollout.steps)
         for group in self._groups:
-            self._progress.tell_once(group.environment.notices)
+            self._progress.notice_once(group.environment.notices)
 
     def _send(self, group: Group, rollout: Rollout, t: int, epsilon: float) -> None:
         """Computes the actions of step t and begins the step."""

@@ -1,4 +1,4 @@
-"""One switch for all parts of a run: go on, wait, or stop."""
+"""One switch for all threads and processes of a run: continue, pause or stop."""
 
 import threading
 import time
@@ -14,11 +14,11 @@ _LOOK_SECONDS = 0.001
 
 
 class Closed(Exception):
-    """The run is over: whoever hears this, wherever it was waiting, ends in order."""
+    """The run is over: raised wherever a thread waits, so that it ends."""
 
 
 class Retired(Closed):
-    """This part has been replaced while it did not answer; it ends, and the run goes on without it."""
+    """This thread was replaced while it did not answer; it ends, and the run continues without it."""
 
 
 class Gate:
@@ -41,7 +41,7 @@ class Gate:
 
     @contextmanager
     def turn(self, watch: Stopwatch | None = None) -> Iterator[None]:
-        """`watch` is told how long it took until the turn came."""
+        """`watch` counts the time until the turn comes."""
         watch = watch or Stopwatch()
         stage = watch.stage
         watch.start(PAUSE)

@@ -1,4 +1,4 @@
-"""When an environment counts as hanging, and what is said of one that does, in a thread as in a process."""
+"""Detects environments that hang, in threads and in processes, and reports where they do."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ _LONGEST_LOOK_SECONDS = 0.2
 
 
 class HangDetector:
-    """Ends when an environment has not answered for `seconds` (0: never), by its actor's pulse.
+    """Finds that an environment has not answered for `seconds` (0: never), by its actor's pulse.
 
     What counts is the time between looks, and only so much of it: while this process itself stands
     still (Ctrl-Z, a container that is paused), no environment is late.
@@ -25,7 +25,7 @@ class HangDetector:
         self._asked, self._waited, self._looked = 0.0, 0.0, time.monotonic()
 
     def look(self) -> bool:
-        """Whether it has ended; to be called again and again."""
+        """Whether it hangs; call it again and again."""
         now, asked = time.monotonic(), float(self._pulse[0])
         passed = min(now - self._looked, _LONGEST_LOOK_SECONDS)
         self._waited = self._waited + passed if asked == self._asked else 0.0
@@ -40,7 +40,7 @@ def stack_of(thread: threading.Thread) -> list[str]:
 
 
 def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:
-    """What to say of an environment that does not answer, and its own part of the stack, innermost call first."""
+    """The message about an environment that does not answer, with its part of the stack, innermost call first."""
     lines = [line.strip() for line in stack]
     ours = next((i for i, line in enumerate(lines) if _TROUPE in line), len(lines))
     return "\n    ".join([f"environment {environment} has not answered for {seconds:g} s", *lines[:ours]])

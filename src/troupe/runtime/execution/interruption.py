@@ -1,4 +1,4 @@
-"""Signals, and work that can be given up when one comes."""
+"""Signals, and work that can be abandoned when one comes."""
 
 import signal
 import threading
@@ -38,7 +38,7 @@ def on_signal(act: Callable[[int], None]) -> Iterator[None]:
 
 
 class BackgroundWork(Generic[T]):
-    """Work in a thread of its own, which can be left behind if it never ends."""
+    """Work in a thread of its own, which can be abandoned if it never ends."""
 
     def __init__(self, work: Callable[[], T], name: str = "interruptible"):
         self._work = work
@@ -68,7 +68,7 @@ class BackgroundWork(Generic[T]):
 
 
 def run_interruptible(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
-    """Does `work` in a thread of its own, and raises what it raises; None once it is given up and does not end."""
+    """The result of `work`, done in a thread of its own; None if `given_up()` came true and it did not end soon."""
     begun = BackgroundWork(work)
     while not begun.wait() and not given_up():
         pass

@@ -1,4 +1,4 @@
-"""The supervisor owns every thread of a run: it notices the first that fails and stops all in order."""
+"""Owns every thread of a run: stops all of them when one fails."""
 
 import os
 import random
@@ -52,7 +52,7 @@ class Supervisor:
         return self._ended.wait(seconds)
 
     def end(self) -> None:
-        """Called by whoever finds that the run has reached its end; returns at once."""
+        """Ends the run; returns at once."""
         self._gate.stop()
         self._on_stop()
         self._ended.set()
@@ -82,7 +82,7 @@ class Supervisor:
         except BaseException as error:
             if isinstance(error, Retired) or (isinstance(error, Closed) and self._gate.stopped):
                 return
-            if self._gate.stopped:  # a part that trips over what has been closed is no news
+            if self._gate.stopped:  # errors from using what has been closed are expected
                 self.end()
             else:
                 self.fail(name, error)

@@ -1,4 +1,4 @@
-"""How many actors, predictors and learners are at work; and a latch for those who must all be ready first."""
+"""How many actors, predictors and learners are at work, the limits of that, and a latch for a common start."""
 
 import threading
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class WorkerLimits:
 
 
 class WorkerCounts:
-    """Parts are numbered from 0; those beyond the present number wait until they are wanted."""
+    """Workers of a kind are numbered from 0; those beyond the current count wait."""
 
     def __init__(self, gate: Gate, actors: int, predictors: int, learners: int):
         self._gate = gate
@@ -47,7 +47,7 @@ class WorkerCounts:
         return number < self.current[kind]
 
     def wait(self, kind: str, number: int) -> None:
-        """Returns once part `number` is wanted; raises Closed at the end of the run."""
+        """Returns once worker `number` is wanted; raises Closed at the end of the run."""
         if self.wanted(kind, number) and not self._gate.stopped:
             return
         with self._changed:
@@ -58,7 +58,7 @@ class WorkerCounts:
 
 
 class CountdownLatch:
-    """Opens when it has been counted down to nothing."""
+    """Opens when it has been counted down to zero."""
 
     def __init__(self, gate: Gate, number: int):
         self._gate, self._left = gate, number

@@ -204,7 +204,7 @@ class Learner:
         if finite:
             return
         why = self._too_large()
-        self._progress.tell_once({"skipped updates": f"an update was skipped: its gradient is not finite{why}"})
+        self._progress.notice_once({"skipped updates": f"an update was skipped: its gradient is not finite{why}"})
         if self._refused == _PATIENCE:
             advice = why or ". A smaller learner.learning_rate or loss.reward_scale may help"
             raise TroupeError(
