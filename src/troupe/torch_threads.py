@@ -1,4 +1,4 @@
-"""Limits torch to one intra-op thread for each Python thread: more of them spin at barriers and slow each other down."""
+"""Limits torch to one intra-op thread per Python thread: more of them spin at barriers and slow each other down."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
