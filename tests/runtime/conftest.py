@@ -1,263 +1,54 @@
-"""Actors and learners on a bench: each made alone, with everything it needs in reach of the test."""
+"""Fixtures that hand out what stands in `helpers.parts`."""
 
-import copy
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import cloudpickle
-import gymnasium as gym
-import numpy as np
 import pytest
-import torch
-from torch import Tensor, nn
 
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule
-from troupe.config import Environment, Network, resolve
-from troupe.config import Learner as LearnerConfig
-from troupe.environments import EnvironmentSource, find
-from troupe.environments.actions import Actions
-from troupe.environments.packing import Packing
-from troupe.networks.actor_critic import ActorCritic, build
-from troupe.networks.flat import FlatWeights
-from troupe.runtime.acting.actor import Actor
-from troupe.runtime.acting.inference import LocalInference
-from troupe.runtime.assembly import assemble
-from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check
-from troupe.runtime.execution.gate import Gate
+from helpers import parts
+from helpers.parts import Carried, Elsewhere
 from troupe.runtime.execution.process_launch import warm_up
-from troupe.runtime.execution.supervisor import Supervisor
-from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.objective import Objective, Rewards
-from troupe.runtime.learning.weights import Master, WeightStore
-from troupe.runtime.progress import Progress
-from troupe.runtime.topologies import Topology
-
-PLAIN = {"network.normalize": False, "loss.normalize_reward": False}  # what can be worked out by hand
-PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
-
-
-@dataclass
-class Stage:
-    """One actor and all that it was made of."""
-
-    source: EnvironmentSource
-    actor: Actor
-    network: ActorCritic  # with the weights that were published last
-    store: WeightStore
-    progress: Progress
-    gate: Gate
-    environments: list[Any]
-
-    def collect(self, steps: int) -> Rollout:
-        """A rollout of `steps` rows that keeps the contract."""
-        rollout = allocate(self.source.observation_space, steps, len(self.environments))
-        self.actor.collect(rollout)
-        check(rollout)
-        return rollout
-
-    def publish(self, **policy: Any) -> None:
-        """Publishes the network with the policy head's `weight` or `bias` changed."""
-        for name, value in policy.items():
-            getattr(self.network.body.policy, name).data.copy_(torch.tensor(value))
-        self.store.publish(torch.cat([each.detach().reshape(-1) for each in self.network.parameters()]))
 
 
 @pytest.fixture(scope="session")
-def stage() -> Callable[..., Stage]:
-    def make(
-        env: Any,
-        environments: int | Sequence[int] = 2,  # or those of each part
-        *,
-        epsilon: Callable[[int], float] = lambda played: 0.0,
-        seed: int | np.random.SeedSequence = 0,
-        backend: str = "auto",
-        hidden: tuple[int, ...] = (8,),
-    ) -> Stage:
-        source = find(env)
-        torch.manual_seed(0)
-        network = build(source.observation_space, source.action_space, Network(hidden=hidden, normalize=False))
-        store, progress, gate = WeightStore(FlatWeights(network).vector), Progress(), Gate()
-        generator = torch.Generator().manual_seed(1)
-        inference = LocalInference(FlatWeights(copy.deepcopy(network)), store, generator, gate)
-        sizes = [environments] if isinstance(environments, int) else environments
-        vectors = [source.make_vector(size, Environment(backend=backend)) for size in sizes]
-        seeds = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-        actor = Actor(vectors, inference, epsilon, progress, seeds, np.zeros(1))
-        inner = [each for part in vectors for each in getattr(part._vector, "envs", [part._vector] * part.count)]
-        made = [getattr(each, "unwrapped", each) for each in inner]
-        return Stage(source, actor, network, store, progress, gate, made)
-
-    return make
-
-
-class Line(nn.Module):
-    """Logits [0, w x] and value v x of observations [N, 1]: gradients that can be worked out by hand."""
-
-    def __init__(self, w: float = 0.0, v: float = 0.0):
-        super().__init__()
-        self.w, self.v = nn.Parameter(torch.tensor(w)), nn.Parameter(torch.tensor(v))
-
-    def forward(self, obs: Tensor) -> tuple[Tensor, Tensor]:
-        x = obs[:, 0]
-        return torch.stack((torch.zeros_like(x), self.w * x), -1), self.v * x
-
-
-@dataclass
-class Descent:
-    """w <- w - rate * g, and what it was given."""
-
-    gradients: list[Tensor] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
-
-    def step(self, weights: Tensor, gradient: Tensor, learning_rate: float) -> None:
-        self.gradients.append(gradient.clone())
-        self.rates.append(learning_rate)
-        weights.sub_(gradient, alpha=learning_rate)
-
-    def state(self) -> dict[str, Tensor]:
-        return {}
-
-
-@dataclass
-class School:
-    """One learner, on a Line if nothing else was asked for, and all that it was made of."""
-
-    learner: Learner
-    master: Master
-    optimizer: Descent
-    progress: Progress
+def stage() -> Callable[..., Any]:
+    return parts.make_stage
 
 
 @pytest.fixture(scope="session")
-def school() -> Callable[..., School]:
-    def make(
-        loss: Any,
-        *,
-        body: nn.Module | None = None,
-        network: ActorCritic | None = None,
-        master: Master | None = None,
-        rewards: Rewards = Rewards(0.9),  # noqa: B008
-        progress: Progress | None = None,
-        entropy: tuple[float, LinearSchedule] = (0.0, CONSTANT),
-        **settings: Any,
-    ) -> School:
-        actions = Actions(gym.spaces.Discrete(2))
-        packing = Packing(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), actions)
-        network = network or ActorCritic(body or Line(), packing, actions)
-        if master is None:
-            vector = FlatWeights(copy.deepcopy(network)).vector
-            master = Master(vector, lambda _: Descent(), WeightStore(vector))
-        config = LearnerConfig(**{"epochs": 1, "minibatches": 1, "learning_rate": 1.0, "gradient_norm": 0.0} | settings)
-        progress = progress or Progress()
-        learner = Learner(
-            network,
-            master,
-            Objective(loss, rewards, *entropy),
-            config,
-            progress,
-            Gate(),
-            np.random.default_rng(0),
-            annealing=LinearSchedule(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
-        )
-        return School(learner, master, master.optimizer, progress)
-
-    return make
+def school() -> Callable[..., Any]:
+    return parts.make_school
 
 
 @pytest.fixture(scope="session")
-def blank() -> Callable[..., Rollout]:
-    """A rollout of ones and zeros: observations [1.0], actions 1, no rewards, no endings."""
-
-    def make(steps: int = 1, environments: int = 1, **fields: Any) -> Rollout:
-        rollout = allocate(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), steps, environments)
-        rollout.obs[:] = 1.0
-        rollout.action[:] = 1
-        rollout.behaviour_log_prob[:] = np.log(0.5)
-        for name, value in fields.items():
-            getattr(rollout, name)[...] = value
-        return rollout
-
-    return make
-
-
-class Watched(Progress):
-    """Remembers what was consumed, in order: actor, its rollout's index, its version, the newest version."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.consumed: list[tuple[int, int, int, int]] = []
-
-    def consume(self, rollouts: Sequence[Rollout], version: int) -> None:
-        self.consumed += [(each.actor, each.index, int(each.policy_version[0, 0]), version) for each in rollouts]
-        super().consume(rollouts, version)
+def blank() -> Callable[..., Any]:
+    return parts.blank_rollout
 
 
 @pytest.fixture(scope="session")
-def assembled() -> Callable[..., Topology]:
-    """The parts of a run, nobody at work yet."""
-
-    def make(env: Any, settings: dict[str, Any], seed: int = 1, preset: str = "appo", version: int = 0) -> Topology:
-        source = find(env)
-        config = resolve(source.id, preset, PLAIN | settings, tuned=False)
-        torch.manual_seed(seed)
-        network = build(source.observation_space, source.action_space, config.network)
-        return assemble(config, source, network, np.random.SeedSequence(seed), Watched(), version)
-
-    return make
+def assembled() -> Callable[..., Any]:
+    return parts.assemble_run
 
 
 @pytest.fixture(scope="session")
-def run() -> Callable[..., Topology]:
-    """Lets the parts work until so many batches have been learned from."""
-
-    def work(parts: Topology, batches: int, during: Callable[[], object] = lambda: None) -> Topology:
-        learned = []
-
-        def after_batch() -> None:
-            learned.append(1)
-            during()
-            if len(learned) == batches:
-                supervisor.end()
-
-        with Supervisor(parts.gate, parts.wake) as supervisor:
-            parts.start(supervisor, after_batch)
-            assert supervisor.wait(PATIENCE_SECONDS), "it waits for ever"
-            assert supervisor.stop(PATIENCE_SECONDS) == []
-        assert supervisor.failure is None
-        parts.close()
-        return parts
-
-    return work
+def run() -> Callable[..., Any]:
+    return parts.run_batches
 
 
-class _Carried:
-    """A function that a process can be started with, wherever it was defined."""
-
-    def __init__(self, function: Callable[..., Any]):
-        self.function = function
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return cloudpickle.loads, (cloudpickle.dumps(self.function),)
+@pytest.fixture(scope="session")
+def watched() -> Callable[..., Any]:
+    return parts.watch_deliveries
 
 
-@dataclass
-class Elsewhere:
-    """A call under way in another process."""
+@pytest.fixture(scope="session")
+def join() -> Callable[..., Any]:
+    return parts.join
 
-    process: Any
-    _connection: Any
 
-    def result(self) -> Any:
-        """What the call returned; EOFError where it did not."""
-        assert self._connection.poll(PATIENCE_SECONDS), "it never returned"
-        return self._connection.recv()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
+@pytest.fixture(scope="session")
+def tells() -> Callable[..., Any]:
+    return parts.tells
 
 
 @pytest.fixture
@@ -272,7 +63,7 @@ def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
         warm_up()
         context = multiprocessing.get_context("forkserver")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_Carried(answer), args=(theirs, *arguments), daemon=True)
+        process = context.Process(target=Carried(answer), args=(theirs, *arguments), daemon=True)
         process.start()
         theirs.close()
         started.append(Elsewhere(process, ours))
@@ -281,95 +72,3 @@ def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
     yield call
     for each in started:
         each.kill()
-
-
-def copied(rollout: Rollout) -> Rollout:
-    arrays: dict[str, Any] = {name: getattr(rollout, name).copy() for name in FIELDS}
-    return Rollout(**arrays, actor=rollout.actor, index=rollout.index)
-
-
-@pytest.fixture(scope="session")
-def watched() -> Callable[[Topology], dict[int, list[Rollout]]]:
-    """Copies of all that actors deliver, by actor, in order: filled while the parts work."""
-
-    def watch(parts: Topology) -> dict[int, list[Rollout]]:
-        delivered: dict[int, list[Rollout]] = {runner.number: [] for runner in parts.runners}
-        put = parts.queue.put
-
-        def keep(rollout: Rollout) -> None:
-            delivered[rollout.actor].append(copied(rollout))
-
-        def keep_and_put(rollout: Rollout) -> None:
-            keep(rollout)
-            put(rollout)
-
-        parts.queue.put = keep_and_put  # type: ignore[method-assign]
-        if parts.config.topology == "hogwild":  # its rollouts go from the worker back to the worker
-            for runner in parts.runners:
-                release = runner.queue.release
-
-                def keep_and_release(rollouts: Sequence[Rollout], release: Any = release) -> None:
-                    for rollout in rollouts:
-                        if rollout.actor >= 0:
-                            keep(rollout)
-                    release(rollouts)
-
-                runner.queue.release = keep_and_release  # type: ignore[method-assign]
-        return delivered
-
-    return watch
-
-
-def join(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
-    """All rows of consecutive rollouts in line, each observation once."""
-    rows: dict[str, np.ndarray] = {
-        name: np.concatenate([getattr(each, name) for each in rollouts])
-        for name in ("action", "reward", "terminated", "truncated", "valid", "behaviour_log_prob")
-    }
-    for name in ("obs", "first"):
-        parts = [getattr(each, name) for each in rollouts]
-        rows[name] = np.concatenate([part[:-1] for part in parts] + [parts[-1][-1:]])
-    return rows
-
-
-def retold(script: Sequence[Any], rows: int) -> dict[str, list[Any]]:
-    """What the script says an environment shows, row by row, with a reset row after every episode."""
-    told: dict[str, list[Any]] = {"obs": [], "first": [], "valid": [], "terminated": [], "truncated": []}
-    episode = 0
-    while len(told["obs"]) < rows:
-        length, ending = script[episode % len(script)]
-        for step in range(length + 1):
-            ends, final = step == length - 1, step == length
-            told["obs"].append([episode, step])
-            told["first"].append(step == 0)
-            told["valid"].append(not final)
-            told["terminated"].append(ends and ending != "truncated")
-            told["truncated"].append(ends and ending != "terminated")
-        episode += 1
-    return {name: values[:rows] for name, values in told.items()}
-
-
-def tells(rollouts: Sequence[Rollout], script: Sequence[Any]) -> None:
-    """Asserts that consecutive rollouts of Counting environments tell all that happened, once, and nothing else:
-    final observations stand in line, reset rows are invalid, first flags are right, across every seam."""
-    rows = join(rollouts)
-    told = retold(script, len(rows["obs"]))
-    for b in range(rows["obs"].shape[1]):
-        assert rows["obs"][:, b].tolist() == told["obs"]
-        assert rows["first"][:, b].tolist() == told["first"]
-        for name in ("valid", "terminated", "truncated"):
-            assert rows[name][:, b].tolist() == told[name][:-1]
-    assert (rows["reward"] == np.where(rows["valid"], 10 * rows["obs"][:-1, :, 1] + rows["action"], 0.0)).all()
-    for before, after in pairwise(rollouts):
-        assert (before.obs[-1] == after.obs[0]).all()
-        assert (before.first[-1] == after.first[0]).all()
-
-
-@pytest.fixture(scope="session", name="join")
-def _join() -> Callable[..., dict[str, np.ndarray]]:
-    return join
-
-
-@pytest.fixture(scope="session", name="tells")
-def _tells() -> Callable[..., None]:
-    return tells
