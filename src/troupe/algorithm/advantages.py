@@ -19,9 +19,10 @@ def masked_mean(
 
 def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
     """Advantages with mean 0 and standard deviation 1 over the valid rows; constant ones become 0, not NaN."""
-    centred = advantage - masked_mean(advantage, valid)
-    centred = centred - masked_mean(centred, valid)  # what rounding left of a large mean
-    std = masked_mean(centred.square(), valid).sqrt()
+    count = valid.sum().clamp(min=1)
+    centred = advantage - masked_mean(advantage, valid, count)
+    centred = centred - masked_mean(centred, valid, count)  # what rounding left of a large mean
+    std = masked_mean(centred.square(), valid, count).sqrt()
     return centred / (std + 1e-8)
 
 

@@ -235,8 +235,9 @@ def ratio_metrics(
     """How far the policy is from the one that acted: `approx_kl`, an estimate of KL(mu || pi) in nats, the mean of
     (r - 1) - log r with r = pi/mu (Schulman 2020, Approximating KL divergence, k3); and `clip_fraction`, the share of
     rows that are `clipped`."""
-    metrics = {"approx_kl": masked_mean(log_ratio.expm1() - log_ratio, valid)}
-    return metrics if clipped is None else metrics | {"clip_fraction": masked_mean(clipped.float(), valid)}
+    count = valid.sum().clamp(min=1)
+    metrics = {"approx_kl": masked_mean(log_ratio.expm1() - log_ratio, valid, count)}
+    return metrics if clipped is None else metrics | {"clip_fraction": (clipped & valid).sum() / count}
 
 
 def value_moments(

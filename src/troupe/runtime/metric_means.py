@@ -45,7 +45,9 @@ class MetricMeans:
         pending, self._pending = self._pending, []
         for name in {name: None for metrics, _ in pending for name in metrics}:
             values, weights = zip(*((each[name], weight) for each, weight in pending if name in each), strict=True)
-            rows = torch.stack([torch.as_tensor(value, dtype=torch.float64).reshape(-1) for value in values])
+            tensors = [value for value in values if isinstance(value, Tensor)]
+            stacked = torch.stack(tensors) if len(tensors) == len(values) else torch.tensor(values, dtype=torch.float64)
+            rows = stacked.double().reshape(len(values), -1)
             weight = torch.tensor(weights, dtype=torch.float64, device=rows.device)
             self._merge({name: [*(weight @ rows).tolist(), sum(weights)]})
 
