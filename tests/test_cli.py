@@ -133,7 +133,7 @@ def run(tmp_path_factory) -> Path:
         ("compare CartPole-v1 --presets appo,impla", "no preset 'impla'; did you mean impala? (troupe presets lists"),
         (
             "compare CartPole-v1 --presets appo,impala,appo",
-            "--presets 'appo,impala,appo': appo stands there twice (troupe compare --help)",
+            "--presets 'appo,impala,appo': appo occurs twice (troupe compare --help)",
         ),
         ("compare CartPole-v1 --presets appo,", "--presets 'appo,': expected names, separated by commas"),
         ("compare CartPole-v1 --presets appo --seeds 0", "--seeds '0': expected a whole number of at least 1"),

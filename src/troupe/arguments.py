@@ -1,4 +1,4 @@
-"""The words of the command line: what each command takes, its help, and what is wrong with what was typed."""
+"""The command line's arguments: what each command takes, its help, and errors for what was typed."""
 
 import argparse
 import re
@@ -106,10 +106,10 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         added.set_defaults(name=name)
         return added
 
-    one = add("train", "train an agent; everything it leaves goes to the run directory")
+    one = add("train", "train an agent; all its files go to the run directory")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seeds every random stream (0)")
+    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of all random numbers (0)")
     one.add_argument(
         "--seeds", type=_count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
@@ -133,8 +133,10 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="episodes to play (100)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environments (0)")
     how = one.add_mutually_exclusive_group()
-    how.add_argument("--greedy", action="store_true", default=None, help="the likeliest actions (else as the run does)")
-    how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions drawn from the policy")
+    how.add_argument(
+        "--greedy", action="store_true", default=None, help="greedy actions (default: as in the run's evaluations)"
+    )
+    how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions sampled from the policy")
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
     one = add("watch", "watch a run's best agent: in a window, a video file or the terminal")
@@ -157,11 +159,11 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--target", metavar="R", help="new target: stop when an evaluation confirms R; none: no target")
     one.add_argument(
         "--anneal-steps", type=_steps, metavar="N",
-        help="the learning rate falls linearly to 0 at step N, counted from the run's start; 0: it is constant; auto: "
-        "down to a quarter at the limit of steps (else as before: a number stays, auto goes on from where it is)",
+        help="linear decay of the learning rate to 0 at step N, counted from the run's start; 0: constant; auto: "
+        "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
     _add_on_collapse(one)
-    one.add_argument("--quiet", action="store_true", help="print only what happened in the end")
+    one.add_argument("--quiet", action="store_true", help="print only the outcome")
 
     one = add("plot", "draw return against steps and seconds; several runs give mean and 95 % band")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
@@ -208,8 +210,8 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", metavar="N", help="stop after N steps: 300000, 100k, 1.5M, 1e6")
     parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
     parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms R; none: no target")
-    parser.add_argument("--quiet", action="store_true", help="print only what happened in the end")
-    parser.add_argument("--actors", metavar="N", help="how many actors (auto: measures what suits)")
+    parser.add_argument("--quiet", action="store_true", help="print only the outcome")
+    parser.add_argument("--actors", metavar="N", help="number of actors (auto: by measurement)")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
     _add_on_collapse(parser)
     _add_settings(parser)
@@ -322,5 +324,5 @@ def _names(text: str) -> list[str]:
         if not name:
             raise argparse.ArgumentTypeError(f"'{text}': expected names, separated by commas")
         if name in names[:place]:
-            raise argparse.ArgumentTypeError(f"'{text}': {name} stands there twice")
+            raise argparse.ArgumentTypeError(f"'{text}': {name} occurs twice")
     return names
