@@ -649,6 +649,7 @@ def test_the_fork_server_is_killed_and_actors_are_replaced_still(start):
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
+@pytest.mark.slow
 def test_too_few_files_end_the_run_in_order(start, world):
     command = start("Plain", TOPOLOGIES["async"], {"actor.count": "20"}, most_files=64)
     assert command.end() == 1

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import troupe
-from helpers import drift
+from helpers import drift, slow
 from helpers.drift import Drift
 from troupe import UsageError, cli, safe_files
 from troupe.environments import of_run
@@ -223,13 +223,13 @@ def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> No
     is_repeated(tmp_path / "run", Drift)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
+@pytest.mark.parametrize("place", [slow("thread"), "process"])
 def test_a_policy_with_memory(tmp_path: Path, place: str) -> None:
     memory = {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True, "actor.place": place}
     is_repeated(train(tmp_path / "run", Drift, SMALL | memory).path, Drift)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
+@pytest.mark.parametrize("place", ["thread", slow("process")])
 def test_nested_worlds_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
     several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.rollouts": 1, "actor.place": place}
     train(tmp_path / "run", Nested, SMALL | several)
@@ -237,7 +237,7 @@ def test_nested_worlds_with_masks_whose_numbers_several_learners_normalise(tmp_p
     assert len(facts(tmp_path / "run", "observe")) == len(facts(tmp_path / "run", "batch"))
 
 
-@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("normalised", [slow(False), True])
 def test_the_articles_system_without_its_delays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalised: bool
 ) -> None:
@@ -251,6 +251,7 @@ def test_the_articles_system_without_its_delays(
     is_repeated(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_rollouts_that_were_dropped_for_lag(tmp_path: Path) -> None:
     dropping = {"learner.max_lag": 1, "learner.stale": "drop", "learner.rollouts": 1, "learner.epochs": 8}
     run = train(tmp_path / "run", Drift, THREADS | dropping | {"queue.capacity": 12})

@@ -57,6 +57,7 @@ def test_a_gif_leaves_frames_out_and_keeps_the_speed(tmp_path, countdown, decide
     assert sum(durations) == pytest.approx(1200, abs=50)
 
 
+@pytest.mark.slow
 def test_a_film_of_pong_has_its_speed(tmp_path, decided):
     pytest.importorskip("ale_py")
     from troupe.environments import find
