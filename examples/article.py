@@ -25,7 +25,7 @@ from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import LocalInference
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.queue import RolloutQueue
-from troupe.runtime.data.rollout import allocate, stack
+from troupe.runtime.data.rollout import RolloutSpec, allocate, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
 from troupe.runtime.learning.learner import Learner
@@ -49,7 +49,7 @@ vector = FlatWeights(network).vector
 store = WeightStore(vector)
 master = Master(vector, partial(RMSProp, decay=0.99, epsilon=1e-10, initial_accumulator=1.0), store)
 gate, progress = Gate(one_at_a_time=True), Progress()
-sample = partial(allocate, source.observation_space, steps=1, environments=1)
+sample = partial(allocate, RolloutSpec(source.observation_space, steps=1, environments=1))
 queue = RolloutQueue([sample() for _ in range(1024)])
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helpers.rollouts import check
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Environment, Network, resolve
 from troupe.config import Learner as LearnerConfig
@@ -23,7 +24,7 @@ from troupe.networks.flat import FlatWeights
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.inference import LocalInference
 from troupe.runtime.assembly import assemble
-from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check
+from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec, allocate
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.learning.learner import Learner
@@ -50,7 +51,7 @@ class Stage:
 
     def collect(self, steps: int) -> Rollout:
         """A rollout of `steps` rows that keeps the contract."""
-        rollout = allocate(self.source.observation_space, steps, len(self.environments))
+        rollout = allocate(RolloutSpec(self.source.observation_space, steps, len(self.environments)))
         self.actor.collect(rollout)
         check(rollout)
         return rollout
@@ -159,7 +160,7 @@ def make_school(
 def blank_rollout(steps: int = 1, environments: int = 1, **fields: Any) -> Rollout:
     """A rollout of ones and zeros: observations [1.0], actions 1, no rewards, no endings."""
 
-    rollout = allocate(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), steps, environments)
+    rollout = allocate(RolloutSpec(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), steps, environments))
     rollout.obs[:] = 1.0
     rollout.action[:] = 1
     rollout.behaviour_log_prob[:] = np.log(0.5)

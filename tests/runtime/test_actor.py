@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.rollouts import check
 from troupe.config.settings import Environment, Network
 from troupe.environments import find
 from troupe.environments.stepping import pool
@@ -17,7 +18,7 @@ from troupe.networks.actor_critic import build
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.acting.actor import Actor, EpisodeCounter
 from troupe.runtime.acting.inference import InferenceOutput
-from troupe.runtime.data.rollout import ROWS, allocate, check, columns
+from troupe.runtime.data.rollout import ROWS, RolloutSpec, allocate, columns
 from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.hang_detector import HangDetector
 from troupe.runtime.learning.learner import Rewards, to_batch
@@ -238,7 +239,7 @@ def told(counts, steps, **lives):
     calls = []
     parts = [Told(name, count, calls, lives.get(name, ())) for name, count in zip("ABC", counts, strict=False)]
     actor = Actor(parts, Teller(calls), lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1))
-    rollout = allocate(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), steps, sum(counts))
+    rollout = allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), steps, sum(counts)))
     actor.collect(rollout)
     check(rollout)
     return SimpleNamespace(actor=actor, rollout=rollout, calls=calls, parts=parts)
@@ -275,7 +276,7 @@ def test_every_column_of_every_part_is_its_own(counts):
     assert rollout.valid.all()
     assert not (rollout.terminated | rollout.truncated).any()
     assert rollout.first.tolist() == [[True] * sum(counts)] + [[False] * sum(counts)] * 3
-    again = allocate(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 2, sum(counts))
+    again = allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 2, sum(counts)))
     made.actor.collect(again)
     assert (again.obs[..., 1] == np.arange(3, 6)[:, None]).all()  # every part goes on where it was
     assert (again.reward - again.action == 100 * (t[:2] + 4)).all()

@@ -24,7 +24,7 @@ from troupe.runtime.acting.batched_inference import (
     Predictor,
     Request,
 )
-from troupe.runtime.data.rollout import allocate
+from troupe.runtime.data.rollout import RolloutSpec, allocate
 from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Progress
@@ -41,7 +41,7 @@ class Room:
         self.network = build(space, gym.spaces.Discrete(actions), Network(hidden=(8,)))
         self.weights = FlatWeights(self.network)
         self.store, self.gate = WeightStore(self.weights.vector), Gate()
-        self.queue = PredictionQueue(space, actors, environments, shared=True)
+        self.queue = PredictionQueue(RolloutSpec(space, 1, environments), actors, shared=True)
         copy = build(space, gym.spaces.Discrete(actions), Network(hidden=(8,)))
         self.predictor = Predictor(
             self.queue, copy, self.store, torch.Generator().manual_seed(0), self.gate, actors
@@ -226,7 +226,7 @@ def test_what_is_recorded_is_log_mu_of_the_version_recorded(counting, tells, scr
         )
         rollouts = []
         for _ in range(4):
-            rollout = allocate(source.observation_space, 9, 2)
+            rollout = allocate(RolloutSpec(source.observation_space, 9, 2))
             actor.collect(rollout)
             rollouts.append(rollout)
     tells(rollouts, script)

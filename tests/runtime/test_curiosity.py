@@ -17,7 +17,7 @@ from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import build
 from troupe.networks.novelty import with_bonus_value
 from troupe.runs.store import checkpoint
-from troupe.runtime.data.rollout import Rollout, allocate
+from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate
 from troupe.runtime.learning.curiosity import Curiosity
 from troupe.runtime.learning.weights import HogwildMaster
 
@@ -36,7 +36,7 @@ def curiosity(config: Novelty = CONFIG, seed: int = 0) -> Curiosity:
 def played(seed: int, steps: int = 6, environments: int = 3, around: float = 0.0) -> Rollout:
     """Random observations; in the first column an episode ends with row 1, and row 2 is its reset row."""
     dice = np.random.default_rng(seed)
-    rollout = allocate(PLANE, steps, environments)
+    rollout = allocate(RolloutSpec(PLANE, steps, environments))
     rollout.obs[:] = dice.normal(around, 1.0, rollout.obs.shape)
     rollout.action[:] = dice.integers(0, 2, rollout.action.shape)
     rollout.behaviour_log_prob[:] = np.log(0.5)

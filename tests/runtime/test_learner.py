@@ -15,7 +15,7 @@ import torch
 from troupe.algorithm.schedules import linear_decay
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
-from troupe.runtime.data.rollout import allocate, columns, stack
+from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
 from troupe.runtime.learning.learner import to_batch
 from troupe.runtime.learning.objective import Objective, Rewards, build_loss
 from troupe.runtime.metric_means import means_of
@@ -455,7 +455,7 @@ def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(school, 
     torch.manual_seed(0)
     space, rng = gym.spaces.Box(0, 255, (36, 36, 2), np.uint8), np.random.default_rng(0)
     network = build(space, gym.spaces.Discrete(3), Network(encoder="a3c", precision="bfloat16"))
-    rollout = allocate(space, 4, 5)
+    rollout = allocate(RolloutSpec(space, 4, 5))
     rollout.obs[:] = rng.integers(256, size=rollout.obs.shape)
     rollout.action[:], rollout.behaviour_log_prob[:] = rng.integers(3, size=(4, 5)), np.log(1 / 3)
     rollout.reward[:] = rng.normal(size=(4, 5))

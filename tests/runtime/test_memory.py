@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from helpers import slow_unless_in_turn
+from helpers.rollouts import check
 from troupe.algorithm.losses import Outputs
 from troupe.config import Loss, Network
 from troupe.environments.actions import Actions
@@ -24,7 +25,7 @@ from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.acting.actor import StateTracker
 from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
-from troupe.runtime.data.rollout import allocate, check, columns, stack
+from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.learning.objective import build_loss
 from troupe.runtime.learning.weights import WeightStore
@@ -120,7 +121,7 @@ def remembering(core: str = "lstm", **more: Any) -> Any:
 def played(network: Any, steps: int = 12, environments: int = 5) -> Any:
     """A rollout of random numbers in which episodes begin here and there."""
     rng = np.random.default_rng(0)
-    rollout = allocate(network.packing.space, steps, environments, memory=network.state_size)
+    rollout = allocate(RolloutSpec(network.packing.space, steps, environments, state_size=network.state_size))
     rollout.obs[:], rollout.action[:] = rng.normal(size=rollout.obs.shape), rng.integers(3, size=(steps, environments))
     rollout.reward[:], rollout.behaviour_log_prob[:] = rng.normal(size=rollout.reward.shape), np.log(1 / 3)
     rollout.terminated[:-1] = rng.random((steps - 1, environments)) < 0.2
@@ -175,7 +176,9 @@ def test_the_gradient_of_a_batch_is_that_of_its_environments_each_with_its_own_s
 def test_a_rollout_cut_in_two_is_the_same_if_the_second_begins_with_the_state_that_the_first_ends_with():
     network = remembering()
     whole = played(network)
-    first, second = (allocate(network.packing.space, 6, 5, memory=network.state_size) for _ in range(2))
+    first, second = (
+        allocate(RolloutSpec(network.packing.space, 6, 5, state_size=network.state_size)) for _ in range(2)
+    )
     for part, begin in ((first, 0), (second, 6)):
         for name in ("obs", "first"):
             getattr(part, name)[:] = getattr(whole, name)[begin : begin + 7]
@@ -198,7 +201,7 @@ def test_a_predictor_steps_the_memory_of_each_that_asks_once_however_often_it_an
     """A successor of a killed actor finds its predecessor's request still there: both are answered from one state."""
     network = remembering()
     store, gate = WeightStore(FlatWeights(network).vector), Gate()
-    queue = PredictionQueue(network.packing.space, 2, 5, state_size=network.state_size, shared=True)
+    queue = PredictionQueue(RolloutSpec(network.packing.space, 1, 5, state_size=network.state_size), 2, shared=True)
     predictor = Predictor(queue, copy.deepcopy(network), store, torch.Generator(), gate, 2)
     rollout = played(network)
     states = rollout.recurrent_state()

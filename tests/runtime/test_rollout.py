@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.runtime.data.rollout import FIELDS, Rollout, allocate, check, columns, stack
+from helpers.rollouts import check
+from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec, allocate, columns, stack
 
 IMAGE = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
 
@@ -18,7 +19,7 @@ NUMBERS = (
 
 def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
     """Every number in it is another one, and says which actor it came from."""
-    rollout = allocate(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments, memory=4)
+    rollout = allocate(RolloutSpec(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments, state_size=4))
     for place, name in enumerate(NUMBERS):
         array = getattr(rollout, name)
         array[...] = 1000 * actor + 100 * place + np.arange(array.size).reshape(array.shape)
@@ -28,9 +29,9 @@ def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
 
 
 def test_observations_keep_the_environments_own_type_and_shape():
-    rollout = allocate(IMAGE, steps=5, environments=2)
+    rollout = allocate(RolloutSpec(IMAGE, steps=5, environments=2))
     assert (rollout.obs.dtype, rollout.obs.shape) == (np.uint8, (6, 2, 4, 4, 3))
-    assert allocate(gym.spaces.Discrete(3), 5, 2).obs.shape == (6, 2)
+    assert allocate(RolloutSpec(gym.spaces.Discrete(3), 5, 2)).obs.shape == (6, 2)
     check(rollout)
 
 
@@ -43,9 +44,9 @@ def test_memory_for_a_gpu_is_pinned_field_by_field_and_else_like_any_other(monke
         return pinned[-1]
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
-    plain = allocate(IMAGE, 5, 2, memory=3)
+    plain = allocate(RolloutSpec(IMAGE, 5, 2, state_size=3))
     assert pinned == []
-    rollout = allocate(IMAGE, 5, 2, memory=3, pinned=True)
+    rollout = allocate(RolloutSpec(IMAGE, 5, 2, state_size=3), pinned=True)
     assert len(pinned) == len(FIELDS)
     addresses = {tensor.data_ptr() for tensor in pinned}
     for name in FIELDS:

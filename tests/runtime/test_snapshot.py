@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.rollouts import check
 from troupe.config import TroupeError, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.runtime.assembly import assemble
-from troupe.runtime.data.rollout import FIELDS, Rollout, check
+from troupe.runtime.data.rollout import FIELDS, Rollout
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Topology
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.rollouts import check
 from troupe.config import resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.runtime.assembly import assemble
-from troupe.runtime.data.rollout import Rollout, check
+from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Topology
 

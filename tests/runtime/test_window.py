@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.rollouts import check
 from troupe.runtime.acting.n_step_window import NStepActor, NStepSample, NStepWindow, write_sample
-from troupe.runtime.data.rollout import Rollout, allocate, check
+from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate
 
 Episodes = Sequence[tuple[Sequence[float], str]]  # rewards, and how it ended
 REWARDS = st.lists(st.integers(-9, 9).map(float), max_size=12)
@@ -119,11 +120,11 @@ def test_a_lost_life_empties_the_window_and_the_next_step_begins_another(blank):
 
 def test_an_actor_with_a_window_gives_one_sample_for_every_step(stage, counting, script):
     staged = stage(counting, environments=1)
-    rows = [allocate(staged.source.observation_space, 1, 1) for _ in range(4)]
+    rows = [allocate(RolloutSpec(staged.source.observation_space, 1, 1)) for _ in range(4)]
     actor = NStepActor(staged.actor, NStepWindow(3, 0.9), rows)
     samples = []
     while staged.progress.counts.episodes < 5:
-        rollout = allocate(staged.source.observation_space, 1, 1)
+        rollout = allocate(RolloutSpec(staged.source.observation_space, 1, 1))
         actor.collect(rollout)
         check(rollout)
         samples.append(rollout)

@@ -17,6 +17,7 @@ from troupe.environments.packing import Packing
 from troupe.environments.spaces import with_entries
 from troupe.networks.encoders import BUILT_IN, Encoder, encoder, numeric
 from troupe.user_code import files
+from troupe.user_code.choices import code_of
 
 EncoderMaker = Callable[[gym.Space[Any]], nn.Module]
 _registered: dict[str, EncoderMaker] = {}
@@ -63,8 +64,7 @@ def encoder_of_run(run: Path, config: TrainConfig) -> EncoderMaker | None:
     name = config.network.encoder
     if not is_user_encoder(name):
         return None
-    if path := files.path_of(name):
-        files.refuse_inside(run, [path], "encoder")
+    files.refuse_inside(run, code_of(name), "encoder")
     files.warn_of_changes([name], config.env.files, "the weights may not fit it, or mean something else")
     return find_encoder(name)
 

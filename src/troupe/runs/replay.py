@@ -29,7 +29,7 @@ from troupe.networks.user_encoder import encoder_of_run
 from troupe.runs.store import checkpoint
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.assembly import build_statistics, make_learners, make_plans
-from troupe.runtime.data.rollout import Rollout, allocate, stack
+from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.initial_network import first_network
@@ -271,7 +271,7 @@ class _Replay:
 
     def _new_rollout(self) -> Rollout:
         shape, state_size = self._config.actor.rollout_shape, self._plans[0].state_size
-        return allocate(self._source.packing.space, *shape, self._source.actions, state_size)
+        return allocate(RolloutSpec(self._source.packing.space, *shape, self._source.actions, state_size))
 
     def _keep(self, version: int) -> None:
         """Remembers the weights just published, and forgets those no rollout goes by any more."""

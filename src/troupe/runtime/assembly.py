@@ -15,6 +15,7 @@ from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
 from troupe.runtime.acting.exploration import schedules
 from troupe.runtime.acting.inference import generator
 from troupe.runtime.data.buffers import RolloutBuffers
+from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.placements import placement_of
@@ -59,15 +60,9 @@ def assemble(
     master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
+    spec = RolloutSpec(source.packing.space, *config.actor.rollout_shape, source.actions, network.state_size)
     if config.inference.kind == "batched":
-        predictions = PredictionQueue(
-            source.packing.space,
-            limits.actors,
-            config.actor.environments,
-            source.actions,
-            network.state_size,
-            shared=processes,
-        )
+        predictions = PredictionQueue(spec, limits.actors, shared=processes)
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
@@ -76,8 +71,8 @@ def assemble(
         "cpu" if processes else device.type, network.state_size, schedule,
     )  # fmt: skip
     buffers = RolloutBuffers.of(
-        config, source.packing.space, source.actions, network.state_size, limits.actors,
-        placement.rollouts_per_actor, shared=processes, pinned=not processes and device.type == "cuda",
+        config, spec, limits.actors, placement.rollouts_per_actor, shared=processes,
+        pinned=not processes and device.type == "cuda",
     )  # fmt: skip
     context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal, buffers)
     runners = placement.runners(plans, context)

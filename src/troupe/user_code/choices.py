@@ -106,11 +106,11 @@ class Choice:
 
     def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
         """Before a run is resumed: code in its directory is refused, code that has changed is logged."""
-        files.refuse_inside(run, _code_of(name), self.what)
+        files.refuse_inside(run, code_of(name), self.what)
         files.warn_of_changes([name], hashes, f"the run continues with another {self.what}")
 
 
-def _code_of(name: str) -> Iterator[Path]:
+def code_of(name: str) -> Iterator[Path]:
     if path := files.path_of(name):
         yield path
     elif ":" in name and not name.startswith(_PASSED):

@@ -17,7 +17,7 @@ from troupe.runtime.acting.batched_inference import BatchedInference, Prediction
 from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import Inference, LocalInference, generator
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
-from troupe.runtime.data.rollout import allocate
+from troupe.runtime.data.rollout import RolloutSpec, allocate
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.hogwild import Worker
@@ -109,7 +109,7 @@ class ActorPlan:
         return NStepActor(
             actor,
             NStepWindow(self.window, self.learner.objective.rewards.gamma),
-            [allocate(source.packing.space, 1, 1, source.actions) for _ in range(self.window + 1)],
+            [allocate(RolloutSpec(source.packing.space, 1, 1, source.actions)) for _ in range(self.window + 1)],
         )
 
     def _learner(

@@ -16,16 +16,15 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 
 from troupe.config import UsageError
-from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.acting.inference import InferenceOutput
+from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate, RemoteGate
 from troupe.runtime.learning.weights import Weights
@@ -46,31 +45,33 @@ class PredictionQueue:
 
     def __init__(
         self,
-        space: gym.Space[Any],
+        spec: RolloutSpec,
         actors: int,
-        environments: int,
-        actions: Actions | None = None,
-        state_size: int = 0,
         *,
         shared: bool,
     ):
         if os.name != "posix":
             raise UsageError("inference.kind = 'batched': its queue needs the pipes of Linux or macOS; use local")
-        n, b = actors, environments
-        shape, dtype = (actions.shape, actions.dtype) if actions else ((), np.int64)
+        rows, n = spec.arrays, actors
+
+        def like(name: str, axes: int) -> tuple[tuple[int, ...], Any]:
+            """One row for each actor of the rollout's array `name`, which has so many axes before B."""
+            shape, dtype = rows[name]
+            return (n, *shape[axes:]), dtype
+
+        state = like("initial_state", 0)
         self.cells = Block(
             {
-                "obs": ((n, b, *(space.shape or ())), space.dtype),
+                "obs": like("obs", 1),
                 "epsilon": ((n,), np.float32),
-                "action": ((n, b, *shape), dtype),
-                "log_prob": ((n, b), np.float32),
+                "action": like("action", 1),
+                "log_prob": like("behaviour_log_prob", 1),
                 "version": ((n,), np.int64),
-                "state": ((n, b, state_size), np.float32),
-                "resets": ((n, b), np.bool_),
-                "last_action": ((n, b, *shape), dtype),
-                "last_reward": ((n, b), np.float32),
-                # Not `state` itself: a request that is answered twice advances it once.
-                "next_state": ((n, b, state_size), np.float32),
+                "state": state,
+                "resets": like("first", 1),
+                "last_action": like("initial_action", 0),
+                "last_reward": like("initial_reward", 0),
+                "next_state": state,  # not `state` itself: a request that is answered twice advances it once
             },
             shared=shared,
         )

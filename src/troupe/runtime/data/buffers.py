@@ -3,14 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import gymnasium as gym
 
 from troupe.config import TrainConfig
-from troupe.environments.actions import Actions
 from troupe.runtime.data.queue import RolloutQueue
-from troupe.runtime.data.rollout import Rollout, allocate, allocate_shared
+from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate, allocate_shared
 from troupe.runtime.data.shared_memory import Block
 
 
@@ -29,9 +25,7 @@ class RolloutBuffers:
     def of(
         cls,
         config: TrainConfig,
-        space: gym.Space[Any],
-        actions: Actions,
-        state_size: int,
+        spec: RolloutSpec,
         actors: int,
         per_actor: int,
         *,
@@ -40,15 +34,14 @@ class RolloutBuffers:
     ) -> "RolloutBuffers":
         """Buffers = actors x `per_actor` + those that wait or are learned from: the queue's capacity, a batch at least.
 
-        `state_size` is the policy's; with `shared` they are in memory that other processes see.
+        With `shared` they are in memory that other processes see.
         """
-        steps, environments = config.actor.rollout_shape
         own = config.traits.learns_in_actors
         waiting = 0 if own else max(config.queue.capacity, config.learner.rollouts)
         number, block = waiting + per_actor * actors, None
-        new = partial(allocate, space, steps, environments, actions, state_size, pinned=pinned)
+        new = partial(allocate, spec, pinned=pinned)
         if shared:
-            block, rollouts = allocate_shared(space, steps, environments, number, actions, state_size)
+            block, rollouts = allocate_shared(spec, number)
         else:
             rollouts = [new() for _ in range(number)]
         if not own:
