@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 from troupe.runs.report.reporter import Reporter, bottleneck
 from troupe.runs.store.metrics import MetricsLog, to_json
 from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.topologies import Topology
 
 
 def row(steps: int, **more: Any) -> dict[str, Any]:
@@ -225,7 +227,7 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
     """Two of three actors are wanted; the third, which waits to be wanted, is no part of their shares."""
     actors, learner = [Part() for _ in range(3)], Part()
     parts = SimpleNamespace(
-        actors=[SimpleNamespace(actor=actor) for actor in actors],
+        runners=actors,
         predictors=[],
         learners=[learner],
         progress=Progress(),
@@ -234,6 +236,7 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
         queue=SimpleNamespace(depth=0, capacity=1),
         learning_rate=1e-3,
     )
+    parts.watches = partial(Topology.watches, parts)
     reporter = Reporter(parts, 0.0)
     actors[0].watch.add({"env": 3.0, "wait": 1.0})
     actors[1].watch.add({"env": 1.0, "wait": 3.0, "pause": 50.0})
