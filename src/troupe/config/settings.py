@@ -321,7 +321,7 @@ class TrainConfig:
     topology: Annotated[Topology, _doc("how actors and learners work together (docs/architecture.md)")] = "async"
     threads: Annotated[
         Literal["free", "turns", "one-core"],
-        _doc("scheduling of the threads: free, in turns, or in turns on one core (docs/architecture.md)"),
+        _doc("scheduling of the threads: free, in turns, or in turns on one core (docs/design.md)"),
     ] = "turns"
     record: Annotated[bool, _doc("keep a journal, so that troupe replay can repeat the run bit for bit")] = False
     seed: Annotated[int, _doc("seed of all random numbers of the run", ge=0)] = 0
