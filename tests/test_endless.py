@@ -224,7 +224,7 @@ def test_a_blocked_evaluation_writes_a_checkpoint_at_once(tmp_path):
 
 def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, monkeypatch, caplog):
     monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
-    monkeypatch.setattr("troupe.trainer._CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.conclusion._CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("troupe.runtime.execution.interruption._PATIENCE_SECONDS", 0.05)
     status, out = train("worlds.py:NeverCloses --steps 200 --actor.place thread")
     assert status == 0
@@ -252,7 +252,7 @@ def test_an_environment_that_does_not_answer_before_the_run_begins_is_named(trai
 
 
 def test_a_limit_on_time_ends_the_wait_for_the_first_actors_too(train, monkeypatch):
-    monkeypatch.setattr("troupe.trainer._START_SECONDS", 0.0)
+    monkeypatch.setattr("troupe.session._START_SECONDS", 0.0)
     status, out = train("worlds.py:NeverReady --time 0.1s --actor.place process --actor.restarts 0")
     assert status == 0
     assert "the actors are still making and resetting their environments: the run ends" in out
@@ -263,7 +263,7 @@ def test_a_limit_on_time_ends_the_wait_for_the_first_actors_too(train, monkeypat
 
 def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, caplog):
     monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
-    monkeypatch.setattr("troupe.trainer._CLOSE_SECONDS", 0.05)
+    monkeypatch.setattr("troupe.conclusion._CLOSE_SECONDS", 0.05)
     status, out = train("worlds.py:NeverCloses --steps 32 --actor.place thread --actors auto")
     assert status == 0
     assert "actors auto: a step takes" in out

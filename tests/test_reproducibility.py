@@ -480,8 +480,8 @@ def test_native_environments_are_named_and_draw_new_streams(tmp_path, caplog):
     go_on(place, "CartPole-v1", steps=200)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
-        "it goes on with new episodes and random streams, so not as it would have without a stop: "
-        "env.backend native has no way to put environments back where they were"
+        "it continues with new episodes and random streams, not as it would have without a stop: "
+        "env.backend native cannot restore the state of environments"
     )
     assert checkpoint.load(place, pytest.fail).state["resumes"] == 1
 

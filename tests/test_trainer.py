@@ -17,13 +17,14 @@ import torch
 from torch import nn
 
 import troupe
-from troupe import TroupeError, UsageError, preparation, signals, trainer
+from troupe import TroupeError, UsageError, conclusion, preparation, signals, trainer
 from troupe.environments import find
 from troupe.environments.stepping import pool
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
 from troupe.runs.store.metrics import MetricsLog, read_metrics
 from troupe.runtime.execution import interruption
+from troupe.session import Reporter, Session
 
 # No evaluation by the clock: on a busy machine one would come before the end, also where only the last one can end.
 SMALL = {
@@ -221,8 +222,8 @@ def test_handlers_and_threads_are_as_before(tmp_path):
 
 def test_a_signal_at_any_moment_takes_no_lock(tmp_path):
     """The handler runs in the main thread, which may hold any lock: here it holds the one of the wait."""
-    session = trainer._Session(trainer.configuration.resolve("x", settings=SMALL), find(World), None, "silent")
-    locks = (session._supervisor._ended._cond, session._parts.gate._open._cond)
+    session = Session(trainer.configuration.resolve("x", settings=SMALL), find(World), None, "silent")
+    locks = (session._supervisor._ended._cond, session._topology.gate._open._cond)
     for lock in locks:
         with lock:
             session._interrupt(signal.SIGINT)  # for ever, if it wanted the lock
@@ -403,7 +404,7 @@ def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
             if self.steps:
                 threading.Event().wait()
 
-    monkeypatch.setattr(trainer, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(conclusion, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(interruption, "_PATIENCE_SECONDS", 0.1)
     assert small(tmp_path, Clings).outcome == "steps"
 
@@ -413,16 +414,16 @@ def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
 
 def breaks_after(monkeypatch, place, error):
     """The main thread raises `error` in its first report after something was learned."""
-    report = trainer.Reporter.report
+    report = Reporter.report
 
     def reported(self, seconds):
         row = report(self, seconds)
         if row["updates"]:
-            monkeypatch.setattr(trainer.Reporter, "report", report)
+            monkeypatch.setattr(Reporter, "report", report)
             raise error
         return row
 
-    monkeypatch.setattr(trainer.Reporter, "report", reported)
+    monkeypatch.setattr(Reporter, "report", reported)
     return small(place, steps=0)
 
 

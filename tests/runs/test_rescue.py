@@ -208,16 +208,16 @@ def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, whole, monkeyp
 
 
 def test_a_run_of_before_there_was_such_a_thing_can_be_gone_on_with(tmp_path, monkeypatch):
-    from troupe.trainer import _Session
+    from troupe.session import Session
 
-    taken = _Session._checkpoint
+    taken = Session._checkpoint
 
     def without(self):
         saved = taken(self)
         saved.state.pop("rescue")
         return saved
 
-    monkeypatch.setattr(_Session, "_checkpoint", without)
+    monkeypatch.setattr(Session, "_checkpoint", without)
     place = climb(tmp_path / "run", steps=100).path
     monkeypatch.undo()
     assert troupe.resume(place, steps=200, env=TwoArms, network=Ridge()).steps >= 200

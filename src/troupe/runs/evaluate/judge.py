@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from troupe.config import Evaluation
+from troupe.config import Evaluation, Stop
+from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runs.evaluate.collapse import Score
@@ -25,6 +26,13 @@ _SHARE = 9  # evaluations wait until there was this many times as much training 
 _PROMISING_SHARE = 2  # or only as the last one took, where training promises success
 _FREE_SECONDS = 2.0  # of evaluations, before they wait for training: a run may be over by then
 _LEAST_FINAL_SECONDS = 5.0  # for each evaluation after the run, where it had a limit on time
+
+
+def target_of(config: Stop, source: EnvironmentSource) -> float | None:
+    """The return at which the run has solved its environment; None where there is none."""
+    if config.target == "auto":
+        return source.reward_threshold
+    return None if config.target == "none" else float(config.target)
 
 
 class Judge:

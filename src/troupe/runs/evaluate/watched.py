@@ -3,15 +3,20 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
-from troupe.config import one_line
+from troupe.config import TrainConfig, UsageError, one_line
+from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
+from troupe.runs.evaluate.evaluation import BorrowingEvaluator, Evaluator, most_steps
 from troupe.runs.evaluate.scores import Scores
 from troupe.runtime.execution.hang_detector import HangDetector, hung
 from troupe.runtime.execution.interruption import LOOK_SECONDS, BackgroundWork
+from troupe.runtime.execution.runner import ThreadRunner
 
 # For the environments to answer once more, after the evaluation has been stopped, or its time is over.
 _STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
@@ -19,6 +24,25 @@ _STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
 
 class GivenUp(Exception):
     """An evaluation came to nothing, and the run goes on without it."""
+
+
+def make_evaluator(
+    config: TrainConfig, source: EnvironmentSource, lender: ThreadRunner | None, notice: Callable[[str], None]
+) -> tuple["WatchedEvaluator", Callable[[], AbstractContextManager[None]]]:
+    """What evaluates a run, and what is to be entered around each evaluation while training goes on.
+
+    Where no second environment can be made, the only one is lent by its actor; raises UsageError where there is no
+    `lender`.
+    """
+    max_steps, episodes = most_steps(config.evaluation, source), config.evaluation
+    watched = partial(WatchedEvaluator, environment=source.id, hang_seconds=config.actor.hang_seconds, notice=notice)
+    counts = episodes.episodes, episodes.final_episodes
+    try:
+        return watched(partial(Evaluator, source, config.env, *counts, max_steps=max_steps)), nullcontext
+    except UsageError:
+        if lender is None:
+            raise
+        return watched(partial(BorrowingEvaluator, lender.lend(), max_steps)), lender.lent
 
 
 class Plays(Protocol):

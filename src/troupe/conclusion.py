@@ -1,0 +1,68 @@
+"""How a run ends: environments are closed in time, and what came of it is written down."""
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from troupe import safe_files
+from troupe.config import TroupeError, UsageError, one_line, printable, reason
+from troupe.runs.store import checkpoint
+from troupe.runs.store.directory import peak_memory_mb, versions
+from troupe.runs.store.metrics import to_json
+from troupe.runtime.execution.interruption import run_interruptible
+from troupe.runtime.execution.supervisor import Failure
+
+SAVING = "saving"  # the part that fails where the last checkpoint cannot be written
+_CLOSE_SECONDS = 10.0  # for environments to close
+
+
+def close_in_time(close: Callable[[], None], interrupted: Callable[[], bool]) -> str | None:
+    """Closes environments, however the run ended; returns what went wrong, which takes nothing from the saved run.
+
+    Once `interrupted`, they have a second left.
+    """
+    deadline = time.monotonic() + _CLOSE_SECONDS
+
+    def work() -> bool:
+        close()
+        return True
+
+    try:
+        if not run_interruptible(work, lambda: interrupted() or time.monotonic() > deadline):
+            return "close() has not returned, and is left behind"
+    except Exception as error:
+        return f"close raised {one_line(error)}"
+    return None
+
+
+def write_summary(run: Path, summary: dict[str, Any]) -> None:
+    """Writes summary.json, with the memory and versions of this process. Raises OSError."""
+    whole = summary | {"peak_memory_mb": peak_memory_mb(), "versions": versions()}
+    checkpoint.write_durably(run / "summary.json", to_json(whole, indent=2))
+
+
+def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:
+    """Writes the traceback into the run's directory, if the disk lets it; returns the error that says all in a line."""
+    trace, where = "".join(traceback.format_exception(failure.error)), "--debug shows where"
+    with suppress(OSError):
+        checkpoint.write_durably(run / "error.txt", printable(trace).encode())
+        where = f"traceback in {run / 'error.txt'}"
+    older = checkpoint.newest_first(run)
+    kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
+    why = reason(failure.error) if failure.part == SAVING else one_line(failure.error)
+    return TroupeError(f"{failure.part} failed: {why} ({where}; {kept})")
+
+
+def draw_picture(run: Path) -> Path | None:
+    """Draws the run's learning curve; None where no episode has ended. Raises OSError."""
+    from troupe.runs.report.plots import plot_runs
+
+    picture = safe_files.folder(run / "plots") / "learning.png"
+    try:
+        plot_runs([run], picture)
+    except UsageError:
+        return None
+    return picture

@@ -1,0 +1,112 @@
+"""What a run tells its user when it begins and when it has ended."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from troupe.config import TrainConfig
+from troupe.environments import EnvironmentSource, spaces
+from troupe.run import Outcome, outcome_text
+from troupe.runs.evaluate.scores import Scores
+from troupe.runtime.execution.placements import placement_of
+from troupe.runtime.learning import annealing
+from troupe.runtime.progress import Counts
+from troupe.runtime.topologies import Topology
+from troupe.text import format_return
+
+
+def introduction(
+    config: TrainConfig,
+    source: EnvironmentSource,
+    topology: Topology,
+    target: float | None,
+    measured: Sequence[str],
+    path: Path,
+    *,
+    resumed: bool,
+) -> list[str]:
+    """Who plays and learns what, until when, and where that is written. `measured`: what was measured beforehand."""
+    stop, steps = config.stop, topology.progress.counts.steps
+    tuned = f", tuned for {source.id} (--untuned ignores these settings)" if config.tuned else ""
+    limits = [
+        f"a return of {target:g}" if target is not None else "",
+        f"{stop.steps:,} steps" if stop.steps else "",
+        f"{stop.seconds:g} s of training" if stop.seconds else "",
+    ]
+    placed = placement_of(config, source).plural
+    if source.unsendable and config.actor.place == "auto" and placed == "threads":
+        placed += f" (the environment cannot be sent to processes: {source.unsendable})"
+    notes = [*source.notices, *measured]
+    if source.masked:
+        notes.append(f"actions as the {source.masked}'s {spaces.MASK} allows")
+    if described := annealing.described(topology.schedule, config, steps):
+        notes.append(described)
+    return [
+        f"{source.id}: preset {config.preset}{tuned}, seed {config.seed}"
+        + (f", resumed at step {steps:,}" if resumed else ""),
+        f"  {topology.describe(placed)}",
+        *(f"  {note}" for note in notes),
+        f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {path}",
+    ]
+
+
+def training_report(config: TrainConfig, counts: Counts, seconds: float, rollouts_in_batch: int) -> list[str]:
+    """How much was trained and how fast, and what was in its way."""
+    speed = (
+        f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
+        f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
+    )
+    if counts.skipped_updates:
+        updates = counts.updates + counts.skipped_updates
+        speed += f"; {counts.skipped_updates:,} of {updates:,} updates were skipped: their gradients were not finite"
+    if counts.updates:
+        return [speed]
+    steps, environments = config.actor.rollout_shape
+    return [
+        speed,
+        f"nothing was learned: the first update needs {rollouts_in_batch * steps * environments:,} steps "
+        "(actor.rollout_steps x actor.environments x learner.rollouts)",
+    ]
+
+
+def result(
+    outcome: Outcome,
+    scores: Scores | None,
+    training: Sequence[str],
+    path: Path,
+    saved: Path,
+    picture: Path | None,
+    *,
+    signalled: bool,
+) -> list[str]:
+    """What came of the run. `training`: the training report; `scores`: None where there was no final evaluation."""
+    spent, *others = training
+    if outcome == "interrupted":
+        resume = f"to continue: troupe resume {path}"
+        return [f"interrupted after {spent}", *_indented(*others, f"checkpoint {saved}", resume)]
+    reached, unevaluated = outcome_text(outcome), [f"checkpoint {saved}", f"to evaluate it: troupe evaluate {path}"]
+    if scores is None:
+        what = "interrupted in the final evaluation" if signalled else "the final evaluation was given up"
+        return [f"{reached}, and {what} after {spent}", *_indented(*others, *unevaluated)]
+    if scores.unfinished == len(scores.returns):
+        return [
+            f"{reached}: no evaluation episode ended in the time there was, {len(scores.returns)} were begun "
+            f"(return {format_return(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
+            *_indented(*training, *unevaluated),
+        ]
+    remarks = scores.remarks
+    if scores.asked > len(scores.returns):
+        remarks += f"; there was no time for all {scores.asked}: troupe evaluate plays them"
+    return [
+        f"{reached}: mean evaluation return {format_return(scores.mean)} "
+        f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
+        f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes{remarks}",
+        *_indented(
+            *training,
+            f"picture {picture or 'none: no episode ended while training'}",
+            f"watch:  troupe watch {path}",
+        ),
+    ]
+
+
+def _indented(*lines: str) -> list[str]:
+    return [f"  {line}" for line in lines]

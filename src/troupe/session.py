@@ -1,0 +1,379 @@
+"""A run under way: it is put together, watched, saved, and brought to its end."""
+
+import copy
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from troupe import messages, run_state
+from troupe.agent import Agent, origin, put_weights
+from troupe.algorithm.schedules import LinearSchedule
+from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
+from troupe.config import TrainConfig, TroupeError, UsageError, reason
+from troupe.environments import EnvironmentSource
+from troupe.networks.custom import NetworkMaker
+from troupe.run import Outcome, Run, stop_by_signal
+from troupe.runs.evaluate.collapse_handler import Rescue
+from troupe.runs.evaluate.judge import Judge, target_of
+from troupe.runs.evaluate.scores import Scores
+from troupe.runs.evaluate.watched import make_evaluator
+from troupe.runs.report.display import Display, Mode
+from troupe.runs.report.labels import read_measured
+from troupe.runs.report.reporter import Reporter
+from troupe.runs.report.view import Limits
+from troupe.runs.store.checkpoint import Checkpoint
+from troupe.runs.store.directory import RunDirectory
+from troupe.runs.store.metrics import Row
+from troupe.runs.store.writer import RunWriter
+from troupe.runtime.assembly import assemble
+from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal
+from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
+from troupe.runtime.execution.supervisor import Failure, Supervisor
+from troupe.runtime.initial_network import first_network
+from troupe.runtime.journal import Journal
+from troupe.runtime.progress import Clock, Counts, Progress
+from troupe.torch_threads import one_torch_thread
+
+_START_SECONDS = 20.0  # for the first actors to be ready, on top of the limit on time, which does not count this yet
+
+
+class Session:
+    """One run of training. `run` does it all: watch, save, evaluate, close, and say what came of it.
+
+    The main thread watches; learners call `_after_batch`. `measured` names the settings that a measurement
+    decided, and `findings` says what it found.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        source: EnvironmentSource,
+        network: nn.Module | NetworkMaker | None,
+        display: Mode,
+        resumed: tuple[Path, Checkpoint] | None = None,
+        findings: Sequence[str] = (),
+        measured: Sequence[str] = (),
+        schedule: LinearSchedule | None = None,
+    ):
+        self._began = time.perf_counter()
+        source.check(config.env)
+        self._config, self._source, self._findings = config, source, findings
+        self._custom_network = network is not None
+        self._display = Display(display)
+        path, saved = resumed or (Path(), None)
+        self._measured = read_measured(path) if saved else list(measured)
+        state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
+        self._resumed = saved is not None
+        lost = run_state.why_streams_are_lost(config, source, saved) if saved else None
+        # A run whose streams are not restored draws new ones: it must not play the same episodes again.
+        self._resumes = state["resumes"] + (not saved or lost is not None)
+        self._network, topology_seed, judge_seed = first_network(network, source, config, self._resumes)
+        if saved:
+            put_weights(path, saved.model, self._network)
+        self._progress = Progress(Counts(**state["counts"]))
+        self._journal = Journal() if config.record and not saved else None
+        self._topology = assemble(
+            config, source, self._network, topology_seed, self._progress, state["version"], self._journal, schedule
+        )
+        if lost:
+            self.notice(lost)
+        if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
+            self.notice(f"actors play in threads: {NO_PROCESSES}")
+        if saved and config.record:
+            self.notice("not recorded from here on: troupe replay goes up to where the run was stopped")
+        self._supervisor = Supervisor(self._topology.gate, self._topology.wake)
+        self._clock = Clock(state["seconds"])
+        self._outcome: Outcome | None = None
+        self._signal = 0
+        self._checkpoint_due = False  # whatever the clock says
+        self._rows: deque[Row] = deque()  # written by learners, read by the main thread
+        self._target = target_of(config.stop, source)
+        try:
+            self._evaluator, lent = make_evaluator(config, source, self._topology.lender(), self._evaluation_hangs)
+        except UsageError:
+            self._topology.close()
+            raise
+        self._judge = Judge(
+            config.evaluation, self._target, self._network, self._evaluator, judge_seed, self._topology.gate,
+            self._clock, self._rows.append, self._interrupted, self._heed, self._progress.recent_returns,
+            limit_seconds=config.stop.seconds, exact=config.traits.serial, lent=lent,
+        )  # fmt: skip
+        self._rescue = Rescue(config, self._topology, self._rows.append)
+        if saved:
+            run_state.restore(saved, self._topology, self._network, self._judge, self._rescue, streams=lost is None)
+
+    def notice(self, text: str) -> None:
+        """A line for the user, shown by the main thread."""
+        self._progress.notices.append(text)
+
+    def run(self, directory: RunDirectory) -> Run:
+        """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
+        self._directory = directory
+        with ExitStack() as stack:
+            stack.enter_context(self._display)
+            writer = RunWriter(directory, self._config, self._journal, self._display.event)
+            self._writer = stack.enter_context(writer)
+            if self._resumed:
+                writer.metrics.resume(self._progress.counts.steps, self._clock.seconds)
+            stack.enter_context(on_signal(self._interrupt))
+            stack.enter_context(one_torch_thread())
+            raised: BaseException | None = None
+            try:
+                self._display.start(
+                    messages.introduction(
+                        self._config, self._source, self._topology, self._target, self._findings, self._path,
+                        resumed=self._resumed,
+                    )
+                )  # fmt: skip
+                self._watch()
+            except BaseException as error:  # whatever it is, what was learned is saved first
+                if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
+                    raised = error
+                    self._supervisor.fail("the main thread", error)
+            try:
+                done = self._finish()
+            except TroupeError:
+                if raised is not None and not isinstance(raised, Exception):
+                    raise raised  # noqa: B904  # to exit, or by an interrupt
+                raise
+        if done.signal:
+            raise stop_by_signal(done)
+        return done
+
+    # While it trains
+
+    def _watch(self) -> None:
+        """Starts the threads, reports and saves while they work, and brings them to rest."""
+        topology = self._topology
+        reporter = Reporter(topology, self._clock.seconds)
+        with self._supervisor:
+            topology.start(self._supervisor, self._after_batch)
+            began = shown = saved = self._clock.seconds
+            self._wait_for_actors()
+            reporter.begin()
+            self._clock.start()
+            while not self._supervisor.wait(LOOK_SECONDS):
+                self._writer.write_journal()
+                topology.look_after(self._supervisor, self._after_batch)
+                seconds = self._clock.seconds
+                if self._signal:
+                    self._end("interrupted")
+                elif self._config.stop.seconds and seconds >= self._config.stop.seconds:
+                    self._end("time")  # learners that starve never come to see it themselves
+                if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
+                    shown = seconds
+                    self._show(reporter.report(seconds))
+                due = self._checkpoint_due or seconds - saved >= self._config.checkpoint.every_seconds
+                if due and self._save_while_running():
+                    saved, self._checkpoint_due = seconds, False
+            self._clock.stop()
+        if self._journal and not self._supervisor.stop(patience_seconds=0.0):
+            self._journal.end(topology.master.vector)
+        self._writer.write_journal()
+        self._show(reporter.report(self._clock.seconds))
+
+    def _wait_for_actors(self) -> None:
+        """Until those in processes are all ready to play: training time begins then."""
+        ready, limit, began = self._topology.ready, self._config.stop.seconds, time.monotonic()
+        most = max(0.0, limit - self._clock.seconds) + _START_SECONDS if limit else math.inf
+        while not (ready.open or self._supervisor.wait(0.0)):
+            ready.wait_for(LOOK_SECONDS)
+            if self._signal:
+                self._end("interrupted")
+            elif time.monotonic() - began > most:
+                self.notice(
+                    f"after {most:.0f} s the actors are still making and resetting their environments: the run ends"
+                )
+                self._end("time")
+
+    def _after_batch(self) -> None:
+        """Called by the learners, one at a time, with the weights at rest."""
+        steps, stop = self._progress.counts.steps, self._config.stop
+        self._rescue.look_at_the_start()
+        if self._judge.after_batch(self._topology.master, steps):
+            self._end("solved")
+        elif stop.steps and steps >= stop.steps:
+            self._end("steps")
+        elif stop.seconds and self._clock.seconds >= stop.seconds:
+            self._end("time")
+
+    def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
+        """Called by the judge, while everything stands still."""
+        self._rescue.heed(scores, steps, self._clock.seconds, best, self._judge.best_steps)
+
+    def _evaluation_hangs(self, text: str) -> None:
+        """Called by the thread that evaluates. Whatever blocks the environment may yet end the run as well."""
+        self.notice(text)
+        self._checkpoint_due = True
+
+    def _end(self, outcome: Outcome) -> None:
+        self._outcome = self._outcome or outcome
+        self._supervisor.end()
+
+    def _interrupt(self, number: int) -> None:
+        # Nothing more: a signal may come while this very thread holds a lock that ending takes.
+        self._signal = number
+
+    def _interrupted(self) -> bool:
+        return self._signal != 0
+
+    def _show(self, report: Row) -> None:
+        self._show_notices()
+        while self._progress.news:
+            self._display.news(self._progress.news.popleft())
+        limits = Limits(self._config.stop.steps, self._config.stop.seconds, self._target)
+        self._rows.append(report)
+        while self._rows:
+            row = self._rows.popleft()
+            self._writer.metrics.write(row)
+            self._display.report(row, limits)
+
+    def _show_notices(self) -> None:
+        while self._progress.notices:
+            self._display.event(self._progress.notices.popleft())
+
+    # Checkpoints
+
+    @property
+    def _path(self) -> Path:
+        return self._directory.path
+
+    def _save_while_running(self) -> bool:
+        """False while an evaluation holds the weights: then it is tried again."""
+        if not self._topology.master.lock.acquire(timeout=LOOK_SECONDS):
+            return False
+        try:
+            taken = self._checkpoint()
+        finally:
+            self._topology.master.lock.release()
+        self._writer.try_to_save(taken)
+        return True
+
+    def _save(self) -> Path:
+        """The last checkpoint. Whoever still holds the lock is stuck in an evaluation: the weights are at rest."""
+        held = self._topology.master.lock.acquire(timeout=LOOK_SECONDS)
+        try:
+            taken = self._checkpoint()
+        finally:
+            if held:
+                self._topology.master.lock.release()
+        return self._writer.save(taken)
+
+    def _checkpoint(self) -> Checkpoint:
+        return run_state.capture(
+            self._topology, self._network, self._judge, self._rescue, self._source,
+            seconds=self._clock.seconds, resumes=self._resumes, custom_network=self._custom_network,
+        )  # fmt: skip
+
+    # At the end
+
+    def _finish(self) -> Run:
+        """Saves, evaluates the best weights, and writes the summary and the picture."""
+        self._clock.stop()
+        self._stuck = self._supervisor.stop(patience_seconds=LOOK_SECONDS)  # waited for, and still busy
+        self._topology.rewind()
+        if self._signal:
+            self._outcome = self._outcome or "interrupted"
+        counts, failure = self._progress.counts, self._supervisor.failure
+        newest = self._topology.master.eval_weights
+        saved, scores = None, None
+        try:
+            try:
+                saved = self._save()
+            except KeyboardInterrupt:  # a second signal came in the middle of it
+                saved = self._save()
+            if self._stuck:
+                self._display.event(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
+            if not failure and not self._signal:
+                with self._waiting():
+                    if self._judge.look_again(newest, counts.steps):
+                        saved = self._save()
+                    scores = self._judge.last(newest, counts.steps)
+        except (Exception, SystemExit) as error:
+            failure = failure or Failure("the final evaluation" if saved else SAVING, error)
+        while self._rows:
+            self._writer.metrics.write(self._rows.popleft())
+        with self._waiting():
+            if wrong := close_in_time(self._close_environments, self._interrupted):
+                self._display.event(f"environment {self._source.id}: {wrong}")
+        self._show_notices()
+        if failure:
+            failed = failure_of(self._path, failure, saved)
+            with suppress(OSError):
+                self._write_summary("failed", None)
+            raise failed from failure.error
+        assert self._outcome is not None
+        assert saved is not None
+        self._conclude(self._outcome, scores, saved)
+        network = copy.deepcopy(self._network).cpu()
+        network.load_state_dict(self._network.state_dict() | self._judge.best(newest))
+        agent = Agent(
+            network.eval(),
+            self._source.observation_space,
+            self._source.action_space,
+            greedy=self._config.evaluation.greedy,
+            about=origin(self._path, self._config),
+        )
+        return Run(
+            self._path, self._outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal
+        )
+
+    def _conclude(self, outcome: Outcome, scores: Scores | None, saved: Path) -> None:
+        """Writes the summary, draws the picture and shows the result."""
+        picture = None
+        try:
+            self._write_summary(outcome, scores)
+            with self._waiting():
+                picture = draw_picture(self._path) if scores else None
+        except (OSError, TroupeError) as error:
+            raise TroupeError(
+                f"'{self._path}' cannot be written to the end: {reason(error)}; weights saved in {saved}"
+            ) from error
+        counts, seconds = self._progress.counts, self._clock.seconds
+        training = messages.training_report(self._config, counts, seconds, self._topology.rollouts_in_batch)
+        self._display.result(
+            messages.result(outcome, scores, training, self._path, saved, picture, signalled=self._interrupted())
+        )
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """A second signal ends what is inside and nothing more: the rest is still written and shown."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self._signal:
+                raise
+
+    def _close_environments(self) -> None:
+        try:
+            self._evaluator.close()
+        finally:
+            if not self._stuck:  # whose environments are in use
+                self._topology.close()
+
+    def _write_summary(self, outcome: str, scores: Scores | None) -> None:
+        counts, seconds = self._progress.counts, self._clock.seconds
+        summary = {
+            "outcome": outcome,
+            "environment": self._source.id,
+            "preset": self._config.preset,
+            "tuned": self._config.tuned,
+            "seed": self._config.seed,
+            "measured": self._measured,
+            "target": self._target,
+            "evaluation": scores.summary() if scores else None,
+            **asdict(counts),
+            "best_steps": self._judge.best_steps,
+            **self._rescue.summary(),
+            "training_seconds": round(seconds, 3),
+            "total_seconds": round(time.perf_counter() - self._began, 3),
+            "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),
+        }
+        write_summary(self._path, summary)
