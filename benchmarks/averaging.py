@@ -2,8 +2,8 @@
 
 python benchmarks/averaging.py [ENVIRONMENT ...]
 
-Each run is `troupe train ENV --untuned --learner.average_decay D`, with the target, steps and seeds of environments.py. A
-result is added to what is in the file already.
+Each run is `troupe train ENV --untuned --learner.average_decay D`, with the target, steps and seeds of environments.py.
+A result is added to what is in the file already.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common import RESULTS, troupe, write
+
 from environments import LINES, SEEDS
 
 DECAYS = (0.99, 0.0)
