@@ -4,16 +4,18 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from troupe import safe_files
-from troupe.config import TroupeError, UsageError, one_line, printable, reason
+from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import peak_memory_mb, versions
 from troupe.runs.store.metrics import to_json
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Failure
+from troupe.runtime.progress import Counts
 
 SAVING = "saving"  # the part that fails where the last checkpoint cannot be written
 _CLOSE_SECONDS = 10.0  # for environments to close
@@ -38,10 +40,20 @@ def close_in_time(close: Callable[[], None], interrupted: Callable[[], bool]) ->
     return None
 
 
-def write_summary(run: Path, summary: dict[str, Any]) -> None:
-    """Writes summary.json, with the memory and versions of this process. Raises OSError."""
-    whole = summary | {"peak_memory_mb": peak_memory_mb(), "versions": versions()}
-    checkpoint.write_durably(run / "summary.json", to_json(whole, indent=2))
+def write_summary(run: Path, config: TrainConfig, counts: Counts, seconds: float, **more: Any) -> None:
+    """Writes summary.json. `seconds`: of training. Raises OSError."""
+    summary = {
+        "preset": config.preset,
+        "tuned": config.tuned,
+        "seed": config.seed,
+        **more,
+        **asdict(counts),
+        "training_seconds": round(seconds, 3),
+        "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),
+        "peak_memory_mb": peak_memory_mb(),
+        "versions": versions(),
+    }
+    checkpoint.write_durably(run / "summary.json", to_json(summary, indent=2))
 
 
 def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:

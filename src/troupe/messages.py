@@ -8,6 +8,7 @@ from troupe.environments import EnvironmentSource, spaces
 from troupe.run import Outcome, outcome_text
 from troupe.runs.evaluate.scores import Scores
 from troupe.runtime.execution.placements import placement_of
+from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Counts
 from troupe.runtime.topologies import Topology
@@ -47,6 +48,16 @@ def introduction(
         *(f"  {note}" for note in notes),
         f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {path}",
     ]
+
+
+def first_notices(config: TrainConfig, source: EnvironmentSource, lost: str | None, *, resumed: bool) -> list[str]:
+    """What a user may not expect of this run. `lost`: why it does not continue its random streams, if it should."""
+    notices = [lost] if lost else []
+    if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
+        notices.append(f"actors play in threads: {NO_PROCESSES}")
+    if resumed and config.record:
+        notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
+    return notices
 
 
 def training_report(config: TrainConfig, counts: Counts, seconds: float, rollouts_in_batch: int) -> list[str]:

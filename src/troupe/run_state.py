@@ -1,19 +1,20 @@
 """What a checkpoint keeps of a run, and how a resumed run is put back to it."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
 
 from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource, spaces
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import named
-from troupe.runs.evaluate.collapse_handler import Rescue
+from troupe.runs.evaluate.collapse_handler import CollapseHandler
 from troupe.runs.evaluate.judge import Judge
 from troupe.runs.store import compatibility
 from troupe.runs.store.checkpoint import Checkpoint
+from troupe.runs.store.writer import RunWriter
+from troupe.runtime.execution.interruption import LOOK_SECONDS
 from troupe.runtime.learning import annealing
-from troupe.runtime.progress import Episode
+from troupe.runtime.progress import Clock, Episode
 from troupe.runtime.topologies import Serial, Topology
 
 
@@ -33,45 +34,81 @@ def why_streams_are_lost(config: TrainConfig, source: EnvironmentSource, saved: 
     return f"it continues with new episodes and random streams, not as it would have without a stop: {why}"
 
 
-def restore(
-    saved: Checkpoint, topology: Topology, network: ActorCritic, judge: Judge, rescue: Rescue, *, streams: bool
-) -> None:
-    """Puts back all but the weights, with which the network was made; `streams` says whether those are restored too."""
-    topology.master.load(compatibility.optimizer_state(saved.optimizer, network))
-    topology.restore_novelty(saved.novelty)
-    if saved.streams and streams and isinstance(topology, Serial):
-        progress = topology.progress
-        progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
-        progress.notices += topology.restore(saved.streams)
-    judge.restore(saved.best, saved.state)
-    if "rescue" in saved.state:  # earlier versions had none
-        rescue.restore(saved.state["rescue"])
+class RunState:
+    """Saves a run and restores it. `resumes` counts the resumes that drew new random streams."""
 
+    def __init__(
+        self,
+        topology: Topology,
+        network: ActorCritic,
+        judge: Judge,
+        collapse: CollapseHandler,
+        source: EnvironmentSource,
+        clock: Clock,
+        *,
+        resumes: int,
+        custom_network: bool,
+    ):
+        self._topology, self._network, self._judge, self._collapse = topology, network, judge, collapse
+        self._source, self._clock = source, clock
+        self._constant = {"resumes": resumes, "custom_network": custom_network}
 
-def capture(
-    topology: Topology, network: ActorCritic, judge: Judge, rescue: Rescue, source: EnvironmentSource, **state: Any
-) -> Checkpoint:
-    """A copy of everything as it is now, for whoever holds the master's lock; `state` is added to state.json."""
-    snapshot = topology.snapshot()
-    model = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    model |= named(network, snapshot.weights)
-    recent = [[episode.total, episode.length] for episode in snapshot.recent]
-    whole_state: Mapping[str, Any] = {
-        "counts": asdict(snapshot.counts),
-        "version": snapshot.version,
-        **state,
-        **judge.state(),
-        "rescue": rescue.state(),
-        "annealing": annealing.state_of(topology.schedule),
-        "observation_space": spaces.describe(source.observation_space),
-        "action_space": spaces.describe(source.action_space),
-        "masked": source.masked,
-    }
-    return Checkpoint(
-        model=model,
-        best=model | judge.best(snapshot.eval_weights),
-        optimizer=snapshot.optimizer,
-        state=whole_state,
-        streams=snapshot.streams and snapshot.streams | {"recent": recent},
-        novelty=snapshot.novelty,
-    )
+    def restore(self, saved: Checkpoint, *, streams: bool) -> None:
+        """Restores all but the weights, with which the network was made; the random streams only if `streams`."""
+        topology, progress = self._topology, self._topology.progress
+        topology.master.load(compatibility.optimizer_state(saved.optimizer, self._network))
+        topology.restore_novelty(saved.novelty)
+        if saved.streams and streams and isinstance(topology, Serial):
+            progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
+            progress.notices += topology.restore(saved.streams)
+        self._judge.restore(saved.best, saved.state)
+        if "rescue" in saved.state:  # earlier versions had none
+            self._collapse.restore(saved.state["rescue"])
+
+    def save(self, writer: RunWriter) -> Path:
+        """Writes the last checkpoint. Raises OSError."""
+        taken = self._capture(even_if_locked=True)  # by a stuck evaluation: the weights are at rest
+        assert taken is not None
+        return writer.save(taken)
+
+    def save_while_running(self, writer: RunWriter) -> bool:
+        """Writes a checkpoint if that is possible; False while an evaluation holds the weights."""
+        taken = self._capture()
+        if taken is not None:
+            writer.try_to_save(taken)
+        return taken is not None
+
+    def _capture(self, *, even_if_locked: bool = False) -> Checkpoint | None:
+        """A copy of everything as it is now."""
+        lock = self._topology.master.lock
+        held = lock.acquire(timeout=LOOK_SECONDS)
+        try:
+            return self._checkpoint() if held or even_if_locked else None
+        finally:
+            if held:
+                lock.release()
+
+    def _checkpoint(self) -> Checkpoint:
+        snapshot = self._topology.snapshot()
+        model = {name: tensor.clone() for name, tensor in self._network.state_dict().items()}
+        model |= named(self._network, snapshot.weights)
+        recent = [[episode.total, episode.length] for episode in snapshot.recent]
+        return Checkpoint(
+            model=model,
+            best=model | self._judge.best(snapshot.eval_weights),
+            optimizer=snapshot.optimizer,
+            state={
+                "counts": asdict(snapshot.counts),
+                "seconds": self._clock.seconds,
+                "version": snapshot.version,
+                **self._constant,
+                **self._judge.state(),
+                "rescue": self._collapse.state(),
+                "annealing": annealing.state_of(self._topology.schedule),
+                "observation_space": spaces.describe(self._source.observation_space),
+                "action_space": spaces.describe(self._source.action_space),
+                "masked": self._source.masked,
+            },
+            streams=snapshot.streams and snapshot.streams | {"recent": recent},
+            novelty=snapshot.novelty,
+        )

@@ -6,13 +6,12 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from troupe import messages, run_state
+from troupe import messages
 from troupe.agent import Agent, origin, put_weights
 from troupe.algorithm.schedules import LinearSchedule
 from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
@@ -20,8 +19,9 @@ from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
 from troupe.run import Outcome, Run, stop_by_signal
-from troupe.runs.evaluate.collapse_handler import Rescue
-from troupe.runs.evaluate.judge import Judge, target_of
+from troupe.run_state import RunState, why_streams_are_lost
+from troupe.runs.evaluate.collapse_handler import CollapseHandler
+from troupe.runs.evaluate.judge import Judge, Verdict, standstill, target_of
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import make_evaluator
 from troupe.runs.report.display import Display, Mode
@@ -34,7 +34,6 @@ from troupe.runs.store.metrics import Row
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble
 from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal
-from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import Journal
@@ -65,16 +64,15 @@ class Session:
         self._began = time.perf_counter()
         source.check(config.env)
         self._config, self._source, self._findings = config, source, findings
-        self._custom_network = network is not None
         self._display = Display(display)
         path, saved = resumed or (Path(), None)
         self._measured = read_measured(path) if saved else list(measured)
         state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
         self._resumed = saved is not None
-        lost = run_state.why_streams_are_lost(config, source, saved) if saved else None
+        lost = why_streams_are_lost(config, source, saved) if saved else None
         # A run whose streams are not restored draws new ones: it must not play the same episodes again.
-        self._resumes = state["resumes"] + (not saved or lost is not None)
-        self._network, topology_seed, judge_seed = first_network(network, source, config, self._resumes)
+        resumes = state["resumes"] + (not saved or lost is not None)
+        self._network, topology_seed, judge_seed = first_network(network, source, config, resumes)
         if saved:
             put_weights(path, saved.model, self._network)
         self._progress = Progress(Counts(**state["counts"]))
@@ -82,12 +80,7 @@ class Session:
         self._topology = assemble(
             config, source, self._network, topology_seed, self._progress, state["version"], self._journal, schedule
         )
-        if lost:
-            self.notice(lost)
-        if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
-            self.notice(f"actors play in threads: {NO_PROCESSES}")
-        if saved and config.record:
-            self.notice("not recorded from here on: troupe replay goes up to where the run was stopped")
+        self._progress.notices += messages.first_notices(config, source, lost, resumed=self._resumed)
         self._supervisor = Supervisor(self._topology.gate, self._topology.wake)
         self._clock = Clock(state["seconds"])
         self._outcome: Outcome | None = None
@@ -96,18 +89,23 @@ class Session:
         self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = target_of(config.stop, source)
         try:
-            self._evaluator, lent = make_evaluator(config, source, self._topology.lender(), self._evaluation_hangs)
+            self._evaluator, self._lent = make_evaluator(
+                config, source, self._topology.lender(), self._evaluation_hangs
+            )
         except UsageError:
             self._topology.close()
             raise
         self._judge = Judge(
-            config.evaluation, self._target, self._network, self._evaluator, judge_seed, self._topology.gate,
-            self._clock, self._rows.append, self._interrupted, self._heed, self._progress.recent_returns,
-            limit_seconds=config.stop.seconds, exact=config.traits.serial, lent=lent,
+            config, self._target, self._network, self._evaluator, judge_seed, self._clock, self._progress,
+            self._rows.append,
         )  # fmt: skip
-        self._rescue = Rescue(config, self._topology, self._rows.append)
+        self._collapse = CollapseHandler(config, self._topology, self._rows.append)
+        self._state = RunState(
+            self._topology, self._network, self._judge, self._collapse, source, self._clock,
+            resumes=resumes, custom_network=network is not None,
+        )  # fmt: skip
         if saved:
-            run_state.restore(saved, self._topology, self._network, self._judge, self._rescue, streams=lost is None)
+            self._state.restore(saved, streams=lost is None)
 
     def notice(self, text: str) -> None:
         """A line for the user, shown by the main thread."""
@@ -126,12 +124,7 @@ class Session:
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None
             try:
-                self._display.start(
-                    messages.introduction(
-                        self._config, self._source, self._topology, self._target, self._findings, self._path,
-                        resumed=self._resumed,
-                    )
-                )  # fmt: skip
+                self._display.start(self._introduction())
                 self._watch()
             except BaseException as error:  # whatever it is, what was learned is saved first
                 if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
@@ -146,6 +139,11 @@ class Session:
         if done.signal:
             raise stop_by_signal(done)
         return done
+
+    def _introduction(self) -> list[str]:
+        return messages.introduction(
+            self._config, self._source, self._topology, self._target, self._findings, self._path, resumed=self._resumed
+        )
 
     # While it trains
 
@@ -171,7 +169,7 @@ class Session:
                     shown = seconds
                     self._show(reporter.report(seconds))
                 due = self._checkpoint_due or seconds - saved >= self._config.checkpoint.every_seconds
-                if due and self._save_while_running():
+                if due and self._state.save_while_running(self._writer):
                     saved, self._checkpoint_due = seconds, False
             self._clock.stop()
         if self._journal and not self._supervisor.stop(patience_seconds=0.0):
@@ -196,17 +194,22 @@ class Session:
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
         steps, stop = self._progress.counts.steps, self._config.stop
-        self._rescue.look_at_the_start()
-        if self._judge.after_batch(self._topology.master, steps):
+        self._collapse.on_batch()
+        verdict = self._evaluate(steps) if self._judge.is_due(steps) else None
+        if verdict and verdict.confirmed:
             self._end("solved")
         elif stop.steps and steps >= stop.steps:
             self._end("steps")
         elif stop.seconds and self._clock.seconds >= stop.seconds:
             self._end("time")
 
-    def _heed(self, scores: Scores, steps: int, best: Tensor) -> None:
-        """Called by the judge, while everything stands still."""
-        self._rescue.heed(scores, steps, self._clock.seconds, best, self._judge.best_steps)
+    def _evaluate(self, steps: int) -> Verdict | None:
+        topology = self._topology
+        with standstill(self._clock, topology.gate, self._lent):
+            verdict = self._judge.evaluate(topology.master.eval_weights, steps, lambda: topology.gate.stopped)
+            if verdict:
+                self._collapse.on_evaluation(verdict, self._clock.seconds)
+        return verdict
 
     def _evaluation_hangs(self, text: str) -> None:
         """Called by the thread that evaluates. Whatever blocks the environment may yet end the run as well."""
@@ -239,38 +242,9 @@ class Session:
         while self._progress.notices:
             self._display.event(self._progress.notices.popleft())
 
-    # Checkpoints
-
     @property
     def _path(self) -> Path:
         return self._directory.path
-
-    def _save_while_running(self) -> bool:
-        """False while an evaluation holds the weights: then it is tried again."""
-        if not self._topology.master.lock.acquire(timeout=LOOK_SECONDS):
-            return False
-        try:
-            taken = self._checkpoint()
-        finally:
-            self._topology.master.lock.release()
-        self._writer.try_to_save(taken)
-        return True
-
-    def _save(self) -> Path:
-        """The last checkpoint. Whoever still holds the lock is stuck in an evaluation: the weights are at rest."""
-        held = self._topology.master.lock.acquire(timeout=LOOK_SECONDS)
-        try:
-            taken = self._checkpoint()
-        finally:
-            if held:
-                self._topology.master.lock.release()
-        return self._writer.save(taken)
-
-    def _checkpoint(self) -> Checkpoint:
-        return run_state.capture(
-            self._topology, self._network, self._judge, self._rescue, self._source,
-            seconds=self._clock.seconds, resumes=self._resumes, custom_network=self._custom_network,
-        )  # fmt: skip
 
     # At the end
 
@@ -286,16 +260,18 @@ class Session:
         saved, scores = None, None
         try:
             try:
-                saved = self._save()
+                saved = self._state.save(self._writer)
             except KeyboardInterrupt:  # a second signal came in the middle of it
-                saved = self._save()
+                saved = self._state.save(self._writer)
             if self._stuck:
                 self._display.event(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
             if not failure and not self._signal:
                 with self._waiting():
-                    if self._judge.look_again(newest, counts.steps):
-                        saved = self._save()
-                    scores = self._judge.last(newest, counts.steps)
+                    began, seconds = time.monotonic(), self._judge.final_seconds()
+                    if self._judge.evaluate_newest(newest, counts.steps, self._interrupted, seconds / 2):
+                        saved = self._state.save(self._writer)
+                    left = began + seconds - time.monotonic()
+                    scores = self._judge.final_evaluation(newest, counts.steps, self._interrupted, left)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else SAVING, error)
         while self._rows:
@@ -312,18 +288,17 @@ class Session:
         assert self._outcome is not None
         assert saved is not None
         self._conclude(self._outcome, scores, saved)
-        network = copy.deepcopy(self._network).cpu()
-        network.load_state_dict(self._network.state_dict() | self._judge.best(newest))
-        agent = Agent(
-            network.eval(),
-            self._source.observation_space,
-            self._source.action_space,
-            greedy=self._config.evaluation.greedy,
-            about=origin(self._path, self._config),
-        )
+        agent = self._agent(newest)
         return Run(
             self._path, self._outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal
         )
+
+    def _agent(self, newest: Tensor) -> Agent:
+        """Of the best weights."""
+        network, source = copy.deepcopy(self._network).cpu(), self._source
+        network.load_state_dict(self._network.state_dict() | self._judge.best(newest))
+        greedy, about = self._config.evaluation.greedy, origin(self._path, self._config)
+        return Agent(network.eval(), source.observation_space, source.action_space, greedy=greedy, about=about)
 
     def _conclude(self, outcome: Outcome, scores: Scores | None, saved: Path) -> None:
         """Writes the summary, draws the picture and shows the result."""
@@ -359,21 +334,17 @@ class Session:
                 self._topology.close()
 
     def _write_summary(self, outcome: str, scores: Scores | None) -> None:
-        counts, seconds = self._progress.counts, self._clock.seconds
-        summary = {
-            "outcome": outcome,
-            "environment": self._source.id,
-            "preset": self._config.preset,
-            "tuned": self._config.tuned,
-            "seed": self._config.seed,
-            "measured": self._measured,
-            "target": self._target,
-            "evaluation": scores.summary() if scores else None,
-            **asdict(counts),
-            "best_steps": self._judge.best_steps,
-            **self._rescue.summary(),
-            "training_seconds": round(seconds, 3),
-            "total_seconds": round(time.perf_counter() - self._began, 3),
-            "steps_per_s": round(counts.steps / max(seconds, 1e-9), 1),
-        }
-        write_summary(self._path, summary)
+        write_summary(
+            self._path,
+            self._config,
+            self._progress.counts,
+            self._clock.seconds,
+            outcome=outcome,
+            environment=self._source.id,
+            measured=self._measured,
+            target=self._target,
+            evaluation=scores.summary() if scores else None,
+            best_steps=self._judge.best_steps,
+            total_seconds=round(time.perf_counter() - self._began, 3),
+            **self._collapse.summary(),
+        )

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from troupe.algorithm.optimizers import Adam, Averaged
-from troupe.config import Evaluation
+from troupe.config import Environment, Evaluation, TrainConfig
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runs.evaluate.judge import Judge
+from troupe.runs.evaluate.judge import Judge, standstill
 from troupe.runs.evaluate.scores import Scores
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.learning.weights import Master, WeightStore
@@ -85,15 +85,31 @@ class Court:
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False
         self.recent: list[float] = []
+        whole = TrainConfig(env=Environment(id="x"), topology="serial" if exact else "async", evaluation=config)
         self.judge = Judge(
-            config, target, network, self.evaluator, np.random.SeedSequence(1), self.gate, self.clock,
-            self.rows.append, lambda: self.interrupted, recent=lambda: self.recent,
-            exact=exact,
-        )  # fmt: skip
+            whole, target, network, self.evaluator, np.random.SeedSequence(1), self.clock, self, self.rows.append
+        )
+
+    def recent_returns(self) -> list[float]:
+        return self.recent
 
     def after(self, steps: int, weight: float = 0.0) -> bool:
         self.master.vector.fill_(weight)
-        return self.judge.after_batch(self.master, steps)
+        return self.evaluated(steps)
+
+    def evaluated(self, steps: int) -> bool:
+        """As a run does after a batch: whether the target has been confirmed."""
+        if not self.judge.is_due(steps):
+            return False
+        with standstill(self.clock, self.gate):
+            verdict = self.judge.evaluate(self.master.eval_weights, steps, lambda: self.gate.stopped)
+        return verdict is not None and verdict.confirmed
+
+    def evaluate_newest(self, steps: int) -> bool:
+        return self.judge.evaluate_newest(self.master.vector, steps, lambda: self.interrupted)
+
+    def final_evaluation(self, steps: int) -> Scores | None:
+        return self.judge.final_evaluation(self.master.vector, steps, lambda: self.interrupted)
 
     @property
     def best(self) -> float:
@@ -202,7 +218,7 @@ def test_the_weights_that_are_judged_are_the_masters_of_that_moment_and_stay_unt
 def test_where_a_mean_of_the_weights_is_kept_it_is_what_is_judged_and_best():
     court = Court([9.0], decay=0.75)
     court.optimizer.step(court.master.vector, torch.ones(1), 4.0)  # from 0 to -4
-    court.judge.after_batch(court.master, 100)
+    court.evaluated(100)
     assert court.evaluator.asked[0]["weight"] == court.best == pytest.approx(-1.0)
     assert court.master.vector.item() == pytest.approx(-4.0)
 
@@ -211,7 +227,7 @@ def test_no_two_evaluations_play_the_same_episodes():
     court = Court([9.0], [1.0], [9.0], [9.0], [1.0], target=5.0)
     court.after(100)
     court.after(200)
-    court.judge.last(court.master.vector, 300)
+    court.final_evaluation(300)
     seeds = [each["seeds"] for each in court.evaluator.asked]
     assert len(seeds) == len(set(seeds)) == 5
 
@@ -220,7 +236,7 @@ def test_every_evaluation_is_told_with_its_purpose():
     court = Court([5.0, 7.0], [5.0, 7.0, 9.0], [1.0], target=5.0)
     court.clock.seconds = 2.5
     court.after(100)
-    court.judge.last(court.master.vector, 150)
+    court.final_evaluation(150)
     assert [(row["purpose"], row["steps"], row["mean"]) for row in court.rows] == [
         ("progress", 100, 6.0), ("confirm", 100, 7.0), ("final", 150, 1.0),
     ]  # fmt: skip
@@ -255,16 +271,16 @@ def test_weights_that_a_run_ends_with_have_a_look_of_their_own(found, better):
     court = Court([10.0, 10.0], found)
     court.after(100, weight=1.0)
     court.master.vector.fill_(7.0)
-    assert court.judge.look_again(court.master.vector, 170) == better
+    assert court.evaluate_newest(170) == better
     assert (court.best, court.judge.best_steps) == ((7.0, 170) if better else (1.0, 100))
     assert court.evaluator.asked[-1]["episodes"] == 4
 
 
 def test_what_has_just_been_judged_and_what_nobody_judges_has_none():
     court = Court([10.0, 10.0])
-    assert not court.judge.look_again(court.master.vector, 50)
+    assert not court.evaluate_newest(50)
     court.after(100)
-    assert not court.judge.look_again(court.master.vector, 100)
+    assert not court.evaluate_newest(100)
     assert len(court.evaluator.asked) == 1
 
 
@@ -272,7 +288,7 @@ def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
     court = Court([10.0], [2.0], [6.0])
     court.after(100, weight=1.0)
     court.after(200, weight=2.0)
-    scores = court.judge.last(court.master.vector, 200)
+    scores = court.final_evaluation(200)
     assert scores.mean == 6.0
     assert (court.evaluator.asked[-1]["weight"], court.evaluator.asked[-1]["episodes"]) == (1.0, 9)
 
@@ -382,6 +398,6 @@ def test_the_last_verdict_hears_of_an_interruption_only():
     """The run has been stopped by then; Ctrl-C is another matter."""
     court = Court([3.0], [3.0])
     court.gate.stop()
-    assert court.judge.last(court.master.vector, 1).mean == 3.0
+    assert court.final_evaluation(1).mean == 3.0
     court.interrupted = True
-    assert court.judge.last(court.master.vector, 1) is None
+    assert court.final_evaluation(1) is None

@@ -1,15 +1,17 @@
-"""The judge: evaluates while training goes on, keeps the best weights, and says when the target is met."""
+"""The judge: evaluates while training goes on, keeps the best weights, and says when the target is reached."""
 
 import copy
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from troupe.config import Evaluation, Stop
+from troupe.config import Stop, TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
@@ -18,119 +20,150 @@ from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import GivenUp, WatchedEvaluator
 from troupe.runs.store.metrics import Row
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.learning.weights import HogwildMaster, Master
-from troupe.runtime.progress import Clock
+from troupe.runtime.progress import Clock, Progress
 
 _PURPOSES = ("progress", "confirm", "final")
 _SHARE = 9  # evaluations wait until there was this many times as much training as evaluation,
 _PROMISING_SHARE = 2  # or only as the last one took, where training promises success
 _FREE_SECONDS = 2.0  # of evaluations, before they wait for training: a run may be over by then
-_LEAST_FINAL_SECONDS = 5.0  # for each evaluation after the run, where it had a limit on time
+_LEAST_FINAL_SECONDS = 5.0  # for the evaluations after the run, where it had a limit on time
+
+Condition = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an evaluation found out about the weights of step `steps`."""
+
+    scores: Scores
+    steps: int
+    improved: bool  # they are the best so far
+    confirmed: bool  # the target, in fresh episodes
+    best_weights: Tensor
+    best_steps: int
 
 
 def target_of(config: Stop, source: EnvironmentSource) -> float | None:
-    """The return at which the run has solved its environment; None where there is none."""
+    """The mean return at which the run is solved; None where there is none."""
     if config.target == "auto":
         return source.reward_threshold
     return None if config.target == "none" else float(config.target)
 
 
+@contextmanager
+def standstill(
+    clock: Clock, gate: Gate, lent: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[None]:
+    """Actors, learners and the training clock pause inside. `lent` is entered first: where an evaluation has no
+    environments of its own, an actor lends its own."""
+    clock.stop()
+    try:
+        with lent(), gate.paused():
+            yield
+    finally:
+        if not gate.stopped:
+            clock.start()
+
+
 class Judge:
-    """Plays the policy in environments of its own; actors, learners and the clock stand still meanwhile.
+    """Evaluates the policy in environments of its own.
 
     The best weights are those with the highest mean less two standard errors. The target counts as
     reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
-    where an evaluation lets expect that. `heed` hears each verdict while everything stands still.
+    where an evaluation lets expect that.
 
-    Evaluations have a tenth of the time; where as many training episodes (`recent` gives their returns) would confirm
-    the target, they have a third, so that a run that has succeeded ends. Where the run has a limit on time
-    (`limit_seconds`, 0 is none), one that would exceed these shares of it is given up. `exact` evaluates every so
-    many steps whatever it costs. `lent` is entered around each evaluation while training, where the evaluator's
-    environments are an actor's.
+    Evaluations have a tenth of the time; where as many training episodes would confirm the target, they have a third,
+    so that a run that has succeeded ends. Where the run has a limit on time, one that would exceed these shares of it
+    is given up. A serial run evaluates every so many steps whatever it costs. `log` takes a row for each evaluation.
     """
 
     def __init__(
         self,
-        config: Evaluation,
+        config: TrainConfig,
         target: float | None,
         network: ActorCritic,
         evaluator: WatchedEvaluator,
         seeds: np.random.SeedSequence,
-        gate: Gate,
         clock: Clock,
-        tell: Callable[[Row], None],
-        interrupted: Callable[[], bool],
-        heed: Callable[[Scores, int, Tensor], None] | None = None,
-        recent: Callable[[], Sequence[float]] = tuple,
-        *,
-        limit_seconds: float = 0.0,
-        exact: bool = False,
-        lent: Callable[[], AbstractContextManager[None]] = nullcontext,
+        progress: Progress,
+        log: Callable[[Row], None],
     ):
-        self._config, self._target = config, target
+        self._config, self._target, self._limit_seconds = config.evaluation, target, config.stop.seconds
+        self._exact = config.traits.serial
         self._network = copy.deepcopy(network).cpu()
         self._weights = FlatWeights(self._network)
         self._evaluator, self._seeds = evaluator, seeds
-        self._gate, self._clock, self._tell = gate, clock, tell
-        self._interrupted, self._heed, self._recent = interrupted, heed, recent
-        self._next_steps, self._next_seconds = config.every_steps, config.every_seconds
-        self._limit_seconds, self._exact, self._lent = limit_seconds, exact, lent
+        self._clock, self._progress, self._log = clock, progress, log
+        self._next_steps, self._next_seconds = self._config.every_steps, self._config.every_seconds
         self._promising_from = 0.0  # the clock's time
         self._best = self._weights.vector.clone()
-        self.best_score: float | None = None  # nothing has been judged yet
+        self.best_score: float | None = None  # before the first evaluation
         self.best_steps = 0
         self._spent = 0.0  # seconds of all evaluations
-        self._judged = -1  # the step of the last one
+        self._evaluated = -1  # the step of the last one
 
-    def after_batch(self, master: Master | HogwildMaster, steps: int) -> bool:
-        """Evaluates when it is time to; true once the target has been confirmed."""
-        if not self._due(steps):
+    def is_due(self, steps: int) -> bool:
+        """Whether it is time for an evaluation."""
+        config, seconds = self._config, self._clock.seconds
+        by_steps = bool(config.every_steps) and steps >= self._next_steps
+        if by_steps and self._exact:
+            return True
+        if not by_steps and not (config.every_seconds and seconds >= self._next_seconds):
             return False
+        if seconds >= _SHARE * (self._spent - _FREE_SECONDS):
+            return True
+        return seconds >= self._promising_from and self._is_promising()
+
+    def evaluate(self, weights: Tensor, steps: int, stopped: Condition) -> Verdict | None:
+        """Evaluates `weights`, while everything stands still.
+
+        None where the run was `stopped` first, and then the evaluation is still due; or where it was given up.
+        """
         began = time.perf_counter()
-        self._clock.stop()
         try:
-            with self._lent(), self._gate.paused():
-                confirmed = self._judge(master, steps, began)
+            verdict = self._verdict(weights, steps, stopped, began)
         except GivenUp:
-            confirmed = False
-        finally:
-            if not self._gate.stopped:
-                self._clock.start()
-        if confirmed is None:
-            return False
+            verdict = None
+        else:
+            if verdict is None:
+                return None
         spent = time.perf_counter() - began
         self._spent += spent
         self._next_steps = steps + self._config.every_steps
         self._next_seconds = self._clock.seconds + self._config.every_seconds
         self._promising_from = self._clock.seconds + _PROMISING_SHARE * spent
-        return confirmed
+        return verdict
 
     def best(self, newest: Tensor) -> dict[str, Tensor]:
-        """The best weights by name; `newest` where nothing has been judged."""
+        """The best weights by name; `newest` before the first evaluation."""
         vector = newest if self.best_score is None else self._best
         return {name: part.cpu().clone() for name, part in self._weights.named(vector).items()}
 
-    def look_again(self, newest: Tensor, steps: int) -> bool:
-        """Whether the weights that a run ends with, which nobody may have looked at for long, are the best."""
-        if self.best_score is None or self._judged == steps:
+    def final_seconds(self) -> float:
+        """How long the evaluations after the run may take together: a ninth of the limit on time, or 5 s."""
+        return max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS) if self._limit_seconds else math.inf
+
+    def evaluate_newest(self, newest: Tensor, steps: int, interrupted: Condition, seconds: float = math.inf) -> bool:
+        """Whether the weights that a run ends with, which may not have been evaluated for long, are the best."""
+        if self.best_score is None or self._evaluated == steps:
             return False
         self._weights.vector.copy_(newest)
-        over = self._final_deadline()
-        stopped = lambda: self._interrupted() or over()  # noqa: E731
+        over = _timer(seconds)
         scores = None
         with suppress(GivenUp):
-            scores = self._evaluate("progress", self._config.episodes, steps, stopped)
-        return scores is not None and self._prefer(scores, steps)
+            scores = self._play("progress", self._config.episodes, steps, lambda: interrupted() or over())
+        return scores is not None and self._keep_best(scores, steps)
 
-    def last(self, newest: Tensor, steps: int) -> Scores | None:
-        """The verdict on the best weights, in fresh episodes: the choice among many cannot flatter it.
+    def final_evaluation(
+        self, newest: Tensor, steps: int, interrupted: Condition, seconds: float = math.inf
+    ) -> Scores | None:
+        """Evaluates the best weights in fresh episodes, as having been chosen among many flatters their score.
 
-        Where the run has a limit on time, the episodes that could be played in a tenth of it, or 5 s.
+        What could be played in `seconds` counts; None where the evaluation was interrupted or given up.
         """
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
         with suppress(GivenUp):
-            episodes = self._config.final_episodes
-            return self._evaluate("final", episodes, steps, self._interrupted, self._final_deadline())
+            return self._play("final", self._config.final_episodes, steps, interrupted, _timer(seconds))
         return None
 
     def state(self) -> dict[str, Any]:
@@ -144,7 +177,7 @@ class Judge:
         }
 
     def restore(self, best: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Takes up where a checkpoint left off."""
+        """Continues from a checkpoint."""
         self._network.load_state_dict(dict(best))
         self._best.copy_(self._weights.vector)
         self.best_score, self.best_steps = state["best_score"], state["best_steps"]
@@ -152,83 +185,52 @@ class Judge:
         self._next_seconds = state.get("next_seconds", self._next_seconds)
         self._spent = state.get("evaluation_seconds", 0.0)
 
-    def _due(self, steps: int) -> bool:
-        config, seconds = self._config, self._clock.seconds
-        by_steps = bool(config.every_steps) and steps >= self._next_steps
-        if by_steps and self._exact:
-            return True
-        if not by_steps and not (config.every_seconds and seconds >= self._next_seconds):
-            return False
-        if seconds >= _SHARE * (self._spent - _FREE_SECONDS):
-            return True
-        return seconds >= self._promising_from and self._is_promising()
-
     def _is_promising(self) -> bool:
-        returns = np.array(self._recent()[-self._config.final_episodes :])
-        if self._target is None or len(returns) < self._config.final_episodes:
+        if self._target is None:
             return False
-        return Score.of(returns).lower >= self._target
+        returns = np.array(self._progress.recent_returns()[-self._config.final_episodes :])
+        return len(returns) == self._config.final_episodes and Score.of(returns).lower >= self._target
 
-    def _judge(self, master: Master | HogwildMaster, steps: int, began: float) -> bool | None:
-        """Whether the target has been confirmed; None where a stop came first, and then nothing is decided.
+    def _verdict(self, weights: Tensor, steps: int, stopped: Condition, began: float) -> Verdict | None:
+        """None where a stop came first. Raises GivenUp where an evaluation takes too long."""
 
-        Raises GivenUp where an evaluation takes too long."""
+        def play(purpose: str, episodes: int, share: float) -> Scores | None:
+            latest = began - self._spent + self._limit_seconds / share + _FREE_SECONDS
 
-        def stopped_with(share: float) -> Callable[[], bool]:
-            if not self._limit_seconds:
-                return lambda: self._gate.stopped
-            most = began - self._spent + self._limit_seconds / share + _FREE_SECONDS
-            return lambda: self._gate.stopped or time.perf_counter() > most
+            def ended() -> bool:
+                return stopped() or (self._limit_seconds > 0 and time.perf_counter() > latest)
 
-        self._weights.vector.copy_(master.eval_weights)
-        stopped = stopped_with(_PROMISING_SHARE if self._is_promising() else _SHARE)
-        scores = self._evaluate("progress", self._config.episodes, steps, stopped)
+            scores = self._play(purpose, episodes, steps, ended)
+            if scores is None and self._limit_seconds and not stopped():
+                raise GivenUp
+            return scores
+
+        self._weights.vector.copy_(weights)
+        share = _PROMISING_SHARE if self._is_promising() else _SHARE
+        scores, confirmed = play("progress", self._config.episodes, share), False
         if scores is None:
-            self._check_time()
             return None
-        confirmed = False
         if self._target is not None and scores.lower_of(self._config.final_episodes) >= self._target:
-            stopped = stopped_with(_PROMISING_SHARE)
-            verdict = self._evaluate("confirm", self._config.final_episodes, steps, stopped)
-            if verdict is None:
-                self._check_time()
+            scores = play("confirm", self._config.final_episodes, _PROMISING_SHARE)
+            if scores is None:
                 return None
-            scores, confirmed = verdict, verdict.lower >= self._target
-        self._judged = steps
-        self._prefer(scores, steps, whatever=confirmed)
-        if self._heed:
-            self._heed(scores, steps, self._best)
-        return confirmed
+            confirmed = scores.lower >= self._target
+        self._evaluated = steps
+        improved = self._keep_best(scores, steps, whatever=confirmed)
+        return Verdict(scores, steps, improved, confirmed, self._best, self.best_steps)
 
-    def _check_time(self) -> None:
-        """Of an evaluation that came to nothing: it was the limit on time, where nobody has stopped the run."""
-        if self._limit_seconds and not self._gate.stopped:
-            raise GivenUp
-
-    def _prefer(self, scores: Scores, steps: int, *, whatever: bool = False) -> bool:
-        """Whether the weights just judged are the best so far, and kept."""
+    def _keep_best(self, scores: Scores, steps: int, *, whatever: bool = False) -> bool:
+        """Keeps the weights just evaluated if they are the best so far; says whether they are."""
         better = whatever or self.best_score is None or scores.lower >= self.best_score
         if better:
             self._best.copy_(self._weights.vector)
             self.best_score, self.best_steps = scores.lower, steps
         return better
 
-    def _final_deadline(self) -> Callable[[], bool]:
-        """Whether an evaluation that begins now, after the run's end, has had its time."""
-        if not self._limit_seconds:
-            return lambda: False
-        end = time.monotonic() + max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS)
-        return lambda: time.monotonic() > end
-
-    def _evaluate(
-        self,
-        purpose: str,
-        episodes: int,
-        steps: int,
-        stopped: Callable[[], bool],
-        out_of_time: Callable[[], bool] = lambda: False,
+    def _play(
+        self, purpose: str, episodes: int, steps: int, stopped: Condition, out_of_time: Condition = lambda: False
     ) -> Scores | None:
-        # Of purpose and step, not of how often it has been judged: the same again after a stop.
+        # Of purpose and step, not of how often it has been evaluated: the same again after a stop.
         key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
         seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
         scores = self._evaluator.run(
@@ -250,5 +252,11 @@ class Judge:
                 "max": float(scores.returns.max()),
                 "mean_length": float(scores.lengths.mean()),
             }
-            self._tell(row)
+            self._log(row)
         return scores
+
+
+def _timer(seconds: float) -> Condition:
+    """Whether that many seconds have passed since now."""
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() > end

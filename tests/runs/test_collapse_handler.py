@@ -1,4 +1,4 @@
-"""What a run does about a collapse, from a step size that is too large to the answer."""
+"""What a run does about a collapse, from a learning rate that is too large to the answer."""
 
 import json
 import os
@@ -43,7 +43,7 @@ class Ridge(torch.nn.Module):
     """One weight: the good arm is preferred between 0 and 1.56, and beyond never played again.
 
     It begins at 0, with either arm as likely. The first gradient leads upwards, and once the good arm is
-    certain there is none any more. But Adam coasts: with a step size of 0.5 it goes on to 0.5, 0.84, 1.09,
+    certain there is none any more. But Adam coasts: with a learning rate of 0.5 it goes on to 0.5, 0.84, 1.09,
     1.30, 1.48 and 1.64 (m and v by hand), over the edge, where the bad arm is just as certain and nothing
     leads back. The steep sides make of that a matter of arithmetic and not of luck.
     """
@@ -96,7 +96,7 @@ def test_a_run_with_too_large_a_step_size_collapses_and_says_so(tmp_path, caplog
     assert set(seen[5:]) == {0.0}
     assert [record.message for record in caplog.records] == [
         "collapse at step 536: the evaluation return is 0.00 where it was 5.00 (the run began at 3.12), and the last 3 "
-        "evaluations say so; the weights of step 336 are kept (--on-collapse rollback goes on from there)"
+        "evaluations say so; the weights of step 336 are kept (--on-collapse rollback returns to them)"
     ]
     (row,) = rows(run.path, "collapse")
     assert (row["steps"], row["mean"], row["answer"], row["best_steps"]) == (536, 0.0, "report", 336)
@@ -111,7 +111,7 @@ def test_with_rollback_it_goes_on_from_the_best_weights_and_keeps_its_level(tmp_
     assert set(seen[8:]) == {5.0}
     assert len(seen) > 15
     (said,) = (record.message for record in caplog.records)
-    assert said.endswith("back to the weights of step 336, with 0.5 of the step size from here on")
+    assert said.endswith("back to the weights of step 336, with 0.5 of the learning rate from here on")
     (row,) = rows(run.path, "collapse")
     assert (row["answer"], row["step_factor"]) == ("rollback", 0.5)
     assert (summary(run.path)["collapses"], summary(run.path)["rollbacks"]) == (1, 1)
@@ -208,16 +208,16 @@ def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, whole, monkeyp
 
 
 def test_a_run_of_before_there_was_such_a_thing_can_be_gone_on_with(tmp_path, monkeypatch):
-    from troupe.session import Session
+    from troupe.run_state import RunState
 
-    taken = Session._checkpoint
+    taken = RunState._checkpoint
 
     def without(self):
         saved = taken(self)
         saved.state.pop("rescue")
         return saved
 
-    monkeypatch.setattr(Session, "_checkpoint", without)
+    monkeypatch.setattr(RunState, "_checkpoint", without)
     place = climb(tmp_path / "run", steps=100).path
     monkeypatch.undo()
     assert troupe.resume(place, steps=200, env=TwoArms, network=Ridge()).steps >= 200
