@@ -13,7 +13,7 @@ from troupe.cli import run
 from troupe.config import UsageError
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_placement.py"
-SHORT = ["--steps", "2000", "--actors", "2", "--target", "none", "--evaluation.final_episodes", "5", "--run-dir", "run"]
+SHORT = ["--steps", "500", "--actors", "2", "--target", "none", "--evaluation.final_episodes", "5", "--run-dir", "run"]
 
 
 @pytest.fixture(autouse=True)
@@ -29,8 +29,8 @@ def test_a_placement_of_a_file_trains_and_is_resumed(folder, preset, capsys):
     assert run(["train", "CartPole-v1", "--preset", preset, *named, *SHORT]) == 0
     assert "environments in placement " in capsys.readouterr().out
     assert tomllib.loads(Path("run/config.toml").read_text())["actor"]["place"] == f"{folder / EXAMPLE.name}:in_threads"
-    assert run(["resume", "run", "--steps", "9000"]) == 0
-    assert json.loads(Path("run/summary.json").read_text())["steps"] >= 9000
+    assert run(["resume", "run", "--steps", "1500"]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["steps"] >= 1500
 
 
 def test_a_registered_placement_gets_the_plans_and_is_named(tmp_path):

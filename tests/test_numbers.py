@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import troupe
+from helpers import slow
 from troupe import cli
 from troupe.config import TroupeError
 
@@ -124,7 +125,7 @@ def values(run: Path, shown: np.ndarray) -> list[float]:
     return [agent.distribution(each)[1] for each in shown]
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+@pytest.mark.parametrize("dtype", [np.float64, slow(np.int64)])
 def test_an_exported_file_reads_them_as_exactly(dtype, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
