@@ -80,8 +80,9 @@ def run_series(jobs: Sequence[Job], train_one: Callable[[Job], Run]) -> Series:
 def _draw(series: Series, picture: Path) -> None:
     """Draws the runs in which an episode ended, and prints where, or why not."""
     drawn = {job: run.path for job, run in series.done.items() if len(run.curve.steps)}
-    for job in series.done.keys() - drawn.keys():
-        print(f"troupe: {job.label}: not in the picture: no episode ended", file=sys.stderr)
+    for job in series.done:
+        if job not in drawn:
+            print(f"troupe: {job.label}: not in the picture: no episode ended", file=sys.stderr)
     if not drawn:
         return
     try:
