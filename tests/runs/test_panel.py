@@ -1,4 +1,4 @@
-"""The picture beside which the agent's thoughts are: what is drawn is what was thought."""
+"""The image beside which the agent's thoughts are: what is drawn is what was thought."""
 
 from dataclasses import replace
 
@@ -6,58 +6,58 @@ import numpy as np
 import pytest
 
 from troupe.runs.show.panel import CHOSEN, OTHER, VALUE, Panel
-from troupe.runs.show.play import History, Moment, Number, Thought
+from troupe.runs.show.play import ActionComponent, Decision, PlayState, ValueHistory
 from troupe.text import format_score, format_value
 
 
-def moment(shares=(0.25, 0.75), values=(1.0,), chosen=0, step=12, total=12.0) -> Moment:
-    history = History()
+def state(shares=(0.25, 0.75), values=(1.0,), chosen=0, step=12, total=12.0) -> PlayState:
+    history = ValueHistory()
     for number, value in enumerate(values):
         history.add(number / 50, value)
     probabilities = None if shares is None else np.array(shares)
-    return Moment(0, 3, step, len(values) / 50, total, Thought(probabilities, values[-1], chosen), history, False)
+    return PlayState(0, 3, step, len(values) / 50, total, Decision(probabilities, values[-1], chosen), history, False)
 
 
-def of_colour(picture: np.ndarray, colour: str) -> np.ndarray:
-    return (picture == tuple(bytes.fromhex(colour[1:]))).all(axis=2)
+def of_colour(image: np.ndarray, colour: str) -> np.ndarray:
+    return (image == tuple(bytes.fromhex(colour[1:]))).all(axis=2)
 
 
 BLACK = np.zeros((400, 600, 3), np.uint8)
 
 
-def bar_lengths(picture: np.ndarray, colour: str) -> list[int]:
+def bar_lengths(image: np.ndarray, colour: str) -> list[int]:
     """Of every bar of this colour, from the top."""
-    lengths = of_colour(picture[:, 640:], colour).sum(axis=1)
+    lengths = of_colour(image[:, 640:], colour).sum(axis=1)
     starts = np.flatnonzero((lengths[1:] > 0) & (lengths[:-1] == 0)) + 1
     return [int(lengths[start + 2]) for start in starts]
 
 
 def test_bars_are_as_long_as_the_probabilities():
-    picture = Panel("World", ["left", "right", "up", "down"]).compose(BLACK, moment([0.1, 0.2, 0.3, 0.4], chosen=3))
-    lengths = bar_lengths(picture, OTHER) + bar_lengths(picture, CHOSEN)
+    image = Panel("World", ["left", "right", "up", "down"]).compose(BLACK, state([0.1, 0.2, 0.3, 0.4], chosen=3))
+    lengths = bar_lengths(image, OTHER) + bar_lengths(image, CHOSEN)
     assert len(lengths) == 4
     assert np.array(lengths) / sum(lengths) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.01)
 
 
 @pytest.mark.parametrize("chosen", [0, 1, 2])
 def test_the_chosen_action_has_another_colour_and_a_mark_before_its_name(chosen):
-    picture = Panel("World").compose(BLACK, moment([0.3, 0.3, 0.4], chosen=chosen))
-    lines = np.flatnonzero(of_colour(picture[:, 600:700], CHOSEN).any(axis=1))
-    first = np.flatnonzero(of_colour(picture[:, 600:], CHOSEN).any(axis=0))[0]
-    others = np.flatnonzero(of_colour(picture[:, 600:], OTHER).any(axis=1))
+    image = Panel("World").compose(BLACK, state([0.3, 0.3, 0.4], chosen=chosen))
+    lines = np.flatnonzero(of_colour(image[:, 600:700], CHOSEN).any(axis=1))
+    first = np.flatnonzero(of_colour(image[:, 600:], CHOSEN).any(axis=0))[0]
+    others = np.flatnonzero(of_colour(image[:, 600:], OTHER).any(axis=1))
     assert first < 40  # left of the names
-    assert len(bar_lengths(picture, OTHER)) == 2
+    assert len(bar_lengths(image, OTHER)) == 2
     assert (others < lines.min()).any() == (chosen > 0)
     assert (others > lines.max()).any() == (chosen < 2)
 
 
 def test_nothing_is_marked_where_nothing_was_chosen():
-    assert not of_colour(Panel("World").compose(BLACK, moment(chosen=None)), CHOSEN).any()
+    assert not of_colour(Panel("World").compose(BLACK, state(chosen=None)), CHOSEN).any()
 
 
 def test_the_value_is_drawn_from_left_to_right():
-    picture = Panel("World").compose(BLACK, moment(values=np.linspace(-1.0, 1.0, 501), shares=None))
-    chart = of_colour(picture, VALUE)
+    image = Panel("World").compose(BLACK, state(values=np.linspace(-1.0, 1.0, 501), shares=None))
+    chart = of_colour(image, VALUE)
     chart[:126] = False  # the number above it
     columns = np.flatnonzero(chart.any(axis=0))
     heights = [np.flatnonzero(chart[:, column]).mean() for column in columns]
@@ -67,38 +67,38 @@ def test_the_value_is_drawn_from_left_to_right():
 
 
 def test_a_fast_swing_of_the_value_is_a_band_with_its_mean_in_it():
-    picture = Panel("World").compose(BLACK, moment(values=[0.0, 1.0] * 250, shares=None))
-    solid = of_colour(picture, VALUE)[126:]
+    image = Panel("World").compose(BLACK, state(values=[0.0, 1.0] * 250, shares=None))
+    solid = of_colour(image, VALUE)[126:]
     assert solid.any(axis=0).sum() > 200
     assert np.median(solid.sum(axis=0)[solid.any(axis=0)]) < 20  # of some 150
 
 
 def test_the_numbers_of_an_action_are_bars_from_the_middle_of_their_bounds():
-    numbers = [Number(3.0, 1.0), Number(0.1, 0.5), Number(-1.0, 0.25)]
-    shown = moment(shares=None, chosen=None)
-    shown = replace(shown, thought=shown.thought._replace(numbers=numbers))
-    picture = Panel("World", ["gas", "steer", "lift"]).compose(BLACK, shown)
-    right, left = bar_lengths(picture, CHOSEN)
+    numbers = [ActionComponent(3.0, 1.0), ActionComponent(0.1, 0.5), ActionComponent(-1.0, 0.25)]
+    shown = state(shares=None, chosen=None)
+    shown = replace(shown, decision=shown.decision._replace(components=numbers))
+    image = Panel("World", ["gas", "steer", "lift"]).compose(BLACK, shown)
+    right, left = bar_lengths(image, CHOSEN)
     assert left / right == pytest.approx(0.5, abs=0.02)
-    columns = [np.flatnonzero(row) for row in of_colour(picture, CHOSEN) if row.any()]
+    columns = [np.flatnonzero(row) for row in of_colour(image, CHOSEN) if row.any()]
     assert abs(columns[0].min() - columns[-1].max()) <= 2  # they meet in the middle
-    many = replace(shown, thought=shown.thought._replace(numbers=[Number(1.0, 1.0)] * 1000))
+    many = replace(shown, decision=shown.decision._replace(components=[ActionComponent(1.0, 1.0)] * 1000))
     assert not of_colour(Panel("World").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
 
 
 def test_without_probabilities_there_are_no_bars():
-    picture = Panel("World").compose(BLACK, moment(shares=None, chosen=None))
-    assert not of_colour(picture, OTHER).any()
-    assert of_colour(picture, VALUE).any()
+    image = Panel("World").compose(BLACK, state(shares=None, chosen=None))
+    assert not of_colour(image, OTHER).any()
+    assert of_colour(image, VALUE).any()
 
 
 @pytest.mark.parametrize("actions", [1, 2, 6, 18, 40, 1000])
 @pytest.mark.parametrize("size", [(210, 160), (3, 5), (401, 1001), (10, 3000)])
 def test_any_picture_and_any_number_of_actions_give_even_sizes_that_stay(actions, size):
     panel = Panel("A world with a name that is far too long for it", ["upright and fire"] * actions, 12 / 7)
-    small = moment(np.full(actions, 1 / actions), chosen=actions - 1)
-    large = moment(np.eye(actions)[0], values=[0.0, -1e9, np.nan], step=123_456_789, total=-1e12)
-    one, other = (panel.compose(np.full((*size, 3), 90, np.uint8), moment) for moment in (small, large))
+    small = state(np.full(actions, 1 / actions), chosen=actions - 1)
+    large = state(np.eye(actions)[0], values=[0.0, -1e9, np.nan], step=123_456_789, total=-1e12)
+    one, other = (panel.compose(np.full((*size, 3), 90, np.uint8), state) for state in (small, large))
     assert one.shape == other.shape
     assert one.shape[0] % 2 == one.shape[1] % 2 == 0
     assert one.shape[0] >= 400
@@ -106,9 +106,9 @@ def test_any_picture_and_any_number_of_actions_give_even_sizes_that_stay(actions
 
 def test_an_ataris_picture_is_enlarged_by_whole_numbers_to_about_four_to_three():
     game = np.random.default_rng(0).integers(0, 255, (210, 160, 3), np.uint8)
-    picture = Panel("Pong", pixel_aspect=12 / 7).compose(game, moment())
-    assert picture.shape == (630, 1120, 3)
-    assert (picture[:, :800] == game.repeat(3, axis=0).repeat(5, axis=1)).all()
+    image = Panel("Pong", pixel_aspect=12 / 7).compose(game, state())
+    assert image.shape == (630, 1120, 3)
+    assert (image[:, :800] == game.repeat(3, axis=0).repeat(5, axis=1)).all()
 
 
 @pytest.mark.parametrize(

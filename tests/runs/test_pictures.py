@@ -8,7 +8,7 @@ import pytest
 
 from troupe import cli
 from troupe.config import UsageError
-from troupe.runs.show.frames import Pictures
+from troupe.runs.show.frames import FrameConverter
 
 RAMP = np.linspace(0.0, 1.0, 12).reshape(2, 2, 3)
 BYTES = np.round(255 * RAMP)
@@ -34,19 +34,19 @@ BYTES = np.round(255 * RAMP)
     ],
 )
 def test_every_kind_of_numbers_becomes_bytes(frame: Any, expected: np.ndarray) -> None:
-    picture = Pictures("World")(frame)
+    picture = FrameConverter("World")(frame)
     assert picture.dtype == np.uint8
     assert picture == pytest.approx(expected, abs=1)
 
 
 def test_a_dark_frame_among_frames_to_255_stays_dark() -> None:
-    pictures = Pictures("World")
+    pictures = FrameConverter("World")
     pictures(BYTES)
     assert pictures(np.ones((2, 2, 3))).max() == 1
 
 
 def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportions() -> None:
-    pictures = Pictures("World")
+    pictures = FrameConverter("World")
     pictures(np.zeros((20, 40, 3), np.uint8))
     wide = pictures(np.full((20, 80, 3), 200, np.uint8))
     high = pictures(np.full((80, 80, 3), 200, np.uint8))
@@ -58,7 +58,7 @@ def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportion
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (None, "gave no picture but None"),
+        (None, "returned no image but None"),
         ([np.zeros((4, 4, 3))] * 5, "a list of 5"),
         ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], "a list of 2"),
         ([], "a list of 0"),
@@ -70,7 +70,7 @@ def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportion
 )
 def test_what_is_no_picture_is_named_in_a_line(frame: Any, words: str) -> None:
     with pytest.raises(UsageError) as error:
-        Pictures("World")(frame)
+        FrameConverter("World")(frame)
     assert words in str(error.value)
     assert str(error.value).endswith("expected is an array of height x width x 3")
     assert "\n" not in str(error.value)
@@ -124,5 +124,5 @@ def test_a_film_of_frames_from_0_to_1_that_grow(
     Path("world.py").write_text(WORLD.replace("return np.full((40 + 10 * self.steps, 60, 3), 0.8)", "return [1, 2]"))
     capsys.readouterr()
     assert cli.run(["watch", "run", "--video", "other.mp4"]) == 2
-    assert "its render() gave no picture but a list of 2; expected is an array" in capsys.readouterr().err
+    assert "its render() returned no image but a list of 2; expected is an array" in capsys.readouterr().err
     assert not Path("other.mp4").exists()

@@ -1,4 +1,4 @@
-"""Playing to be shown: which pictures, of which moments, when; in small worlds and in Pong."""
+"""Playing to be shown: which pictures, of which states, when; in small worlds and in Pong."""
 
 import math
 from types import SimpleNamespace
@@ -11,13 +11,13 @@ import pytest
 from troupe.agent import Agent
 from troupe.config import Network, TroupeError, UsageError
 from troupe.networks.actor_critic import build
-from troupe.runs.show import play
+from troupe.runs.show import play, rendering
 
 
 class Repeating(gym.Wrapper[Any, Any, Any, Any]):
     """Takes every action `times` times; starts with a few frames of its own."""
 
-    def __init__(self, env: play.Env, times: int):
+    def __init__(self, env: rendering.Env, times: int):
         super().__init__(env)
         self.times = times
 
@@ -37,26 +37,26 @@ class Repeating(gym.Wrapper[Any, Any, Any, Any]):
         return observation, total, terminated, truncated, info
 
 
-def shots(agent: Any, env: play.Env, fastest: float, **arguments: Any) -> list[tuple[play.Shot, np.ndarray]]:
-    stage = play.Stage(env, fastest)
-    return [(shot, shot.picture()) for shot in play.play(agent, stage, 1, 0, **arguments)]
+def frames_of(agent: Any, env: rendering.Env, fastest: float, **arguments: Any) -> list[tuple[play.Frame, np.ndarray]]:
+    rendered = rendering.RenderedEnv(env, fastest)
+    return [(frame, frame.render()) for frame in play.play(agent, rendered, 1, 0, **arguments)]
 
 
 def test_every_moment_has_what_the_agent_thought_and_chose(countdown, decided):
-    seen = shots(decided(), countdown("rgb_array"), 60)
-    moments = [shot.moment for shot, _ in seen]
-    assert [moment.step for moment in moments] == [0, 1, 2, 3, 4, 5]
-    assert [moment.total for moment in moments] == [0, 1, 2, 3, 4, 5]
-    assert [moment.thought.chosen for moment in moments] == [1, 1, 1, 1, 1, None]
-    assert [shot.seconds for shot, _ in seen] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
-    assert moments[-1].ended
-    assert moments[-1].history.points[-1] == pytest.approx((0.1, 12.5))
+    seen = frames_of(decided(), countdown("rgb_array"), 60)
+    states = [frame.state for frame, _ in seen]
+    assert [state.step for state in states] == [0, 1, 2, 3, 4, 5]
+    assert [state.episode_return for state in states] == [0, 1, 2, 3, 4, 5]
+    assert [state.decision.chosen for state in states] == [1, 1, 1, 1, 1, None]
+    assert [frame.seconds for frame, _ in seen] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08, 0.1])
+    assert states[-1].ended
+    assert states[-1].history.points[-1] == pytest.approx((0.1, 12.5))
 
 
 def test_a_chosen_action_is_counted_from_the_spaces_first(countdown, decided):
     env = countdown("rgb_array")
     env.action_space = gym.spaces.Discrete(3, start=1)
-    assert shots(decided(), env, 60)[0][0].moment.thought.chosen == 0
+    assert frames_of(decided(), env, 60)[0][0].state.decision.chosen == 0
 
 
 def test_actions_that_cannot_be_counted_have_no_probabilities(countdown):
@@ -69,7 +69,7 @@ def test_actions_that_cannot_be_counted_have_no_probabilities(countdown):
 
     env = countdown("rgb_array")
     env.action_space = gym.spaces.MultiDiscrete([2, 2], start=[1, 0])
-    assert shots(Steering(), env, 60)[0][0].moment.thought == (None, 1.0, None, [])
+    assert frames_of(Steering(), env, 60)[0][0].state.decision == (None, 1.0, None, [])
 
 
 def test_numbers_of_an_action_stand_between_their_bounds_and_those_of_the_last_one_at_the_end(countdown):
@@ -86,8 +86,8 @@ def test_numbers_of_an_action_stand_between_their_bounds_and_those_of_the_last_o
     env = countdown("rgb_array", length=2)
     bounds = np.array([0, -1, -np.inf], np.float32), np.array([4, 1, np.inf], np.float32)
     env.action_space = gym.spaces.Box(*bounds)
-    thoughts = [shot.moment.thought for shot, _ in shots(Steering(), env, 60)]
-    assert [each.numbers for each in thoughts] == [
+    decisions = [frame.state.decision for frame, _ in frames_of(Steering(), env, 60)]
+    assert [each.components for each in decisions] == [
         [(1, 0.25), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)],
     ]  # fmt: skip
 
@@ -117,51 +117,51 @@ def test_an_observation_that_ends_an_episode_and_allows_nothing_is_valued_and_sh
 
     spaces = Barred.observation_space, Barred.action_space
     agent = Agent(build(*spaces, Network(), "observation"), *spaces)
-    moments = [shot.moment for shot, _ in shots(agent, Barred(), 60)]
-    assert [moment.thought.chosen for moment in moments] == [1, 1, 1, None]
-    assert moments[0].thought.probabilities.tolist() == [0, 1]
-    assert moments[-1].thought.probabilities.sum() == pytest.approx(1)
+    states = [frame.state for frame, _ in frames_of(agent, Barred(), 60)]
+    assert [state.decision.chosen for state in states] == [1, 1, 1, None]
+    assert states[0].decision.probabilities.tolist() == [0, 1]
+    assert states[-1].decision.probabilities.sum() == pytest.approx(1)
     with pytest.raises(UsageError, match=r"^action_mask forbids every action$"):
         agent.act({"action_mask": np.zeros(2, np.int8), "left": np.zeros(1)})
 
 
 def test_frames_that_a_wrapper_skips_are_seen_at_the_worlds_speed(countdown, decided):
-    """Ten steps of four frames, of which every second makes a picture; frames before the first step do not count."""
+    """Ten steps of four frames, of which every second makes a image; frames before the first step do not count."""
     env = Repeating(countdown("rgb_array", length=43), 4)
-    seen = shots(decided(), env, 25)
-    assert [round(50 * shot.seconds) for shot, _ in seen] == list(range(0, 41, 2))
-    assert [picture[0, 0, 0] for _, picture in seen] == [min(20 * (3 + frame), 250) for frame in range(0, 41, 2)]
-    assert [shot.moment.step for shot, _ in seen[:5]] == [0, 0, 1, 1, 2]
+    seen = frames_of(decided(), env, 25)
+    assert [round(50 * frame.seconds) for frame, _ in seen] == list(range(0, 41, 2))
+    assert [image[0, 0, 0] for _, image in seen] == [min(20 * (3 + frame), 250) for frame in range(0, 41, 2)]
+    assert [frame.state.step for frame, _ in seen[:5]] == [0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("times", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("fastest", [50, 25, 20, 10])
 def test_pictures_are_evenly_spaced_whatever_is_skipped(countdown, decided, times, fastest):
     env = Repeating(countdown("rgb_array", length=33), times)
-    frames = [round(50 * shot.seconds) for shot, _ in shots(decided(), env, fastest)]
+    frames = [round(50 * frame.seconds) for frame, _ in frames_of(decided(), env, fastest)]
     stride = math.ceil(50 / fastest)
     assert frames == sorted({*range(0, 30, stride), 30})
 
 
 def test_what_blinks_in_an_emulator_is_always_seen_and_what_moves_is_not_doubled(countdown, decided):
     class Blinking(countdown):
-        """An emulator's picture: one thing in every second frame, and one that moves."""
+        """An emulator's image: one thing in every second frame, and one that moves."""
 
         ale, _frameskip = SimpleNamespace(), 1
 
         def render(self) -> Any:
-            picture = np.zeros((4, 80, 3), np.uint8)
-            picture[0, 0] = 200 * (self.step_number % 2 == 0)  # never when a picture is due
-            picture[2, 2 * self.step_number : 2 * self.step_number + 4] = 100
-            return picture
+            image = np.zeros((4, 80, 3), np.uint8)
+            image[0, 0] = 200 * (self.step_number % 2 == 0)  # never when a image is due
+            image[2, 2 * self.step_number : 2 * self.step_number + 4] = 100
+            return image
 
     env = Repeating(Blinking("rgb_array", length=23), 4)
-    seen = shots(decided(), env, 60)
+    seen = frames_of(decided(), env, 60)
     assert len(seen) == 1 + 10  # at 30 pictures/s although 60 were allowed
-    assert [shot.seconds for shot, _ in seen[:3]] == pytest.approx([0, 2 / 60, 4 / 60])
-    for _, picture in seen[1:]:
-        assert (picture[0, 0] == 200).all()
-        assert (picture[2, :, 0] > 0).sum() == 4
+    assert [frame.seconds for frame, _ in seen[:3]] == pytest.approx([0, 2 / 60, 4 / 60])
+    for _, image in seen[1:]:
+        assert (image[0, 0] == 200).all()
+        assert (image[2, :, 0] > 0).sum() == 4
 
 
 def test_pong_has_thirty_pictures_for_a_second_of_the_game(decided):
@@ -173,20 +173,20 @@ def test_pong_has_thirty_pictures_for_a_second_of_the_game(decided):
             assert observation.shape == (84, 84, 4)
             return np.full(6, 1 / 6), 0.0
 
-    stage = play.Stage(find("ALE/Pong-v5").make("rgb_array"), 60)
-    seen = [(shot, shot.picture()) for shot in play.play(Still(), stage, 1, 0, max_steps=60)]
-    stage.env.close()
-    assert stage.pictures_per_second == 30
-    assert stage.actions == ["noop", "fire", "right", "left", "right fire", "left fire"]
-    assert [round(60 * shot.seconds) for shot, _ in seen] == list(range(0, 241, 2))
-    assert seen[-1][0].moment.step == 60
-    assert all(picture.shape == (210, 160, 3) for _, picture in seen)
-    ball = [(picture[34:194] == 236).all(axis=2).any() for _, picture in seen]
+    rendered = rendering.RenderedEnv(find("ALE/Pong-v5").make("rgb_array"), 60)
+    seen = [(frame, frame.render()) for frame in play.play(Still(), rendered, 1, 0, max_steps=60)]
+    rendered.env.close()
+    assert rendered.shown_fps == 30
+    assert rendered.action_names == ["noop", "fire", "right", "left", "right fire", "left fire"]
+    assert [round(60 * frame.seconds) for frame, _ in seen] == list(range(0, 241, 2))
+    assert seen[-1][0].state.step == 60
+    assert all(image.shape == (210, 160, 3) for _, image in seen)
+    ball = [(image[34:194] == 236).all(axis=2).any() for _, image in seen]
     assert sum(ball) > 30
 
 
 def test_values_are_remembered_for_ten_seconds():
-    history = play.History()
+    history = play.ValueHistory()
     for second in range(30):
         history.add(float(second), float(second))
     history.add(30.0, math.nan)
@@ -201,16 +201,16 @@ def test_actions_have_their_emulators_names(words, name, countdown):
         def get_action_meanings(self) -> list[str]:
             return [words]
 
-    actions = play.Stage(Named("rgb_array"), 60).actions
-    assert play.action_name(actions, 0) == name
-    assert play.action_name(actions, 1) == "action 1"
+    actions = rendering.RenderedEnv(Named("rgb_array"), 60).action_names
+    assert rendering.action_name(actions, 0) == name
+    assert rendering.action_name(actions, 1) == "action 1"
 
 
 class TestRealTime:
     def test_shots_come_when_they_are_due(self, countdown, decided, clock):
-        stage = play.Stage(countdown("rgb_array"), 60)
-        times = [(clock.now, show) for _, show in play.in_real_time(play.play(decided(), stage, 2, 0))]
-        second = 0.1 + play.LAST_PICTURE_SECONDS
+        rendered = rendering.RenderedEnv(countdown("rgb_array"), 60)
+        times = [(clock.now, show) for _, show in play.in_real_time(play.play(decided(), rendered, 2, 0))]
+        second = 0.1 + play.LAST_FRAME_SECONDS
         assert [time for time, _ in times] == pytest.approx(
             [start + 0.02 * step for start in (0, second) for step in range(6)]
         )
@@ -224,8 +224,8 @@ class TestRealTime:
                 clock.now += 0.04
                 return super().step(action)
 
-        stage = play.Stage(Slow("rgb_array", length=200), 60)
-        shown = [clock.now for _, show in play.in_real_time(play.play(decided(), stage, 1, 0)) if show]
+        rendered = rendering.RenderedEnv(Slow("rgb_array", length=200), 60)
+        shown = [clock.now for _, show in play.in_real_time(play.play(decided(), rendered, 1, 0)) if show]
         assert len(shown) < 60
         assert max(np.diff(shown)) < 0.35
 
@@ -235,14 +235,14 @@ class TestRealTime:
                 clock.now += 100 * (self.step_number == 2)
                 return super().step(action)
 
-        stage = play.Stage(Pausing("rgb_array", length=200), 60)
-        for _ in play.in_real_time(play.play(decided(), stage, 1, 0)):
+        rendered = rendering.RenderedEnv(Pausing("rgb_array", length=200), 60)
+        for _ in play.in_real_time(play.play(decided(), rendered, 1, 0)):
             pass
-        assert clock.now == pytest.approx(100 + 4 - play.LATE_SECONDS + play.LAST_PICTURE_SECONDS, abs=0.2)
+        assert clock.now == pytest.approx(100 + 4 - play.MAX_DELAY_SECONDS + play.LAST_FRAME_SECONDS, abs=0.2)
 
 
 def blind(countdown: Any) -> Any:
-    def make(mode: str) -> play.Env:
+    def make(mode: str) -> rendering.Env:
         env = countdown()
         env.metadata = {"render_modes": ["ansi"]}
         return env
@@ -251,7 +251,7 @@ def blind(countdown: Any) -> Any:
 
 
 def modeless(countdown: Any) -> Any:
-    def make(mode: str) -> play.Env:
+    def make(mode: str) -> rendering.Env:
         env = countdown()
         env.metadata = {}
         return env
@@ -289,15 +289,15 @@ def broken(countdown: Any) -> Any:
         (blind, r"Countdown cannot be shown: it offers render modes ansi \('rgb_array' is needed\)"),
         (modeless, r"it offers no render modes \('rgb_array' is needed\)"),
         (deaf, "cannot be shown: it takes no render_mode"),
-        (empty, "gave no picture"),
-        (broken, "Broken could not draw a picture: no OpenGL$"),
+        (empty, "returned no image"),
+        (broken, "Broken could not render: no OpenGL$"),
     ],
 )
 def test_an_environment_without_pictures_is_a_plain_line(world, words, countdown, decided):
     def show():
-        with play.opened(world(countdown), 60) as stage:
-            for shot in play.play(decided(), stage, 1, 0):
-                shot.picture()
+        with rendering.open_rendered(world(countdown), 60) as rendered:
+            for frame in play.play(decided(), rendered, 1, 0):
+                frame.render()
 
     with pytest.raises(TroupeError, match=words):
         show()

@@ -13,7 +13,7 @@ def _small(monkeypatch):
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "9")
     monkeypatch.setenv("COLORTERM", "truecolor")
-    monkeypatch.setattr(play, "LAST_PICTURE_SECONDS", 0.0)
+    monkeypatch.setattr(play, "LAST_FRAME_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_it_plays_at_the_environments_speed_and_drops_pictures_when_late(countdo
 
 
 def test_the_numbers_of_an_action_have_their_names_where_there_is_room():
-    thought = play.Thought(None, 0.0, None, [play.Number(-1.25, 0.0), play.Number(30.0, 1.0)])
-    assert terminal._policy(thought, ["gas"], True, 60, 2) == ["gas  -1.25    number 1  30.00 █"]
-    assert terminal._policy(thought, ["gas"], False, 12, 2) == ["action  @"]
-    assert terminal._policy(thought._replace(numbers=[]), ["gas"], True, 60, 2) == []
+    decision = play.Decision(None, 0.0, None, [play.ActionComponent(-1.25, 0.0), play.ActionComponent(30.0, 1.0)])
+    assert terminal._policy(decision, ["gas"], True, 60, 2) == ["gas  -1.25    action 1  30.00 █"]
+    assert terminal._policy(decision, ["gas"], False, 12, 2) == ["action  @"]
+    assert terminal._policy(decision._replace(components=[]), ["gas"], True, 60, 2) == []

@@ -94,7 +94,7 @@ def test_nothing_is_left_of_a_world_without_pictures(tmp_path, countdown, decide
         def render(self) -> Any:
             return None
 
-    with pytest.raises(TroupeError, match="gave no picture"):
+    with pytest.raises(TroupeError, match="returned no image"):
         video.record(decided(), Empty, tmp_path / "a.mp4", episodes=1, seed=0)
     assert not list(tmp_path.iterdir())
 

@@ -1,7 +1,7 @@
-"""A picture of the game and a panel beside it: the score, the value over time, the policy as bars.
+"""A frame with a panel beside it: the score, the value over time, the policy as bars.
 
-Everything has its own place, so that nothing moves when a number grows, and every picture of a film has one
-size. Colours are of Okabe and Ito's set, which colour-blind people can tell apart; the chosen action has a mark too.
+Everything has a fixed position, so that nothing moves when a number grows, and all images of a video have one size.
+The colours are Okabe and Ito's, which colour-blind people can tell apart; the chosen action has a mark as well.
 """
 
 import math
@@ -12,160 +12,181 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from troupe.runs.show.frames import Picture
-from troupe.runs.show.play import HISTORY_SECONDS, History, Moment, Thought, action_name, number_name
+from troupe.runs.show.frames import RGBImage
+from troupe.runs.show.play import HISTORY_SECONDS, Decision, PlayState, ValueHistory
+from troupe.runs.show.rendering import RenderedEnv, action_name
 from troupe.text import format_score, format_value
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageFont
 
-    Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
-
-PAPER, TRACK, INK, SOFT = "#14171E", "#222733", "#F2F4F8", "#98A1B3"
+BACKGROUND, TRACK, INK, SOFT = "#14171E", "#222733", "#F2F4F8", "#98A1B3"
 VALUE, CHOSEN, OTHER, ZERO = "#56B4E9", "#E69F00", "#6B7A94", "#414959"
-GREAT_WIDTH = 1280  # pixels, that no picture is enlarged beyond
-LEAST_HEIGHT = 400  # pixels, of the whole
-LETTERS_HIGH = 42  # the whole, in heights of a letter, unless a letter were smaller than
-LEAST_LETTER = 13  # pixels
+MAX_WIDTH = 1280  # pixels, to which frames are enlarged
+MIN_HEIGHT = 400  # pixels, of the whole image
+EMS_PER_HEIGHT = 42  # an em is the size of a letter, and the unit of the layout
+MIN_EM = 13  # pixels
 STRETCH_SECONDS = HISTORY_SECONDS / 100
-LEAST_RANGE = 0.1  # of the value's size: smaller changes of it are not blown up to fill the chart
+MIN_RANGE = 0.1  # of the value's size: smaller changes are not enlarged to fill the chart
 
 
 class Panel:
-    """Puts pictures and panels together. `actions` are the actions' names, as far as they are known.
+    """Puts a panel beside each frame. `actions` are the actions' names, as far as they are known.
 
-    Pictures of another height than `good_height` are enlarged to what is nearest to it, not reduced.
+    Frames are enlarged to the nearest whole multiple of `preferred_height`, never reduced.
     """
 
-    def __init__(self, title: str, actions: Sequence[str] = (), pixel_aspect: float = 1.0, good_height: int = 560):
-        self._title, self._actions, self._aspect, self._good_height = title, actions, pixel_aspect, good_height
-        self._moment: Moment | None = None
-        self._drawn: Picture = np.zeros((0, 0, 3), np.uint8)  # the panel of that moment
+    def __init__(self, title: str, actions: Sequence[str] = (), pixel_aspect: float = 1.0, preferred_height: int = 560):
+        self._title, self._actions, self._aspect, self._height = title, actions, pixel_aspect, preferred_height
+        self._state: PlayState | None = None
+        self._drawn: RGBImage = np.zeros((0, 0, 3), np.uint8)  # the panel of that state
 
-    def compose(self, picture: Picture, moment: Moment) -> Picture:
-        """The picture, enlarged by whole numbers, with the panel to its right."""
-        across, down = self._zoom(picture.shape[1], picture.shape[0])
-        wide = picture.repeat(across, axis=1)
-        height, width = down * len(wide), wide.shape[1]
-        panel = self._panel(moment, _even(max(height, LEAST_HEIGHT)))
+    @classmethod
+    def beside(cls, rendered: RenderedEnv, preferred_height: int = 560) -> "Panel":
+        return cls(rendered.title, rendered.action_names, rendered.pixel_aspect, preferred_height)
+
+    def compose(self, frame: RGBImage, state: PlayState) -> RGBImage:
+        """The frame, enlarged by whole numbers, with the panel to its right."""
+        down = max(1, min(round(self._height / len(frame)), round(MAX_WIDTH / (frame.shape[1] * self._aspect))))
+        enlarged = frame.repeat(down, axis=0).repeat(max(1, round(down * self._aspect)), axis=1)
+        height, width = enlarged.shape[:2]
+        panel = self._panel(state, _even(max(height, MIN_HEIGHT)))
         whole = np.zeros((len(panel), _even(width + panel.shape[1]), 3), np.uint8)
         top = (len(whole) - height) // 2
-        for line in range(down):
-            whole[top + line : top + height : down, :width] = wide
+        whole[top : top + height, :width] = enlarged
         whole[:, -panel.shape[1] :] = panel
         return whole
 
-    def _panel(self, moment: Moment, height: int) -> Picture:
-        """Several pictures may be of one moment."""
-        if self._moment is not moment or len(self._drawn) != height:
-            self._moment, self._drawn = moment, np.asarray(_draw(moment, self._title, self._actions, height))
+    def _panel(self, state: PlayState, height: int) -> RGBImage:
+        """Drawn once for the several frames of a state."""
+        if self._state is not state or len(self._drawn) != height:
+            self._state, self._drawn = state, np.asarray(_draw(state, self._title, self._actions, height))
         return self._drawn
-
-    def _zoom(self, width: int, height: int) -> tuple[int, int]:
-        down = max(1, min(round(self._good_height / height), round(GREAT_WIDTH / (width * self._aspect))))
-        return max(1, round(down * self._aspect)), down
 
 
 def _even(pixels: int) -> int:
-    """MP4's colours have half the resolution of its brightness, in both directions."""
+    """MP4 has colours at half the resolution of brightness, in both directions."""
     return pixels + pixels % 2
 
 
-def _draw(moment: Moment, title: str, actions: Sequence[str], height: int) -> "Image.Image":
-    from PIL import Image, ImageDraw
+class _Pen:
+    """Draws on an image; sizes of text are in em."""
 
-    letter = max(LEAST_LETTER, round(height / LETTERS_HIGH))
-    panel = Image.new("RGB", (round(letter * 64 / 3), height), PAPER)
-    draw = ImageDraw.Draw(panel)
-    bars, edge = _bars(moment.thought, actions), round(1.4 * letter)
-    left, right, bottom = edge, panel.width - edge, height - edge
-    top = round(9.7 * letter)
-    grid = _grid(len(bars), bottom - top - 6.4 * letter, letter)
-    shown = bool(bars) and (grid.columns > 0 or moment.thought.probabilities is not None)
-    end = min(top + round(15 * letter), bottom - (round(grid.height + 2.2 * letter) if shown else 0))
+    def __init__(self, image: "Image.Image", em: int):
+        from PIL import ImageDraw
 
-    _draw_words(draw, left, right, letter, title, moment)
-    _draw_history(panel, (left, top, right, end), letter, moment.history)
-    if shown:
-        line = end + round(1.8 * letter)
-        heading = "action" if moment.thought.probabilities is None else "policy"
-        draw.text((left, line), heading, SOFT, _font(round(0.9 * letter)), anchor="ls")
-        corner = left, line + round(0.4 * letter), right
+        self.image, self.em, self.draw = image, em, ImageDraw.Draw(image)
+
+    def text(self, x: float, y: float, text: str, colour: str = SOFT, size: float = 0.9, anchor: str = "ls") -> None:
+        self.draw.text((x, y), text, colour, _font(round(size * self.em)), anchor=anchor)
+
+    def width(self, text: str, size: float = 0.9) -> float:
+        return self.draw.textlength(text, _font(round(size * self.em)))
+
+    def cut(self, text: str, room: float, size: float = 0.9) -> str:
+        """As much of the text as there is room for."""
+        if self.width(text, size) <= room:
+            return text
+        while text and self.width(f"{text}…", size) > room:
+            text = text[:-1]
+        return f"{text}…"
+
+
+@lru_cache
+def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
+def _draw(state: PlayState, title: str, actions: Sequence[str], height: int) -> "Image.Image":
+    from PIL import Image
+
+    em = max(MIN_EM, round(height / EMS_PER_HEIGHT))
+    pen = _Pen(Image.new("RGB", (round(em * 64 / 3), height), BACKGROUND), em)
+    decision = state.decision
+    bars, edge = _bars(decision, actions), round(1.4 * em)
+    left, right, bottom = edge, pen.image.width - edge, height - edge
+    top = round(9.7 * em)
+    grid = _grid(len(bars), bottom - top - 6.4 * em, em)
+    has_policy = bool(bars) and (grid.columns > 0 or decision.probabilities is not None)
+    end = min(top + round(15 * em), bottom - (round(grid.height + 2.2 * em) if has_policy else 0))
+
+    _draw_text(pen, left, right, title, state)
+    _draw_history(pen, (left, top, right, end), state.history)
+    if has_policy:
+        line = end + round(1.8 * em)
+        pen.text(left, line, "action" if decision.probabilities is None else "policy")
+        corner = left, line + round(0.4 * em), right
         if grid.columns:
-            _draw_bars(draw, corner, letter, grid, bars)
+            _draw_bars(pen, corner, grid, bars)
         else:
-            _draw_histogram(draw, corner, letter, grid, moment.thought, actions)
-    return panel
+            _draw_histogram(pen, corner, grid, decision, actions)
+    return pen.image
 
 
-def _draw_words(draw: "ImageDraw.ImageDraw", left: int, right: int, letter: int, title: str, moment: Moment) -> None:
-    small, normal, big = _font(round(0.9 * letter)), _font(round(1.1 * letter)), _font(round(1.8 * letter))
-    episode = f"episode {moment.episode + 1} / {moment.episodes}"
-    draw.text((right, 2.4 * letter), episode, SOFT, small, anchor="rs")
-    room = right - left - draw.textlength(episode, small) - letter
-    draw.text((left, 2.4 * letter), _cut(draw, title, normal, room), INK, normal, anchor="ls")
-    for x, label, number in (
-        (left, "score", format_score(moment.total)),
-        ((left + right) / 2, "step", f"{moment.step:,}"),
-    ):
-        draw.text((x, 4.7 * letter), label, SOFT, small, anchor="ls")
-        draw.text((x, 6.7 * letter), number, INK, big, anchor="ls")
-    draw.text((left, 9.2 * letter), f"value, last {HISTORY_SECONDS:.0f} s", SOFT, small, anchor="ls")
-    draw.text((right, 9.2 * letter), format_value(moment.thought.value), VALUE, _font(round(1.3 * letter)), anchor="rs")
+def _draw_text(pen: _Pen, left: int, right: int, title: str, state: PlayState) -> None:
+    em, episode = pen.em, f"episode {state.episode + 1} / {state.episodes}"
+    pen.text(right, 2.4 * em, episode, anchor="rs")
+    pen.text(left, 2.4 * em, pen.cut(title, right - left - pen.width(episode) - em, 1.1), INK, 1.1)
+    score, step = format_score(state.episode_return), f"{state.step:,}"
+    for x, label, number in ((left, "score", score), ((left + right) / 2, "step", step)):
+        pen.text(x, 4.7 * em, label)
+        pen.text(x, 6.7 * em, number, INK, 1.8)
+    pen.text(left, 9.2 * em, f"value, last {HISTORY_SECONDS:.0f} s")
+    pen.text(right, 9.2 * em, format_value(state.decision.value), VALUE, 1.3, "rs")
 
 
 # The value
 
 
-def _draw_history(panel: "Image.Image", box: tuple[int, int, int, int], letter: int, history: History) -> None:
-    """The line ends at the right edge, now; it is drawn larger and reduced, for its slopes to be smooth."""
+def _draw_history(pen: _Pen, box: tuple[int, int, int, int], history: ValueHistory) -> None:
+    """A line that ends at the right edge, now; drawn at twice the size and reduced, for smooth slopes."""
     from PIL import Image, ImageDraw
 
-    left, top, right, bottom = box
-    draw = ImageDraw.Draw(panel)
-    draw.rectangle((left, top, right - 1, bottom - 1), TRACK)
+    em, (left, top, right, bottom) = pen.em, box
+    pen.draw.rectangle((left, top, right - 1, bottom - 1), TRACK)
     if not history.points:
         return
     points, (low, high) = _thinned(history), _range(history)
-    first, last = top + 1.6 * letter, bottom - 1.6 * letter  # where the ends of the range are
-    room = right - left - 0.6 * letter
+    first, last = top + 1.6 * em, bottom - 1.6 * em  # where the ends of the range are
+    room = right - left - 0.6 * em
 
     def height(value: float) -> float:
         return last - (last - first) * (value - low) / (high - low)
 
     if low < 0 < high:
-        draw.line((left, round(height(0)), right - 1, round(height(0))), ZERO)
+        pen.draw.line((left, round(height(0)), right - 1, round(height(0))), ZERO)
     xs = [2 * room * (1 - (history.points[-1][0] - seconds) / HISTORY_SECONDS) for seconds, *_ in points]
     means, lows, highs = (
         list(zip(xs, [2 * (height(value) - top) for value in values], strict=True))
         for values in zip(*(values for _, *values in points), strict=True)
     )
-    ink = Image.new("L", (2 * (right - left), 2 * (bottom - top)), 0)
-    pen = ImageDraw.Draw(ink)
+    mask = Image.new("L", (2 * (right - left), 2 * (bottom - top)), 0)
+    chart = ImageDraw.Draw(mask)
     if len(points) > 1:
-        pen.polygon([(xs[0], ink.height), *means, (xs[-1], ink.height)], fill=40)
-        pen.polygon([*lows, *reversed(highs)], fill=100)
-        pen.line(means, fill=255, width=max(3, round(letter / 3.5)), joint="curve")
-    pen.circle(means[-1], round(0.5 * letter), fill=255)
-    panel.paste(VALUE, (left, top), ink.reduce(2))
-    for y, value in ((top + 1.2 * letter, high), (bottom - 0.5 * letter, low)):
-        draw.text((left + 0.5 * letter, y), format_value(value), SOFT, _font(round(0.8 * letter)), anchor="ls")
+        chart.polygon([(xs[0], mask.height), *means, (xs[-1], mask.height)], fill=40)
+        chart.polygon([*lows, *reversed(highs)], fill=100)
+        chart.line(means, fill=255, width=max(3, round(em / 3.5)), joint="curve")
+    chart.circle(means[-1], round(0.5 * em), fill=255)
+    pen.image.paste(VALUE, (left, top), mask.reduce(2))
+    for y, value in ((top + 1.2 * em, high), (bottom - 0.5 * em, low)):
+        pen.text(left + 0.5 * em, y, format_value(value), size=0.8)
 
 
-def _thinned(history: History) -> list[tuple[float, float, float, float]]:
-    """Time, mean, least and greatest of short stretches: a fast swing would be a blot, and is drawn as a band."""
-    stretches = groupby(history.points, lambda point: int(point[0] / STRETCH_SECONDS))
+def _thinned(history: ValueHistory) -> list[tuple[float, float, float, float]]:
+    """Time, mean, minimum and maximum of short stretches: fast swings are drawn as a band."""
     thinned = []
-    for _, stretch in stretches:
+    for _, stretch in groupby(history.points, lambda point: int(point[0] / STRETCH_SECONDS)):
         seconds, values = zip(*stretch, strict=True)
         thinned.append((seconds[-1], sum(values) / len(values), min(values), max(values)))
     return thinned
 
 
-def _range(history: History) -> tuple[float, float]:
+def _range(history: ValueHistory) -> tuple[float, float]:
     values = [value for _, value in history.points]
     low, high = min(values), max(values)
-    wider = max(LEAST_RANGE * max(abs(low), abs(high)), 0.01) - (high - low)
+    wider = max(MIN_RANGE * max(abs(low), abs(high)), 0.01) - (high - low)
     return (low - wider / 2, high + wider / 2) if wider > 0 else (low, high)
 
 
@@ -173,7 +194,7 @@ def _range(history: History) -> tuple[float, float]:
 
 
 class _Bar(NamedTuple):
-    """`begin` and `end` are shares of the room there is for it."""
+    """`begin` and `end` are fractions of a full bar."""
 
     name: str
     begin: float
@@ -183,110 +204,80 @@ class _Bar(NamedTuple):
     chosen: bool = False
 
 
-def _bars(thought: Thought, names: Sequence[str]) -> list[_Bar]:
-    """One for each action and its probability; or for each number of an action, from the middle of its bounds."""
-    if thought.probabilities is None:
+def _bars(decision: Decision, names: Sequence[str]) -> list[_Bar]:
+    """One for each action and its probability; or for each component of an action, from the middle of its bounds."""
+    if decision.probabilities is None:
         return [
-            _Bar(number_name(names, i), min(0.5, each.place), max(0.5, each.place), format_value(each.value), CHOSEN)
-            for i, each in enumerate(thought.numbers)
+            _Bar(action_name(names, i), min(0.5, position), max(0.5, position), format_value(value), CHOSEN)
+            for i, (value, position) in enumerate(decision.components)
         ]
     return [
-        _Bar(action_name(names, i), 0.0, share, f"{100 * share:.0f} %", CHOSEN if chosen else OTHER, chosen)
-        for i, share in enumerate(thought.probabilities.tolist())
-        for chosen in [i == thought.chosen]
+        _Bar(action_name(names, i), 0.0, p, f"{100 * p:.0f} %", CHOSEN if chosen else OTHER, chosen)
+        for i, p in enumerate(decision.probabilities.tolist())
+        for chosen in [i == decision.chosen]
     ]
 
 
 class _Grid(NamedTuple):
-    """Where the bars go: columns of lines, or, without columns, upright side by side."""
+    """The layout of the bars: one or two columns of lines, or a histogram (no columns)."""
 
     columns: int
     lines: int
     height: float
 
 
-def _grid(count: int, room: float, letter: int) -> _Grid:
+def _grid(count: int, room: float, em: int) -> _Grid:
     for columns in (1, 2):
         lines = math.ceil(count / columns)
-        if room >= 0.8 * letter * lines:
-            return _Grid(columns, lines, min(room, 2.1 * letter * lines))
-    return _Grid(0, 0, min(room, 8 * letter))
+        if room >= 0.8 * em * lines:
+            return _Grid(columns, lines, min(room, 2.1 * em * lines))
+    return _Grid(0, 0, min(room, 8 * em))
 
 
-def _draw_bars(
-    draw: "ImageDraw.ImageDraw", corner: tuple[int, int, int], letter: int, grid: _Grid, bars: Sequence[_Bar]
-) -> None:
-    """A bar a line: its name, itself, its number. Of two columns only the bars have room for no more."""
-    left, top, right = corner
-    cell, pitch = (right - left + letter) / grid.columns - letter, grid.height / grid.lines
-    font, mark = _font(round(min(0.9 * letter, pitch))), 0.9 * letter
-    words = [_cut(draw, bar.name, font, 0.55 * cell) for bar in bars]
-    start = mark + max(draw.textlength(word, font) for word in words) + 0.6 * letter
-    numbers = grid.columns == 1
-    length = cell - start - (3.2 * letter if numbers else 0)
-    thick = min(0.8 * letter, 0.7 * pitch)
-    for place, (word, bar) in enumerate(zip(words, bars, strict=True)):
-        column, line = divmod(place, grid.lines)
-        x, y = left + column * (cell + letter), top + (line + 0.5) * pitch
+def _draw_bars(pen: _Pen, corner: tuple[int, int, int], grid: _Grid, bars: Sequence[_Bar]) -> None:
+    """A line for each bar: its name, the bar, its number where there is a single column."""
+    em, (left, top, right) = pen.em, corner
+    cell, pitch = (right - left + em) / grid.columns - em, grid.height / grid.lines
+    size, mark = min(0.9, pitch / em), 0.9 * em
+    names = [pen.cut(bar.name, 0.55 * cell, size) for bar in bars]
+    start = mark + max(pen.width(name, size) for name in names) + 0.6 * em
+    numbered = grid.columns == 1
+    length = cell - start - (3.2 * em if numbered else 0)
+    thickness = min(0.8 * em, 0.7 * pitch)
+    for index, (name, bar) in enumerate(zip(names, bars, strict=True)):
+        column, line = divmod(index, grid.lines)
+        x, y = left + column * (cell + em), top + (line + 0.5) * pitch
         ink = INK if bar.chosen else SOFT
         if bar.chosen:
-            h = 0.32 * letter
-            draw.polygon([(x, y - h), (x + 1.6 * h, y), (x, y + h)], CHOSEN)
-        draw.text((x + mark, y), word, ink, font, anchor="lm")
-        upper, lower = round(y - thick / 2), round(y + thick / 2)
-        draw.rectangle((x + start, upper, x + start + length - 1, lower), TRACK)
+            h = 0.32 * em
+            pen.draw.polygon([(x, y - h), (x + 1.6 * h, y), (x, y + h)], CHOSEN)
+        pen.text(x + mark, y, name, ink, size, "lm")
+        upper, lower = round(y - thickness / 2), round(y + thickness / 2)
+        pen.draw.rectangle((x + start, upper, x + start + length - 1, lower), TRACK)
         if (bar.end - bar.begin) * length >= 1:
             first, last = x + start + bar.begin * length, x + start + bar.end * length - 1
-            draw.rectangle((first, upper, last, lower), bar.colour)
-        if numbers:
-            draw.text((x + cell, y), bar.number, ink, font, anchor="rm")
+            pen.draw.rectangle((first, upper, last, lower), bar.colour)
+        if numbered:
+            pen.text(x + cell, y, bar.number, ink, size, "rm")
 
 
 def _draw_histogram(
-    draw: "ImageDraw.ImageDraw",
-    corner: tuple[int, int, int],
-    letter: int,
-    grid: _Grid,
-    thought: Thought,
-    names: Sequence[str],
+    pen: _Pen, corner: tuple[int, int, int], grid: _Grid, decision: Decision, names: Sequence[str]
 ) -> None:
-    """Very many actions, side by side, the likeliest as high as there is room; only the chosen one has its name."""
-    assert thought.probabilities is not None
-    left, top, right = corner
-    bottom, width = top + grid.height - 1.6 * letter, (right - left) / len(thought.probabilities)
-    scale = (bottom - top) / max(float(thought.probabilities.max()), 1e-9)
-    draw.rectangle((left, top, right - 1, bottom), TRACK)
-    for action, share in enumerate(thought.probabilities.tolist()):
-        x, chosen = left + action * width, action == thought.chosen
-        if share * scale >= 1:
+    """For very many actions: the most probable one has the full height; only the chosen one has its name."""
+    assert decision.probabilities is not None
+    em, (left, top, right) = pen.em, corner
+    bottom, width = top + grid.height - 1.6 * em, (right - left) / len(decision.probabilities)
+    scale = (bottom - top) / max(float(decision.probabilities.max()), 1e-9)
+    pen.draw.rectangle((left, top, right - 1, bottom), TRACK)
+    for action, probability in enumerate(decision.probabilities.tolist()):
+        x, chosen = left + action * width, action == decision.chosen
+        if probability * scale >= 1:
             far = x + max(width - (2 if width >= 3 else 1), 0)
-            draw.rectangle((x, bottom - share * scale, far, bottom), CHOSEN if chosen else OTHER)
+            pen.draw.rectangle((x, bottom - probability * scale, far, bottom), CHOSEN if chosen else OTHER)
         if chosen:
-            middle, h = x + width / 2, 0.3 * letter
-            draw.polygon(
-                [(middle - h, bottom + 2 + 1.6 * h), (middle, bottom + 2), (middle + h, bottom + 2 + 1.6 * h)], CHOSEN
-            )
-            font = _font(round(0.9 * letter))
-            words = f"{action_name(names, action)}  {100 * share:.0f} %"
-            words = _cut(draw, words, font, right - left)
-            place = min(max(middle - draw.textlength(words, font) / 2, left), right - draw.textlength(words, font))
-            draw.text((place, bottom + 1.7 * letter), words, INK, font, anchor="ls")
-
-
-# Words
-
-
-@lru_cache
-def _font(size: int) -> "Font":
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)
-
-
-def _cut(draw: "ImageDraw.ImageDraw", words: str, font: "Font", room: float) -> str:
-    """As much of the words as there is room for."""
-    if draw.textlength(words, font) <= room:
-        return words
-    while words and draw.textlength(f"{words}…", font) > room:
-        words = words[:-1]
-    return f"{words}…"
+            middle, h, tip = x + width / 2, 0.3 * em, bottom + 2
+            pen.draw.polygon([(middle - h, tip + 1.6 * h), (middle, tip), (middle + h, tip + 1.6 * h)], CHOSEN)
+            label = pen.cut(f"{action_name(names, action)}  {100 * probability:.0f} %", right - left)
+            room = pen.width(label)
+            pen.text(min(max(middle - room / 2, left), right - room), bottom + 1.7 * em, label, INK)

@@ -1,4 +1,4 @@
-"""An agent at play in the terminal."""
+"""An agent plays in the terminal."""
 
 import math
 import os
@@ -10,59 +10,48 @@ from typing import TextIO
 
 import numpy as np
 
-from troupe.runs.show.frames import Picture
-from troupe.runs.show.play import (
-    MakeEnv,
-    Moment,
-    Number,
-    Player,
-    Thought,
-    action_name,
-    in_real_time,
-    number_name,
-    opened,
-    play,
-    without_display,
-)
+from troupe.runs.show.frames import RGBImage
+from troupe.runs.show.play import ActionComponent, Decision, PlayingAgent, PlayState, in_real_time, play
+from troupe.runs.show.rendering import MakeEnv, action_name, open_rendered, without_display
 from troupe.text import format_score, format_value
 
-FASTEST = 25.0  # pictures per second
-BAR_LETTERS = 8
-LEVELS = {True: " ▁▂▃▄▅▆▇█", False: " .:-=+*#%@"}  # with Unicode, without: from nothing to full
+MAX_FPS = 25.0
+BAR_CELLS = 8
+LEVELS = {True: " ▁▂▃▄▅▆▇█", False: " .:-=+*#%@"}  # with Unicode, without: from empty to full
 
 
 def show_terminal(
-    agent: Player, make_env: MakeEnv, episodes: int, seed: int, stream: TextIO | None = None
+    agent: PlayingAgent, make_env: MakeEnv, episodes: int, seed: int, stream: TextIO | None = None
 ) -> list[float]:
-    """Plays in the terminal at the environment's own speed; where that is too fast, pictures are left out.
+    """Plays in the terminal at the environment's own speed; where that is too fast, frames are dropped.
 
-    Two pixels make a character: the upper half block in one colour on another. Where the encoding has no
-    such block, characters of growing brightness stand for grey. The stream is standard output unless given.
+    A character shows two pixels, as the upper half block in one colour on another. Where the encoding has no such
+    block, frames are grey, in characters of growing brightness. The stream is standard output unless given.
     """
     stream = stream or sys.stdout
     encoding = getattr(stream, "encoding", None) or "utf-8"
     unicode = encoding.lower().startswith("utf")
     paint = _half_blocks if unicode else _greys
     returns = []
-    with without_display(), opened(make_env, FASTEST) as stage, _full_screen(stream):
-        for (moment, _, picture), show in in_real_time(play(agent, stage, episodes, seed)):
+    with without_display(), open_rendered(make_env, MAX_FPS) as rendered, _full_screen(stream):
+        for (state, _, render), show in in_real_time(play(agent, rendered, episodes, seed)):
             if show:
                 columns, lines = shutil.get_terminal_size()
-                words = [_state(moment, unicode, columns - 1)]
-                words += _policy(moment.thought, stage.actions, unicode, columns - 1, max(1, lines // 6))
-                image = paint(picture(), stage.pixel_aspect, columns, lines - len(words))
-                below = "\x1b[K\r\n".join(line[: columns - 1] for line in words)
+                text = [_status(state, unicode, columns - 1)]
+                text += _policy(state.decision, rendered.action_names, unicode, columns - 1, max(1, lines // 6))
+                image = paint(render(), rendered.pixel_aspect, columns, lines - len(text))
+                below = "\x1b[K\r\n".join(line[: columns - 1] for line in text)
                 below = below.encode(encoding, "replace").decode(encoding)
                 stream.write(f"\x1b[H{image}{below}\x1b[J")
                 stream.flush()
-            if moment.ended:
-                returns.append(moment.total)
+            if state.ended:
+                returns.append(state.episode_return)
     return returns
 
 
 @contextmanager
 def _full_screen(stream: TextIO) -> Iterator[None]:
-    """A screen of its own without a cursor; what was there before comes back, whatever happens."""
+    """The alternate screen without a cursor; what was there before comes back, whatever happens."""
     stream.write("\x1b[?1049h\x1b[?25l\x1b[2J")
     try:
         yield
@@ -71,73 +60,73 @@ def _full_screen(stream: TextIO) -> Iterator[None]:
         stream.flush()
 
 
-# Below the picture
+# Below the frame
 
 
-def _state(moment: Moment, unicode: bool, columns: int) -> str:
-    """Where the episode is, and the value: its number, and its last seconds in what room there is."""
-    words = (
-        f"episode {moment.episode + 1}/{moment.episodes}  step {moment.step:<5} "
-        f"score {format_score(moment.total):<7} value {format_value(moment.thought.value):<7}"
+def _status(state: PlayState, unicode: bool, columns: int) -> str:
+    """The progress of the episode, and the value: its number, and its last seconds in what room there is."""
+    text = (
+        f"episode {state.episode + 1}/{state.episodes}  step {state.step:<5} "
+        f"score {format_score(state.episode_return):<7} value {format_value(state.decision.value):<7}"
     )
-    values, room = np.array([value for _, value in moment.history.points]), min(columns - len(words) - 1, 40)
+    values, room = np.array([value for _, value in state.history.points]), min(columns - len(text) - 1, 40)
     if room < 8 or len(values) == 0:
-        return words
-    seen = values[np.linspace(0, len(values) - 1, min(room, len(values))).round().astype(int)]
-    shares = (seen - values.min()) / max(np.ptp(values), 1e-9)
-    return f"{words} {''.join(_level(share, unicode, least=1) for share in shares)}"
+        return text
+    sampled = values[np.linspace(0, len(values) - 1, min(room, len(values))).round().astype(int)]
+    fractions = (sampled - values.min()) / max(np.ptp(values), 1e-9)
+    return f"{text} {''.join(_level(fraction, unicode, least=1) for fraction in fractions)}"
 
 
-def _policy(thought: Thought, names: Sequence[str], unicode: bool, columns: int, lines: int) -> list[str]:
-    """A bar for each action where there is room for all of them, else a character, and the chosen one's name."""
-    if thought.probabilities is None:
-        return _numbers(thought.numbers, names, unicode, columns)
-    shares = thought.probabilities.tolist()
-    words = [action_name(names, action) for action in range(len(shares))]
+def _policy(decision: Decision, names: Sequence[str], unicode: bool, columns: int, lines: int) -> list[str]:
+    """A bar for each action where there is room for all; else a character, and the chosen one's name."""
+    if decision.probabilities is None:
+        return _components(decision.components, names, unicode, columns)
+    probabilities = decision.probabilities.tolist()
+    words = [action_name(names, action) for action in range(len(probabilities))]
     full, empty, arrow = ("█", "░", "▸") if unicode else ("#", ".", ">")
     widest, cells = max(map(len, words)), []
-    for action, (word, share) in enumerate(zip(words, shares, strict=True)):
-        filled = round(share * BAR_LETTERS)
-        bar = full * filled + empty * (BAR_LETTERS - filled)
-        cells.append(f"{arrow if action == thought.chosen else ' '}{word:{widest}} {bar} {100 * share:3.0f} %  ")
-    a_line = columns // len(cells[0])
-    if a_line and math.ceil(len(cells) / a_line) <= lines:
-        return ["".join(cells[start : start + a_line]) for start in range(0, len(cells), a_line)]
-    line = f"policy {''.join(_level(share, unicode, least=0) for share in shares)}"
-    if thought.chosen is not None:
-        line += f"  {arrow}{words[thought.chosen]} {100 * shares[thought.chosen]:.0f} %"
+    for action, (word, probability) in enumerate(zip(words, probabilities, strict=True)):
+        filled = round(probability * BAR_CELLS)
+        bar = full * filled + empty * (BAR_CELLS - filled)
+        cells.append(f"{arrow if action == decision.chosen else ' '}{word:{widest}} {bar} {100 * probability:3.0f} %  ")
+    per_line = columns // len(cells[0])
+    if per_line and math.ceil(len(cells) / per_line) <= lines:
+        return ["".join(cells[start : start + per_line]) for start in range(0, len(cells), per_line)]
+    line = f"policy {''.join(_level(probability, unicode) for probability in probabilities)}"
+    if decision.chosen is not None:
+        line += f"  {arrow}{words[decision.chosen]} {100 * probabilities[decision.chosen]:.0f} %"
     return [line]
 
 
-def _numbers(numbers: Sequence[Number], names: Sequence[str], unicode: bool, columns: int) -> list[str]:
-    """With their names where there is room, else a character for each."""
-    levels = [_level(each.place, unicode, least=0) for each in numbers]
-    words = [f"{number_name(names, i)} {format_value(each.value):>6} {levels[i]}" for i, each in enumerate(numbers)]
+def _components(components: Sequence[ActionComponent], names: Sequence[str], unicode: bool, columns: int) -> list[str]:
+    """With names and values where there is room, else a character for each."""
+    levels = [_level(each.position, unicode) for each in components]
+    words = [f"{action_name(names, i)} {format_value(each.value):>6} {levels[i]}" for i, each in enumerate(components)]
     line = "  ".join(words)
     if len(line) > columns:
         line = f"action {''.join(levels)}"
-    return [line] if numbers else []
+    return [line] if components else []
 
 
-def _level(share: float, unicode: bool, least: int) -> str:
+def _level(fraction: float, unicode: bool, least: int = 0) -> str:
     levels = LEVELS[unicode]
-    return levels[max(least, round(share * (len(levels) - 1)))]
+    return levels[max(least, round(fraction * (len(levels) - 1)))]
 
 
-# The picture
+# The frame
 
 
-def _shrunk(picture: Picture, width: float, height: float, tall: float) -> Picture:
-    """As large as fits, in proportion, where `tall` says how much higher a pixel here is for its width than there."""
+def _scaled(image: RGBImage, width: float, height: float, aspect: float) -> RGBImage:
+    """As large as fits, in proportion; `aspect` is the height of a cell here, divided by its width and the image's."""
     from PIL import Image
 
-    scale = min(width / picture.shape[1], tall * height / picture.shape[0])
-    size = max(1, int(picture.shape[1] * scale)), max(1, int(picture.shape[0] * scale / tall))
-    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX))
+    scale = min(width / image.shape[1], aspect * height / image.shape[0])
+    size = max(1, int(image.shape[1] * scale)), max(1, int(image.shape[0] * scale / aspect))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
-def _half_blocks(picture: Picture, aspect: float, columns: int, lines: int) -> str:
-    pixels = _shrunk(picture, columns, 2 * lines, tall=aspect)
+def _half_blocks(image: RGBImage, aspect: float, columns: int, lines: int) -> str:
+    pixels = _scaled(image, columns, 2 * lines, aspect)
     if len(pixels) % 2:
         pixels = np.concatenate([pixels, np.zeros_like(pixels[:1])])
     colour = _true_colour if os.environ.get("COLORTERM") in ("truecolor", "24bit") else _colour_of_256
@@ -165,10 +154,8 @@ def _colour_of_256(red: int, green: int, blue: int) -> str:
     return f"5;{16 + 36 * r + 6 * g + b}"
 
 
-_RAMP = np.array(list(LEVELS[False]))  # dark to light, as on a dark terminal
-
-
-def _greys(picture: Picture, aspect: float, columns: int, lines: int) -> str:
-    pixels = _shrunk(picture, columns, lines, tall=2 * aspect)
-    levels = (pixels.mean(axis=2) * (len(_RAMP) - 1) / 255).round().astype(int)
-    return "".join("".join(row) + "\x1b[K\r\n" for row in _RAMP[levels])
+def _greys(image: RGBImage, aspect: float, columns: int, lines: int) -> str:
+    pixels = _scaled(image, columns, lines, 2 * aspect)
+    ramp = np.array(list(LEVELS[False]))  # dark to light, as on a dark terminal
+    levels = (pixels.mean(axis=2) * (len(ramp) - 1) / 255).round().astype(int)
+    return "".join("".join(row) + "\x1b[K\r\n" for row in ramp[levels])

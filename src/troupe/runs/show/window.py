@@ -1,4 +1,4 @@
-"""An agent at play in a window."""
+"""An agent plays in a window."""
 
 import os
 import sys
@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from troupe.config import UsageError
-from troupe.runs.show.frames import Picture
+from troupe.runs.show.frames import RGBImage
 from troupe.runs.show.panel import Panel
-from troupe.runs.show.play import MakeEnv, Player, in_real_time, opened, play
+from troupe.runs.show.play import PlayingAgent, in_real_time, play
+from troupe.runs.show.rendering import MakeEnv, open_rendered
 
-FASTEST = 60.0  # pictures per second
+MAX_FPS = 60.0
 INSTEAD = "use --terminal, or --video FILE.mp4"
 
 
@@ -20,26 +21,28 @@ def has_display() -> bool:
     return not sys.platform.startswith("linux") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys())
 
 
-def show_window(agent: Player, make_env: MakeEnv, episodes: int, seed: int) -> list[float]:
-    """Plays at the environment's own speed until the window is closed; gives the returns of the whole episodes."""
+def show_window(agent: PlayingAgent, make_env: MakeEnv, episodes: int, seed: int) -> list[float]:
+    """Plays at the environment's own speed until the window is closed; returns the returns of complete episodes."""
     if not has_display():
         raise UsageError(f"there is no display for a window here; {INSTEAD}")
     returns = []
-    with opened(make_env, FASTEST) as stage, _Window(stage.title) as window:
-        panel = Panel(stage.title, stage.actions, stage.pixel_aspect)
-        for (moment, _, picture), show in in_real_time(play(agent, stage, episodes, seed)):
+    with open_rendered(make_env, MAX_FPS) as rendered, _Window(rendered.title) as window:
+        panel = Panel.beside(rendered)
+        for (state, _, render), show in in_real_time(play(agent, rendered, episodes, seed)):
             if show:
-                window.show(panel.compose(picture(), moment))
-            if moment.ended:
-                returns.append(moment.total)
+                window.show(panel.compose(render(), state))
+            if state.ended:
+                returns.append(state.episode_return)
             if window.closed():
                 break
     return returns
 
 
 class _Window:
-    """Opens with the first picture, which gives its size. The display is taken before: environments that draw
-    with pygame want it too, and would be the first to find that there is none.
+    """Opens with the first image, which gives its size.
+
+    The display is initialised before: environments that draw with pygame use it as well, and would fail first where
+    there is none.
     """
 
     def __init__(self, title: str):
@@ -49,22 +52,22 @@ class _Window:
     def __enter__(self) -> "_Window":
         import pygame
 
-        with _in_plain_words(pygame.error):
+        with _plain_errors(pygame.error):
             pygame.display.init()
         return self
 
-    def show(self, picture: Picture) -> None:
+    def show(self, image: RGBImage) -> None:
         import pygame
 
-        with _in_plain_words(pygame.error):
+        with _plain_errors(pygame.error):
             if self._screen is None:
                 pygame.display.set_caption(f"troupe watch: {self._title}")
-                self._screen = pygame.display.set_mode(picture.shape[1::-1])
-            pygame.surfarray.blit_array(self._screen, picture.swapaxes(0, 1))
+                self._screen = pygame.display.set_mode(image.shape[1::-1])
+            pygame.surfarray.blit_array(self._screen, image.swapaxes(0, 1))
             pygame.display.flip()
 
     def closed(self) -> bool:
-        """Whether the person closed the window or pressed Escape or q."""
+        """Whether the window was closed, or Escape or q was pressed."""
         import pygame
 
         return any(
@@ -79,7 +82,7 @@ class _Window:
 
 
 @contextmanager
-def _in_plain_words(kind: type[Exception]) -> Iterator[None]:
+def _plain_errors(kind: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kind as error:
