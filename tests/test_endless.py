@@ -18,7 +18,7 @@ from troupe.runs.evaluate.scores import Tally
 from troupe.runs.store.metrics import read_metrics
 
 WORLDS = """
-import pathlib, threading
+import pathlib, threading, time
 import gymnasium as gym
 import numpy as np
 
@@ -41,6 +41,27 @@ class Limited(Endless):
     def step(self, action):
         self.left -= 1
         return np.zeros(2, np.float32), 1.0, False, self.left == 0, {}
+
+class Slow(Limited):
+    "A step takes 10 ms in evaluations."
+    made = 0
+    def __init__(self):
+        Slow.made += 1
+
+    def step(self, action):
+        if threading.current_thread().name.endswith("-evaluation"):
+            time.sleep(0.01)
+        return super().step(action)
+
+class SlowToBegin(Slow):
+    "A reset takes 70 ms, and steps nothing."
+    def reset(self, *, seed=None, options=None):
+        if threading.current_thread().name.endswith("-evaluation"):
+            time.sleep(0.07)
+        return super().reset()
+
+    def step(self, action):
+        return Limited.step(self, action)
 
 class Undeclared(Limited):
     max_steps = None
@@ -177,6 +198,48 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     assert [(row["purpose"], row["episodes"], row["unfinished"], row["cut_off"]) for row in rows] == [
         ("final", 3, 3, 0)
     ]
+
+
+@pytest.mark.parametrize("world", ["Slow", "SlowToBegin"])
+def test_where_steps_or_resets_are_slow_a_few_environments_complete_their_episodes_in_time(train, monkeypatch, world):
+    """An episode takes 0.07 s; 16 environments in sequence would take 1.12 s for their first ones."""
+    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.8)
+    status, out = train(
+        f"worlds.py:{world} --time 0.3s --steps 0 --actor.place thread --evaluation.every_seconds 0"
+        " --evaluation.episodes 100"
+    )
+    assert status == 0
+    assert "time limit reached: mean evaluation return 7.0" in out
+    assert summary()["evaluation"]["unfinished"] == 0
+
+
+def test_a_serial_run_evaluates_in_as_many_environments_on_every_machine(tmp_path):
+    made = []
+
+    class Slow(gym.Env):
+        observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
+
+        def __init__(self):
+            made.append(self)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            threading.Event().wait(0.001)
+            return np.zeros(2, np.float32), 1.0, True, False, {}
+
+    settings = {"topology": "serial", "actor.count": 1, "actor.environments": 2, "evaluation.every_seconds": 0.0}
+    settings |= {"actor.rollout_steps": 4, "evaluation.final_episodes": 16, "learner.rollouts": 1}
+    counts = []
+    for seconds in (60.0, None):
+        made.clear()
+        run = troupe.train(
+            Slow, steps=16, seconds=seconds, target="none", run_dir=tmp_path / f"run{seconds}", settings=settings
+        )
+        assert run.outcome == "steps"
+        counts.append(len(made))
+    assert counts[0] == counts[1] >= 16
 
 
 def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environments(train):

@@ -267,11 +267,10 @@ class Session:
                 self._display.event(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
             if not failure and not self._signal:
                 with self._waiting():
-                    began, seconds = time.monotonic(), self._judge.final_seconds()
-                    if self._judge.evaluate_newest(newest, counts.steps, self._interrupted, seconds / 2):
+                    deadline = self._judge.final_deadline()
+                    if self._judge.evaluate_newest(newest, counts.steps, self._interrupted, deadline):
                         saved = self._state.save(self._writer)
-                    left = began + seconds - time.monotonic()
-                    scores = self._judge.final_evaluation(newest, counts.steps, self._interrupted, left)
+                    scores = self._judge.final_evaluation(newest, counts.steps, self._interrupted, deadline)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else SAVING, error)
         while self._rows:

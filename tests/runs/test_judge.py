@@ -1,5 +1,6 @@
 """The judge: when it evaluates, which weights it keeps, and when the target counts as reached."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from troupe.algorithm.optimizers import Adam, Averaged
-from troupe.config import Environment, Evaluation, TrainConfig
+from troupe.config import Environment, Evaluation, Stop, TrainConfig
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
@@ -57,6 +58,8 @@ class Scripted:
         returns = self.left.pop(0)
         if returns is None or stopped():
             return None
+        if out_of_time():
+            returns = returns[:1]
         return Scores(np.array(returns, float), np.ones(len(returns), int))
 
 
@@ -69,6 +72,7 @@ class Court:
         target: float | None = None,
         decay: float | None = None,
         exact: bool = False,
+        seconds: float = 0.0,
         **settings: Any,
     ):
         config = Evaluation(**{"every_steps": 100, "every_seconds": 0.0, "episodes": 4, "final_episodes": 9} | settings)
@@ -85,7 +89,17 @@ class Court:
         self.rows: list[dict[str, Any]] = []
         self.interrupted = False
         self.recent: list[float] = []
-        whole = TrainConfig(env=Environment(id="x"), topology="serial" if exact else "async", evaluation=config)
+        whole = TrainConfig(
+            env=Environment(id="x"),
+            topology="serial" if exact else "async",
+            evaluation=config,
+            whole=TrainConfig(
+                env=Environment(id="x"),
+                topology="serial" if exact else "async",
+                evaluation=config,
+                stop=Stop(seconds=seconds),
+            ),
+        )
         self.judge = Judge(
             whole, target, network, self.evaluator, np.random.SeedSequence(1), self.clock, self, self.rows.append
         )
@@ -105,11 +119,11 @@ class Court:
             verdict = self.judge.evaluate(self.master.eval_weights, steps, lambda: self.gate.stopped)
         return verdict is not None and verdict.confirmed
 
-    def evaluate_newest(self, steps: int) -> bool:
-        return self.judge.evaluate_newest(self.master.vector, steps, lambda: self.interrupted)
+    def evaluate_newest(self, steps: int, deadline: float = math.inf) -> bool:
+        return self.judge.evaluate_newest(self.master.vector, steps, lambda: self.interrupted, deadline)
 
-    def final_evaluation(self, steps: int) -> Scores | None:
-        return self.judge.final_evaluation(self.master.vector, steps, lambda: self.interrupted)
+    def final_evaluation(self, steps: int, deadline: float = math.inf) -> Scores | None:
+        return self.judge.final_evaluation(self.master.vector, steps, lambda: self.interrupted, deadline)
 
     @property
     def best(self) -> float:
@@ -274,6 +288,34 @@ def test_weights_that_a_run_ends_with_have_a_look_of_their_own(found, better):
     assert court.evaluate_newest(170) == better
     assert (court.best, court.judge.best_steps) == ((7.0, 170) if better else (1.0, 100))
     assert court.evaluator.asked[-1]["episodes"] == 4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "newest_takes", "best_takes", "counts", "best"),
+    [
+        (900.0, 49.0, 50.0, [6.0, 8.0], 7.0),  # a ninth is 100 s, of which the first may have half
+        (900.0, 51.0, 48.0, [6.0, 8.0], 1.0),
+        (900.0, 49.0, 52.0, [6.0], 7.0),
+        (9.0, 2.4, 2.5, [6.0, 8.0], 7.0),  # at least 5 s
+        (9.0, 2.6, 2.5, [6.0], 1.0),
+        (0.0, 1e9, 1e9, [6.0, 8.0], 7.0),  # no limit
+    ],
+)
+def test_the_evaluations_after_a_run_share_one_deadline(monkeypatch, seconds, newest_takes, best_takes, counts, best):
+    now = [1000.0]
+    monkeypatch.setattr("troupe.runs.evaluate.judge.time.monotonic", lambda: now[0])
+    court = Court([10.0, 10.0], [12.0, 12.0], [6.0, 8.0], seconds=seconds)
+    court.after(100, weight=1.0)
+    court.master.vector.fill_(7.0)
+    deadline, takes = court.judge.final_deadline(), [newest_takes, best_takes]
+
+    def plays() -> None:
+        now[0] += takes.pop(0)
+
+    court.evaluator.meanwhile = plays
+    court.evaluate_newest(170, deadline)
+    assert court.best == best
+    assert court.final_evaluation(170, deadline).returns.tolist() == counts
 
 
 def test_what_has_just_been_judged_and_what_nobody_judges_has_none():

@@ -1,8 +1,11 @@
-"""Evaluation: whole episodes in environments of its own, judged by raw returns."""
+"""Evaluation: the raw returns of whole episodes, in environments of its own."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,8 @@ from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
+_SAVING = 10  # a batch is as large as keeps passes of the network to one part in so many of the time
+_MEASURED_STEPS, _MEASURED_SECONDS = 20, 0.5  # of one environment, to decide how large that is
 _MOST_STEPS = 27_000  # of an episode: Atari's, 108,000 frames of which a step is four (Machado et al. 2018)
 
 
@@ -32,7 +37,7 @@ def _never() -> bool:
     return False
 
 
-def _unheard(_: Tally) -> None:
+def _ignore(_: Tally) -> None:
     pass
 
 
@@ -44,26 +49,40 @@ def most_steps(evaluation: Evaluation, source: EnvironmentSource) -> int:
 
 
 class Evaluator:
-    """A batch of environments of its own, in which a network is judged.
+    """Plays whole episodes in a batch of environments of its own.
 
     They are as `config` says, but fast, and as many as suit evaluations of the numbers of `episodes` that
-    will be asked for; a life lost in an Atari game ends nothing. An episode that has not ended after
+    will be asked for; losing a life in an Atari game does not end an episode. An episode that has not ended after
     `max_steps` is cut off.
+
+    With `measured`, Python environments are fewer where their steps or resets are slow: one steps after the other, so a
+    batch saves only passes of the network, and the first episodes of a large one end late, perhaps after the time
+    that there is. The first evaluation measures it.
     """
 
-    def __init__(self, source: EnvironmentSource, config: Environment, *episodes: int, max_steps: int = _MOST_STEPS):
+    def __init__(
+        self,
+        source: EnvironmentSource,
+        config: Environment,
+        *episodes: int,
+        max_steps: int = _MOST_STEPS,
+        measured: bool = False,
+    ):
         config = replace(config, episodic_life=False)
         if source.atari:  # those that have played their share still cost what the others do
             count = min(*episodes, 32 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()))
         else:
-            # What was trained in EnvPool can be judged where that is not installed.
+            # What was trained in EnvPool can be evaluated where that is not installed.
             kept = config.backend in source.backends and source.is_native(config)
             config = replace(config, backend=config.backend if kept else "auto", threads=0)
             # A native batch costs little more for a hundred than for one; Python environments do not.
             count = min(max(episodes), 100 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()) if source.has_threads(config) else 0)
-        self._environment, self._max_steps = source.make_vector(count, config), max_steps
+        self._make, self._max_steps = partial(source.make_vector, config=config), max_steps
+        measured = measured and not source.is_native(config)
+        self._most = count if measured else 0  # environments, if the first evaluation decides how many
+        self._environment = self._make(1 if measured else count)
 
     def run(
         self,
@@ -75,7 +94,7 @@ class Evaluator:
         stopped: Callable[[], bool] = _never,
         out_of_time: Callable[[], bool] = _never,
         pulse: Float[np.ndarray, "1"] | None = None,
-        progress: Callable[[Tally], None] = _unheard,
+        progress: Callable[[Tally], None] = _ignore,
     ) -> Scores | None:
         """Plays `episodes` episodes; None if `stopped` before they were done, and what is known by then once it is
         `out_of_time`.
@@ -84,7 +103,10 @@ class Evaluator:
         favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
         `progress` is called before every reset and after every step.
         """
-        environment, pulse = self._environment, np.zeros(1) if pulse is None else pulse
+        pulse = np.zeros(1) if pulse is None else pulse
+        if self._most:
+            self._choose_count(network, pulse, stopped)
+        environment = self._environment
         environment.answer_to(pulse)
         environment_seeds, action_seed = seeds.spawn(2)
         draws = generator(action_seed)
@@ -92,9 +114,8 @@ class Evaluator:
         with torch.inference_mode():
             while not tally.is_complete:
                 progress(tally)
-                pulse[0] = time.monotonic()
-                obs = environment.reset(environment_seeds)
-                pulse[0] = 0.0
+                with _awaited(pulse):
+                    obs = environment.reset(environment_seeds)
                 tally.begin_round()
                 ended = np.zeros(environment.count, np.bool_)
                 state = network.initial_state(environment.count)
@@ -104,9 +125,8 @@ class Evaluator:
                     output: PolicyOutput = network(torch.from_numpy(obs), state)
                     distribution = output.distribution
                     action = distribution.mode() if greedy else distribution.sample(draws)
-                    pulse[0] = time.monotonic()
-                    obs, reward, terminated, truncated, _ = environment.step(action.numpy())
-                    pulse[0] = 0.0
+                    with _awaited(pulse):
+                        obs, reward, terminated, truncated, _ = environment.step(action.numpy())
                     if output.next_state is not None:  # environments that had ended are reset by this step
                         last_reward = torch.as_tensor(reward, dtype=torch.float32)
                         state = RecurrentState(output.next_state, torch.from_numpy(ended), action, last_reward)
@@ -121,12 +141,48 @@ class Evaluator:
     def close(self) -> None:
         self._environment.close()
 
+    def _choose_count(self, network: ActorCritic, pulse: Float[np.ndarray, "1"], stopped: Callable[[], bool]) -> None:
+        """Makes as many environments as keep the network's passes to a tenth of the time."""
+        environment, state = self._environment, network.initial_state(1)
+        environment.answer_to(pulse)
+        playing: list[float] = []  # seconds of the reset and of each step
+        acting: list[float] = []
+        with torch.inference_mode():
+            began = time.perf_counter()
+            with _awaited(pulse):
+                obs = environment.reset(np.random.SeedSequence(0))
+            playing.append(time.perf_counter() - began)
+            while len(acting) < _MEASURED_STEPS and time.perf_counter() - began < _MEASURED_SECONDS and not stopped():
+                acts = time.perf_counter()
+                action = network(torch.from_numpy(obs), state).distribution.mode()
+                plays = time.perf_counter()
+                with _awaited(pulse):
+                    obs = environment.step(action.numpy()).obs
+                acting.append(plays - acts)
+                playing.append(time.perf_counter() - plays)
+        if not acting:
+            return
+        count = min(self._most, math.ceil(_SAVING * min(acting) * len(acting) / sum(playing)))
+        self._most = 0
+        if count > 1:
+            with suppress(UsageError), _awaited(pulse):  # if there cannot be so many, one has to do
+                self._environment = self._make(count)
+                environment.close()
+
+
+@contextmanager
+def _awaited(pulse: Float[np.ndarray, "1"]) -> Iterator[None]:
+    """Environments are asked for something: `pulse` holds since when they have not answered."""
+    pulse[0] = time.monotonic()
+    yield
+    pulse[0] = 0.0
+
 
 class BorrowingEvaluator(Evaluator):
-    """Plays in somebody else's environments, where no others can be made, and leaves closing them to their owner."""
+    """Plays in an actor's environments, where no others can be made; the actor closes them."""
 
     def __init__(self, environment: VectorEnvironment, max_steps: int):
-        self._environment, self._max_steps = environment, max_steps
+        self._environment, self._max_steps, self._most = environment, max_steps, 0
 
     def close(self) -> None:
         pass
@@ -141,11 +197,11 @@ def evaluate(
     greedy: bool | None = None,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | None = None,
-    progress: Callable[[Tally], None] = _unheard,
+    progress: Callable[[Tally], None] = _ignore,
 ) -> Scores:
-    """Judges the best agent of a run directory in environments and with seeds of its own.
+    """Evaluates the best agent of a run directory in environments and with seeds of its own.
 
-    `greedy` plays the likeliest actions, otherwise they are drawn; None is as the run was judged.
+    `greedy` plays the mode of the policy, otherwise actions are sampled; None is as the run was evaluated.
 
     `env` and `network` are needed only where the run was trained with a callable or module of one's own.
     `progress` is called after every step with the episodes counted so far.

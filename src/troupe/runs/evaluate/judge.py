@@ -139,31 +139,38 @@ class Judge:
         vector = newest if self.best_score is None else self._best
         return {name: part.cpu().clone() for name, part in self._weights.named(vector).items()}
 
-    def final_seconds(self) -> float:
-        """How long the evaluations after the run may take together: a ninth of the limit on time, or 5 s."""
-        return max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS) if self._limit_seconds else math.inf
+    def final_deadline(self) -> float:
+        """When (time.monotonic) the evaluations after the run must be over that ends now: they share a ninth of the
+        limit on time, or 5 s."""
+        seconds = max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS)
+        return time.monotonic() + seconds if self._limit_seconds else math.inf
 
-    def evaluate_newest(self, newest: Tensor, steps: int, interrupted: Condition, seconds: float = math.inf) -> bool:
-        """Whether the weights that a run ends with, which may not have been evaluated for long, are the best."""
+    def evaluate_newest(self, newest: Tensor, steps: int, interrupted: Condition, deadline: float = math.inf) -> bool:
+        """Whether the weights that a run ends with, which may not have been evaluated for long, are the best.
+
+        Takes at most half of the time until the `deadline`.
+        """
         if self.best_score is None or self._evaluated == steps:
             return False
         self._weights.vector.copy_(newest)
-        over = _timer(seconds)
+        half = (time.monotonic() + deadline) / 2
         scores = None
         with suppress(GivenUp):
-            scores = self._play("progress", self._config.episodes, steps, lambda: interrupted() or over())
+            stopped = lambda: interrupted() or time.monotonic() > half  # noqa: E731
+            scores = self._play("progress", self._config.episodes, steps, stopped)
         return scores is not None and self._keep_best(scores, steps)
 
     def final_evaluation(
-        self, newest: Tensor, steps: int, interrupted: Condition, seconds: float = math.inf
+        self, newest: Tensor, steps: int, interrupted: Condition, deadline: float = math.inf
     ) -> Scores | None:
         """Evaluates the best weights in fresh episodes, as having been chosen among many flatters their score.
 
-        What could be played in `seconds` counts; None where the evaluation was interrupted or given up.
+        What was played until the `deadline` counts; None where the evaluation was interrupted or abandoned.
         """
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
+        out_of_time = lambda: time.monotonic() > deadline  # noqa: E731
         with suppress(GivenUp):
-            return self._play("final", self._config.final_episodes, steps, interrupted, _timer(seconds))
+            return self._play("final", self._config.final_episodes, steps, interrupted, out_of_time)
         return None
 
     def state(self) -> dict[str, Any]:
@@ -254,9 +261,3 @@ class Judge:
             }
             self._log(row)
         return scores
-
-
-def _timer(seconds: float) -> Condition:
-    """Whether that many seconds have passed since now."""
-    end = time.monotonic() + seconds
-    return lambda: time.monotonic() > end

@@ -1,11 +1,10 @@
-"""Evaluations in a thread of their own: one whose environment does not answer is given up, and the run goes on."""
+"""Evaluations in a thread of their own: one whose environment does not answer is abandoned, and the run continues."""
 
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -34,33 +33,18 @@ def make_evaluator(
     Where no second environment can be made, the only one is lent by its actor; raises UsageError where there is no
     `lender`.
     """
-    max_steps, episodes = most_steps(config.evaluation, source), config.evaluation
+    evaluation, max_steps = config.evaluation, most_steps(config.evaluation, source)
     watched = partial(WatchedEvaluator, environment=source.id, hang_seconds=config.actor.hang_seconds, notice=notice)
-    counts = episodes.episodes, episodes.final_episodes
+    make = partial(
+        Evaluator, source, config.env, evaluation.episodes, evaluation.final_episodes,
+        max_steps=max_steps, measured=config.stop.seconds > 0 and not config.traits.serial,
+    )  # fmt: skip
     try:
-        return watched(partial(Evaluator, source, config.env, *counts, max_steps=max_steps)), nullcontext
+        return watched(make), nullcontext
     except UsageError:
         if lender is None:
             raise
         return watched(partial(BorrowingEvaluator, lender.lend(), max_steps)), lender.lent
-
-
-class Plays(Protocol):
-    """What judges a network: an Evaluator."""
-
-    def run(
-        self,
-        network: ActorCritic,
-        episodes: int,
-        seeds: np.random.SeedSequence,
-        *,
-        greedy: bool,
-        stopped: Callable[[], bool],
-        out_of_time: Callable[[], bool],
-        pulse: np.ndarray,
-    ) -> Scores | None: ...
-
-    def close(self) -> None: ...
 
 
 class WatchedEvaluator:
@@ -70,9 +54,11 @@ class WatchedEvaluator:
     is given up, its thread and environments are left behind, and the next one makes fresh environments.
     """
 
-    def __init__(self, make: Callable[[], Plays], environment: str, hang_seconds: float, notice: Callable[[str], None]):
+    def __init__(
+        self, make: Callable[[], Evaluator], environment: str, hang_seconds: float, notice: Callable[[str], None]
+    ):
         self._make, self._environment, self._hang_seconds, self._notice = make, environment, hang_seconds, notice
-        self._evaluator: Plays | None = make()
+        self._evaluator: Evaluator | None = make()
         self._cannot_be_made = False  # again
 
     def run(
@@ -99,7 +85,7 @@ class WatchedEvaluator:
             if hang_detector.look():
                 self._evaluator = None  # it is in the middle of a step, and cannot be closed
                 stood = hung(self._environment, self._hang_seconds, work.stack())
-                self._notice(f"an evaluation is given up, and the run goes on: {stood}")
+                self._notice(f"an evaluation is given up, and the run continues: {stood}")
                 raise GivenUp
             waited += LOOK_SECONDS if stopped() or out_of_time() else 0.0
             if waited > (_STOP_SECONDS if stopped() else _TIME_SECONDS):
@@ -112,7 +98,7 @@ class WatchedEvaluator:
         if self._evaluator is not None:
             self._evaluator.close()
 
-    def _fresh(self, pulse: np.ndarray) -> Plays:
+    def _fresh(self, pulse: np.ndarray) -> Evaluator:
         if self._cannot_be_made:
             raise GivenUp
         pulse[0] = time.monotonic()
