@@ -247,7 +247,7 @@ def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environmen
         "worlds.py:BlocksOnce --steps 3000 --actor.place thread --actor.hang_seconds 0.3 --evaluation.every_steps 64"
     )
     assert status == 0
-    assert "an evaluation is given up, and the run goes on: environment worlds.py:BlocksOnce has not" in out
+    assert "an evaluation is given up, and the run continues: environment worlds.py:BlocksOnce has not" in out
     assert "in waits_for_ever" in out
     purposes = [row["purpose"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
     assert "progress" in purposes
