@@ -99,7 +99,7 @@ def test_there_must_be_time() -> None:
 def result(preset: str = "appo", settings: dict[str, Any] | None = None, **changed: Any) -> Result:
     """Balanced and fast: nothing to advise but the costliest stage."""
     usual: dict[str, Any] = {
-        "config": resolve("Some-v0", preset, settings or {}), "place": "process",
+        "config": resolve("Some-v0", preset, settings or {}), "placement": "process",
         "stages": {"env": 10e-6, "act": 5e-6, "move": 1e-7, "learn": 5e-6}, "env_waits": 0.0, "cores": 2,
         "steps_per_s": 90_000.0, "updates_per_s": 10.0, "bottleneck": "actor: env", "waits": {"actor": 0.1},
     }  # fmt: skip
@@ -162,13 +162,13 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         (result("article", bottleneck="actor: act"), [WINDOW]),
         (result(bottleneck="learner: learn"), [PASSES]),
         (result("impala", bottleneck="learner: learn"), [LEARN]),
-        (result(place="thread", steps_per_s=30_000.0), [LOCK, ENV]),
+        (result(placement="thread", steps_per_s=30_000.0), [LOCK, ENV]),
         (
-            result(place="thread", steps_per_s=30_000.0, preempted=0.6),
+            result(placement="thread", steps_per_s=30_000.0, preempted=0.6),
             ["other programs had the processors 60% of the time: measure without them", ENV],
         ),
-        (result(place="thread"), [ENV]),  # near the limit as it is
-        (result(place="thread", steps_per_s=30_000.0, cores=1), [ENV]),
+        (result(placement="thread"), [ENV]),  # near the limit as it is
+        (result(placement="thread", steps_per_s=30_000.0, cores=1), [ENV]),
         (result(bottleneck="unknown"), [ENV]),  # the costliest stage
         (
             result("impala", bottleneck="learner", stages={"env": 1e-6, "act": 1e-6, "move": 1e-7, "learn": 1e-4}),

@@ -23,26 +23,27 @@ from troupe.runtime.execution.runner import ThreadRunner
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
 from troupe.runtime.topologies import Topology
+from troupe.text import table
 from troupe.torch_threads import one_torch_thread
 from troupe.trainer import train
 from troupe.user_code.files import without_folder
 
 STAGE_SECONDS = 1.0
-_MUCH = 0.3  # of the time: that much less speed is other programs' doing
+_MOSTLY_PREEMPTED = 0.3  # of the time: the measurement says more about other programs
 _DOING = {"env": "the environment", "act": "acting", "move": "copying rollouts", "learn": "learning"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """Core-seconds per step of each stage alone, and what a whole training run does with them.
+    """Core-seconds per step of each stage alone, and the speed that a whole training run reaches.
 
     `env_waits` is the share of a step in which the environment waits rather than computes; `bottleneck`
-    and `waits` are of the run itself: what holds it up (runs/report/reporter.py),
-    and the share of its time that each kind of part waits for another.
+    (runs/report/reporter.py) and `waits`, the share of its time that each kind of part waits for another, are of the
+    run itself.
     """
 
     config: TrainConfig
-    place: str
+    placement: str
     stages: Mapping[str, float]
     env_waits: float
     cores: int
@@ -50,7 +51,7 @@ class Result:
     updates_per_s: float
     bottleneck: str
     waits: Mapping[str, float]
-    preempted: float = 0.0  # share of the time in which the busiest part had no processor, for other programs did
+    preempted: float = 0.0  # largest share of a part's time in which other programs had the processors
 
     @property
     def limit(self) -> float:
@@ -66,7 +67,7 @@ class Result:
             "environment": without_folder(self.config.env.id),
             "preset": self.config.preset,
             "topology": self.config.topology,
-            "place": self.place,
+            "place": self.placement,
             "actors": self.config.actor.count,
             "environments_per_actor": self.config.actor.environments,
             "cores": self.cores,
@@ -83,16 +84,20 @@ class Result:
 
     def table(self) -> str:
         config, whole = self.config, sum(self.stages.values())
+        where = {"process": "processes", "thread": "threads"}.get(self.placement, self.placement)
+        head = ("stage", "core-us per step", "share", "alone, steps/s")
+        stages = [
+            (name, f"{spent * 1e6:.2f}", f"{spent / whole:.0%}", f"{1 / spent:,.0f}")
+            for name, spent in self.stages.items()
+        ]
         lines = [
             f"{without_folder(config.env.id)}, preset {config.preset}: {config.topology}, {config.actor.count} x "
-            f"{config.actor.environments} environments in {self.place}{'es' if self.place == 'process' else 's'}, "
+            f"{config.actor.environments} environments in {where}, "
             f"rollouts of {config.actor.rollout_steps} steps, "
             f"{config.learner.epochs} pass{'es' if config.learner.epochs > 1 else ''}",
             "",
-            f"{'stage':8}{'core-us per step':>18}{'share':>8}{'alone, steps/s':>18}",
+            *table([head, *stages], "<>>>", "    "),
         ]
-        for name, spent in self.stages.items():
-            lines.append(f"{name:8}{spent * 1e6:>18.2f}{spent / whole:>8.0%}{1 / spent:>18,.0f}")
         waits = ", ".join(f"{part} waits {share:.0%} of its time" for part, share in self.waits.items())
         return "\n".join(
             [
@@ -109,14 +114,14 @@ class Result:
     def advice(self) -> list[str]:
         """What would make it faster, as far as the measurements tell."""
         advice = []
-        if self.preempted > _MUCH:
+        if self.preempted > _MOSTLY_PREEMPTED:
             advice.append(f"other programs had the processors {self.preempted:.0%} of the time: measure without them")
-        elif self.place == "thread" and self.fraction < 0.7 and self.cores > 1:
+        elif self.placement == "thread" and self.fraction < 0.7 and self.cores > 1:
             advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
         return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]
 
     def _about(self, stage: str) -> list[str]:
-        """What can be done about the stage that all others wait for; the costliest where there is none such."""
+        """What can be done about the stage that limits the run, or about the costliest one."""
         config = self.config
         more_actors = f"--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)}"
         if stage == "delay":
@@ -177,12 +182,14 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     numbers |= {"network.precision": config.network.precision, "learner.threads": config.learner.threads}
     numbers |= {"env.threads": config.env.threads, "env.backend": config.env.backend}
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "run"
+        directory = Path(folder) / "run"
         try:
-            run = train(env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=place, display="silent")
+            run = train(
+                env, preset=preset, settings={**settings, **numbers, **quiet}, run_dir=directory, display="silent"
+            )
         except (KeyboardInterrupt, SystemExit) as stop:
-            raise KeyboardInterrupt(saved_run(stop).signal) from None  # the run goes with its folder
-        (*_, last) = (row for row in read_metrics(place) if row["kind"] == "report")
+            raise KeyboardInterrupt(saved_run(stop).signal) from None  # the run is deleted with its directory
+        (*_, last) = (row for row in read_metrics(directory) if row["kind"] == "report")
     shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     return Result(
@@ -208,6 +215,6 @@ def _stages(topology: Topology) -> dict[str, float]:
 
 
 def _seconds(work: Callable[[], object], for_seconds: float) -> float:
-    """What `work` takes, after a while that does not count."""
+    """The duration of `work`, after a warm-up."""
     cost(work, for_seconds / 5)
     return cost(work, for_seconds)[0]

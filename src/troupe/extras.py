@@ -1,6 +1,7 @@
-"""Packages that only some uses need: which are missing, and the command that installs them by their own names.
+"""Optional packages: which are missing, and the pip command that installs them.
 
-Not by an extra of ours: pip could not find it where troupe was installed from a checkout. The packages it can.
+The command names the packages rather than `troupe-rl[extra]`, which pip could not find where troupe was installed
+from a checkout.
 """
 
 import importlib.metadata

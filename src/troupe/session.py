@@ -116,7 +116,7 @@ class Session:
         self._directory = directory
         with ExitStack() as stack:
             stack.enter_context(self._display)
-            writer = RunWriter(directory, self._config, self._journal, self._display.event)
+            writer = RunWriter(directory, self._config, self._journal, self._display.notice)
             self._writer = stack.enter_context(writer)
             if self._resumed:
                 writer.metrics.resume(self._progress.counts.steps, self._clock.seconds)
@@ -240,7 +240,7 @@ class Session:
 
     def _show_notices(self) -> None:
         while self._progress.notices:
-            self._display.event(self._progress.notices.popleft())
+            self._display.notice(self._progress.notices.popleft())
 
     @property
     def _path(self) -> Path:
@@ -264,7 +264,7 @@ class Session:
             except KeyboardInterrupt:  # a second signal came in the middle of it
                 saved = self._state.save(self._writer)
             if self._stuck:
-                self._display.event(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
+                self._display.notice(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
             if not failure and not self._signal:
                 with self._waiting():
                     deadline = self._judge.final_deadline()
@@ -277,7 +277,7 @@ class Session:
             self._writer.metrics.write(self._rows.popleft())
         with self._waiting():
             if wrong := close_in_time(self._close_environments, self._interrupted):
-                self._display.event(f"environment {self._source.id}: {wrong}")
+                self._display.notice(f"environment {self._source.id}: {wrong}")
         self._show_notices()
         if failure:
             failed = failure_of(self._path, failure, saved)

@@ -121,7 +121,7 @@ def _resumed(
     if not checkpoint.newest_first(path):
         return _begun_anew(path, config, env, network, display)
     with Display(display) as shown:
-        saved = checkpoint.load(path, shown.event)
+        saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
         raise UsageError(

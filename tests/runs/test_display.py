@@ -128,7 +128,7 @@ def test_the_sparkline_goes_from_the_lowest_to_the_highest() -> None:
 
 
 def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
-    history = view.History()
+    history = view.ReturnHistory()
     for i in range(10_000):
         history.add(float(i))
     assert len(history.values) < 256
@@ -156,7 +156,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
     with Display(stream=terminal) as shown:
         shown.start(["CartPole → v1"])
         shown.report(report(), LIMITS)
-        shown.event("a → b")
+        shown.notice("a → b")
     assert "queue    ====" in terminal.shown
     assert "a ? b" in terminal.shown
 
@@ -165,7 +165,7 @@ def test_events_stand_above_the_panel_and_the_cursor_comes_back() -> None:
     terminal = Terminal()
     with pytest.raises(KeyboardInterrupt), Display(stream=terminal) as shown:  # noqa: PT012
         shown.report(report(), LIMITS)
-        shown.event("saved")
+        shown.notice("saved")
         raise KeyboardInterrupt
     assert terminal.shown.index("saved") < terminal.shown.rindex("progress")
     assert terminal.written.rindex("\x1b[?25h") > terminal.written.rindex("\x1b[?25l")
@@ -228,7 +228,7 @@ def test_quiet_leaves_events_and_the_result(stream: Callable[[], Any]) -> None:
     with Display("quiet", out) as shown:
         shown.start(["intro"])
         shown.report(report(), LIMITS)
-        shown.event("a checkpoint was damaged")
+        shown.notice("a checkpoint was damaged")
         shown.result(["mean 480.0"])
     text = out.written if isinstance(out, Terminal) else out.getvalue()
     assert text == "a checkpoint was damaged\nmean 480.0\n"
@@ -247,7 +247,7 @@ def test_auto_is_silent_where_nobody_watches(caplog: pytest.LogCaptureFixture) -
     with Display("auto", out) as shown:
         shown.start(["intro"])
         shown.report(report(), LIMITS)
-        shown.event("an environment was replaced")
+        shown.notice("an environment was replaced")
         shown.result(["result"])
     assert out.getvalue() == ""
     assert [record.message for record in caplog.records] == ["an environment was replaced"]
@@ -299,7 +299,7 @@ def test_a_stream_that_goes_away_stops_no_run(base: type[Any]) -> None:
     with Display("auto" if base is Terminal else "plain", Gone()) as shown:
         shown.start(["intro"])
         shown.report(report(), LIMITS)
-        shown.event("event")
+        shown.notice("event")
         shown.result(["result"])
 
 

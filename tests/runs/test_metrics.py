@@ -51,9 +51,10 @@ def test_json_of_a_summary_is_strict():
     }
 
 
-def test_tensorboard_reads_the_same_numbers(tmp_path):
+def test_tensorboard_reads_the_same_numbers_in_groups(tmp_path):
     with MetricsLog(tmp_path, pytest.fail) as log:
-        log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None))
+        more = {"approx_kl": 0.01, "my_penalty": 3.0, "queue_depth": 2}
+        log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None, **more))
         log.write({"kind": "evaluation", "purpose": "final", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0})
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
     (file,) = tmp_path.glob("events.out.tfevents.*")
@@ -64,7 +65,10 @@ def test_tensorboard_reads_the_same_numbers(tmp_path):
         return {value.tag: pytest.approx(value.tensor.float_val[0]) for value in event.summary.value}
 
     assert (report.step, report.wall_time) == (7, 1e9 + 7)
-    assert numbers(report) == {"report/seconds": 0.1, "report/return_mean": 2.5, "report/shares/actor/env": 0.5}
+    assert numbers(report) == {
+        "time/seconds": 0.1, "return/return_mean": 2.5, "time/shares/actor/env": 0.5,
+        "policy/approx_kl": 0.01, "loss/my_penalty": 3.0, "queue/queue_depth": 2,
+    }  # fmt: skip
     assert numbers(evaluation) == {"evaluation/final/seconds": 1.0, "evaluation/final/mean": 4.0}
     assert numbers(collapse) == {"collapse/seconds": 1.0, "collapse/mean": 4.0}
 

@@ -126,7 +126,7 @@ def test_an_observation_that_ends_an_episode_and_allows_nothing_is_valued_and_sh
 
 
 def test_frames_that_a_wrapper_skips_are_seen_at_the_worlds_speed(countdown, decided):
-    """Ten steps of four frames, of which every second makes a image; frames before the first step do not count."""
+    """Ten steps of four frames, of which every second makes an image; frames before the first step do not count."""
     env = Repeating(countdown("rgb_array", length=43), 4)
     seen = frames_of(decided(), env, 25)
     assert [round(50 * frame.seconds) for frame, _ in seen] == list(range(0, 41, 2))
@@ -151,7 +151,7 @@ def test_what_blinks_in_an_emulator_is_always_seen_and_what_moves_is_not_doubled
 
         def render(self) -> Any:
             image = np.zeros((4, 80, 3), np.uint8)
-            image[0, 0] = 200 * (self.step_number % 2 == 0)  # never when a image is due
+            image[0, 0] = 200 * (self.step_number % 2 == 0)  # never when an image is due
             image[2, 2 * self.step_number : 2 * self.step_number + 4] = 100
             return image
 

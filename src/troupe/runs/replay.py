@@ -1,8 +1,8 @@
 """Replays a recorded run in one thread, to the same weights bit for bit.
 
-The journal says which weights every rollout was made with and who touched the master's weights when;
-everything else follows from the configuration and the seed. So a fault that happened once, in some
-interleaving of threads and processes, happens again, where a debugger can look at it.
+The journal records which weights each rollout was made with, and the order of the operations on the master's weights;
+everything else follows from the configuration and the seed. So a fault that occurred in some interleaving of threads
+and processes is reproduced where a debugger can examine it.
 """
 
 import copy
@@ -44,9 +44,9 @@ from troupe.torch_threads import one_torch_thread
 
 @dataclass(frozen=True)
 class Replayed:
-    """What came of a replay; `diverged` is the first version whose weights were others than recorded.
+    """The result of a replay; `diverged` is the first version whose weights differ from those recorded.
 
-    The replay goes on from there, as far as the journal still fits.
+    The replay continues from there as far as the journal still fits.
     """
 
     rollouts: int  # that were learned from
@@ -56,8 +56,8 @@ class Replayed:
     vector: Float[Tensor, " P"]  # the weights it ended with
 
 
-class _Strayed(TroupeError):
-    """The replay does what the run did not: it has diverged before the next version is there to compare."""
+class _Diverged(TroupeError):
+    """The replay does what the run did not: it has diverged before there is another version to compare."""
 
 
 class _ReplayedMaster(Master):
@@ -67,7 +67,7 @@ class _ReplayedMaster(Master):
 
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:  # noqa: ARG002
         if self.learning_rate is None:
-            raise _Strayed("an update that was refused in the run is finite in the replay")
+            raise _Diverged("an update that was refused in the run is finite in the replay")
         super().apply(gradient, self.learning_rate)
         self.learning_rate = None
 
@@ -82,29 +82,29 @@ def replay(
     optimizer: Callable[..., Any] | None = None,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
-    """Runs a recorded run again. `on_version` is called after every publication: a place for a debugger.
+    """Replays a recorded run. `on_version` is called after each version is published: the directory for a breakpoint.
 
     Raises UsageError where the run has no journal or is one that cannot be replayed.
     """
-    place = Path(run)
-    config = replace_settings(checkpoint.read_config(place), choices.named({}, loss, optimizer))
-    choices.check_code(place, config)
-    notes = _read(place)
-    encoder_of_run(place, config)  # refuses code that lies in the run directory
-    if network is None and _had_custom_network(place):
-        raise needs_network(place)
+    directory = Path(run)
+    config = replace_settings(checkpoint.read_config(directory), choices.named({}, loss, optimizer))
+    choices.check_code(directory, config)
+    entries = _read(directory)
+    encoder_of_run(directory, config)  # refuses code that lies in the run directory
+    if network is None and _had_custom_network(directory):
+        raise needs_network(directory)
     with one_torch_thread():
-        return _Replay(config, place, notes, env, network).run(on_version)
+        return _Replay(config, directory, entries, env, network).run(on_version)
 
 
-def _had_custom_network(place: Path) -> bool:
+def _had_custom_network(directory: Path) -> bool:
     with suppress(UsageError):  # a run may have been killed before its first checkpoint
-        return bool(checkpoint.load(place, warn=lambda _: None).state["custom_network"])
+        return bool(checkpoint.load(directory, warn=lambda _: None).state["custom_network"])
     return False
 
 
-Note = tuple[Any, ...]
-_FORMS: dict[str, Any] = {  # runtime/journal.py says what they mean
+Entry = tuple[Any, ...]
+_ENTRY_TYPES: dict[str, Any] = {  # runtime/journal.py says what they mean
     "rollout": tuple[int, int, int, list[tuple[int, int]]],
     "batch": tuple[str, list[tuple[int, int]]],
     "observe": tuple[str],
@@ -115,38 +115,39 @@ _FORMS: dict[str, Any] = {  # runtime/journal.py says what they mean
 }
 
 
-def _read(place: Path) -> list[Note]:
-    file = place / FILE
+def _read(run: Path) -> list[Entry]:
+    """The entries of a run's journal. Raises UsageError where it has none, or one that is damaged."""
+    file = run / FILE
     if not file.is_file():
-        raise UsageError(f"'{place}' was not recorded: it has no {FILE} (troupe train ... --record keeps one)")
-    notes: list[Note] = []
+        raise UsageError(f"'{run}' was not recorded: it has no {FILE} (troupe train ... --record keeps one)")
+    entries: list[Entry] = []
     lines = file.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             kind, *facts = msgspec.json.decode(line)
-            notes.append((kind, *msgspec.convert(facts, _FORMS[kind])))
+            entries.append((kind, *msgspec.convert(facts, _ENTRY_TYPES[kind])))
         except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
             if number < len(lines):
-                raise UsageError(f"{file}, line {number}: not what a run writes there: {line[:60]}") from None
-            # else: what a killed run left of its last line
-    _check(notes)
-    return notes
+                raise UsageError(f"{file}, line {number}: not an entry of a journal: {line[:60]}") from None
+            # else: the incomplete last line of a killed run
+    _check(entries)
+    return entries
 
 
-def _check(notes: list[Note]) -> None:
+def _check(entries: list[Entry]) -> None:
     """Raises UsageError where a line is missing that others need."""
     made: dict[int, int] = {}
     had: dict[int, int] = {}
     free: set[tuple[int, int]] = set()
     version = 0
-    for kind, *facts in notes:
+    for kind, *facts in entries:
         if kind == "rollout":
             actor, _, index, pulls = facts
             if index != made.get(actor, 0):
-                raise _unfit(f"rollout {index} of actor {actor} stands where {made.get(actor, 0)} comes next")
+                raise _mismatch(f"rollout {index} of actor {actor} stands where {made.get(actor, 0)} comes next")
             for pulled, _ in pulls:
                 if not had.get(actor, 0) <= pulled <= version:
-                    raise _unfit(
+                    raise _mismatch(
                         f"rollout {index} of actor {actor} was made with version {pulled}, which it cannot have"
                     )
                 had[actor] = pulled
@@ -155,15 +156,15 @@ def _check(notes: list[Note]) -> None:
         elif kind == "batch":
             for actor, index in facts[1]:
                 if (actor, index) not in free:
-                    raise _unfit(f"rollout {index} of actor {actor} is learned from before it is made, or twice")
+                    raise _mismatch(f"rollout {index} of actor {actor} is learned from before it is made, or twice")
                 free.remove((actor, index))
         elif kind == "publish":
             version += 1
             if facts[1] != version:
-                raise _unfit(f"version {facts[1]} is published where {version} comes next")
+                raise _mismatch(f"version {facts[1]} is published where {version} comes next")
 
 
-def _unfit(why: str) -> UsageError:
+def _mismatch(why: str) -> UsageError:
     return UsageError(f"the journal does not fit: {why}")
 
 
@@ -171,14 +172,14 @@ class _Replay:
     def __init__(
         self,
         config: TrainConfig,
-        place: Path,
-        notes: list[Note],
+        directory: Path,
+        entries: list[Entry],
         env: Callable[..., gym.Env[Any, Any]] | None,
         network: nn.Module | NetworkMaker | None,
     ):
         config = replace_settings(config, {"env.delay_seconds": 0.0})  # it changes nothing but the time
-        self._config, self._notes = config, notes
-        self._source = of_run(place, config.env, env)
+        self._config, self._entries = config, entries
+        self._source = of_run(directory, config.env, env)
         built, seeds, _ = first_network(network, self._source, config)
         actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
         flat = FlatWeights(built)
@@ -202,21 +203,21 @@ class _Replay:
         self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
         self._operations: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it does next to the weights
         self._actors = actors
-        self._wanted = {(actor, index) for kind, *facts in notes if kind == "batch" for actor, index in facts[1]}
+        self._wanted = {(actor, index) for kind, *facts in entries if kind == "batch" for actor, index in facts[1]}
         self._made: dict[tuple[int, int], Rollout] = {}  # and not yet learned from
 
     def run(self, on_version: Callable[[int], object]) -> Replayed:
-        for kind, *facts in self._notes:
+        for kind, *facts in self._entries:
             if kind == "rollout":
                 actor, generation, index, pulls = facts
                 self._actor(actor).script.append((generation, index, pulls))
         rollouts, updates, diverged = 0, 0, None
         try:
-            for kind, *facts in self._notes:
+            for kind, *facts in self._entries:
                 try:
                     self._follow(kind, facts)
                 except TroupeError as error:
-                    if diverged is None and not isinstance(error, _Strayed):
+                    if diverged is None and not isinstance(error, _Diverged):
                         raise
                     diverged = diverged or self._master.version + 1
                     break
@@ -232,11 +233,11 @@ class _Replay:
         return Replayed(rollouts, updates, self._master.version, diverged, self._master.vector.cpu().clone())
 
     def _follow(self, kind: str, facts: list[Any]) -> None:
-        """Does again what the journal says was done."""
+        """Repeats one recorded operation."""
         if kind == "batch":
             learner, wanted = facts
             if learner not in self._learners:
-                raise _unfit(f"this run has no {learner}")
+                raise _mismatch(f"this run has no {learner}")
             batch = stack([self._rollout(*each) for each in wanted])
             operations = _operations(self._learners[learner], self._master, batch)
             self._operations[learner] = next(operations), operations
@@ -254,10 +255,12 @@ class _Replay:
             if following == what:
                 return
             if following != "apply":  # an update that was refused, then as now, is in no journal
-                raise _unfit(f"{learner} does '{what}' where '{following}' comes next (version {self._master.version})")
+                raise _mismatch(
+                    f"{learner} does '{what}' where '{following}' comes next (version {self._master.version})"
+                )
 
     def _rollout(self, actor: int, index: int) -> Rollout:
-        """Rollout `index` of `actor`, after all those before it, which somebody may want later or nobody."""
+        """Rollout `index` of `actor`; those before it are made first, and kept if a later batch has them."""
         while (actor, index) not in self._made:
             made, rollout = self._actor(actor).play(self._plans[actor], self._gate, self._new_rollout())
             if (actor, made) in self._wanted:
@@ -266,7 +269,7 @@ class _Replay:
 
     def _actor(self, number: int) -> "_Actor":
         if number >= len(self._actors):
-            raise _unfit(f"this run has no actor {number}")
+            raise _mismatch(f"this run has no actor {number}")
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:
@@ -274,7 +277,7 @@ class _Replay:
         return allocate(RolloutSpec(self._source.packing.space, *shape, self._source.actions, state_size))
 
     def _keep(self, version: int) -> None:
-        """Remembers the weights just published, and forgets those no rollout goes by any more."""
+        """Keeps the weights just published, and drops those that no further rollout is made with."""
         self._versions[version] = self._master.vector.cpu().clone()
         oldest = min((actor.next_version for actor in self._actors), default=version)
         for old in [old for old in self._versions if old < min(oldest, version)]:
@@ -298,13 +301,13 @@ def _operations(learner: Learner, master: Master, batch: Rollout) -> Iterator[st
 
 
 class _Actor:
-    """An actor's place, and the weights it goes by: those of which the journal says that it had them."""
+    """One actor, and the weights its rollouts are made with: those recorded in the journal."""
 
     def __init__(self, versions: dict[int, Tensor]):
         self.script: list[tuple[int, int, list[tuple[int, int]]]] = []  # (generation, index, pulls)
         self._versions, self._progress = versions, Progress()
         self._made, self._generation = 0, -1
-        self._player: Rollouter | None = None
+        self._rollouter: Rollouter | None = None
         self._pulls: Iterator[tuple[int, int]] = iter(())
         self.version = 0
 
@@ -317,22 +320,22 @@ class _Actor:
         """The next rollout of the script, and its index."""
         generation, index, pulls = self.script[self._made]
         self._made, self._pulls = self._made + 1, iter(pulls)
-        if generation != self._generation or self._player is None:
+        if generation != self._generation or self._rollouter is None:
             self.close()
             self._generation = generation
-            self._player = plan.build(generation, self._progress, gate, np.zeros(1))
-        self._player.collect(rollout)
+            self._rollouter = plan.build(generation, self._progress, gate, np.zeros(1))
+        self._rollouter.collect(rollout)
         return index, rollout
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
-        """The weights that were pulled then; and as many steps had been played as then."""
+        """The recorded weights, and the number of steps that had been played when they were pulled."""
         pulled = next(self._pulls, None)
         if pulled is None:
-            raise _Strayed("a rollout takes more steps than it did")
+            raise _Diverged("a rollout takes more steps than it did")
         self.version, self._progress.counts.played = pulled
         into.copy_(self._versions[self.version])
         return self.version
 
     def close(self) -> None:
-        if self._player is not None:
-            self._player.close()
+        if self._rollouter is not None:
+            self._rollouter.close()

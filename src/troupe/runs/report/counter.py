@@ -1,4 +1,4 @@
-"""How far an evaluation has come: a line on a terminal that is written over, and what an interruption leaves."""
+"""The progress of an evaluation: a line on a terminal that is overwritten, and the text of an interruption."""
 
 import time
 from typing import TextIO
@@ -10,7 +10,7 @@ _EVERY_SECONDS = 0.1
 
 
 class Counter:
-    """Called with an evaluation's tally again and again. Where `stream` is no terminal, nothing is written."""
+    """Called repeatedly with an evaluation's tally. Writes only where `stream` is a terminal."""
 
     def __init__(self, episodes: int, stream: TextIO):
         self._episodes, self._stream = episodes, stream
@@ -25,7 +25,7 @@ class Counter:
 
     @property
     def text(self) -> str:
-        """The episodes that have ended so far and their mean; short episodes end first."""
+        """The number of complete episodes and their mean return; short episodes end first."""
         returns = self._tally.returns if self._tally else []
         mean = f": mean return {format_return(sum(returns) / len(returns))}" if returns else ""
         return f"{len(returns)} of {self._episodes} episodes{mean}"

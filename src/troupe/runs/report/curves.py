@@ -38,7 +38,7 @@ class Curve:
 
 
 def read_curve(run: str | os.PathLike[str]) -> Curve:
-    """Raises UsageError where there is no metrics.jsonl. What a resumed run did again stands there once."""
+    """Raises UsageError where there is no metrics.jsonl. What a resumed run repeated is in it once."""
     rows = _in_order(read_metrics(run))
     reports = _table(rows, "report", "steps", "seconds", "return_mean", "episodes")
     steps, seconds, returns, episodes = reports.T
@@ -50,7 +50,7 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
 
 
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Without what a resumed run did again: rows with more steps than a later report.
+    """Without what a resumed run repeated: rows with more steps than a later report.
 
     Only reports show a resumption; an evaluation may be of weights older than the report before it.
     """

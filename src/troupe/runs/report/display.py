@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a live panel on a terminal, plain lines anywhere else."""
+"""Shows progress while a run trains: a live panel on a terminal or in a notebook, plain lines anywhere else."""
 
 import logging
 import os
@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
 from troupe.runs.report.live import LivePanel, NotebookPanel, in_notebook
-from troupe.runs.report.view import History, Limits, View, training_return
+from troupe.runs.report.view import Limits, ReturnHistory, View, training_return
 from troupe.text import format_duration, format_return
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
@@ -22,17 +22,16 @@ LINE_SECONDS = 2.0, 30.0  # pause between plain lines: at first, and at most
 class Display:
     """Shows reports and evaluations (rows of metrics.jsonl) as they come; one thread calls it.
 
-    `auto` draws a panel where somebody watches, on a terminal or in a notebook, and is `silent` elsewhere; `plain`
-    always writes lines, `quiet` leaves only events and the result, `silent` writes nothing: its events go
-    to the logger "troupe". The stream is standard output unless given: what is said here is the program's
-    answer to a person. A stream that goes away stops no run.
+    `auto` draws a panel on a terminal or in a notebook, and is `silent` elsewhere; `plain` always writes lines, `quiet`
+    only notices and the result, `silent` nothing: its notices go to the logger "troupe". The stream is standard output
+    unless given; one that is closed meanwhile stops no run.
 
-    Nothing is drawn but from within `report`, four times a second at most: there is no thread here that
-    competes with training for the interpreter.
+    Drawing happens only within `report`, at most four times a second: no thread competes with training for the
+    interpreter.
     """
 
     def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
-        self._stream = _Steady(stream or sys.stdout)
+        self._stream = _TolerantStream(stream or sys.stdout)
         self._panel: LivePanel | NotebookPanel | None = None
         if mode == "auto":
             if stream is None and in_notebook():
@@ -41,13 +40,13 @@ class Display:
                 self._panel = LivePanel(cast(TextIO, self._stream))
         self._silent = mode == "silent" or (mode == "auto" and not (self._panel or self._stream.is_terminal))
         self._quiet = self._silent or mode == "quiet"
-        self._history = History()
+        self._history = ReturnHistory()
         self._best: float | None = None
         self._unshown: View | None = None
         self._next = 0.0
         self._pause = LINE_SECONDS[0]
         self._headed = False
-        self._per_steps = False  # what /1k means has been said
+        self._per_steps = False  # whether /1k has been explained
 
     def __enter__(self) -> Self:
         return self
@@ -56,7 +55,7 @@ class Display:
         self.close()
 
     def start(self, lines: Iterable[str]) -> None:
-        """Says what is about to run."""
+        """Shows what is about to run."""
         if not self._quiet:
             self._write(lines)
 
@@ -65,7 +64,7 @@ class Display:
         if row.get("kind") == "evaluation":
             self._best = row["mean"] if self._best is None else max(self._best, row["mean"])
             return
-        if row.get("kind") == "collapse":  # an event says it in words
+        if row.get("kind") == "collapse":  # there is a notice about it
             return
         if row.get("recent_return") is not None:
             self._history.add(row["recent_return"])
@@ -73,26 +72,26 @@ class Display:
         if not self._quiet and monotonic() >= self._next:
             self._show()
 
-    def event(self, text: str) -> None:
-        """Says something that happened, in every mode."""
+    def notice(self, text: str) -> None:
+        """Shows a line about something that happened, in every mode."""
         if self._silent:
             logging.getLogger("troupe").warning(printable(text))
         else:
             self._write([text])
 
     def news(self, text: str) -> None:
-        """Says what is going on, to those who follow the run."""
+        """Shows a line about normal progress, unless `quiet` or `silent`."""
         if not self._quiet:
             self._write([text])
 
     def result(self, lines: Iterable[str]) -> None:
-        """Closes the panel and says how the run ended, in every mode but `silent`."""
+        """Closes the panel and shows how the run ended, in every mode but `silent`."""
         self.close()
         if not self._silent:
             self._write(lines)
 
     def close(self) -> None:
-        """Shows the last report if nobody saw it, and leaves the terminal as it was."""
+        """Shows the last report unless it has been shown, and leaves the terminal as it was."""
         if self._unshown and not self._quiet:
             self._show()
         if self._panel:
@@ -123,8 +122,8 @@ class Display:
             self._stream.flush()
 
 
-class _Steady:
-    """A stream that takes everything: what its encoding lacks becomes '?', what nobody reads is dropped."""
+class _TolerantStream:
+    """Writes never fail: what the encoding lacks becomes '?', and what cannot be written is dropped."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream

@@ -1,4 +1,4 @@
-"""How the settings of several runs differ, in words: runs with one label have the same settings."""
+"""Labels for several runs, from the settings in which they differ: the same label means the same settings."""
 
 import json
 import tomllib
@@ -12,12 +12,12 @@ from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
 
-_IDENTITY = ("env.id", "preset", "tuned")  # what decides most of the other settings
+_IDENTITY = ("env.id", "preset", "tuned")  # these determine most other settings
 _MOST = 3  # settings in a label
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """What the run's config.toml says, as far as it can be read; what a measurement has settled is "auto"."""
+    """The settings in the run's config.toml, as far as it can be read; those chosen by a measurement are "auto"."""
     try:
         settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
     except (OSError, ValueError, RecursionError):
@@ -31,7 +31,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 
 def read_measured(run: Path) -> list[str]:
-    """The settings that a measurement on the machine decided, as summary.json tells."""
+    """The settings that were chosen by a measurement on the machine, from summary.json."""
     try:
         summary = json.loads(safe_files.read(run / "summary.json"))
     except (OSError, ValueError, RecursionError):
@@ -41,10 +41,10 @@ def read_measured(run: Path) -> list[str]:
 
 
 def labels(runs: Sequence[Settings]) -> list[str]:
-    """A label for each run, of the settings in which they differ, seeds excluded; of the preset where none do.
+    """A label for each run, from the settings in which they differ, seeds excluded; the preset where none do.
 
-    Environment, preset and tuning decide most other settings, so those are compared only among runs that
-    have these three in common.
+    Environment, preset and tuning determine most other settings, so these are compared only among runs that have
+    the three in common.
     """
     identities = [tuple(settings.get(name) for name in _IDENTITY) for settings in runs]
     environments = len({env for env, _, _ in identities}) > 1
@@ -81,7 +81,7 @@ def _same(one: Settings, other: Settings) -> bool:
 
 
 def _value(settings: Settings, name: str) -> Any:
-    """A run from before there was a setting has what is the default now."""
+    """A run from before a setting existed has its default."""
     known = fields().get(name)
     default = known.default if known else None
     value = settings.get(name, default)

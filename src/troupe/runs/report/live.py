@@ -1,4 +1,4 @@
-"""The panel that follows a run: on a terminal, drawn with rich, or in a notebook. Both import what draws them late."""
+"""The live panel of a run: on a terminal, drawn with rich, or in a notebook. Both are imported when first drawn."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ _NOTEBOOK_WIDTH = 96  # letters
 
 
 class LivePanel:
-    """The rich panel; rich is imported only here, and the panel opens with the first picture."""
+    """The panel of a terminal, which opens when first drawn; rich is imported only here."""
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
@@ -67,13 +67,13 @@ class LivePanel:
 
 
 def in_notebook() -> bool:
-    """Whether this is a cell of Jupyter, or of what works like it."""
+    """Whether this runs in a Jupyter kernel."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel")
 
 
 class NotebookPanel:
-    """The same lines below a notebook's cell, where they are replaced in place; what is said stands beside them."""
+    """The same lines as the output of a notebook's cell, updated in place; notices are printed beside them."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -98,7 +98,7 @@ class NotebookPanel:
 
 
 def _lines(view: View, width: int, glyphs: _Glyphs) -> Iterator[list[_Span]]:
-    """The panel's lines, each beginning with what matters most: a narrow terminal cuts their ends."""
+    """The panel's lines, the most important first in each: a narrow terminal cuts off their ends."""
     row, limits = view.row, view.limits
     size = min(max(width // 4, 6), 30)
 
@@ -160,14 +160,14 @@ class _Stage(NamedTuple):
 
 
 def _stages(shares: Mapping[str, float]) -> Iterator[_Stage]:
-    """What a part does, but for its waiting; without what rounds to nothing."""
+    """The stages of a part except waiting, without those that round to 0 %."""
     for stage, share in shares.items():
         if stage != "wait" and share >= 0.005:
             yield _Stage(f"{stage_name(stage)} {100 * share:.0f} %  ", share, _COLOURS.get(stage, "cyan"))
 
 
 def _bar(parts: Iterable[tuple[float, str]], size: int, glyphs: _Glyphs) -> Iterator[_Span]:
-    """Shares of the whole side by side, each in its colour, rounded together so that they never overrun."""
+    """Coloured shares of a bar, rounded cumulatively so that they never exceed it."""
     end, total = 0, 0.0
     for share, style in parts:
         total += share

@@ -1,7 +1,7 @@
 """Pictures of runs: mean return against steps and against training seconds.
 
-Matplotlib is imported only where something is drawn, and without pyplot: the pictures are made inside
-programs that have no use for its windows and its global state.
+Matplotlib is imported only where something is drawn, and without pyplot: its windows and global state belong to the
+user's program.
 """
 
 import os
@@ -34,8 +34,8 @@ TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, th
 def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], title: str | None = None) -> None:
     """Draws the runs into the file `out`.
 
-    One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and named by
-    those in which they differ; each group gives its mean with a 95 % bootstrap band over its runs.
+    One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and labelled by
+    those in which they differ; each group shows its mean with a 95 % bootstrap band over its runs.
     """
     with output_file(Path(out), FORMATS) as file:
         lines = [_line(Path(run)) for run in runs]
@@ -94,7 +94,7 @@ def _smoothed(x: Values, y: Values, weight: Values) -> Values:
 
 
 def _groups(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
-    """The runs of each setting, by the words in which the settings differ."""
+    """The runs by label."""
     groups: dict[str, list[_Line]] = {}
     for label, line in zip(labels([line.settings for line in lines]), lines, strict=True):
         groups.setdefault(label, []).append(line)
@@ -111,15 +111,15 @@ def _band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
 
 # How it is drawn
 
-# Okabe and Ito's colours, which everybody can tell apart.
+# Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 NOTE = (
-    "line: training return, mean over runs; one that has ended keeps its last · "
+    "line: mean training return over runs; a finished run keeps its last value · "
     "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
 )
-SEVERAL = "returns of different environments cannot be compared with each other"
+SEVERAL = "returns of different environments are not comparable"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
     "font.family": "sans-serif",
@@ -194,8 +194,8 @@ def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str
         dashes = DASHES[number // len(COLOURS) % len(DASHES)]
         start = min(line.by(axis)[0] for line in lines)
         grid = spaced(start, max(line.by(axis)[-1] for line in lines), GRID_POINTS)
-        # A run that has ended keeps its last return: a mean over those still going would fall whenever
-        # a good run reaches its target and leaves.
+        # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
+        # target and ends.
         values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
         for line in lines:
             panel.plot(line.by(axis), line.smooth, color=colour, lw=0.8, alpha=0.25)
@@ -209,7 +209,7 @@ def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str
 
 
 def _numbers(groups: Iterable[str]) -> Sequence[int]:
-    """Presets have a number, and so a colour, of their own in every picture; other groups are counted."""
+    """Presets have a fixed number, and so a fixed colour, in every picture; other groups are counted."""
     names, known = list(groups), presets()
     return [known.index(name) for name in names] if set(names) <= set(known) else range(len(names))
 
@@ -222,7 +222,7 @@ def _differ_much(groups: Iterable[Sequence[_Line]], axis: str) -> bool:
 
 
 def _draw_target(panel: "Axes", lines: Sequence[_Line]) -> None:
-    """Of those runs that have one, if it is one and the same."""
+    """If all runs that have a target have the same one, in the same environment."""
     targets = {line.target for line in lines if line.target is not None}
     if len(targets) != 1 or len({line.environment for line in lines}) != 1:
         return
@@ -235,7 +235,7 @@ def _draw_target(panel: "Axes", lines: Sequence[_Line]) -> None:
 
 
 def _draw_gaps(panel: "Axes", lines: Sequence[_Line], axis: str) -> None:
-    """Where a full disk left nothing to draw, the lines only join what is on either side."""
+    """Marks where a full disk left no metrics: the lines there only join what is on either side."""
     gaps = [gap[:2] if axis == "steps" else gap[2:] for line in lines for gap in line.curve.gaps]
     for number, (start, end) in enumerate(gaps):
         panel.axvspan(

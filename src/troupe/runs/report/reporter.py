@@ -34,7 +34,7 @@ class Reporter:
         self._explores = False  # whether any epsilon was above 0
 
     def begin(self) -> None:
-        """The clock starts: the time before, in which processes of actors were started, is in nobody's share."""
+        """Called when the clock starts: the time before, in which actor processes were started, does not count."""
         self._read_watches()
         self._spent.clear()
 
@@ -48,7 +48,7 @@ class Reporter:
         reward, steps = topology.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
-        self._learned |= means_of(topology.progress.metrics.take())  # without news, those before
+        self._learned |= means_of(topology.progress.metrics.take())  # without new, those before
         self._explores = self._explores or self._learned.get("epsilon", 0.0) > 0
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
@@ -91,9 +91,9 @@ class Reporter:
         counts = self._topology.progress.counts
         for part, spent in self._spent.items():
             before = self._spent_before.get(part, {})
-            news = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
-            if sum(news.values()) > 0 or part not in self._shares:
-                self._shares[part] = shares_of(news)
+            new = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
+            if sum(new.values()) > 0 or part not in self._shares:
+                self._shares[part] = shares_of(new)
             self._spent_before[part] = spent.copy()
         return {
             "steps_per_s": (counts.steps - self._steps) / elapsed,
@@ -103,16 +103,16 @@ class Reporter:
         }
 
     def _read_watches(self) -> None:
-        """Adds to what each kind of part has spent. Those beyond the wanted number wait for nothing but to be wanted;
-        pauses are left out. Actors in processes tell of their time with each rollout, so there may be no news."""
+        """Adds up the time that each kind of part has spent, without pauses. Actors in processes report theirs with
+        each rollout, so there may be nothing new."""
         for part, those in self._topology.watches().items():
             for watch in those:
                 spent = self._spent.setdefault(part, {})
                 before, now = self._laps.get(watch, {}), watch.seconds
                 self._laps[watch] = now
                 for stage in now.keys() - {PAUSE}:
-                    news = now[stage] - before.get(stage, 0.0)
-                    spent[stage] = spent.get(stage, 0.0) + max(0.0, news)
+                    new = now[stage] - before.get(stage, 0.0)
+                    spent[stage] = spent.get(stage, 0.0) + max(0.0, new)
 
 
 def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
@@ -121,12 +121,12 @@ def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
-    """What holds the others up, as "part: stage": the largest stage of the part that waits least for other topology.
+    """What holds the others up, as "part: stage": the largest stage of the part that waits least for others.
 
     `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
     environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
-    time) is a stage like those in which it computes: the others can do nothing about it. "nothing", where every part
-    waits for another most of the time; "" as long as nothing is known. What other programs take is no stage of ours.
+    time) is a stage like computing: no other part could shorten it. "nothing" where every part waits for another most
+    of the time; "" as long as nothing is known. Time taken by other programs is not a stage.
     """
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     if not waits:

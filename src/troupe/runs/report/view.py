@@ -1,4 +1,4 @@
-"""What a display says of a run, whatever form it has: its state, its progress, its bottleneck, in words."""
+"""What every display shows of a run, in words: progress towards its limits, bottleneck, training return."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Limits:
 
 
 class View(NamedTuple):
-    """All that one picture of the run is made of."""
+    """What a panel or a line is made from."""
 
     row: Mapping[str, Any]
     limits: Limits
@@ -25,8 +25,8 @@ class View(NamedTuple):
     best: float | None
 
 
-class History:
-    """The returns of the whole run in at most 256 numbers: when they fill up, neighbours are merged."""
+class ReturnHistory:
+    """The returns of the whole run in at most 256 numbers: when there are more, neighbours are averaged."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -52,7 +52,7 @@ class Progress(NamedTuple):
 
 
 def progress_of(view: View) -> Progress:
-    """Towards the limit that is nearest its end; a target is measured from the first return seen."""
+    """Progress towards the nearest limit; towards a target it is measured from the first return."""
     row, limits = view.row, view.limits
     steps, seconds = row["steps"], row["seconds"]
     towards: list[tuple[float, str]] = []

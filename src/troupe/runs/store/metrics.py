@@ -17,14 +17,27 @@ from troupe.runs.store.directory import runs_inside
 
 Row = dict[str, Any]
 _BLOCK_BYTES = 2**16
+_GROUP_OF = {  # in TensorBoard, by key of a report
+    key: group
+    for group, keys in {
+        "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean episodes",
+        "loss": "policy_loss value_loss bonus bonus_value_loss explained_variance",
+        "policy": "entropy approx_kl clip_fraction epsilon",
+        "learner": "learning_rate gradient_norm updates skipped_updates",
+        "queue": "queue_depth queue_capacity lag_mean lag_max stale",
+        "time": "seconds steps_per_s updates_per_s shares stage_seconds",
+        "workers": "numbers restarts",
+    }.items()
+    for key in keys.split()
+}
 _UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
 
 
 class MetricsLog:
     """Appends rows to metrics.jsonl and to a TensorBoard file beside it.
 
-    A disk that is full does not end the run: it is said once, `retry` tries again, and a row of kind "gap"
-    then says which rows are missing.
+    A full disk does not end the run: there is one warning, `retry` tries again, and a row of kind "gap" then marks
+    the missing rows.
     """
 
     def __init__(self, run: Path, warn: Callable[[str], None]):
@@ -62,7 +75,7 @@ class MetricsLog:
         self._lost += 1
 
     def resume(self, steps: int, seconds: float) -> None:
-        """The run goes on from there: a row of kind "gap" marks the steps of which nothing was written before."""
+        """The run is resumed from there: a row of kind "gap" marks earlier steps for which nothing was written."""
         last = next((row for row in reversed(read_metrics(self._run)) if _is_report(row)), {"steps": 0, "seconds": 0.0})
         unreported = seconds - last["seconds"]
         if last["steps"] < steps and (self._cut or unreported > _UNREPORTED_SECONDS):
@@ -70,7 +83,7 @@ class MetricsLog:
             self.write({"kind": "gap", "wall": time.time(), **span, "rows": None})
 
     def retry(self) -> None:
-        """Goes on writing, if that has failed and works again."""
+        """Resumes writing after a failure, where that is possible again."""
         if not self._missing:
             return
         first, last = self._missing[0], self._missing[-1]
@@ -87,7 +100,7 @@ class MetricsLog:
         self._missing, self._lost = [], 0
 
     def reopen(self, run: Path) -> None:
-        """Goes on in another directory. Raises OSError."""
+        """Continues in another directory. Raises OSError."""
         self._close()
         self._run = run
         self._open()
@@ -123,7 +136,7 @@ class MetricsLog:
             self._write_whole(b"\n")
 
     def _check_room(self) -> None:
-        """Raises OSError where there is not room for many rows: one that fits would only be followed by another gap."""
+        """Raises OSError unless there is room for many rows: a single one would only be followed by another gap."""
         size = self._lines.seek(0, os.SEEK_END)
         try:
             self._write_whole(b" " * _BLOCK_BYTES)
@@ -138,7 +151,7 @@ class MetricsLog:
         self._write_whole(to_json(row) + b"\n")
 
     def _write_whole(self, data: bytes) -> None:
-        """A disk that is nearly full takes a part, and only then refuses."""
+        """A nearly full disk accepts a part of the data before it fails."""
         while data:
             data = data[self._lines.write(data) :]
 
@@ -146,14 +159,20 @@ class MetricsLog:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        group = f"evaluation/{row['purpose']}" if row["kind"] == "evaluation" else row["kind"]
         values = [
-            Summary.Value(tag=f"{group}/{name}", simple_value=value)
+            Summary.Value(tag=_tag(row, name), simple_value=value)
             for name, value in _numbers(row)
             if name not in ("wall", "steps")
         ]
         event = Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values))
         self._events.write(event.SerializeToString())
+
+
+def _tag(row: Row, name: str) -> str:
+    """Where TensorBoard shows a number: what a loss of the user's adds to a report stands with the losses."""
+    if row["kind"] == "report":
+        return f"{_GROUP_OF.get(name.partition('/')[0], 'loss')}/{name}"
+    return f"evaluation/{row['purpose']}/{name}" if row["kind"] == "evaluation" else f"{row['kind']}/{name}"
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -180,7 +199,7 @@ def _is_report(row: Row) -> bool:
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:
-    """JSON that every reader takes: what is not finite becomes null, as the standard has no word for it."""
+    """Strict JSON: numbers that are not finite become null."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False).encode()
 
 
