@@ -547,7 +547,7 @@ def test_a_checkpoint_that_fails_while_training_is_said_once_and_the_run_goes_on
     assert run.outcome == "steps"
     assert troupe.load(run.path)
     assert [record.getMessage() for record in caplog.records] == [
-        "no checkpoint could be written: no space left on device; the run goes on"
+        "no checkpoint could be written: no space left on device; the run continues"
     ]
 
 

@@ -1,4 +1,4 @@
-"""What came out of training: a run, also where a signal ended it."""
+"""The result of training, also of a run that a signal ended."""
 
 import signal
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Outcome = Literal["solved", "steps", "time", "interrupted"]
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """What came out. `path` is the run directory; `scores` the final evaluation (None if it came to no end)."""
+    """The result of training. `path` is the run directory; `scores` the final evaluation, or None."""
 
     path: Path
     outcome: Outcome
@@ -26,7 +26,7 @@ class Run:
     updates: int
     seconds: float
     agent: "Agent"
-    signal: int = 0  # that interrupted it
+    signal: int = 0  # the one that interrupted it
 
     @property
     def curve(self) -> Curve:
@@ -34,14 +34,14 @@ class Run:
         return read_curve(self.path)
 
     def __repr__(self) -> str:
-        judged = "no final evaluation"
+        evaluation = "no final evaluation"
         if self.scores is not None:
             kind = "greedy" if self.scores.greedy else "stochastic"
             episodes = f"{len(self.scores.returns)} {kind} episodes{self.scores.remarks}"
-            judged = f"mean evaluation return {format_return(self.scores.mean)} over {episodes}"
+            evaluation = f"mean evaluation return {format_return(self.scores.mean)} over {episodes}"
         return (
             f"Run {self.path}\n"
-            f"  {outcome_text(self.outcome)}: {judged}\n"
+            f"  {outcome_text(self.outcome)}: {evaluation}\n"
             f"  {self.steps:,} steps and {self.updates:,} updates in {self.seconds:.1f} s of training"
         )
 
@@ -51,7 +51,7 @@ def outcome_text(outcome: Outcome) -> str:
 
 
 def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
-    """What a run that a signal ended raises: it is saved, and the exception's `run` holds the agent so far.
+    """The exception of a run that a signal ended; the run is saved, and the exception's `run` holds the agent so far.
 
     KeyboardInterrupt for Ctrl-C, otherwise SystemExit with 128 + the signal's number. No subclasses: Python ends a
     script as an interrupted one only for KeyboardInterrupt itself.

@@ -1,6 +1,6 @@
-"""Files of a run directory, which may come from anybody: what is written stays inside it, and reading comes to an end.
+"""Files of a run directory, which may come from a stranger: writing stays inside it, and reading is bounded.
 
-Nothing that is written follows a link, and only regular files are opened: a pipe would be waited for.
+Writing follows no links, and only regular files are opened: opening a pipe would block.
 """
 
 import errno
@@ -17,7 +17,7 @@ TEXT_BYTES = 2**26  # the most that is read of JSON or TOML; a checkpoint's stat
 WEIGHTS_BYTES = 2**34
 
 _COMMON = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # Windows has neither this nor links that just anybody can make
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only privileged users make links
 
 
 def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
@@ -30,13 +30,13 @@ def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file, unbuffered; one that stands there (or a link, not what it leads to) is removed first."""
+    """A new file, unbuffered; an existing file or link (not its target) is removed first."""
     path.unlink(missing_ok=True)
     return open(_regular(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK), "wb", buffering=0)
 
 
 def append(path: Path) -> BinaryIO:
-    """A file to write on and to read, unbuffered. Raises OSError where a link, or no regular file, stands there."""
+    """Opens a file to append and to read, unbuffered. Raises OSError for a link and for anything but a regular file."""
     return open(_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | _NO_LINK), "ab+", buffering=0)
 
 
@@ -49,7 +49,7 @@ def _regular(path: Path, flags: int) -> int:
 
 
 def folder(path: Path) -> Path:
-    """The directory, made if need be. Raises OSError where a link stands in its place."""
+    """The directory, made if it is missing. Raises OSError for a link."""
     path.mkdir(exist_ok=True)
     if path.is_symlink():
         raise OSError(errno.ELOOP, "it is a link, and nothing is written outside the run directory", str(path))
@@ -58,7 +58,7 @@ def folder(path: Path) -> Path:
 
 @contextmanager
 def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
-    """Yields a path to write to, beside `file`, that takes its place at the end, or is removed on failure."""
+    """Yields a path to write to; it replaces `file` at the end, and is removed on failure."""
     if file.suffix.lower() not in formats:
         known = " or ".join(filter(None, (", ".join(formats[:-1]), formats[-1])))
         raise UsageError(f"cannot write {file}: its name must end in {known}")
@@ -81,7 +81,7 @@ def output_file(file: Path, formats: Sequence[str]) -> Iterator[Path]:
 
 @contextmanager
 def writing(file: Path) -> Iterator[None]:
-    """For the writing itself, and nothing else that can raise OSError. Raises TroupeError, naming `file`."""
+    """Turns OSError into a TroupeError that names `file`; only for the writing itself."""
     try:
         yield
     except OSError as error:

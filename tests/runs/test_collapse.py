@@ -54,7 +54,7 @@ def test_a_collapse_that_was_answered_counts_anew():
     for mean in [20, 500] + [20] * 7:
         said.append(watch.see(Score(mean, 0.0)))
         if said[-1]:
-            watch.forgive()
+            watch.reset()
     assert [place for place, collapsed in enumerate(said) if collapsed] == [4, 7]
 
 

@@ -93,12 +93,7 @@ class Court:
             env=Environment(id="x"),
             topology="serial" if exact else "async",
             evaluation=config,
-            whole=TrainConfig(
-                env=Environment(id="x"),
-                topology="serial" if exact else "async",
-                evaluation=config,
-                stop=Stop(seconds=seconds),
-            ),
+            stop=Stop(seconds=seconds),
         )
         self.judge = Judge(
             whole, target, network, self.evaluator, np.random.SeedSequence(1), self.clock, self, self.rows.append

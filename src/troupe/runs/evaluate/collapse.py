@@ -1,4 +1,4 @@
-"""When a run has collapsed: what it had learned is lost, and stays lost."""
+"""When a run has collapsed: it has lost what it had learned, and does not recover."""
 
 import math
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ class Score:
 
 
 class _Level:
-    """What one kind of return began at, and the best it has been."""
+    """The first and the best score of one kind of return."""
 
     def __init__(self) -> None:
         self.first: Score | None = None
@@ -62,10 +62,10 @@ class _Level:
 
 
 class CollapseWatch:
-    """Sees the evaluations of a run one after another, and says when they have collapsed.
+    """Detects a collapse in the evaluations of a run.
 
     Rewards may have any scale and sign, so a fall is measured against what was gained, best - first. An
-    evaluation has fallen where it lacks more than the fraction `loss` of that, and more than the noise of the
+    evaluation has fallen if it lacks more than the fraction `loss` of that, and more than the noise of the
     two scores explains; so many `evaluations` in a row are a collapse. Where the best is not clearly above
     the first, nothing has been learned yet that could be lost.
 
@@ -77,7 +77,7 @@ class CollapseWatch:
         self._loss, self._evaluations = loss, evaluations
         self._evaluated, self._training = _Level(), _Level()
         self._fallen = 0  # evaluations in a row
-        self._told = False  # of the fall that they are part of
+        self._reported = False  # the collapse that they are part of
 
     @property
     def first(self) -> Score | None:
@@ -89,39 +89,39 @@ class CollapseWatch:
         return self._evaluated.best
 
     def begin(self, training: Score) -> None:
-        """What the run began at, if that is known before the first evaluation; else it is that."""
+        """The score that the run began at, if it is known before the first evaluation."""
         if self._evaluated.first is None:
             self._evaluated.first = self._training.first = training
 
     def see(self, score: Score, training: Score | None = None) -> bool:
-        """Takes the next evaluation; true where it makes a collapse. One that has not fallen ends the collapse."""
+        """Takes the next evaluation; whether it completes a collapse. One that has not fallen ends the collapse."""
         self._evaluated.see(score)
         if training is not None:
             self._training.see(training)
         if not self._evaluated.has_lost(self._loss, score):
-            self.forgive()
+            self.reset()
             return False
         self._fallen += 1
         confirmed = training is None or self._training.has_lost(self._loss, training)
-        if self._told or self._fallen < self._evaluations or not confirmed:
+        if self._reported or self._fallen < self._evaluations or not confirmed:
             return False
-        self._told = True
+        self._reported = True
         return True
 
-    def forgive(self) -> None:
-        """The collapse has been answered: another is as many scores away as the first was."""
-        self._fallen, self._told = 0, False
+    def reset(self) -> None:
+        """Starts anew after a rollback: the next collapse takes as many evaluations as the first."""
+        self._fallen, self._reported = 0, False
 
-    def reconsider(self) -> None:
-        """A collapse that was told of before is one anew if the next score says so."""
-        self._fallen, self._told = min(self._fallen, self._evaluations - 1), False
+    def report_again(self) -> None:
+        """A collapse that has been reported may be reported again by the next evaluation."""
+        self._fallen, self._reported = min(self._fallen, self._evaluations - 1), False
 
     def state(self) -> dict[str, Any]:
         return {
             **self._evaluated.state(),
             "training": self._training.state(),
             "fallen": self._fallen,
-            "told": self._told,
+            "told": self._reported,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -129,4 +129,4 @@ class CollapseWatch:
         if "training" in state:  # checkpoints of earlier versions have none
             self._training.restore(state["training"])
         self._fallen = state["fallen"]
-        self._told = state.get("told", self._fallen >= self._evaluations)
+        self._reported = state.get("told", self._fallen >= self._evaluations)

@@ -44,7 +44,7 @@ class CollapseHandler:
             answer = "rollback"
             self.rollbacks += 1
             self._topology.roll_back(verdict.best_weights, self._config.step_factor)
-            self._watch.forgive()
+            self._watch.reset()
         self._topology.progress.notices.append(f"{self._what(scores, steps)}; {self._done(answer, best_steps)}")
         self._log(
             {
@@ -74,7 +74,7 @@ class CollapseHandler:
         master.step_factor, master.oldest = state["step_factor"], state["oldest"]
         self._watch.restore(state["watch"])
         if self._may_roll_back:  # possibly only since it was resumed
-            self._watch.reconsider()
+            self._watch.report_again()
 
     @property
     def _may_roll_back(self) -> bool:

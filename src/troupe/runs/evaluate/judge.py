@@ -1,4 +1,4 @@
-"""The judge: evaluates while training goes on, keeps the best weights, and says when the target is reached."""
+"""The judge: evaluates during training, keeps the best weights, and says when the target is reached."""
 
 import copy
 import math

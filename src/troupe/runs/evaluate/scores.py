@@ -1,4 +1,4 @@
-"""What the episodes of an evaluation come to."""
+"""Returns and lengths of an evaluation's episodes."""
 
 import math
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Scores:
 
     returns: np.ndarray
     lengths: np.ndarray
-    greedy: bool = True  # or by actions drawn from the policy
-    cut_off: int = 0  # of the episodes: had not ended after evaluation.max_steps
-    unfinished: int = 0  # of the episodes: had not ended when the time was over
+    greedy: bool = True  # or by sampled actions
+    cut_off: int = 0  # episodes that had not ended after evaluation.max_steps
+    unfinished: int = 0  # episodes that had not ended when the time was over
     asked: int = 0  # how many were to be played, where the time was over first
 
     @property
@@ -29,11 +29,11 @@ class Scores:
 
     @property
     def lower(self) -> float:
-        """Two standard errors below the mean: what a lucky draw of episodes does not lift."""
+        """Two standard errors below the mean: lucky episodes do not lift it."""
         return self.lower_of(len(self.returns))
 
     def lower_of(self, episodes: int) -> float:
-        """What `lower` is to be expected of that many."""
+        """The `lower` to expect of so many episodes."""
         return self.mean - 2 * self.std / math.sqrt(episodes)
 
     @property

@@ -17,18 +17,18 @@ from troupe.runtime.execution.hang_detector import HangDetector, hung
 from troupe.runtime.execution.interruption import LOOK_SECONDS, BackgroundWork
 from troupe.runtime.execution.runner import ThreadRunner
 
-# For the environments to answer once more, after the evaluation has been stopped, or its time is over.
+# Environments may take so long for a last answer once the evaluation has been stopped, or its time is over.
 _STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
 
 
 class GivenUp(Exception):
-    """An evaluation came to nothing, and the run goes on without it."""
+    """An evaluation was abandoned, and the run continues without it."""
 
 
 def make_evaluator(
     config: TrainConfig, source: EnvironmentSource, lender: ThreadRunner | None, notice: Callable[[str], None]
 ) -> tuple["WatchedEvaluator", Callable[[], AbstractContextManager[None]]]:
-    """What evaluates a run, and what is to be entered around each evaluation while training goes on.
+    """What evaluates a run, and a context for each evaluation during training.
 
     Where no second environment can be made, the only one is lent by its actor; raises UsageError where there is no
     `lender`.
@@ -50,8 +50,8 @@ def make_evaluator(
 class WatchedEvaluator:
     """An evaluator whose environments may block.
 
-    Where they have not answered for `hang_seconds` (0: for ever), `notice` hears of it, with the stack. The evaluation
-    is given up, its thread and environments are left behind, and the next one makes fresh environments.
+    If they have not answered for `hang_seconds` (0: unlimited), `notice` is called with the stack, the evaluation is
+    abandoned with its thread and environments, and the next one makes new environments.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class WatchedEvaluator:
         work, hang_detector, waited = BackgroundWork(evaluate, name), HangDetector(pulse, self._hang_seconds), 0.0
         while not work.wait(LOOK_SECONDS):
             if hang_detector.look():
-                self._evaluator = None  # it is in the middle of a step, and cannot be closed
+                self._evaluator = None  # in the middle of a step, so it cannot be closed
                 stood = hung(self._environment, self._hang_seconds, work.stack())
                 self._notice(f"an evaluation is given up, and the run continues: {stood}")
                 raise GivenUp

@@ -1,12 +1,12 @@
-"""Checkpoints: written beside their place, flushed, then renamed; never unpickled.
+"""Checkpoints: written under another name, flushed, then renamed; never unpickled.
 
 checkpoints/<step>/
   model.safetensors      the weights as they were
   best.safetensors       the best weights so far, by evaluation: what `evaluate` and `watch` show
   optimizer.safetensors  the optimizer's statistics
   state.json             counters, clock, spaces
-  novelty.safetensors    of a run with bonuses for what is new: each learner's predictor and its statistics
-  streams.safetensors    of a serial run: generators, and the episodes under way (docs/reproducibility.md)
+  novelty.safetensors    of a run with exploration bonuses: each learner's predictor and its statistics
+  streams.safetensors    of a serial run: random generators, and the unfinished episodes (docs/reproducibility.md)
   manifest.json          SHA-256 of each of these
 """
 
@@ -47,12 +47,12 @@ class Checkpoint:
 def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     """Writes the checkpoint of `step`, whole or not at all, and removes all but the newest few.
 
-    Those of later steps are removed too: damaged ones, which a resumed run has gone back behind.
+    Those of later steps are removed too: they are damaged, and a resumed run has started from an earlier one.
     """
     folder = safe_files.folder(run / "checkpoints")
-    for left in folder.glob(".*.partial"):  # by a run that was killed
-        _remove(left)
-    place, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
+    for partial in folder.glob(".*.partial"):  # of a run that was killed
+        _remove(partial)
+    path, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
     beside.mkdir()
     try:
         contents = {
@@ -70,31 +70,31 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         for name, data in contents.items():
             write_durably(beside / name, data)
         _flush(beside)
-        if place.exists():  # the same step again, after a resume
+        if path.exists():  # the same step again, after a resume
             _remove(replaced)
-            place.rename(replaced)
-        beside.rename(place)
+            path.rename(replaced)
+        beside.rename(path)
         _flush(folder)
     except BaseException:
         _remove(beside)
         raise
-    others = [other for other in newest_first(run) if other != place]
+    others = [other for other in newest_first(run) if other != path]
     earlier = [other for other in others if other != replaced and _step(other) < step]
     for old in set(others) - set(earlier[: KEEP - 1]):
         _remove(old)
-    return place
+    return path
 
 
-def _remove(place: Path) -> None:
-    """Deletes a checkpoint and nothing else: what has no manifest is none, and a file that no checkpoint has stays."""
-    if place.is_symlink() or not ((place / "manifest.json").is_file() or place.name.endswith(".partial")):
+def _remove(path: Path) -> None:
+    """Deletes a checkpoint and nothing else: directories without a manifest and unknown files stay."""
+    if path.is_symlink() or not ((path / "manifest.json").is_file() or path.name.endswith(".partial")):
         return
     for name in (*_CONTENTS, _STREAMS, _NOVELTY, "manifest.json"):
-        for file in (place / f".{name}.partial", place / name):
+        for file in (path / f".{name}.partial", path / name):
             with suppress(OSError):
                 file.unlink(missing_ok=True)
     with suppress(OSError):
-        place.rmdir()
+        path.rmdir()
 
 
 def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
@@ -103,18 +103,18 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
     Raises UsageError when `run` is no run directory or holds no whole checkpoint.
     """
     read_config(run)  # says what is wrong where this is no run directory
-    places = newest_first(run)
-    for place in places:
+    paths = newest_first(run)
+    for path in paths:
         try:
-            return _read(place)
-        except Exception as error:  # whatever a file of a stranger's makes of its readers
-            further = "" if place == places[-1] else "; trying the one before it"
-            warn(f"checkpoint {place} is damaged ({one_line(error)}){further}")
+            return _read(path)
+        except Exception as error:  # a file from a stranger may raise anything
+            further = "" if path == paths[-1] else "; trying the one before it"
+            warn(f"checkpoint {path} is damaged ({one_line(error)}){further}")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
 def read_config(run: Path) -> TrainConfig:
-    """What the run was told. Raises UsageError, naming the file, where it is missing or damaged."""
+    """The run's settings. Raises UsageError, naming the file, where it is missing or damaged."""
     file = run / "config.toml"
     if not run.is_dir():
         raise UsageError(f"no run directory '{run}'")
@@ -126,11 +126,11 @@ def read_config(run: Path) -> TrainConfig:
         raise UsageError(f"{file} is damaged: {one_line(error)}") from None
 
 
-def _read(place: Path) -> Checkpoint:
-    manifest = _parsed("manifest.json", _bytes(place / "manifest.json"))
+def _read(path: Path) -> Checkpoint:
+    manifest = _parsed("manifest.json", _bytes(path / "manifest.json"))
     if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
         raise TroupeError("manifest.json does not list the files of a checkpoint")
-    data = {name: _bytes(place / name, safe_files.WEIGHTS_BYTES) for name in manifest}
+    data = {name: _bytes(path / name, safe_files.WEIGHTS_BYTES) for name in manifest}
     for name in manifest:
         if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
             raise TroupeError(f"{name} does not match its hash")
@@ -172,15 +172,15 @@ def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
 
 
 def newest_first(run: Path) -> list[Path]:
-    """The checkpoints of a run; `.replaced` is what a run killed between two renames left of one."""
+    """The checkpoints of a run. A run that was killed between two renames leaves one named `.replaced`."""
     folder = run / "checkpoints"
-    names = [place.name for place in folder.iterdir()] if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     known = [name for name in names if re.fullmatch(r"[0-9]+(\.replaced)?", name)]
     return [folder / name for name in sorted(known, key=lambda name: (_step(folder / name), -len(name)), reverse=True)]
 
 
-def _step(place: Path) -> int:
-    return int(place.name.removesuffix(".replaced"))
+def _step(path: Path) -> int:
+    return int(path.name.removesuffix(".replaced"))
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -188,7 +188,7 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _packed(nested: Mapping[str, Any]) -> bytes:
-    """One file: the arrays by number, and everything else as JSON with a number in the place of each."""
+    """One file: the arrays by number, and everything else as JSON with a number in place of each."""
     arrays: dict[str, np.ndarray] = {}
 
     def without_arrays(value: Any) -> Any:
@@ -220,12 +220,12 @@ def _unpacked(data: bytes) -> Any:
 
 
 def write_durably(path: Path, data: bytes) -> None:
-    """Writes the file whole or not at all: what stood there before stays until the new one is on the disk."""
+    """Writes the file whole or not at all: the old one stays until the new one is on the disk."""
     beside = path.with_name(f".{path.name}.partial")
     try:
         with safe_files.create(beside) as file:
             left = memoryview(data)
-            while left:  # a disk that is nearly full takes a part, and only then refuses
+            while left:  # a disk that is nearly full may write a part only
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         beside.replace(path)

@@ -1,4 +1,4 @@
-"""What checkpoints of earlier versions hold, as this version reads it."""
+"""Reads what checkpoints of earlier versions hold."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from troupe.networks.flat import float_buffers
 
 
 def optimizer_state(saved: Mapping[str, Tensor], network: ActorCritic) -> dict[str, Tensor]:
-    """With zeros for what the vector of weights has been given since: a normaliser's `mean_rest`, and buffers."""
+    """The optimizer's state, with zeros for weights that were added since: a normaliser's `mean_rest`, and buffers."""
     rest = network.normalizer.mean_rest if network.normalizer else None
     flat = [*network.parameters(), *float_buffers(network)]
     new = [each is rest or not isinstance(each, torch.nn.Parameter) for each in flat]

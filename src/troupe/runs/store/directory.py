@@ -1,4 +1,4 @@
-"""A run's directory: its name, who writes there, and what the summary says of machine and versions."""
+"""A run's directory: its name, its lock, and the memory and versions of this process."""
 
 import os
 import re
@@ -19,30 +19,28 @@ def run_name(env_id: str) -> str:
     return re.sub(r"[^\w.-]+", "_", without_folder(env_id)).strip("_")
 
 
-def check_named(place: str | Path | None) -> None:
+def check_named(path: str | Path | None) -> None:
     """Raises UsageError for an empty name, which Path would read as the current directory."""
-    if place is not None and not str(place).strip():
+    if path is not None and not str(path).strip():
         raise UsageError("--run-dir is empty; name a directory")
 
 
-def check_free(place: Path) -> None:
-    if (place / "config.toml").exists():
-        raise UsageError(
-            f"'{place}' already holds a run; to continue: troupe resume {place}, or name another --run-dir"
-        )
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"'{place}' is a file; --run-dir names a directory")
+def check_free(path: Path) -> None:
+    if (path / "config.toml").exists():
+        raise UsageError(f"'{path}' already holds a run; to continue: troupe resume {path}, or name another --run-dir")
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"'{path}' is a file; --run-dir names a directory")
 
 
 def runs_inside(folder: Path) -> str:
-    """'; it holds runs: ...' for a folder of runs (train --seeds, compare), which is taken for a run; or nothing."""
+    """'; it holds runs: ...' for a folder of runs (train --seeds, compare) that was mistaken for a run; or nothing."""
     found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/config.toml"))
     more = ", ..." if len(found) > 4 else ""
     return f"; it holds runs: {', '.join(map(str, found[:4]))}{more}" if found else ""
 
 
 class RunDirectory:
-    """A run's directory while this process writes there: locked, and recognised. `with` gives it back.
+    """A run's directory, locked while this process writes there. `with` releases it.
 
     Raises UsageError where another process has it, or where it cannot be written.
     """
@@ -59,7 +57,7 @@ class RunDirectory:
 
     @classmethod
     def new(cls, config: TrainConfig, asked: str | Path | None) -> Self:
-        """Makes the one that was asked for, or one that no other run has taken."""
+        """Makes the directory `asked` for, or one that no other run has."""
         base = Path("runs") / run_name(config.env.id) / f"{datetime.now():%Y-%m-%d_%H%M%S}_seed{config.seed}"
         path = Path(asked) if asked is not None else base
         try:
@@ -71,7 +69,7 @@ class RunDirectory:
             raise unwritable(path, error) from error
         directory = cls(path)
         try:
-            check_free(path)  # again, for only now can nobody else take it
+            check_free(path)  # again: nobody else can take it from here on
         except UsageError:
             directory.release()
             raise
@@ -87,20 +85,20 @@ class RunDirectory:
         self._lock.release()
 
     def is_gone(self) -> bool:
-        """Whether it has been moved or deleted since; another one may stand in its place."""
+        """Whether it has been moved or deleted since; another one may have its path."""
         try:
             return not os.path.samestat(self._identity, self._absolute.stat())
         except (FileNotFoundError, NotADirectoryError):
             return True
 
     def renew(self) -> None:
-        """Goes on in a new directory at the same path, or beside whatever stands there by now. Raises OSError."""
+        """Continues in a new directory at the same path, or beside it if that is taken. Raises OSError."""
         self.release()
         self.path = _made(self._absolute)
         self._take()
 
     def _take(self) -> None:
-        self._absolute = self.path.absolute()  # the directory we stand in may go away, too
+        self._absolute = self.path.absolute()  # the working directory may change or vanish
         self._lock = Lock(self.path)
         self._identity = self._absolute.stat()
 
@@ -117,8 +115,8 @@ def _made(base: Path) -> Path:
             path = base.with_name(f"{base.name}_{again}")
 
 
-def unwritable(place: Path, error: OSError) -> UsageError:
-    return UsageError(f"run directory '{place}' cannot be written: {error.strerror or error}")
+def unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"run directory '{path}' cannot be written: {error.strerror or error}")
 
 
 def peak_memory_mb() -> float | None:

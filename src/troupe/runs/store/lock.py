@@ -1,6 +1,6 @@
-"""One process at a time writes to a run directory: a lock that ends with its owner, however that ends.
+"""A lock on a run directory, so that one process at a time writes there; it ends with its owner, even a killed one.
 
-Windows has no such lock in Python's library, and some network drives have none: nothing is guarded there.
+Python has no such lock on Windows, and some network drives have none: directories are not locked there.
 """
 
 import os
@@ -16,7 +16,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
-_held: set[int] = set()  # descriptors; a process that is forked from this one must not keep them
+_held: set[int] = set()  # descriptors; forked processes must not keep them
 
 
 class Lock:
@@ -41,12 +41,12 @@ class Lock:
                     os.close(descriptor)
         if self._descriptor is not None:
             _held.add(self._descriptor)
-            with suppress(OSError):  # a full disk: the name is for people
+            with suppress(OSError):  # a full disk: the content only informs people
                 os.ftruncate(self._descriptor, 0)
                 os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Gives the directory back, and leaves no file behind."""
+        """Unlocks the directory and removes the lock's file."""
         if self._descriptor is None:
             return
         if self._is_ours(self._descriptor):
@@ -57,7 +57,7 @@ class Lock:
         self._descriptor = None
 
     def _is_ours(self, descriptor: int) -> bool:
-        """Whether the file still stands where it was opened."""
+        """Whether the descriptor still is the file at this path."""
         with suppress(OSError):
             return os.path.samestat(os.fstat(descriptor), os.lstat(self._file))
         return False

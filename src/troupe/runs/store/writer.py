@@ -1,4 +1,4 @@
-"""What a run writes while it goes on: settings, metrics, checkpoints and its journal."""
+"""What a run writes while it trains: settings, metrics, checkpoints and its journal."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +13,7 @@ from troupe.runtime.journal import Journal
 
 
 class RunWriter:
-    """Writes into a run's directory; where that is moved or deleted, it continues in a new one. `warn` says so.
+    """Writes into a run's directory; if that is moved or deleted, it continues in a new one and reports it to `warn`.
 
     A checkpoint is of use only beside a config.toml: there is one wherever a checkpoint is written. Raises
     UsageError where the directory cannot be written at the start.
@@ -23,7 +23,7 @@ class RunWriter:
         self, directory: RunDirectory, config: TrainConfig, journal: Journal | None, warn: Callable[[str], None]
     ):
         self._directory, self._config, self._journal, self._warn = directory, config, journal, warn
-        self._unsaved = False  # the last checkpoint could not be written, and that has been said
+        self._unsaved = False  # the last checkpoint could not be written, and the user knows
         try:
             self._write_config()
             self.metrics = MetricsLog(self.path, warn)
@@ -49,13 +49,13 @@ class RunWriter:
         return checkpoint.save(self.path, taken.state["counts"]["steps"], taken)
 
     def try_to_save(self, taken: checkpoint.Checkpoint) -> None:
-        """Writes a checkpoint if that is possible; of several failures in a row the first is said."""
+        """Writes a checkpoint if that is possible; of several failures in a row the first is reported."""
         try:
             self.save(taken)
             self._unsaved = False
         except OSError as error:
             if not self._unsaved:
-                self._warn(f"no checkpoint could be written: {reason(error)}; the run goes on")
+                self._warn(f"no checkpoint could be written: {reason(error)}; the run continues")
             self._unsaved = True
 
     def write_journal(self) -> None:
@@ -64,7 +64,7 @@ class RunWriter:
         try:
             self._journal.append_to(self.path)
         except OSError as error:
-            self._warn(f"the journal is no longer written: {reason(error)}; the run goes on and cannot be replayed")
+            self._warn(f"the journal is no longer written: {reason(error)}; the run continues and cannot be replayed")
 
     def _write_config(self) -> None:
         checkpoint.write_durably(self.path / "config.toml", to_toml(self._config).encode())
