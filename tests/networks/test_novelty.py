@@ -57,6 +57,8 @@ def test_only_the_predictor_learns():
 
 @pytest.mark.parametrize("space", SPACES, ids=str)
 def test_every_observation_space_has_a_novelty_and_a_value_of_bonuses(space):
+    torch.manual_seed(0)
+    space.seed(0)
     obs = torch.from_numpy(np.stack([np.asarray(space.sample()) for _ in range(3)]))
     novelty = Novelty(packing(space), Config(hidden=(8,)))
     flat = novelty.flatten(obs)

@@ -113,7 +113,7 @@ def test_a_signal_between_two_runs_does_the_same(monkeypatch, capsys, figures):
 
 
 def test_a_run_without_an_episode_is_compared_but_not_drawn(tmp_path, capsys):
-    settings = SETTINGS | {"stop.steps": 1, "actor.rollout_steps": 1}
+    settings = SETTINGS | {"topology": "serial", "actor.count": 1, "stop.steps": 1, "actor.rollout_steps": 1}
     assert compare("CartPole-v1", ["appo"], [3], "out", settings=settings) == 0
     out, err = capsys.readouterr()
     assert "| appo " in out
