@@ -116,7 +116,7 @@ def train_seeds(
     return series.exit_status
 
 
-def _seeds_table(runs: Mapping[Job, Run], asked: int) -> list[str]:
+def _seeds_table(runs: Mapping[Job, Run], total: int) -> list[str]:
     """A row for each run, and a line about all of them."""
     rows = [("seed", "outcome", "mean", "min", "max", "steps", "seconds", "steps/s", "")]
     means = []
@@ -132,7 +132,7 @@ def _seeds_table(runs: Mapping[Job, Run], asked: int) -> list[str]:
     seconds = [run.seconds for run in runs.values()]
     return [
         *table(rows, "><>>>>>>"),
-        f"{len(runs)} of {asked} runs: mean evaluation return {format_return(float(np.mean(means)))}, "
+        f"{len(runs)} of {total} runs: mean evaluation return {format_return(float(np.mean(means)))}, "
         f"lowest {format_return(min(means))}; medians: {np.median([run.steps for run in runs.values()]):,.0f} steps, "
         f"{np.median(seconds):.2f} s of training (longest {max(seconds):.2f} s)",
     ]

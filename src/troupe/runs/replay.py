@@ -82,7 +82,7 @@ def replay(
     optimizer: Callable[..., Any] | None = None,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
-    """Replays a recorded run. `on_version` is called after each version is published: the directory for a breakpoint.
+    """Replays a recorded run. `on_version` is called after each version is published: the place for a breakpoint.
 
     Raises UsageError where the run has no journal or is one that cannot be replayed.
     """
@@ -104,7 +104,7 @@ def _had_custom_network(directory: Path) -> bool:
 
 
 Entry = tuple[Any, ...]
-_ENTRY_TYPES: dict[str, Any] = {  # runtime/journal.py says what they mean
+_ENTRY_TYPES: dict[str, Any] = {  # documented in runtime/journal.py
     "rollout": tuple[int, int, int, list[tuple[int, int]]],
     "batch": tuple[str, list[tuple[int, int]]],
     "observe": tuple[str],

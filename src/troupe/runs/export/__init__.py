@@ -1,1 +1,1 @@
-"""An agent as an ONNX file, and whether that file is the policy."""
+"""Export of an agent to ONNX, and the check that the file computes the policy."""

@@ -1,4 +1,4 @@
-"""Whether an exported file is the policy: observations to ask both about, and what differs in the answers."""
+"""Compares an exported file with the policy: inputs for both, and the differences in their outputs."""
 
 import copy
 from pathlib import Path
@@ -16,30 +16,30 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.encoders import Encoder
 from troupe.networks.recurrent import RecurrentState
 
-COUNT = 64  # observations
-TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32, summed up in another order
-LARGEST = 1e6  # of what is observed where bounds are, say, the largest float: there no network says a number
+ROWS = 64
+TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32 sums depend on their order
+LARGEST = 1e6  # of observations whose bounds are, say, the largest float: a network would overflow there
 
 Arrays = dict[str, np.ndarray]
 
 
-def questions(
+def sample_inputs(
     network: ActorCritic, actions: Actions
 ) -> tuple[Arrays, Shaped[Tensor, "N *shape"], RecurrentState | None]:
-    """The same ones by the names of the file's inputs, and as the network takes them: packed observations, and the
+    """The same inputs by the names of the file's inputs, and as the network takes them: packed observations, and the
     recurrent state.
 
-    Half of the observations lie anywhere in the space, half near to what the run's statistics say is usual. Masks
-    allow half of all alternatives. Half of the rows begin an episode.
+    Half of the observations are sampled from the space, half from a normal distribution with the run's statistics.
+    Masks allow half of all choices. Half of the rows begin an episode.
     """
     packing, rng = network.packing, np.random.default_rng(0)
     statistics = _statistics(network)
     values = []
     for leaf in packing.leaves:
-        value = _anywhere(leaf)
+        value = _sampled(leaf)
         if value.dtype.kind == "f":
-            mean, deviation = statistics.get(leaf.path, (np.zeros(value.shape[1:]), np.ones(value.shape[1:])))
-            value[::2] = mean + deviation * rng.normal(size=value[::2].shape)
+            mean, std = statistics.get(leaf.path, (np.zeros(value.shape[1:]), np.ones(value.shape[1:])))
+            value[::2] = mean + std * rng.normal(size=value[::2].shape)
         values.append(value)
     given = {leaf.named("obs"): value for leaf, value in zip(packing.leaves, values, strict=True)}
     mask = _masks(actions, rng) if packing.masked else None
@@ -52,14 +52,14 @@ def questions(
 
 
 def _recurrent(network: ActorCritic, actions: Actions, rng: np.random.Generator) -> tuple[Arrays, RecurrentState]:
-    state = rng.uniform(-1, 1, (COUNT, network.state_size)).astype(np.float32)
-    first, rows = rng.random(COUNT) < 0.5, actions.random(rng, COUNT)
-    reward = rng.normal(size=COUNT).astype(np.float32)
+    state = rng.uniform(-1, 1, (ROWS, network.state_size)).astype(np.float32)
+    first, rows = rng.random(ROWS) < 0.5, actions.random(rng, ROWS)
+    reward = rng.normal(size=ROWS).astype(np.float32)
     recurrent = RecurrentState(*(torch.from_numpy(each) for each in (state, first, rows, reward)))
     given = {"state": state, "first": first}
     if network.reads_rewards:
         action, ends = actions.to_environment(rows), np.cumsum([leaf.size for leaf in actions.leaves])
-        columns = np.split(rows.reshape(COUNT, -1), ends[:-1], axis=1)
+        columns = np.split(rows.reshape(ROWS, -1), ends[:-1], axis=1)
         for leaf, drawn in zip(actions.leaves, columns, strict=True):
             given[leaf.named("last_action")] = (
                 _unclipped(leaf.space, drawn) if isinstance(leaf.space, gym.spaces.Box) else leaf.of(action)
@@ -69,29 +69,29 @@ def _recurrent(network: ActorCritic, actions: Actions, rng: np.random.Generator)
 
 
 def _unclipped(space: gym.spaces.Box, drawn: np.ndarray) -> np.ndarray:
-    """As the file says a `mean`: not rounded to the type of the action either."""
+    """In the unit of the file's `mean`, without rounding to the action's type."""
     middle, unit = scale(space)
     return np.asarray(middle + drawn.reshape(-1, *space.shape) * unit)
 
 
 def difference(file: Path, given: Arrays, expected: Arrays, decided: Bool[np.ndarray, " N"]) -> str:
-    """What of the expected the file does not say in onnxruntime; nothing where they agree.
+    """The first output that onnxruntime computes differently, in words; "" where all agree.
 
-    Actions count in the rows where they are `decided`.
+    Actions are compared in the rows where they are `decided`.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    for (name, right), said in zip(expected.items(), session.run(list(expected), given), strict=True):
-        if (said.shape, said.dtype) != (right.shape, right.dtype):
-            return f"'{name}' is {said.dtype} {said.shape}, of the policy {right.dtype} {right.shape}"
-        counted = decided[(...,) + (None,) * (right.ndim - 1)] if is_action(name) else True
-        same = said == right  # infinite ones too, whose difference is no number
-        off = np.subtract(said, right, where=~same, out=np.zeros(right.shape), dtype=np.float64)
+    for (name, wanted), actual in zip(expected.items(), session.run(list(expected), given), strict=True):
+        if (actual.shape, actual.dtype) != (wanted.shape, wanted.dtype):
+            return f"'{name}' is {actual.dtype} {actual.shape}, of the policy {wanted.dtype} {wanted.shape}"
+        counted = decided[(...,) + (None,) * (wanted.ndim - 1)] if is_action(name) else True
+        same = actual == wanted  # infinities too, whose difference is NaN
+        off = np.subtract(actual, wanted, where=~same, out=np.zeros(wanted.shape), dtype=np.float64)
         most = np.abs(off * counted).max(initial=0.0)
-        if not most <= _tolerance(right):
+        if not most <= _tolerance(wanted):
             return f"'{name}' differs from the policy's by {most:.3g}"
     return ""
 
@@ -101,37 +101,39 @@ def is_action(name: str) -> bool:
     return name.partition(".")[0] == "action"
 
 
-def _tolerance(right: np.ndarray) -> float:
-    """Of numbers; those that are whole are to be the same."""
-    if right.dtype.kind != "f":
+def _tolerance(wanted: np.ndarray) -> float:
+    """Absolute tolerance: 0 for integers."""
+    if wanted.dtype.kind != "f":
         return 0.0
-    return max(TOLERANCE, float(np.finfo(right.dtype).eps)) * float(np.abs(right[np.isfinite(right)]).max(initial=1.0))
+    return max(TOLERANCE, float(np.finfo(wanted.dtype).eps)) * float(
+        np.abs(wanted[np.isfinite(wanted)]).max(initial=1.0)
+    )
 
 
-def _anywhere(leaf: Leaf) -> np.ndarray:
+def _sampled(leaf: Leaf) -> np.ndarray:
     space = copy.deepcopy(leaf.space)
     space.seed(0)
-    value = np.stack([np.asarray(space.sample(), space.dtype) for _ in range(COUNT)])
+    value = np.stack([np.asarray(space.sample(), space.dtype) for _ in range(ROWS)])
     return value.clip(-LARGEST, LARGEST) if value.dtype.kind == "f" else value
 
 
 def _masks(actions: Actions, rng: np.random.Generator) -> Bool[np.ndarray, "N choices"]:
-    """At least one alternative of each choice is allowed."""
-    masks = rng.random((COUNT, actions.mask_size)) < 0.5
+    """At least one option of each choice is allowed."""
+    masks = rng.random((ROWS, actions.mask_size)) < 0.5
     start = 0
     for part in actions.parts:
         if part.choices:
-            masks[np.arange(COUNT), start + rng.integers(part.choices, size=COUNT)] = True
+            masks[np.arange(ROWS), start + rng.integers(part.choices, size=ROWS)] = True
             start += part.choices
     return masks
 
 
 def _statistics(network: ActorCritic) -> dict[spaces.Path, tuple[np.ndarray, np.ndarray]]:
-    """Mean and deviation of each leaf of numbers, where they are normalised."""
-    normalizer, eyes = network.normalizer, getattr(network.body, "encoder", None)
-    if normalizer is None or not isinstance(eyes, Encoder) or eyes.numbers is None:
+    """Mean and standard deviation of each leaf of numbers, where they are normalised."""
+    normalizer, encoder = network.normalizer, getattr(network.body, "encoder", None)
+    if normalizer is None or not isinstance(encoder, Encoder) or encoder.numbers is None:
         return {}
-    leaves = eyes.numbers.leaves
+    leaves = encoder.numbers.leaves
     columns = torch.stack([normalizer.whole_mean, 1 / normalizer.scale]).split_with_sizes(
         [leaf.size for leaf in leaves], 1
     )

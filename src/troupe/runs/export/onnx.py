@@ -1,14 +1,14 @@
-"""An agent as an ONNX file, for programs that know neither troupe nor PyTorch.
+"""Exports an agent to ONNX, for programs that use neither troupe nor PyTorch.
 
 Its inputs are the leaves of an observation, named by their paths (`obs`, `obs.image`, `obs.pair.0`), and
-`action_mask` where the run has masks. Its outputs are the likeliest action, leaf by leaf (`action`, ...), as the
-environment takes it; what it was chosen by, for those who want to draw (`probabilities` of choices, `mean` and
+`action_mask` where the run has masks. Its outputs are the greedy action, leaf by leaf (`action`, ...), as the
+environment takes it; the distribution's parameters, for programs that sample (`probabilities` of choices, `mean` and
 `log_std` of a Box, in the environment's unit); and `value`. The first axis of each is the batch, of any size.
 Normalisation and masks are part of the graph, which computes in float32 whatever the run trained in; a mean is
 subtracted in float64 where the run did that.
 
 A policy with memory keeps nothing in the file: it is given `state` and `first`, and `last_action` (leaf by leaf) and
-`last_reward` where it reads them, and says `next_state`.
+`last_reward` where it reads them, and returns `next_state`.
 """
 
 import copy
@@ -36,14 +36,14 @@ from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
 from troupe.networks.recurrent import RecurrentState
-from troupe.runs.export.check import TOLERANCE, Arrays, difference, is_action, questions
+from troupe.runs.export.check import TOLERANCE, Arrays, difference, is_action, sample_inputs
 from troupe.runs.store.directory import versions
 from troupe.safe_files import output_file, writing
 
 if TYPE_CHECKING:
     from troupe.agent import Agent
 
-OPSET = 18  # what torch's exporter speaks by itself; onnxruntime reads such files since 1.18
+OPSET = 18  # the default of torch's exporter; onnxruntime reads such files since 1.18
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,16 @@ class Port:
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written, and how it is used."""
+    """What was written, and an example of its use."""
 
     file: Path
     inputs: Sequence[Port]
     outputs: Sequence[Port]
-    example: str  # a program that runs as it stands
+    example: str  # a complete program
 
 
 def export(agent: "Agent", file: Path) -> Exported:
-    """Writes the agent as an ONNX file, whole or not at all, and only if it says in onnxruntime what the policy says.
+    """Writes the agent as an ONNX file, completely or not at all, and only if onnxruntime computes the same.
 
     Raises UsageError where the extra `onnx` is missing or a network of one's own cannot be exported.
     """
@@ -87,7 +87,7 @@ def export(agent: "Agent", file: Path) -> Exported:
         "action_space": json.dumps(spaces.describe(agent.action_space)),
     }
     with output_file(file, (".onnx",)) as unfinished, torch.no_grad():
-        given, packed, state = questions(network, policy.actions)
+        given, packed, state = sample_inputs(network, policy.actions)
         expected, decided = policy.expected(packed, state)
         converted = _converted(policy, given, list(expected), about)
         with writing(file):
@@ -103,14 +103,13 @@ def export(agent: "Agent", file: Path) -> Exported:
 
 
 class Policy(nn.Module):
-    """What the file computes: from the inputs to the outputs, in their order."""
+    """The module that is exported: from the file's inputs to its outputs, in their order."""
 
     def __init__(self, network: ActorCritic, actions: Actions):
         super().__init__()
         self.network, self.actions = network, actions
         self._leaves = [
-            _Numbers(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf)
-            for leaf in actions.leaves
+            _Box(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf) for leaf in actions.leaves
         ]
         self._modules_of_leaves = nn.ModuleList(self._leaves)  # torch does not look into lists
 
@@ -147,7 +146,7 @@ class Policy(nn.Module):
         self, packed: Shaped[Tensor, "N *shape"], state: RecurrentState | None
     ) -> tuple[Arrays, Bool[np.ndarray, " N"]]:
         """The outputs as an agent makes them, which sees packed observations and turns rows into actions in NumPy;
-        and the rows in which no two alternatives are so nearly as likely that rounding decides."""
+        and the rows in which no two choices are so nearly equally probable that rounding decides."""
         output: PolicyOutput = self.network(packed, state)
         action = self.actions.to_environment(output.distribution.mode().numpy())
         made = {leaf.named("action"): leaf.of(action) for leaf in self.actions.leaves}
@@ -162,8 +161,8 @@ class Policy(nn.Module):
 Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box and each choice
 
 
-class _Numbers(nn.Module):
-    """A Box: mean and deviation as the environment measures, before anything is clipped; and the action."""
+class _Box(nn.Module):
+    """A Box: mean and log standard deviation in the environment's unit, before clipping; and the action."""
 
     middle: Tensor
     unit: Tensor
@@ -212,8 +211,8 @@ class _Choices(nn.Module):
         return (action.long() - self.start).reshape(action.shape[0], self._count)
 
 
-def _parts(said: PolicyOutput) -> tuple[Categorical | Gaussian, ...]:
-    policy = said.distribution
+def _parts(output: PolicyOutput) -> tuple[Categorical | Gaussian, ...]:
+    policy = output.distribution
     assert isinstance(policy, Categorical | Gaussian | Product)
     return policy.parts if isinstance(policy, Product) else (policy,)
 
@@ -270,7 +269,7 @@ def _converted(policy: Policy, given: Arrays, outputs: Sequence[str], about: Map
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter tells of deprecations in its own libraries, and of packages that nobody here needs."""
+    """Silences the exporter's warnings about deprecations in its own libraries and about packages not needed here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -282,7 +281,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """What went wrong at first: torch wraps it into pages of advice, several times over."""
+    """The original error: torch wraps it into pages of advice, several times over."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -290,27 +289,27 @@ def _cause(error: Exception) -> str:
 
 
 def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs: Sequence[Port]) -> str:
-    """Five lines that ask the file about one observation, an episode's first."""
-    asked = [port.name for port in outputs if is_action(port.name) or port.name in ("value", "next_state")]
+    """Five lines that run the file on one observation, the first of an episode."""
+    names = [port.name for port in outputs if is_action(port.name) or port.name in ("value", "next_state")]
     values = [_zeros(leaf) for leaf in leaves]
-    # A mask allows all; `first` is true, and what was before then counts for nothing.
+    # A mask allows all; where `first` is true, the previous state, action and reward are ignored.
     values += [
         f"np.{'ones' if port.dtype == np.bool_ else 'zeros'}({(1, *port.shape)}, np.{port.dtype.type.__name__})"
         for port in inputs[len(leaves) :]
     ]
-    state = ", state" if asked[-1] == "next_state" else ""
-    told = ", ".join(f'"{port.name}": {value}' for port, value in zip(inputs, values, strict=True))
+    state = ", state" if names[-1] == "next_state" else ""
+    feed = ", ".join(f'"{port.name}": {value}' for port, value in zip(inputs, values, strict=True))
     return f"""\
 import numpy as np
 import onnxruntime
 session = onnxruntime.InferenceSession({json.dumps(str(file))})
-*action, value{state} = session.run({json.dumps(asked)}, {{{told}}})
+*action, value{state} = session.run({json.dumps(names)}, {{{feed}}})
 print(*[each[0] for each in action], value[0])
 """
 
 
 def _zeros(leaf: Leaf) -> str:
-    """NumPy's words for a batch of one that lies in the space, whose choices may be counted from another number."""
+    """A NumPy expression for a batch of one in the space, whose choices may start at another number than 0."""
     start = np.asarray(getattr(leaf.space, "start", 0))
     zeros = f"np.zeros({(1, *(leaf.space.shape or ()))}, np.{np.dtype(leaf.space.dtype).type.__name__})"
     return f"{zeros} + {start.tolist()}" if start.any() else zeros

@@ -1,1 +1,1 @@
-"""What a run tells: progress, pictures, tables of many runs."""
+"""Progress displays, rows of metrics, plots and their labels."""

@@ -1,1 +1,1 @@
-"""An agent at play: frames, films, windows, terminals."""
+"""Agents playing to be watched: rendering, the panel, videos, windows, terminals."""
