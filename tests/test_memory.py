@@ -13,7 +13,7 @@ from troupe import UsageError
 from troupe.agent import Agent
 from troupe.config import Network
 from troupe.networks.actor_critic import build
-from troupe.runs.show import play
+from troupe.runs.show import play, rendering
 
 WAIT = 5
 SERIAL = {
@@ -149,15 +149,15 @@ def test_another_number_of_observations_is_refused_until_a_reset(remembers):
 
 
 def test_a_film_shows_an_agent_that_forgets_between_episodes(remembers):
-    """And the value of each last observation: it is thought of with the memory of its own episode."""
+    """And the value of each last observation: it is computed with the recurrent state of its own episode."""
     agent = troupe.load(remembers.path)
     agent.act(np.ones((4, 2)))  # whatever it did before
-    with play.opened(lambda mode: Cue(mode), 30) as stage:
-        moments = [shot.moment for shot in play.play(agent, stage, 8, 3)]
-    ends = [moment for moment in moments if moment.ended]
-    assert [moment.total for moment in ends] == [1.0] * 8
-    begins = {round(moment.thought.value, 5) for moment in moments if moment.step == 0}
-    assert len(begins) == 2  # one of each cue: an episode's first thought depends on nothing else
+    with rendering.open_rendered(lambda mode: Cue(mode), 30) as rendered:
+        states = [frame.state for frame in play.play(agent, rendered, 8, 3)]
+    ends = [state for state in states if state.ended]
+    assert [state.episode_return for state in ends] == [1.0] * 8
+    begins = {round(state.decision.value, 5) for state in states if state.step == 0}
+    assert len(begins) == 2  # one of each cue: an episode's first value depends on nothing else
 
 
 # The reward before
@@ -195,6 +195,6 @@ def test_an_agent_at_play_is_told_its_rewards(hears):
     heard = []
     act = hears.act
     hears.act = lambda observation, **told: heard.append(told["reward"]) or act(observation, **told)
-    with play.opened(lambda mode: Rich(mode), 30) as stage:
-        assert len(list(play.play(hears, stage, 2, 0))) == 2 * (WAIT + 2)
+    with rendering.open_rendered(lambda mode: Rich(mode), 30) as rendered:
+        assert len(list(play.play(hears, rendered, 2, 0))) == 2 * (WAIT + 2)
     assert heard == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0] * 2
