@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import troupe
-from helpers import slow_unless, slow_unless_in_turn
+from helpers import drift, slow_unless, slow_unless_in_turn
 from troupe.run import saved_run
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.store import checkpoint
@@ -40,28 +40,13 @@ WINDOW = SMALL | {
 }  # fmt: skip
 
 
-class Drift(gym.Env):
-    """A place that a throw of its own dice, and the action, move; episodes of `length` steps."""
+class Drift(drift.Drift):
+    """Episodes of `length` steps, outside Gymnasium's registry."""
 
-    observation_space = gym.spaces.Box(-1e3, 1e3, (2,), np.float32)
-    action_space = gym.spaces.Discrete(3, start=-1)
     spec = None
 
     def __init__(self, length: int = 9):
         self.length = length
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.place, self.played = self.np_random.normal(), 0
-        return self._obs(), {}
-
-    def step(self, action):
-        self.place += 0.3 * action + self.np_random.normal()
-        self.played += 1
-        return self._obs(), -abs(self.place), self.place > 4, self.played == self.length, {}
-
-    def _obs(self):
-        return np.array([self.place, self.played / self.length], np.float32)
 
 
 class EndlessDrift(Drift):
