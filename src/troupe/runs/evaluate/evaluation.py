@@ -174,8 +174,10 @@ class Evaluator:
 def _awaited(pulse: Float[np.ndarray, "1"]) -> Iterator[None]:
     """Environments are asked for something: `pulse` holds since when they have not answered."""
     pulse[0] = time.monotonic()
-    yield
-    pulse[0] = 0.0
+    try:
+        yield
+    finally:
+        pulse[0] = 0.0
 
 
 class BorrowingEvaluator(Evaluator):
