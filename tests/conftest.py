@@ -1,5 +1,6 @@
 """Settings of the whole suite, and fixtures that hand out what stands in `helpers`."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from helpers.environments import SCRIPT, Counting, Echo, Ending, Pays
 from troupe import cli
+from troupe.signals import ENDING
 
 torch.set_num_threads(1)
 
@@ -31,6 +33,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     names = {__name__} | {item.module.__name__ for item in session.items if isinstance(item, pytest.Function)}
     for name in names & set(sys.modules):
         cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+@pytest.fixture(autouse=True)
+def no_signal_is_ignored():
+    """As in a terminal: under nohup SIGHUP is ignored, in the background of a shell SIGINT, and children inherit it."""
+    ignored = [number for number in ENDING if signal.getsignal(number) == signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture
