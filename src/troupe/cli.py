@@ -263,8 +263,11 @@ def envs(_: argparse.Namespace) -> None:
 def presets(_: argparse.Namespace) -> None:
     for preset in map(config.load_preset, config.presets()):
         console.write(f"{preset.name}\n  {preset.summary}\n  source: {preset.source}")
-        if preset.tuned:
-            console.write(f"  tuned for: {', '.join(preset.tuned)}")
+        verified = [name for name, tuned in preset.tuned.items() if tuned.verified]
+        others = [name for name in preset.tuned if name not in verified]
+        for what, names in (("tuned for", verified), ("settings, not tuned, for", others)):
+            if names:
+                console.write(f"  {what}: {', '.join(names)}")
 
 
 def _show(run: Path, seed: int) -> None:

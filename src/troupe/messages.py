@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from troupe.config import TrainConfig
+from troupe.config import TrainConfig, load_preset
 from troupe.environments import EnvironmentSource, spaces
 from troupe.run import Outcome, outcome_text
 from troupe.runs.evaluate.scores import Scores
@@ -27,7 +27,11 @@ def introduction(
 ) -> list[str]:
     """Who plays and learns what, until when, and where that is written. `measured`: what was measured beforehand."""
     stop, steps = config.stop, topology.progress.counts.steps
-    tuned = f", tuned for {source.id} (--untuned ignores these settings)" if config.tuned else ""
+    found = load_preset(config.preset).tuned_for(source.id) if config.tuned else None
+    tuned = ""
+    if found:
+        kind = "tuned" if found.verified else "with settings, not tuned,"
+        tuned = f", {kind} for {source.id} (--untuned ignores these settings)"
     limits = [
         f"a return of {target:g}" if target is not None else "",
         f"{stop.steps:,} steps" if stop.steps else "",

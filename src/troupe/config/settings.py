@@ -179,6 +179,10 @@ class Loss:
     c_clip: Annotated[float, _doc("V-trace: clip of c, which decides how far corrections propagate", gt=0)] = 1.0
     clip: Annotated[float, _doc("appo: PPO's clip range, of the ratio pi/mu around 1", gt=0, lt=1)] = 0.2
     normalize_advantage: Annotated[bool, _doc("appo: normalize advantages to mean 0 and std 1")] = True
+    reduction: Annotated[
+        Literal["mean", "sum"],
+        _doc("mean or sum of the loss over the steps of a minibatch; A3C, GA3C and IMPALA were published with the sum"),
+    ] = "mean"
     value_coefficient: Annotated[float, _doc("coefficient of the value loss (target - V)^2", ge=0)] = 0.5
     entropy_coefficient: Annotated[float, _doc("coefficient of the entropy bonus", ge=0)] = 0.01
     entropy_anneal_steps: Annotated[

@@ -154,7 +154,7 @@ class Learner:
             keywords["advantage_ema"] = self._advantage_ema
         loss, metrics, self._advantage_ema = LossOutput(*self._objective.loss(outputs, batch, **keywords))
         self._progress.metrics.add(metrics, rollout.steps)
-        return loss
+        return loss * batch.valid.sum() if self._objective.reduction == "sum" else loss
 
     def _sharded_gradient(
         self, obs: Tensor, state: RecurrentState | None, rollout: Rollout, bonus: Bonus | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,7 +19,7 @@ LOSSES = Choice(
     kwargs="loss.kwargs",
     builtin={"a3c": losses.a3c, "impala": losses.impala, "appo": losses.appo},
     leading=2,  # outputs and batch
-    shared=[each.name for each in fields(Loss) if each.name not in ("kind", "kwargs")],
+    shared=[each.name for each in fields(Loss) if each.name not in ("kind", "kwargs", "reduction")],
     passed=["advantage_ema"],
 )
 
@@ -41,13 +41,14 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of (outputs, batch, **keywords), and what it is computed with."""
+    """A loss of (outputs, batch, **keywords), which is a mean over the valid rows, and what it is computed with."""
 
     loss: LossFunction
     rewards: Rewards
     entropy_coefficient: float = 0.0
     entropy_decay: LinearSchedule = CONSTANT
     averages_advantages: bool = False  # whether the loss takes an AdvantageEMA
+    reduction: Literal["mean", "sum"] = "mean"  # over the valid rows of a minibatch
 
     @classmethod
     def of(cls, config: Loss) -> "Objective":
@@ -56,7 +57,7 @@ class Objective:
         if decay != CONSTANT and not LOSSES.takes(config.kind, "entropy_coefficient"):
             raise UsageError(f"loss.entropy_anneal_steps: loss {config.kind} takes no entropy_coefficient; set it to 0")
         averages = LOSSES.takes(config.kind, "advantage_ema")
-        return cls(build_loss(config), rewards, config.entropy_coefficient, decay, averages)
+        return cls(build_loss(config), rewards, config.entropy_coefficient, decay, averages, config.reduction)
 
     def keywords(self, steps: int) -> dict[str, Any]:
         """The keywords of the loss that change with the steps of the run."""
