@@ -37,8 +37,6 @@ class Corridors(VectorEnv):
         return self.cells.copy(), reward, arrived, truncated, {}
 
 
-troupe.register_backend("corridors", Corridors, [make, "custom_environment.py:make"])
-
 if __name__ == "__main__":
-    run = troupe.train(make, seed=1, steps=60_000, target=0.93, settings={"env.backend": "corridors"})
+    run = troupe.train(make, backend=Corridors, seed=1, steps=60_000, target=0.93)
     print(f"{run.outcome} after {run.steps:,} steps: mean return {run.scores.mean:.2f} (the shortest way gives 0.94)")

@@ -28,9 +28,7 @@ class Fourier(nn.Module):
 
 
 if __name__ == "__main__":
-    troupe.register_encoder("fourier", Fourier)
-    settings = {"network.encoder": "fourier", "network.core": "gru"}
-    run = troupe.train("CartPole-v1", seed=1, steps=30_000, settings=settings)
+    run = troupe.train("CartPole-v1", encoder=Fourier, seed=1, steps=30_000, settings={"network.core": "gru"})
     print(f"{run.outcome} after {run.steps:,} steps: mean return {run.scores.mean:.0f}")
-    agent = troupe.load(run.path)  # the name is registered; for one from a file: load(path, encoder=Fourier)
+    agent = troupe.load(run.path, encoder=Fourier)  # weights are saved, code is not
     print("action:", int(agent.act([0.0, 0.0, 0.1, 0.0])))

@@ -39,6 +39,5 @@ def in_threads(plans, context):
 
 
 if __name__ == "__main__":
-    troupe.register_placement("my_threads", in_threads)
-    run = troupe.train("CartPole-v1", seed=1, steps=200_000, settings={"actor.place": "my_threads"})
+    run = troupe.train("CartPole-v1", placement=in_threads, seed=1, steps=200_000)
     print(f"{run.outcome} after {run.steps:,} steps: mean return {run.scores.mean:.1f}")

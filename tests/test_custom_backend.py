@@ -1,6 +1,7 @@
 """An environment backend of the user's, from a file and from Python."""
 
 import json
+import re
 import shutil
 import tomllib
 from pathlib import Path
@@ -13,6 +14,7 @@ import troupe
 from troupe.cli import run
 from troupe.config import Environment, UsageError
 from troupe.environments import find
+from troupe.environments.backends import BACKENDS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SHORT = ["--steps", "2000", "--actors", "1", "--target", "none", "--evaluation.final_episodes", "5"]
@@ -124,53 +126,43 @@ class NotANumber(Batch):
         (ResetsAtOnce, {}, "it must reset an environment on the step after its episode's end"),
         (NotANumber, {}, "the observation holds nan"),
         (Batch, {"kwargs": {"fail": True}}, "making 1 raised RuntimeError: no licence"),
-        (lambda num_envs: Batch(num_envs), {"kwargs": {"fail": True}}, "env.kwargs.fail: backend broken takes no such"),
+        (
+            lambda num_envs: Batch(num_envs),
+            {"kwargs": {"fail": True}},
+            "env.kwargs.fail: backend _lambda_ takes no",
+        ),
         (Batch, {"max_steps": 5}, "it takes no env.max_steps; use sync"),
         (Batch, {"wrappers": ("gymnasium.wrappers:FlattenObservation",)}, "it takes no env.wrappers; use sync"),
     ],
 )
-def test_what_is_no_batch_of_the_environment_is_refused_in_one_line(maker, settings, message, request):
-    troupe.register_backend("broken", maker, [Still])
-    request.addfinalizer(forget)
+def test_what_is_no_batch_of_the_environment_is_refused_in_one_line(maker, settings, message):
     with pytest.raises(UsageError, match=message) as caught:
-        find(Still, Environment(backend="broken", **settings))
+        find(Still, Environment(backend=BACKENDS.named(maker), **settings))
     assert "\n" not in str(caught.value)
 
 
-def forget() -> None:
-    from troupe.config import values
-    from troupe.environments import backends
+def test_a_backend_passed_from_python_is_needed_again(tmp_path):
+    def batch(num_envs, fail=False):
+        return Batch(num_envs, fail)
 
-    for registered in (backends._registered, values._registered.get("env.backend", {})):
-        registered.clear()
-
-
-@pytest.fixture
-def registered():
-    troupe.register_backend("still", Batch, [Still])
-    yield
-    forget()
-
-
-def test_a_registered_backend_is_a_candidate_of_auto_for_its_environments_only(registered):
-    assert find(Still).backends == ["sync", "still"]
-    assert "still" not in find("CartPole-v1").backends
-    with pytest.raises(UsageError, match=r"env.backend = 'still': not registered for CartPole-v1, which has native"):
-        find("CartPole-v1", Environment(backend="still"))
+    settings = {"actor.count": 1, "evaluation.final_episodes": 1, "evaluation.max_steps": 5}
+    trained = troupe.train(Still, backend=batch, steps=200, target="none", settings=settings, run_dir=tmp_path / "run")
+    assert tomllib.loads((trained.path / "config.toml").read_text())["env"]["backend"].startswith("python:")
+    assert troupe.evaluate(trained.path, env=Still, backend=batch, episodes=1).mean == 0
+    assert troupe.resume(trained.path, env=Still, backend=batch, steps=4000).steps >= 4000
+    config = trained.path / "config.toml"
+    config.write_text(re.sub(r"python:\w*batch", "python:another", config.read_text()))
+    with pytest.raises(UsageError, match="the run's backend was the callable another: pass it as backend= in Python"):
+        troupe.evaluate(trained.path, env=Still, episodes=1)
+    assert troupe.resume(trained.path, env=Still, backend="sync", steps=8000).steps >= 8000  # a name serves as well
 
 
-def test_unknown_backends_are_refused_with_the_known_ones(registered, capsys):
-    assert run(["train", "CartPole-v1", "--env.backend", "stil"]) == 2
+def test_unknown_backends_are_refused_with_the_known_ones(capsys):
+    assert run(["train", "CartPole-v1", "--env.backend", "synk"]) == 2
     assert capsys.readouterr().err == (
-        "troupe: env.backend = 'stil': expected one of auto | native | envpool | sync | still, path/to/file.py:NAME or "
-        "module:NAME; did you mean still?\n"
+        "troupe: env.backend = 'synk': expected one of auto | native | envpool | sync, path/to/file.py:NAME or "
+        "module:NAME; did you mean sync?\n"
     )
-
-
-@pytest.mark.parametrize("name", ["native", "a b", "mine.py:Batch"])
-def test_a_name_with_a_meaning_cannot_be_registered(name):
-    with pytest.raises(UsageError, match="cannot be registered"):
-        troupe.register_backend(name, Batch, [Still])
 
 
 def test_a_missing_file_is_named(capsys):

@@ -126,10 +126,14 @@ def test_numbers_arrive_normalised_and_choices_and_images_as_they_are():
     assert (seen["c"][0].numpy() == sample["c"]).all()
 
 
-def test_a_registered_name_serves_training_and_loading(tmp_path):
-    troupe.register_encoder("as_it_is", encoder_of(4))
-    settings = {"network.encoder": "as_it_is", "topology": "serial", "evaluation.final_episodes": 1}
-    run = troupe.train("CartPole-v1", steps=200, settings=settings, run_dir=tmp_path / "run", display="silent")
-    assert troupe.load(run.path).act(np.zeros(4, np.float32)) in (0, 1)
-    with pytest.raises(UsageError, match="'nature' cannot be registered"):
-        troupe.register_encoder("nature", encoder_of(4))
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_an_encoder_passed_from_python_is_needed_again(place, tmp_path):
+    make = encoder_of(4)
+    settings = {"actor.place": place, "actor.count": 1, "evaluation.final_episodes": 1, "stop.target": "none"}
+    run = troupe.train("CartPole-v1", encoder=make, steps=200, settings=settings, run_dir=tmp_path / "run")
+    assert run.agent.act(np.zeros(4, np.float32)) in (0, 1)
+    with pytest.raises(UsageError, match=r"loading a run executes no code that it names: .* encoder=\.\.\.\)$"):
+        troupe.load(run.path)
+    assert troupe.load(run.path, encoder=make).act(np.zeros(4, np.float32)) in (0, 1)
+    assert len(troupe.evaluate(run.path, encoder=make, episodes=2).returns) == 2
+    assert troupe.resume(run.path, encoder=make, steps=6000).steps >= 6000

@@ -10,7 +10,9 @@ import pytest
 
 import troupe
 from troupe.cli import run
-from troupe.config import UsageError
+from troupe.config import resolve
+from troupe.environments import find
+from troupe.runtime.execution.placements import PLACEMENTS, placement_of
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "custom_placement.py"
 SHORT = ["--steps", "500", "--actors", "2", "--target", "none", "--evaluation.final_episodes", "5", "--run-dir", "run"]
@@ -33,7 +35,7 @@ def test_a_placement_of_a_file_trains_and_is_resumed(folder, preset, capsys):
     assert json.loads(Path("run/summary.json").read_text())["steps"] >= 1500
 
 
-def test_a_registered_placement_gets_the_plans_and_is_named(tmp_path):
+def test_a_placement_passed_from_python_gets_the_plans(tmp_path):
     seen = []
 
     def threads(plans, context):
@@ -42,13 +44,32 @@ def test_a_registered_placement_gets_the_plans_and_is_named(tmp_path):
         seen.extend(plan.number for plan in plans)
         return [ThreadRunner(plan, context) for plan in plans]
 
-    troupe.register_placement("counted", threads)
-    settings = {"actor.place": "counted", "actor.count": 3, "evaluation.final_episodes": 5}
-    trained = troupe.train("CartPole-v1", steps=2000, target="none", settings=settings, run_dir=tmp_path / "run")
+    settings = {"actor.count": 3, "evaluation.final_episodes": 5, "stop.target": "none"}
+    trained = troupe.train("CartPole-v1", placement=threads, steps=2000, settings=settings, run_dir=tmp_path / "run")
     assert trained.steps >= 2000
     assert seen == [0, 1, 2]
-    with pytest.raises(UsageError, match="'process' cannot be registered"):
-        troupe.register_placement("process", threads)
+
+
+def test_attributes_of_a_placement_tell_how_it_runs_actors():
+    def elsewhere(plans, context):
+        raise NotImplementedError
+
+    elsewhere.in_processes, elsewhere.rollouts_per_actor = True, 3
+    config = resolve("CartPole-v1", settings={"actor.place": PLACEMENTS.named(elsewhere)})
+    placement = placement_of(config, find("CartPole-v1"))
+    assert (placement.in_processes, placement.rollouts_per_actor) == (True, 3)
+    assert placement.plural.endswith("elsewhere")
+
+
+def test_a_placement_in_the_run_directory_is_not_executed(capsys):
+    named = ["--actor.place", "custom_placement.py:in_threads"]
+    assert run(["train", "CartPole-v1", *named, *SHORT]) == 0
+    Path("run/evil.py").write_text("raise SystemExit('executed')")
+    config = Path("run/config.toml")
+    config.write_text(config.read_text().replace("custom_placement.py:in_threads", "run/evil.py:in_threads"))
+    capsys.readouterr()
+    assert run(["resume", "run", "--steps", "1500"]) == 2
+    assert "the placement of 'run' is code in the run directory itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

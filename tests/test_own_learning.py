@@ -14,9 +14,12 @@ import troupe
 from troupe import UsageError
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam
-from troupe.config import Learner, Loss
+from troupe.config import Learner, Loss, fields
+from troupe.environments.backends import BACKENDS
+from troupe.networks.user_encoder import ENCODERS
 from troupe.runs.replay import replay
 from troupe.runs.store import checkpoint
+from troupe.runtime.execution.placements import PLACEMENTS
 from troupe.runtime.learning.objective import LOSSES, Objective, build_loss
 from troupe.runtime.learning.optimizers import OPTIMIZERS, optimizer_maker
 
@@ -216,10 +219,25 @@ def test_an_optimizer_is_made_by_its_name_and_averaged_where_that_is_asked_for(n
     assert list(averaged.state()) == [*state, "average"]
 
 
-@pytest.mark.parametrize(("choice", "known"), [(LOSSES, "a3c, impala, appo"), (OPTIMIZERS, "adam, rmsprop")])
-def test_an_unknown_name_is_refused_with_the_known_ones(choice, known):
-    with pytest.raises(UsageError, match=f"'nobody': no such {choice.what} .*{known}"):
-        choice.find("nobody")
+@pytest.mark.parametrize("choice", [LOSSES, OPTIMIZERS, ENCODERS, BACKENDS, PLACEMENTS], ids=lambda each: each.what)
+def test_an_unknown_name_is_refused_with_the_known_ones_and_the_nearest(choice, run_command):
+    known = fields()[choice.setting].choices
+    status, _, error = run_command(f"train CartPole-v1 --{choice.setting} {known[-1]}x")
+    expected = (
+        f"{choice.setting} = '{known[-1]}x': expected one of {' | '.join(known)}, path/to/file.py:NAME or module:NAME; "
+        f"did you mean {known[-1]}?"
+    )
+    assert (status, error) == (2, f"troupe: {expected}\n")
+    with pytest.raises(UsageError) as caught:
+        choice.load(f"{known[-1]}x")
+    assert str(caught.value) == expected
+
+
+def test_callables_of_the_same_name_for_different_settings_are_kept_apart():
+    one, other = (lambda: None), (lambda: None)
+    assert LOSSES.load(LOSSES.named(one)).value is one
+    assert OPTIMIZERS.load(OPTIMIZERS.named(other)).value is other
+    assert LOSSES.load(LOSSES.named(one)).value is one
 
 
 def test_an_optimizer_whose_state_has_a_name_that_is_taken_in_a_checkpoint_is_refused():

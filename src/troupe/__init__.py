@@ -12,21 +12,15 @@ from troupe.config import TrainConfig, TroupeError, UsageError
 
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
-    from troupe.environments.backends import register_backend
-    from troupe.networks.user_encoder import register_encoder
     from troupe.run import Run
     from troupe.runs.evaluate.evaluation import evaluate
-    from troupe.runtime.execution.placements import register_placement
     from troupe.trainer import resume, train
 
-__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "register_backend",
-           "register_encoder", "register_placement", "resume", "train"]  # fmt: skip
+__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train"]
 
 _LAZY = {
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
-    "register_backend": "troupe.environments.backends",
-    "register_encoder": "troupe.networks.user_encoder",
-    "register_placement": "troupe.runtime.execution.placements", "Run": "troupe.run", "resume": "troupe.trainer",
+    "Run": "troupe.run", "resume": "troupe.trainer",
     "train": "troupe.trainer",
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build
 from troupe.networks.custom import NetworkMaker, custom_network
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import RecurrentState
-from troupe.networks.user_encoder import EncoderMaker, find_encoder
+from troupe.networks.user_encoder import ENCODERS, EncoderMaker
 from troupe.runs.store import checkpoint
 from troupe.user_code.files import without_folder
 
@@ -195,7 +195,7 @@ def load(
             f"'{run}' was trained with the encoder '{name}', and loading a run executes no code that it names: if you "
             "trust it, pass it in Python, troupe.load(run, encoder=...)"
         )
-    make = find_encoder(encoder) if isinstance(encoder, str) else encoder
+    make = ENCODERS.load(encoder) if isinstance(encoder, str) else encoder
     masked = saved.state.get("masked", "")
     body = (
         build(observation_space, action_space, config.network, masked, make)

@@ -157,14 +157,14 @@ def evaluate(options: argparse.Namespace) -> None:
 def watch(options: argparse.Namespace) -> None:
     from troupe.agent import load
     from troupe.environments import of_run, quiet_gymnasium
-    from troupe.networks.user_encoder import encoder_of_run
+    from troupe.networks.user_encoder import ENCODERS
     from troupe.runs.show import terminal, video, window
     from troupe.runs.store import checkpoint
     from troupe.torch_threads import one_torch_thread
 
     run = Path(options.run)
     config = checkpoint.read_config(run)
-    agent = load(run, encoder=encoder_of_run(run, config))
+    agent = load(run, encoder=ENCODERS.of_run(run, config.network.encoder, config.env.files))
     make = partial(of_run(run, config.env).make, config=config.env)
     # One thread: for one observation at a time, several would only wait for one another.
     with quiet_gymnasium(), one_torch_thread():

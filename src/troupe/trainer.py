@@ -12,17 +12,18 @@ from troupe.agent import needs_network
 from troupe.config import TrainConfig, UsageError
 from troupe.environments import name_of, of_run, quiet_gymnasium, settle
 from troupe.networks.custom import NetworkMaker
-from troupe.networks.user_encoder import encoder_of_run
 from troupe.preparation import fit
 from troupe.run import Run
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
+from troupe.runtime import choices
 from troupe.runtime.journal import FILE as JOURNAL
-from troupe.runtime.learning import annealing, choices
+from troupe.runtime.learning import annealing
 from troupe.session import Session
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
+NameOrCallable = str | Callable[..., Any]
 
 
 @quiet_gymnasium()
@@ -35,8 +36,11 @@ def train(
     seconds: float | None = None,
     target: float | Literal["auto", "none"] | None = None,
     network: nn.Module | NetworkMaker | None = None,
-    loss: Callable[..., Any] | None = None,
-    optimizer: Callable[..., Any] | None = None,
+    loss: NameOrCallable | None = None,
+    optimizer: NameOrCallable | None = None,
+    encoder: NameOrCallable | None = None,
+    backend: NameOrCallable | None = None,
+    placement: NameOrCallable | None = None,
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -48,9 +52,10 @@ def train(
     `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
     module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
     from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
-    `seconds` and `target` are short for those of `stop`; `loss` and `optimizer` are callables in place of those that
-    "loss.kind" and "learner.optimizer" name (docs/extending.md). `env_kwargs` are arguments of the environment or
-    its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its signature.
+    `seconds` and `target` are short for those of `stop`; `loss`, `optimizer`, `encoder`, `backend` and `placement` are
+    callables of your own, or names (docs/extending.md): short for "loss.kind", "learner.optimizer", "network.encoder",
+    "env.backend" and "actor.place". `env_kwargs` are arguments of the environment or its factory, as they are; in
+    `settings` they are "env.kwargs.NAME", and text is read by its signature.
 
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
     "quiet" only what happened in the end, "silent" nothing.
@@ -61,7 +66,8 @@ def train(
     """
     check_named(run_dir)
     short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
-    given = choices.named(settings or {}, loss, optimizer)
+    own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
+    given = choices.named(settings or {}, **own)
     given |= {name: value for name, value in short.items() if value is not None}
     asked, source = settle(configuration.resolve(name_of(env), preset, given, tuned=tuned), env, env_kwargs)
     asked = choices.settle(asked)
@@ -85,8 +91,11 @@ def resume(
     anneal_steps: int | Literal["auto"] | None = None,
     env: EnvironmentMaker | None = None,
     network: nn.Module | NetworkMaker | None = None,
-    loss: Callable[..., Any] | None = None,
-    optimizer: Callable[..., Any] | None = None,
+    loss: NameOrCallable | None = None,
+    optimizer: NameOrCallable | None = None,
+    encoder: NameOrCallable | None = None,
+    backend: NameOrCallable | None = None,
+    placement: NameOrCallable | None = None,
     display: Mode = "auto",
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
@@ -103,7 +112,8 @@ def resume(
     with RunDirectory(path) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
         changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
-        changes = choices.named(changes, loss, optimizer)
+        own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
+        changes = choices.named(changes, **own)
         return _resumed(path, changes, env, network, display).run(directory)
 
 
@@ -115,7 +125,6 @@ def _resumed(
     display: Mode,
 ) -> Session:
     before = checkpoint.read_config(path)
-    encoder_of_run(path, before)  # refuses code that lies in the run directory
     config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
     choices.check_code(path, config)
     if not checkpoint.newest_first(path):

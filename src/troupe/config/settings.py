@@ -15,7 +15,7 @@ Positive = Meta(gt=0)
 
 
 def _doc(text: str, *, choices: tuple[str, ...] = (), **limits: Any) -> Meta:
-    """`choices` are those of a setting that also takes callables of the user, by name (`values.register_choice`)."""
+    """`choices` are those of a setting that also takes callables of the user (`user_code/choices.py`)."""
     return Meta(description=text, extra={"choices": choices} if choices else None, **limits)
 
 

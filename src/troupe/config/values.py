@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import math
+import operator
 import re
 import types
 import typing
@@ -79,22 +80,26 @@ def check_option(option: str, name: str, value: Any, also: str | None = None) ->
     `also` is a word that the option takes besides.
     """
     try:
-        _convert(name, value, fields()[name])
+        check_value(name, value)
     except UsageError as error:
         message = str(error).replace(f"{name} = ", f"{option} ", 1)
         raise UsageError(f"{message}, or {also}" if also else message) from None
+
+
+def check_value(name: str, value: Any) -> None:
+    """Raises UsageError where `value` does not fit the setting `name`."""
+    _convert(name, value, fields()[name])
 
 
 def _convert(name: str, value: Any, field: "Field") -> Any:
     given = value
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
     if field.open and isinstance(value, str):
-        if value in field.choices or value in _registered.get(name, ()) or _CALLABLE.fullmatch(value):
+        if value in field.choices or _CALLABLE.fullmatch(value):
             return value
-        known = [*field.choices, *_registered.get(name, ())]
         raise UsageError(
-            f"{name} = {given!r}: expected one of {' | '.join(known)}, path/to/file.py:NAME or module:NAME"
-            f"{did_you_mean(value, known)}"
+            f"{name} = {given!r}: expected one of {' | '.join(field.choices)}, path/to/file.py:NAME or module:NAME"
+            f"{did_you_mean(value, field.choices)}"
         )
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
@@ -131,20 +136,17 @@ class Field:
 
 
 _CALLABLE = re.compile(r".+:\w+")
-_registered: dict[str, dict[str, None]] = {}  # names by setting, in order
 
 
-def register_choice(setting: str, name: str) -> None:
-    """Makes `name` a value of an open setting, in this process. Raises UsageError for a name that has a meaning."""
-    if name in fields()[setting].choices or not name.isidentifier():
-        raise UsageError(f"{setting}: '{name}' cannot be registered: it has a meaning already, or is no plain name")
-    _registered.setdefault(setting, {})[name] = None
+def value_of(config: TrainConfig, name: str) -> Any:
+    """The value of the setting with this dotted name."""
+    return operator.attrgetter(name)(config)
 
 
 def named_callables(config: TrainConfig) -> dict[str, str]:
     """The open settings whose value is `path/to/file.py:NAME` or `module:NAME`, by dotted name."""
-    values = dict(flatten(dataclasses.asdict(config)))
-    return {name: values[name] for name, field in fields().items() if field.open and _CALLABLE.fullmatch(values[name])}
+    values = {name: value_of(config, name) for name, field in fields().items() if field.open}
+    return {name: value for name, value in values.items() if _CALLABLE.fullmatch(value)}
 
 
 @cache

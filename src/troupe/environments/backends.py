@@ -1,25 +1,26 @@
 """Environment backends: what makes a batch of environments that step together, native, EnvPool, Python or the user's.
 
-A backend of the user is registered (`register_backend`), or named by the file that it is in (`env.backend`).
+A backend of the user's is a callable, passed from Python or named by its file (docs/extending.md).
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from troupe.config import Environment, UsageError, one_line, register_choice, signatures
-from troupe.environments.source import Backend, EnvironmentSource, name_of
+from troupe.config import Environment, UsageError, one_line, signatures
+from troupe.environments.source import Backend, EnvironmentSource
 from troupe.environments.stepping import atari, pool
 from troupe.environments.stepping.closing import close_in_time
 from troupe.environments.stepping.vector import EnvironmentFailed, VectorEnvironment
 from troupe.extras import command
-from troupe.user_code.files import load_callable, without_folder
+from troupe.user_code.choices import Choice
+from troupe.user_code.files import unwrapped
 from troupe.user_code.guard import user_code
 
+BACKENDS = Choice("backend", "env.backend", if_changed="it may step another environment than the agent was trained in")
 VectorMaker = Callable[..., VectorEnv[Any, Any, Any]]
 
 
@@ -88,20 +89,21 @@ class UserBackend(Backend):
 
     name: str
     make_vector: VectorMaker
-    penalty: float = 1.1
 
     def refusal(self, source: EnvironmentSource, config: Environment) -> str:
         refused = ["env.ignore"] if source.left_out else []
         refused += ["env.wrappers"] if config.wrappers else []
-        if config.max_steps and "max_episode_steps" not in signatures.parameters_of(self.make_vector).known:
+        if config.max_steps and "max_episode_steps" not in signatures.parameters_of(unwrapped(self.make_vector)).known:
             refused.append("env.max_steps")
         return f"it takes no {', '.join(refused)}; use sync" if refused else ""
 
     def make(self, source: EnvironmentSource, count: int, config: Environment) -> VectorEnvironment:
         """Raises UsageError in one line for a batch that cannot be made, or is not of this environment."""
-        parameters = signatures.parameters_of(self.make_vector)
+        parameters = signatures.parameters_of(unwrapped(self.make_vector))
         passed = [*list(parameters.known)[:1], "max_episode_steps"]
-        arguments, _ = signatures.fill(f"backend {self.name}", "env.kwargs", parameters, source.kwargs, passed=passed)
+        arguments, _ = signatures.fill(
+            f"backend {BACKENDS.shown(self.name)}", "env.kwargs", parameters, source.kwargs, passed=passed
+        )
         limit = {"max_episode_steps": config.max_steps} if config.max_steps else {}
         try:
             with user_code():
@@ -134,26 +136,6 @@ def _departure(vector: Any, source: EnvironmentSource, count: int) -> str:
 
 
 _BUILT_IN: tuple[Backend, ...] = (Native(), Sync(), EnvPool())  # the ones that cost nothing to try first
-_registered: dict[str, tuple[UserBackend, Collection[str]]] = {}
-
-
-def register_backend(
-    name: str,
-    make_vector: VectorMaker,
-    environments: Collection[str | Callable[..., gym.Env[Any, Any]]],
-    penalty: float = 1.1,
-) -> None:
-    """Makes `name` a value of `env.backend`, and a candidate of `auto`, for the `environments`, in this process.
-
-    `make_vector(num_envs, **kwargs)` gives a `gymnasium.vector.VectorEnv` with the environment's spaces that resets on
-    the step after an episode's end; `kwargs` are `env.kwargs`. Environments are ids, `file.py:NAME`, or the callables
-    that training is given. `auto` takes it if a step costs less than 1/penalty of the default backend's.
-
-    A name can be registered again. Raises UsageError for that of a backend of troupe's own.
-    """
-    register_choice("env.backend", name)
-    ids = [without_folder(name_of(each)) for each in environments]
-    _registered[name] = UserBackend(name, make_vector, penalty), ids
 
 
 def with_backends(source: EnvironmentSource, config: Environment) -> EnvironmentSource:
@@ -161,21 +143,16 @@ def with_backends(source: EnvironmentSource, config: Environment) -> Environment
 
     Raises UsageError where that fails.
     """
-    known: list[Backend] = list(_BUILT_IN)
-    for backend, ids in _registered.values():
-        suits = backend.name == config.backend or not backend.refusal(source, config)
-        if suits and without_folder(source.id) in ids:
-            known.append(backend)
-    if ":" in config.backend:
-        known.append(UserBackend(config.backend, load_callable(config.backend, "env.backend", "backend")))
-    source = replace(source, known_backends=tuple(known))
-    if isinstance(source.backend(config), UserBackend):
-        vector = source.make_vector(1, config)
-        try:
-            obs = vector.reset(np.random.SeedSequence(0))
-            vector.step(source.random_actions(np.random.default_rng(0), obs))
-        except EnvironmentFailed as error:
-            raise UsageError(f"env.backend = '{config.backend}': {error}") from error
-        finally:
-            close_in_time(vector.close, source.id)
+    if BACKENDS.is_builtin(config.backend):
+        return replace(source, known_backends=_BUILT_IN)
+    own = UserBackend(config.backend, BACKENDS.load(config.backend))
+    source = replace(source, known_backends=(*_BUILT_IN, own))
+    vector = source.make_vector(1, config)
+    try:
+        obs = vector.reset(np.random.SeedSequence(0))
+        vector.step(source.random_actions(np.random.default_rng(0), obs))
+    except EnvironmentFailed as error:
+        raise UsageError(f"env.backend = '{config.backend}': {error}") from error
+    finally:
+        close_in_time(vector.close, source.id)
     return source

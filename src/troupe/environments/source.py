@@ -81,14 +81,14 @@ class EnvironmentSource:
         """The backend `config` names. For auto, which runs settle by measurement (preparation.py), the environment's
         own vector version, or else Python.
 
-        Raises UsageError for one that is not known for this environment.
+        Raises UsageError for an unknown one.
         """
         name = config.backend
         if name == "auto":
             name = "native" if self.native_vector is not None else "sync"
         known = {backend.name: backend for backend in self.known_backends}
         if name not in known:
-            raise UsageError(f"env.backend = '{name}': not registered for {self.id}, which has {', '.join(known)}")
+            raise UsageError(f"env.backend = '{name}': {self.id} has {', '.join(known)}")
         return known[name]
 
     @property

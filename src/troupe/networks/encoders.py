@@ -104,9 +104,6 @@ class Encoder(nn.Module):
         return seen[0] if len(seen) == 1 else torch.cat(seen, -1)
 
 
-BUILT_IN = ("auto", "flat", *CONVOLUTIONS)
-
-
 def numeric(leaf: Leaf) -> bool:
     """Whether `network.encoder` = auto reads a leaf as numbers."""
     return _kind(leaf, Network()) == "numbers"

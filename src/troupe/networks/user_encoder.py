@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -12,61 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from troupe.config import Network, TrainConfig, UsageError, one_line, register_choice
+from troupe.config import Network, UsageError, one_line
 from troupe.environments.packing import Packing
 from troupe.environments.spaces import with_entries
-from troupe.networks.encoders import BUILT_IN, Encoder, encoder, numeric
-from troupe.user_code import files
-from troupe.user_code.choices import code_of
+from troupe.networks.encoders import Encoder, encoder, numeric
+from troupe.user_code.choices import Choice
 
 EncoderMaker = Callable[[gym.Space[Any]], nn.Module]
-_registered: dict[str, EncoderMaker] = {}
-
-
-def register_encoder(name: str, make: EncoderMaker) -> None:
-    """Makes `name` a value of `network.encoder` in this process.
-
-    `make` takes the observation space and returns a module that maps observations [N, ...], nested as that space, to
-    [N, features], with the number of `features` as an attribute. Raises UsageError for the name of an encoder of
-    troupe's.
-    """
-    register_choice("network.encoder", name)
-    _registered[name] = make
-
-
-def is_user_encoder(name: str) -> bool:
-    return name not in BUILT_IN
-
-
-def find_encoder(name: str) -> EncoderMaker:
-    """The maker that `network.encoder` names; a file or module is executed. Raises UsageError where there is none."""
-    if name in _registered:
-        return _registered[name]
-    if ":" not in name:
-        raise UsageError(
-            f"network.encoder = '{name}': no such encoder (there are {', '.join((*BUILT_IN, *_registered))})"
-        )
-    return files.load_callable(name, "network.encoder", "encoder")
+ENCODERS = Choice("encoder", "network.encoder", if_changed="the weights may not fit it, or mean something else")
 
 
 def make_encoder(packing: Packing, config: Network, make: EncoderMaker | None = None) -> Encoder:
     """The encoder that the configuration names, or of the user's `make`."""
-    if make is None and not is_user_encoder(config.encoder):
+    if make is None and ENCODERS.is_builtin(config.encoder):
         return encoder(packing, config)
-    return UserEncoder(packing, config, make or find_encoder(config.encoder))
-
-
-def encoder_of_run(run: Path, config: TrainConfig) -> EncoderMaker | None:
-    """The user's encoder of a run, for those who execute the run's environment as well; None if it has none.
-
-    A run directory may come from anybody: code that lies in it is not executed.
-    """
-    name = config.network.encoder
-    if not is_user_encoder(name):
-        return None
-    files.refuse_inside(run, code_of(name), "encoder")
-    files.warn_of_changes([name], config.env.files, "the weights may not fit it, or mean something else")
-    return find_encoder(name)
+    return UserEncoder(packing, config, make or ENCODERS.load(config.encoder))
 
 
 class UserEncoder(Encoder):

@@ -25,8 +25,8 @@ from troupe.config import replace as replace_settings
 from troupe.environments import of_run, quiet_gymnasium
 from troupe.networks.custom import NetworkMaker
 from troupe.networks.flat import FlatWeights
-from troupe.networks.user_encoder import encoder_of_run
 from troupe.runs.store import checkpoint
+from troupe.runtime import choices
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.assembly import build_statistics, make_learners, make_plans
 from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate, stack
@@ -34,7 +34,6 @@ from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE, checksum
-from troupe.runtime.learning import choices
 from troupe.runtime.learning.learner import Learner
 from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import Master, WeightStore
@@ -78,8 +77,10 @@ def replay(
     *,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | NetworkMaker | None = None,
-    loss: Callable[..., Any] | None = None,
-    optimizer: Callable[..., Any] | None = None,
+    loss: str | Callable[..., Any] | None = None,
+    optimizer: str | Callable[..., Any] | None = None,
+    encoder: str | Callable[..., Any] | None = None,
+    backend: str | Callable[..., Any] | None = None,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
     """Replays a recorded run. `on_version` is called after each version is published: the place for a breakpoint.
@@ -87,10 +88,10 @@ def replay(
     Raises UsageError where the run has no journal or is one that cannot be replayed.
     """
     directory = Path(run)
-    config = replace_settings(checkpoint.read_config(directory), choices.named({}, loss, optimizer))
+    own = choices.named({}, loss=loss, optimizer=optimizer, encoder=encoder, backend=backend)
+    config = replace_settings(checkpoint.read_config(directory), own)
     choices.check_code(directory, config)
     entries = _read(directory)
-    encoder_of_run(directory, config)  # refuses code that lies in the run directory
     if network is None and _had_custom_network(directory):
         raise needs_network(directory)
     with one_torch_thread():

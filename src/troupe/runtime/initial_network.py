@@ -10,7 +10,7 @@ from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.custom import NetworkMaker, custom_network
 from troupe.networks.images import convolutions_for
 from troupe.networks.novelty import with_bonus_value
-from troupe.networks.user_encoder import is_user_encoder
+from troupe.networks.user_encoder import ENCODERS
 from troupe.torch_threads import one_torch_thread
 
 
@@ -54,4 +54,4 @@ def choose_device(config: TrainConfig, source: EnvironmentSource) -> torch.devic
 def sees_images(source: EnvironmentSource, config: TrainConfig) -> bool:
     """Whether an encoder of troupe's reads images."""
     name = config.network.encoder
-    return not is_user_encoder(name) and convolutions_for(source.observation_space, name) != ""
+    return ENCODERS.is_builtin(name) and convolutions_for(source.observation_space, name) != ""

@@ -1,88 +1,92 @@
-"""Settings that choose a callable: a built-in one, the user's by its name, or one that Python passes.
+"""Settings that take a built-in name or a callable of the user's: losses, optimizers, encoders, backends, placements.
 
-A callable's own arguments are settings, typed by its signature; those named like a setting of the same group have
-that setting's value.
+The user's callable is named `path/to/file.py:NAME` or `module:NAME`, or is passed as it is from Python
+(`troupe.train(loss=...)`). Some take arguments of their own, which are settings, typed by the callable's signature;
+those named like a setting of the same group have that setting's value.
 """
 
 import importlib.util
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
-from troupe.config import UsageError, did_you_mean
+from troupe.config import UsageError, check_value, fields
 from troupe.config.signatures import Parameters, fill, parameters_of
 from troupe.user_code import files
+from troupe.user_code.files import PassedCallable
 
 _PASSED = "python:"  # begins the name of what Python passes
-_passed: dict[str, "PassedCallable"] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class PassedCallable:
-    """A callable of a script or a notebook: it reaches another process with its code."""
-
-    value: Callable[..., Any]
-
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        return self.value(*given, **named)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpack, (cloudpickle.dumps(self.value),)
-
-
-def _unpack(pickled: bytes) -> PassedCallable:
-    return PassedCallable(cloudpickle.loads(pickled))
+_passed: dict[tuple[str, str], PassedCallable] = {}  # by setting and name
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the setting `setting` ("loss.kind") chooses among.
+    """A setting, `setting` ("loss.kind"), that chooses `what` ("loss"), which is also the keyword in Python.
 
-    `leading` arguments are given by position. Of the others, those in `shared` are settings of the group, those in
-    `passed` are given by the program, and the rest are in the table `kwargs` ("loss.kwargs").
+    `if_changed` says what it means for a run if the file of its callable has changed since it began.
+
+    Where the callable takes arguments of its own, `kwargs` is the table that holds them ("loss.kwargs") and `builtin`
+    has the built-in callables. The first `leading` arguments are given by position; of the others, those in `shared`
+    are settings of the group, and those in `passed` are given by the program.
     """
 
-    what: str  # "loss"
+    what: str
     setting: str
-    kwargs: str
-    builtin: Mapping[str, Callable[..., Any]]
-    leading: int
-    shared: Collection[str]
+    if_changed: str
+    kwargs: str = ""
+    builtin: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    leading: int = 0
+    shared: Collection[str] = ()
     passed: Collection[str] = ()
 
-    def named(self, value: Any) -> Any:
-        """The value of the setting that stands for a callable; any other value as it is."""
+    def is_builtin(self, name: str) -> bool:
+        return name in fields()[self.setting].choices
+
+    def named(self, value: str | Callable[..., Any]) -> str:
+        """The value of the setting: the name itself, or one that stands for the callable in this process."""
         if not callable(value):
             return value
         name = _PASSED + re.sub(r"\W", "_", getattr(value, "__qualname__", type(value).__qualname__))
-        _passed[name] = PassedCallable(value)
+        _passed[self.setting, name] = PassedCallable(value)
         return name
 
-    def find(self, name: str) -> Callable[..., Any]:
-        """Raises UsageError, in one line, where there is nothing of that name."""
-        if found := self.builtin.get(name) or _passed.get(name):
+    def shown(self, name: str) -> str:
+        """`name` for messages, without its file's folder."""
+        return files.without_folder(name).removeprefix(_PASSED)
+
+    def load(self, name: str) -> Callable[..., Any]:
+        """The user's callable, whose file or module is executed; raises UsageError, in a line, where there is none."""
+        if found := _passed.get((self.setting, name)):
             return found
         if name.startswith(_PASSED):
-            passed = name.removeprefix(_PASSED)
-            raise UsageError(f"the run's {self.what} was the callable {passed}: pass it as {self.what}= in Python")
-        if ":" in name:
-            return files.load_callable(name, self.setting, self.what)
-        raise UsageError(
-            f"{self.setting} = '{name}': no such {self.what}{did_you_mean(name, self.builtin)} (there are "
-            f"{', '.join(self.builtin)}, path/to/file.py:NAME and module:NAME)"
-        )
+            raise UsageError(
+                f"the run's {self.what} was the callable {self.shown(name)}: pass it as {self.what}= in Python"
+            )
+        check_value(self.setting, name)
+        return files.load_callable(name, self.setting, self.what)
+
+    def of_run(self, run: Path, name: str, hashes: Mapping[str, str]) -> Callable[..., Any] | None:
+        """The user's callable of a run whose code is to be executed; None if it has a built-in one.
+
+        Raises UsageError for code in the run directory, which may come from anybody.
+        """
+        self.check_code(run, name, hashes)
+        return None if self.is_builtin(name) else self.load(name)
+
+    def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
+        """Before a run's code is executed: code in its directory is refused, code that has changed is logged."""
+        files.refuse_inside(run, _code_of(name), self.what)
+        files.warn_of_changes([name], hashes, self.if_changed)
 
     def bind(self, name: str, settings: object, given: Mapping[str, Any]) -> Callable[..., Any]:
         """The callable with its arguments: the shared ones of `settings` that it takes, and `given`, its own."""
         values, _ = self.arguments(name, given)
         known = self._parameters(name).known
         taken = {each: getattr(settings, each) for each in self.shared if each in known}
-        return partial(self.find(name), **taken, **values)
+        return partial(self._find(name), **taken, **values)
 
     def arguments(self, name: str, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """Its own arguments as they are passed, and as config.toml holds them. Raises UsageError."""
@@ -92,25 +96,21 @@ class Choice:
         for each in given:
             if each in self.shared and each in parameters.known:
                 raise UsageError(f"{self.kwargs}.{each}: it is set by --{self.setting.partition('.')[0]}.{each}")
-        owner = f"{self.what} {files.without_folder(name)}"
+        owner = f"{self.what} {self.shown(name)}"
         return fill(owner, self.kwargs, Parameters(own, parameters.open), given, texts=given)
 
     def takes(self, name: str, argument: str) -> bool:
         return argument in self._parameters(name).known
 
+    def _find(self, name: str) -> Callable[..., Any]:
+        return self.builtin.get(name) or self.load(name)
+
     def _parameters(self, name: str) -> Parameters:
-        found = self.find(name)
-        inner = found.value if isinstance(found, PassedCallable | files.FileCallable) else found
-        parameters = parameters_of(inner)
+        parameters = parameters_of(files.unwrapped(self._find(name)))
         return Parameters(dict(list(parameters.known.items())[self.leading :]), parameters.open)
 
-    def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
-        """Before a run is resumed: code in its directory is refused, code that has changed is logged."""
-        files.refuse_inside(run, code_of(name), self.what)
-        files.warn_of_changes([name], hashes, f"the run continues with another {self.what}")
 
-
-def code_of(name: str) -> Iterator[Path]:
+def _code_of(name: str) -> Iterator[Path]:
     if path := files.path_of(name):
         yield path
     elif ":" in name and not name.startswith(_PASSED):

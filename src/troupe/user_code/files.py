@@ -16,6 +16,8 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
+import cloudpickle
+
 from troupe.config import UsageError, did_you_mean, one_line, reason
 from troupe.user_code.guard import user_code
 
@@ -92,6 +94,31 @@ class FileCallable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _from_text, (self.path, self.name, self.text)
+
+
+@dataclass(frozen=True, eq=False)
+class PassedCallable:
+    """A callable of a script or a notebook: it reaches another process with its code."""
+
+    value: Callable[..., Any]
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        return self.value(*given, **named)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (cloudpickle.dumps(self.value),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PassedCallable":
+        return self  # as functions and classes are
+
+
+def _unpack(pickled: bytes) -> PassedCallable:
+    return PassedCallable(cloudpickle.loads(pickled))
+
+
+def unwrapped(found: Callable[..., Any]) -> Callable[..., Any]:
+    """The callable that the user wrote."""
+    return found.value if isinstance(found, FileCallable | PassedCallable) else found
 
 
 def load_callable(name: str, setting: str, what: str) -> Callable[..., Any]:

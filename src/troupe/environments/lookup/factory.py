@@ -13,14 +13,14 @@ from troupe.environments.lookup.arguments import fill, naming_unexpected
 from troupe.environments.lookup.probe import probe
 from troupe.environments.lookup.wrappers import wrapping
 from troupe.environments.source import EnvironmentSource
-from troupe.user_code.files import FileCallable
+from troupe.user_code.files import unwrapped
 
 
 def from_factory(
     name: str, factory: Callable[..., gym.Env[Any, Any]], options: Environment, texts: Collection[str] = ()
 ) -> EnvironmentSource:
     """`options` holds the factory's arguments, wrappers and time limit; see `find` for `texts`."""
-    parameters = parameters_of(factory.value if isinstance(factory, FileCallable) else factory)
+    parameters = parameters_of(unwrapped(factory))
     values, plain = fill(name, parameters, options.kwargs, texts)
     wrap, takes_mode = wrapping(options), parameters.takes_mode
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from troupe import config as configuration
 from troupe.config import Environment, TrainConfig, UsageError
-from troupe.environments.backends import with_backends
+from troupe.environments.backends import BACKENDS, with_backends
 from troupe.environments.lookup import packages
 from troupe.environments.lookup.factory import from_factory
 from troupe.environments.lookup.registry import from_registry
@@ -64,18 +64,19 @@ def of_run(run: Path, config: Environment, env: Maker | None = None) -> Environm
 
     A run directory may come from anybody: code that lies in it is not executed.
     """
-    names = [*([] if env else [config.id]), *config.wrappers, *([config.backend] if ":" in config.backend else [])]
+    names = [*([] if env else [config.id]), *config.wrappers]
     if not env and config.id.startswith("python:"):
         raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as env= in Python")
     files.refuse_inside(run, (code for name in names for code in _code_of(name)), "environment")
     report_changes(replace(config, id="") if env else config)
+    BACKENDS.check_code(run, config.backend, config.files)
     return find(env or config.id, config)
 
 
 def report_changes(config: Environment) -> None:
     """Logs which files of a run's environment are no longer those that it was trained with."""
     consequence = "it may be another environment than the agent was trained in"
-    files.warn_of_changes((config.id, *config.wrappers, config.backend), config.files, consequence)
+    files.warn_of_changes((config.id, *config.wrappers), config.files, consequence)
 
 
 def _code_of(name: str) -> Iterator[Path]:

@@ -8,7 +8,7 @@ import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
 from troupe.config import Environment, UsageError, one_line
-from troupe.user_code.files import FileCallable, load_callable
+from troupe.user_code.files import load_callable, unwrapped
 
 Env = gym.Env[Any, Any]
 Wrap = Callable[[Env], Env]
@@ -36,7 +36,7 @@ def wrapping(config: Environment) -> Wrap:
 
 def _load(name: str) -> Wrap:
     wrapper = load_callable(name, "env.wrappers", "wrapper")
-    itself = wrapper.value if isinstance(wrapper, FileCallable) else wrapper
+    itself = unwrapped(wrapper)
     if inspect.isclass(itself) and not issubclass(itself, gym.Wrapper):
         raise UsageError(f"env.wrappers: {name} is no gymnasium.Wrapper")
     missing = _required(itself)[1:]

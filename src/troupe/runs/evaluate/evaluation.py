@@ -17,12 +17,14 @@ from torch import nn
 
 from troupe.agent import load
 from troupe.config import Environment, Evaluation, UsageError
+from troupe.config import replace as replace_settings
 from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.recurrent import RecurrentState
-from troupe.networks.user_encoder import encoder_of_run
+from troupe.networks.user_encoder import ENCODERS
 from troupe.runs.evaluate.scores import Scores, Tally
 from troupe.runs.store.checkpoint import read_config
+from troupe.runtime import choices
 from troupe.runtime.acting.inference import generator
 from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
@@ -199,19 +201,24 @@ def evaluate(
     greedy: bool | None = None,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
     network: nn.Module | None = None,
+    encoder: str | Callable[..., Any] | None = None,
+    backend: str | Callable[..., Any] | None = None,
     progress: Callable[[Tally], None] = _ignore,
 ) -> Scores:
     """Evaluates the best agent of a run directory in environments and with seeds of its own.
 
     `greedy` plays the mode of the policy, otherwise actions are sampled; None is as the run was evaluated.
 
-    `env` and `network` are needed only where the run was trained with a callable or module of one's own.
+    `env`, `network`, `encoder` and `backend` are needed only where the run was trained with a callable or module of
+    your own.
     `progress` is called after every step with the episodes counted so far.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
-    config = read_config(Path(run))
-    agent = load(run, network, encoder=None if network else encoder_of_run(Path(run), config))
+    config = replace_settings(read_config(Path(run)), choices.named({}, encoder=encoder, backend=backend))
+    if not network:
+        encoder = ENCODERS.of_run(Path(run), config.network.encoder, config.env.files)
+    agent = load(run, network, encoder=encoder)
     source = of_run(Path(run), config.env, env)
     evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))

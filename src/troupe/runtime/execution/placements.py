@@ -1,6 +1,6 @@
 """Where actors run: `actor.place` names a placement, which makes their runners.
 
-A placement of one's own is registered (`register_placement`), or named by the file that it is in.
+A placement of one's own is a callable, passed from Python or named by its file (docs/extending.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,16 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from troupe.config import TrainConfig, UsageError, one_line, register_choice
+from troupe.config import TrainConfig, UsageError, one_line
 from troupe.environments import EnvironmentSource
 from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.execution.processes import AHEAD, ActorProcess, check_sendable
 from troupe.runtime.execution.runner import ActorContext, ActorRunner, ProcessRunner, ThreadRunner
-from troupe.user_code.files import load_callable
+from troupe.user_code.choices import Choice
+from troupe.user_code.files import unwrapped
 from troupe.user_code.guard import user_code
 
+PLACEMENTS = Choice("placement", "actor.place", if_changed="its actors run elsewhere than they did")
 MakeRunners = Callable[[Sequence[ActorPlan], ActorContext], Sequence[ActorRunner]]
 
 
@@ -33,11 +35,11 @@ class Placement:
 
     @property
     def plural(self) -> str:
-        return {"thread": "threads", "process": "processes"}.get(self.name, f"placement {self.name}")
+        return {"thread": "threads", "process": "processes"}.get(self.name, f"placement {PLACEMENTS.shown(self.name)}")
 
     def runners(self, plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
         """Raises UsageError where a placement of the user's fails or does not make one for each plan."""
-        if self.name in _BUILT_IN:
+        if PLACEMENTS.is_builtin(self.name):
             return list(self.make_runners(plans, context))
         try:
             with user_code():
@@ -66,18 +68,6 @@ _BUILT_IN = {
     "thread": Placement("thread", _threads),
     "process": Placement("process", _processes, in_processes=True, rollouts_per_actor=AHEAD),
 }
-_registered: dict[str, Placement] = {}
-
-
-def register_placement(
-    name: str, make_runners: MakeRunners, *, in_processes: bool = False, rollouts_per_actor: int = 1
-) -> None:
-    """Makes `actor.place = NAME` run actors in the runners that `make_runners(plans, context)` returns.
-
-    Raises UsageError where the name is built in, or is no plain name.
-    """
-    register_choice("actor.place", name)
-    _registered[name] = Placement(name, make_runners, in_processes, rollouts_per_actor)
 
 
 def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
@@ -95,9 +85,9 @@ def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
     if name == "auto":
         threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
         name = "thread" if threads else "process"
-    known = _BUILT_IN | _registered
-    if name in known:
-        return known[name]
-    if ":" in name:
-        return Placement(name, load_callable(name, "actor.place", "placement"))
-    raise UsageError(f"actor.place = '{name}': expected one of auto | {' | '.join(known)}, path/to/file.py:NAME")
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]
+    make_runners = PLACEMENTS.load(name)
+    itself = unwrapped(make_runners)
+    in_processes, ahead = getattr(itself, "in_processes", False), getattr(itself, "rollouts_per_actor", 1)
+    return Placement(name, make_runners, in_processes, ahead)

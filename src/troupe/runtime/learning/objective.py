@@ -16,6 +16,7 @@ LossFunction = Callable[..., LossOutput]  # of Outputs and Batch
 LOSSES = Choice(
     "loss",
     setting="loss.kind",
+    if_changed="the run continues with another loss",
     kwargs="loss.kwargs",
     builtin={"a3c": losses.a3c, "impala": losses.impala, "appo": losses.appo},
     leading=2,  # outputs and batch

@@ -13,6 +13,7 @@ from troupe.user_code.choices import Choice
 OPTIMIZERS = Choice(
     "optimizer",
     setting="learner.optimizer",
+    if_changed="the run continues with another optimizer",
     kwargs="learner.optimizer_kwargs",
     builtin={"adam": Adam, "rmsprop": RMSProp},
     leading=1,  # the weights
