@@ -14,6 +14,7 @@ import torch
 
 from troupe.algorithm.losses import a3c
 from troupe.algorithm.optimizers import RMSProp
+from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import Environment, Network
 from troupe.config import Learner as LearnerConfig
 from troupe.environments import find
@@ -21,7 +22,6 @@ from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.acting.actor import Actor
-from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import LocalInference
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.queue import RolloutQueue
@@ -38,7 +38,7 @@ SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
 ACTORS, LEARNERS = 8, 2
 DELAY_SECONDS = 0.001
 GAMMA, N_STEPS = 0.99, 8
-EPSILON = EpsilonSchedule(start=0.40, end=0.15, steps=75_000)  # over the steps of all actors together
+EPSILON = LinearSchedule(0, 75_000, 0.40, 0.15)  # over the steps of all actors together
 MIN_BATCH = 32
 
 torch.manual_seed(0)

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from troupe.config import TrainConfig, replace
+from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
 from troupe.runtime.execution.interruption import run_interruptible
@@ -41,6 +41,7 @@ def fit(
     """
     images = network is None and sees_images(source, config)
     notices: list[str] = []
+    _check_epsilon(config, source, notices, named)
     if config.network.precision == "auto":
         config = (
             _fit_precision(config, source, notices) if images else replace(config, {"network.precision": "float32"})
@@ -52,6 +53,19 @@ def fit(
     if images and not config.traits.serial:
         config = _fit_threads(config, source, notices)
     return replace(config, {"learner.threads": config.learner.threads or 1}), notices
+
+
+def _check_epsilon(config: TrainConfig, source: EnvironmentSource, notices: list[str], named: Collection[str]) -> None:
+    """Epsilon without a choice to explore by: refused where it is named, reported where a preset has it."""
+    epsilons = (*config.exploration.epsilon, *config.exploration.epsilon_end)
+    if any(part.choices for part in source.actions.parts) or not any(epsilons):
+        return
+    why = "no action is a choice, and a Gaussian explores by its standard deviation (network.log_std)"
+    for name in ("epsilon", "epsilon_end"):
+        if f"exploration.{name}" in named:
+            values = ",".join(f"{value:g}" for value in getattr(config.exploration, name))
+            raise UsageError(f"exploration.{name} = {values}: {why}; set it to 0")
+    notices.append(f"epsilon has no effect: {why}")
 
 
 def _fit_precision(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:

@@ -8,7 +8,7 @@ import torch
 
 from troupe.config import Exploration, UsageError
 from troupe.runtime import progress as progress_module
-from troupe.runtime.acting.exploration import EpsilonSchedule, schedules
+from troupe.runtime.acting.actor_plan import epsilon_schedules
 from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Clock, Episode, Progress, Stopwatch
 
@@ -178,31 +178,32 @@ def test_what_was_spent_elsewhere_is_all_that_a_stopwatch_has_which_starts_nothi
 
 def test_epsilon_falls_linearly_and_then_stays():
     """The article's: from 0.40 to 0.15 over 75,000 steps."""
-    schedule = EpsilonSchedule(0.40, 0.15, 75_000)
+    article = Exploration(epsilon=(0.40,), epsilon_end=(0.15,), decay_steps=75_000)
+    (schedule,) = epsilon_schedules(article, 1, np.random.default_rng(0))
     values = [schedule(played) for played in (0, 30_000, 75_000, 10**9)]
     assert values == pytest.approx([0.40, 0.30, 0.15, 0.15])
 
 
-def test_listed_values_are_dealt_out_in_turn():
-    made = schedules(Exploration(epsilon=(0.1, 0.4), epsilon_end=(0.0,)), 3, np.random.default_rng(0))
-    assert [(each.start, each.end) for each in made] == [(0.1, 0.0), (0.4, 0.0), (0.1, 0.0)]
+def test_listed_values_are_assigned_in_turn():
+    made = epsilon_schedules(Exploration(epsilon=(0.1, 0.4), epsilon_end=(0.0,)), 3, np.random.default_rng(0))
+    assert [(each.first, each.last) for each in made] == [(0.1, 0.0), (0.4, 0.0), (0.1, 0.0)]
 
 
 def test_without_an_end_epsilon_is_constant():
-    (made,) = schedules(Exploration(epsilon=(0.3,)), 1, np.random.default_rng(0))
+    (made,) = epsilon_schedules(Exploration(epsilon=(0.3,)), 1, np.random.default_rng(0))
     assert made(0) == made(10**9) == 0.3
 
 
 @pytest.mark.parametrize("distribution", ["uniform", "loguniform"])
-def test_drawn_values_lie_between_the_first_and_the_last(distribution):
+def test_sampled_values_lie_between_the_first_and_the_last(distribution):
     config = Exploration(epsilon=(0.001, 0.9), distribution=distribution)
-    starts = np.array([each.start for each in schedules(config, 400, np.random.default_rng(0))])
+    starts = np.array([each.first for each in epsilon_schedules(config, 400, np.random.default_rng(0))])
     assert len(set(starts)) == 400
     assert 0.001 <= starts.min() < starts.max() <= 0.9
     middle = 0.9005 / 2 if distribution == "uniform" else (0.001 * 0.9) ** 0.5
     assert 0.4 < (starts < middle).mean() < 0.6
 
 
-def test_a_loguniform_distribution_from_zero_is_refused_in_words():
+def test_a_loguniform_distribution_from_zero_is_refused():
     with pytest.raises(UsageError, match=r"exploration\.epsilon = 0, 0\.5: .* above 0"):
-        schedules(Exploration(epsilon=(0.0, 0.5), distribution="loguniform"), 2, np.random.default_rng(0))
+        epsilon_schedules(Exploration(epsilon=(0.0, 0.5), distribution="loguniform"), 2, np.random.default_rng(0))

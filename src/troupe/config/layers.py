@@ -83,5 +83,7 @@ def resolve(
         given = dict(flatten(layer))
         if "actor.count" in given or "actor.environments" in given:
             merged["actor.auto"] = False  # a number that is named is used
+        if "exploration.epsilon" in given:
+            merged.pop("exploration.epsilon_end", None)  # a decay ends where the layer that begins it says
         merged |= given
     return build(merged)

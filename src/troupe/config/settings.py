@@ -123,7 +123,11 @@ class Adjust:
 class Exploration:
     epsilon: Annotated[
         tuple[Annotated[float, Meta(ge=0, le=1)], ...],
-        _doc("probability of a random action; several values are assigned to the actors in turn", min_length=1),
+        _doc(
+            "probability of a random action, constant unless epsilon_end is set beside it; several values are assigned "
+            "to the actors in turn",
+            min_length=1,
+        ),
     ] = (0.0,)
     epsilon_end: Annotated[
         tuple[Annotated[float, Meta(ge=0, le=1)], ...],

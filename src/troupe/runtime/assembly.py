@@ -10,9 +10,8 @@ from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.acting.actor_plan import ActorPlan, LearnerPlan, PolicySource
+from troupe.runtime.acting.actor_plan import ActorPlan, LearnerPlan, PolicySource, epsilon_schedules
 from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
-from troupe.runtime.acting.exploration import schedules
 from troupe.runtime.acting.inference import generator
 from troupe.runtime.data.buffers import RolloutBuffers
 from troupe.runtime.data.rollout import RolloutSpec
@@ -101,7 +100,7 @@ def make_plans(
     schedule: LinearSchedule | None = None,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
-    epsilons = schedules(config.exploration, number, np.random.default_rng(exploration_seed))
+    epsilons = epsilon_schedules(config.exploration, number, np.random.default_rng(exploration_seed))
     learner = LearnerPlan(config.learner, Objective.of(config.loss), schedule or annealing(config))
     return [
         ActorPlan(

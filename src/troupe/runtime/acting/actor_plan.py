@@ -1,6 +1,7 @@
 """What an actor is made from: the same plan whether it runs in a thread or travels to a process."""
 
 import copy
+import math
 import random
 from dataclasses import dataclass
 
@@ -8,13 +9,12 @@ import numpy as np
 import torch
 
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
-from troupe.config import Environment
+from troupe.config import Environment, Exploration, UsageError
 from troupe.config import Learner as LearnerConfig
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.acting.actor import Actor, StateTracker
 from troupe.runtime.acting.batched_inference import BatchedInference, PredictionClient
-from troupe.runtime.acting.exploration import EpsilonSchedule
 from troupe.runtime.acting.inference import Inference, LocalInference, generator
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.rollout import RolloutSpec, allocate
@@ -50,7 +50,7 @@ class ActorPlan:
     environments: int
     parts: int  # in which they take turns
     restorable: bool  # whether a checkpoint is to put its environments back where they were
-    epsilon: EpsilonSchedule
+    epsilon: LinearSchedule  # by the steps of all actors
     seeds: np.random.SeedSequence
     device: str  # where its copy of the network acts
     window: int
@@ -132,3 +132,21 @@ class ActorPlan:
             for part in (0, 1)
         )
         return first, second
+
+
+def epsilon_schedules(config: Exploration, actors: int, rng: np.random.Generator) -> list[LinearSchedule]:
+    """One for each actor: values assigned in turn, or sampled from a distribution."""
+    starts = _spread(config.epsilon, config.distribution, actors, rng)
+    ends = _spread(config.epsilon_end, "listed", actors, rng) if config.epsilon_end else starts
+    return [LinearSchedule(0, config.decay_steps, *each) for each in zip(starts, ends, strict=True)]
+
+
+def _spread(values: tuple[float, ...], distribution: str, actors: int, rng: np.random.Generator) -> list[float]:
+    low, high = values[0], values[-1]
+    if distribution == "uniform":
+        return [float(value) for value in rng.uniform(low, high, actors)]
+    if distribution == "loguniform":
+        if not (low > 0 and high > 0):
+            raise UsageError(f"exploration.epsilon = {low:g}, {high:g}: a loguniform distribution needs values above 0")
+        return [math.exp(value) for value in rng.uniform(math.log(low), math.log(high), actors)]
+    return [values[i % len(values)] for i in range(actors)]
