@@ -131,9 +131,12 @@ def test_the_curve_of_a_run_is_arrays(tmp_path):
     assert curve.steps.tolist() == [row["steps"] for row in reports]
     assert curve.seconds.tolist() == [row["seconds"] for row in reports]
     assert curve.returns.tolist() == [row["return_mean"] for row in reports]
-    judged = [row for row in rows if row["kind"] == "evaluation"]
+    *judged, last = [row for row in rows if row["kind"] == "evaluation"]
     assert curve.evaluations.steps.tolist() == [row["steps"] for row in judged]
     assert curve.evaluations.returns.tolist() == [row["mean"] for row in judged]
+    best = strict(run.path / "summary.json")["best_steps"]
+    assert (curve.final.steps.tolist(), curve.final.returns.tolist()) == ([run.steps], [last["mean"]])
+    assert curve.final.weights_steps.tolist() == [best]
 
 
 class Terminal(io.StringIO):

@@ -31,8 +31,8 @@ def report(steps: int, mean: float | None, episodes: int = 0) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def evaluation(steps: int, mean: float) -> dict[str, Any]:
-    return {"kind": "evaluation", "seconds": steps / 50_000, "steps": steps, "mean": mean}
+def evaluation(steps: int, mean: float, **more: Any) -> dict[str, Any]:
+    return {"kind": "evaluation", "seconds": steps / 50_000, "steps": steps, "mean": mean} | more
 
 
 @pytest.fixture
@@ -86,6 +86,39 @@ def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun
     assert "CartPole-v1 · appo · seed 3" in words
     for expected in ("target 475", "evaluation", "environment steps", "training seconds"):
         assert expected in words
+
+
+def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_after_a_resume(
+    make_run: MakeRun,
+) -> None:
+    def final(steps: int, of: int) -> dict[str, Any]:
+        return evaluation(steps, 480.0, purpose="final", weights_steps=of)
+
+    rows = [report(2000, 5.0), evaluation(2000, 9.0), report(4000, 6.0), final(4000, 2000)]
+    rows += [report(8000, 7.0), evaluation(8000, 3.0, purpose="confirm"), final(8000, 2000)]
+    run = make_run("a", rows)
+    curve = read_curve(run)
+    assert curve.evaluations.steps.tolist() == [2000, 8000]
+    assert (curve.final.steps.tolist(), curve.final.weights_steps.tolist()) == ([4000, 8000], [2000, 2000])
+    words = words_of([run])
+    assert "evaluation of the newest weights" in words
+    assert "final evaluation, best weights (step 2,000; 2,000)" in words
+    old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
+    assert "final evaluation, best weights<" in words_of([old])
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_fewer_than_three_runs_are_drawn_one_by_one_without_a_mean_or_a_band(runs: int, make_run: MakeRun) -> None:
+    from matplotlib.figure import Figure
+
+    made = [make_run(f"r{number}", level=100.0 * number + 100) for number in range(runs)]
+    panel = Figure().subplots()
+    plots._draw_groups(panel, plots._groups([plots._line(run) for run in made]), "steps")
+    curves = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
+    assert len(curves) == (2 if runs == 2 else 4)  # each, and the mean of three
+    words = words_of(made)
+    assert ("95 % bootstrap band of the mean" in words) == ("also the mean" in words) == (runs == 3)
+    assert "last evaluation of an unfinished run" in words
 
 
 def test_returns_of_several_environments_are_said_to_have_no_common_scale(make_run: MakeRun) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from troupe import UsageError
+from troupe import UsageError, cli
 from troupe.series import train_seeds
 
 SETTINGS = {"actor.count": 1, "actor.environments": 2, "actor.place": "thread", "evaluation.final_episodes": 2}
@@ -34,6 +34,17 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
     assert "picture out/learning.png" in out
     assert (tmp_path / "out" / "learning.png").read_bytes().startswith(b"\x89PNG")
     assert all((tmp_path / "out" / f"seed{seed}" / "summary.json").exists() for seed in (4, 5, 6))
+
+
+def test_a_resumed_seed_draws_the_picture_of_all_of_them_anew(tmp_path, capsys):
+    assert train_seeds("CartPole-v1", range(2), "out", **ASKED) == 0
+    picture = tmp_path / "out" / "learning.png"
+    picture.write_bytes(b"old")
+    assert cli.run(["resume", "out/seed1", "--steps", "400", "--quiet"]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    picture.unlink()
+    assert cli.run(["resume", "out/seed1", "--steps", "600", "--quiet"]) == 0
+    assert not picture.exists()  # no picture of a group that has none
 
 
 def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, failing_in):

@@ -168,9 +168,10 @@ class Judge:
         What was played until the `deadline` counts; None where the evaluation was interrupted or abandoned.
         """
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
+        of_step = steps if self.best_score is None else self.best_steps
         out_of_time = lambda: time.monotonic() > deadline  # noqa: E731
         with suppress(GivenUp):
-            return self._play("final", self._config.final_episodes, steps, interrupted, out_of_time)
+            return self._play("final", self._config.final_episodes, steps, interrupted, out_of_time, of_step=of_step)
         return None
 
     def state(self) -> dict[str, Any]:
@@ -235,8 +236,16 @@ class Judge:
         return better
 
     def _play(
-        self, purpose: str, episodes: int, steps: int, stopped: Condition, out_of_time: Condition = lambda: False
+        self,
+        purpose: str,
+        episodes: int,
+        steps: int,
+        stopped: Condition,
+        out_of_time: Condition = lambda: False,
+        *,
+        of_step: int | None = None,
     ) -> Scores | None:
+        """`of_step`: the training step that the evaluated weights are of, if not `steps`."""
         # Of purpose and step, not of how often it has been evaluated: the same again after a stop.
         key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
         seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
@@ -250,6 +259,7 @@ class Judge:
                 "wall": time.time(),
                 "seconds": self._clock.seconds,
                 "steps": steps,
+                "weights_steps": steps if of_step is None else of_step,
                 "episodes": len(scores.returns),
                 "cut_off": scores.cut_off,
                 "unfinished": scores.unfinished,

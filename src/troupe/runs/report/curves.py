@@ -13,11 +13,15 @@ from troupe.runs.store.metrics import read_metrics
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Mean returns, each after so many environment steps and so many seconds of training."""
+    """Mean returns, each after so many environment steps and so many seconds of training.
+
+    `weights_steps` is the step that the evaluated weights are of; -1 where a run of an earlier version does not say.
+    """
 
     steps: Int[np.ndarray, " n"]
     seconds: Float[np.ndarray, " n"]
     returns: Float[np.ndarray, " n"]
+    weights_steps: Int[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +29,9 @@ class Curve:
     """The training return (of exploring actors) by report, and beside it the evaluation return.
 
     `returns[i]` is the mean of the episodes that ended since the report before; reports in which none ended are left
-    out. `episodes` counts those of the run so far. `collapses` are the evaluations that showed one.
+    out. `episodes` counts those of the run so far. `evaluations` are of the newest weights, while training and at its
+    end; `final` is of the best weights, once when training ended and again after each resume. `collapses` are the
+    evaluations that showed one.
     """
 
     steps: Int[np.ndarray, " n"]
@@ -33,6 +39,7 @@ class Curve:
     returns: Float[np.ndarray, " n"]
     episodes: Int[np.ndarray, " n"]
     evaluations: Points
+    final: Points
     collapses: Points
     gaps: Float[np.ndarray, "g 4"]  # where metrics could not be written: from and to, in steps and in seconds
 
@@ -40,12 +47,18 @@ class Curve:
 def read_curve(run: str | os.PathLike[str]) -> Curve:
     """Raises UsageError where there is no metrics.jsonl. What a resumed run repeated is in it once."""
     rows = _in_order(read_metrics(run))
-    reports = _table(rows, "report", "steps", "seconds", "return_mean", "episodes")
+
+    def of(kind: str) -> list[Mapping[str, Any]]:
+        return [row for row in rows if row.get("kind") == kind]
+
+    reports = _table(of("report"), "steps", "seconds", "return_mean", "episodes")
     steps, seconds, returns, episodes = reports.T
     return Curve(
         steps.astype(np.int64), seconds, returns, episodes.astype(np.int64),
-        _points(rows, "evaluation"), _points(rows, "collapse"),
-        _table(rows, "gap", "from_steps", "steps", "from_seconds", "seconds"),
+        _points([row for row in of("evaluation") if row.get("purpose") != "final"]),
+        _points([row for row in of("evaluation") if row.get("purpose") == "final"]),
+        _points(of("collapse")),
+        _table(of("gap"), "from_steps", "steps", "from_seconds", "seconds"),
     )  # fmt: skip
 
 
@@ -66,14 +79,15 @@ def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return kept
 
 
-def _points(rows: Sequence[Mapping[str, Any]], kind: str) -> Points:
-    steps, seconds, means = _table(rows, kind, "steps", "seconds", "mean").T
-    return Points(steps.astype(np.int64), seconds, means)
+def _points(rows: Sequence[Mapping[str, Any]]) -> Points:
+    known = [{"weights_steps": -1, **row} for row in rows]
+    steps, seconds, means, weights_steps = _table(known, "steps", "seconds", "mean", "weights_steps").T
+    return Points(steps.astype(np.int64), seconds, means, weights_steps.astype(np.int64))
 
 
-def _table(rows: Sequence[Mapping[str, Any]], kind: str, *names: str) -> Float[np.ndarray, "n names"]:
-    """The named numbers of the rows of a kind that have them all and finite."""
-    table = [[row.get(name) for name in names] for row in rows if row.get("kind") == kind]
+def _table(rows: Sequence[Mapping[str, Any]], *names: str) -> Float[np.ndarray, "n names"]:
+    """The named numbers of the rows that have them all and finite."""
+    table = [[row.get(name) for name in names] for row in rows]
     numbers = np.array(table, dtype=float).reshape(-1, len(names))  # None becomes NaN
     finite: Float[np.ndarray, "n names"] = numbers[np.isfinite(numbers).all(axis=1)]
     return finite

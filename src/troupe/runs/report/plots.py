@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Values = Float[np.ndarray, " n"]
 
 FORMATS = (".png", ".svg", ".pdf")
+FEWEST = 3  # runs for a mean and a band
 RESAMPLES = 2000  # of the runs, for the bootstrap band
 GRID_POINTS = 200
 SMOOTHING = 0.05  # of a run's steps, to either side
@@ -35,7 +36,7 @@ def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str
     """Draws the runs into the file `out`.
 
     One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and labelled by
-    those in which they differ; each group shows its mean with a 95 % bootstrap band over its runs.
+    those in which they differ; a group of three or more is its mean with a 95 % bootstrap band, a smaller one each run.
     """
     with output_file(Path(out), FORMATS) as file:
         lines = [_line(Path(run)) for run in runs]
@@ -114,11 +115,12 @@ def _band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
+MARKS = {"*": "final evaluation of a run's best weights", "D": "last evaluation of an unfinished run"}
+MARK_SIZES = {"*": 12, "D": 6}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
-NOTE = (
-    "line: mean training return over runs; a finished run keeps its last value · "
-    "band: 95 % bootstrap of the mean · diamonds: last evaluation return of each run"
-)
+RETURN = "training return (exploring actors)"
+NOTE = "lines: training return (of the exploring actors), smoothed"
+MEAN_NOTE = "; of three runs and more also the mean (thick), in which a finished run keeps its last value"
 SEVERAL = "returns of different environments are not comparable"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
@@ -164,20 +166,30 @@ def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
             panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        panels[0].set(xlabel="environment steps", ylabel="mean return")
+        panels[0].set(xlabel="environment steps", ylabel="mean return of episodes")
         panels[1].set(xlabel="training seconds")
-        note = NOTE + (f"\n{SEVERAL}" if len({line.environment for line in lines}) > 1 else "")
-        _draw_legend(figure, panels[0], note if len(lines) > 1 else None)
+        _draw_legend(figure, panels[0], _note(lines))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
 
+def _note(lines: Sequence[_Line]) -> str | None:
+    if len(lines) == 1:
+        return None
+    means = any(len(group) >= FEWEST for group in _groups(lines).values())
+    several = len({line.environment for line in lines}) > 1
+    return NOTE + MEAN_NOTE * means + f"\n{SEVERAL}" * several
+
+
 def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
     x, curve = line.by(axis), line.curve
-    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="training return")
+    panel.plot(
+        x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="training return (exploring actors)"
+    )
     panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
     for points, label, mark, colour, size in (
-        (curve.evaluations, "evaluation return", "D", COLOURS[1], 7),
+        (curve.evaluations, "evaluation of the newest weights", "D", COLOURS[1], 7),
+        (curve.final, f"final evaluation, best weights{_steps_of(curve.final)}", "*", COLOURS[2], 16),
         (curve.collapses, "collapse", "X", INK, 10),
     ):
         if len(points.steps):
@@ -185,27 +197,54 @@ def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=4)
 
 
+def _steps_of(final: Points) -> str:
+    """Which weights were the best, when training ended and after each resume: ' (step 8,075; 23,361)'."""
+    steps = [f"{step:,}" for step in final.weights_steps.tolist()[-3:] if step >= 0]
+    return f" (step {'; '.join(steps)})" if steps else ""
+
+
 def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str) -> None:
     logarithmic = _differ_much(groups.values(), axis)
-    spaced: Callable[..., Values] = np.geomspace if logarithmic else np.linspace
     panel.set_xscale("log" if logarithmic else "linear")
     for number, (name, lines) in zip(_numbers(groups), groups.items(), strict=True):
         colour = COLOURS[number % len(COLOURS)]
         dashes = DASHES[number // len(COLOURS) % len(DASHES)]
-        start = min(line.by(axis)[0] for line in lines)
-        grid = spaced(start, max(line.by(axis)[-1] for line in lines), GRID_POINTS)
-        # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
-        # target and ends.
-        values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
+        averaged = len(lines) >= FEWEST
+        style: dict[str, Any] = {"lw": 0.8, "alpha": 0.3} if averaged else {"lw": 1.8}
         for line in lines:
-            panel.plot(line.by(axis), line.smooth, color=colour, lw=0.8, alpha=0.25)
-            points = line.curve.evaluations
-            ends, last = _along(points, axis)[-1:], points.returns[-1:]
-            panel.plot(ends, last, "D", color=colour, ms=6, mec="white", mew=0.6, alpha=0.8, zorder=4)
-        if len(lines) > 1:
-            panel.fill_between(grid, *_band(values), color=colour, alpha=0.2, lw=0)
+            panel.plot(line.by(axis), line.smooth, dashes, color=colour, **style)
+            mark, points = _end_of(line)
+            at, last = _along(points, axis)[-1:], points.returns[-1:]
+            panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
+        if averaged:
+            _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
         runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
-        panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2, label=name + runs)
+        panel.plot([], [], dashes, color=colour, lw=2.2, label=name + runs)
+    if any(len(lines) >= FEWEST for lines in groups.values()):
+        panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label="95 % bootstrap band of the mean")
+    marks = {_end_of(line)[0] for lines in groups.values() for line in lines}
+    for mark, label in (
+        ("*", "final evaluation of a run's best weights"),
+        ("D", "last evaluation of an unfinished run"),
+    ):
+        if mark in marks:
+            panel.plot([], [], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
+
+
+def _draw_mean(
+    panel: "Axes", lines: Sequence[_Line], axis: str, spaced: Callable[..., Values], dashes: str, colour: str
+) -> None:
+    grid = spaced(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines), GRID_POINTS)
+    # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
+    # target and ends.
+    values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
+    panel.fill_between(grid, *_band(values), color=colour, alpha=0.2, lw=0)
+    panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2)
+
+
+def _end_of(line: _Line) -> tuple[str, Points]:
+    """What a run is judged by among others: its final evaluation, or the last one where there is no final one."""
+    return ("*", line.curve.final) if len(line.curve.final.steps) else ("D", line.curve.evaluations)
 
 
 def _numbers(groups: Iterable[str]) -> Sequence[int]:
