@@ -15,14 +15,14 @@ from typing import Any
 
 from common import RESULTS, troupe, write
 
-from environments import LINES, SEEDS
+from environments import THRESHOLDS, SEEDS
 
 DECAYS = (0.99, 0.0)
 MINUTES = 30  # of training at most; the limit that counts is the one on steps
 
 
 def measure(name: str, seed: int, decay: float) -> dict[str, Any]:
-    _, steps, _, target = LINES[name]
+    _, steps, _, target = THRESHOLDS[name]
     limits = ["--steps", str(steps), "--time", f"{MINUTES}m", "--target", str(target)]
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
@@ -48,12 +48,12 @@ def main(names: list[str]) -> None:
         for decay in DECAYS:
             those = [run for run in runs if run["decay"] == decay]
             scores = [run["mean_return"] for run in those]
-            reached = f"{sum(score >= LINES[name][0] for score in scores)} of {len(scores)}"
+            reached = f"{sum(score >= THRESHOLDS[name][0] for score in scores)} of {len(scores)}"
             steps = statistics.median(run["steps"] for run in those)
             print(f"{name:26} {decay:4} {reached} lowest {min(scores):10,.1f} {steps:12,.0f} steps")
 
 
 if __name__ == "__main__":
-    if not set(sys.argv[1:]) <= set(LINES):
+    if not set(sys.argv[1:]) <= set(THRESHOLDS):
         sys.exit(__doc__)
-    main(sys.argv[1:] or list(LINES))
+    main(sys.argv[1:] or list(THRESHOLDS))

@@ -23,6 +23,8 @@ def troupe(*arguments: str, src: Path | None = None) -> tuple[str, float]:
     spent = time.perf_counter() - began
     if done.returncode:
         sys.exit(f"troupe {' '.join(arguments)} failed:\n{done.stderr}")
+    if "after which nothing is learned" in done.stdout:
+        sys.exit(f"troupe {' '.join(arguments)}: its limits are beyond learner.anneal_steps; give it others")
     return done.stdout, spent
 
 
