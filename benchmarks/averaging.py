@@ -15,7 +15,7 @@ from typing import Any
 
 from common import RESULTS, troupe, write
 
-from environments import THRESHOLDS, SEEDS
+from environments import SEEDS, THRESHOLDS
 
 DECAYS = (0.99, 0.0)
 MINUTES = 30  # of training at most; the limit that counts is the one on steps

@@ -2,7 +2,7 @@
 
 python benchmarks/cartpole.py [--held-out] [OPTION ...]   options of `troupe train`, such as --preset impala
 
-The settings for CartPole-v1 were chosen with seeds 1 to 10. With --held-out the seeds are 11 to 20, which had no part in it.
+The settings for CartPole-v1 were chosen with seeds 1 to 10. --held-out has seeds 11 to 20, which had no part in it.
 """
 
 import json

@@ -23,7 +23,7 @@ class Body(nn.Module):
 
 
 if __name__ == "__main__":
-    # The settings tuned for CartPole-v1 are for a smaller network: their learning rate of 3e-3 is too large for this one.
+    # The settings tuned for CartPole-v1 are for a smaller network: their learning rate of 3e-3 is too large here.
     run = troupe.train("CartPole-v1", network=Body, seed=1, settings={"learner.learning_rate": 1e-3})
     print(f"{run.outcome} after {run.seconds:.1f} s of training: mean return {run.scores.mean:.1f}")
     agent = troupe.load(run.path, network=Body)  # weights are saved, code is not

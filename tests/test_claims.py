@@ -1,0 +1,33 @@
+"""The figures in README.md and docs/results.md are those of the committed results."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import claims  # noqa: E402
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_a_block_has_the_figures_of_its_result_file_and_its_page_the_command(name: str):
+    assert claims.wrong(name, claims.CLAIMS[name]) == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+def test_no_table_of_figures_stands_outside_of_a_block(page: str):
+    text = re.sub(claims._BLOCK.format(".*?"), "", (ROOT / page).read_text(), flags=re.DOTALL)
+    assert re.findall(r"^\|.*\d[\d.,]*\d.*\|$", text, re.MULTILINE) == []
+
+
+def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    claim = claims.CLAIMS["pong"]
+    changed = (ROOT / claim.page).read_text().replace("19.5", "20.5")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / claim.page).write_text(changed)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.setattr(claims, "ROOT", tmp_path)
+    assert "differs from the results" in claims.wrong("pong", claim)
