@@ -28,8 +28,7 @@ from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import RolloutSpec, allocate, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
-from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.objective import Objective, Rewards
+from troupe.runtime.learning.learner import Learner, Objective, Rewards
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 

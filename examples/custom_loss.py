@@ -8,7 +8,7 @@ have the values of those settings; all others are settings in loss.kwargs, typed
 
 import troupe
 from troupe.algorithm import losses
-from troupe.algorithm.advantages import masked_mean, normalize
+from troupe.algorithm.returns import masked_mean, normalize
 
 
 def ppo_kl(outputs, batch, *, beta: float = 1.0, lam=0.95, value_coefficient=0.5, entropy_coefficient=0.01):

@@ -20,8 +20,8 @@ from troupe.networks.user_encoder import ENCODERS
 from troupe.runs.replay import replay
 from troupe.runs.store import checkpoint
 from troupe.runtime.execution.placements import PLACEMENTS
-from troupe.runtime.learning.objective import LOSSES, Objective, build_loss
-from troupe.runtime.learning.optimizers import OPTIMIZERS, optimizer_maker
+from troupe.runtime.learning.learner import Objective
+from troupe.runtime.learning.loss_and_optimizer import LOSSES, OPTIMIZERS, build_loss, optimizer_maker
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FEW = {

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 import troupe
 from troupe import UsageError, trainer
 from troupe.algorithm import losses
-from troupe.algorithm.advantages import AdvantageEMA
 from troupe.algorithm.optimizers import Adam, RMSProp
+from troupe.algorithm.returns import AdvantageEMA
 from troupe.cli import run as run_cli
 from troupe.config import TrainConfig, fields, from_toml, resolve, to_toml
 from troupe.environments import find

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from troupe.algorithm.advantages import AdvantageEMA, masked_mean, normalize
 from troupe.algorithm.distributions import Categorical
 from troupe.algorithm.losses import (
     Batch,
@@ -19,6 +18,7 @@ from troupe.algorithm.losses import (
     ratio_metrics,
     value_moments,
 )
+from troupe.algorithm.returns import AdvantageEMA, masked_mean, normalize
 
 
 def single_step(reward: float, log_mu: float = 0.0, actions: int = 2) -> Batch:

@@ -27,8 +27,7 @@ from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec, allocate
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.supervisor import Supervisor
-from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.objective import Objective, Rewards
+from troupe.runtime.learning.learner import Learner, Objective, Rewards
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Topology

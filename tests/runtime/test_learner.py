@@ -16,8 +16,8 @@ from troupe.algorithm.schedules import linear_decay
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
 from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
-from troupe.runtime.learning.learner import to_batch
-from troupe.runtime.learning.objective import Objective, Rewards, build_loss
+from troupe.runtime.learning.learner import Objective, Rewards, to_batch
+from troupe.runtime.learning.loss_and_optimizer import build_loss
 from troupe.runtime.metric_means import means_of
 
 CPU = torch.device("cpu")

@@ -27,7 +27,7 @@ from troupe.runtime.acting.actor import StateTracker
 from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
 from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.learning.objective import build_loss
+from troupe.runtime.learning.loss_and_optimizer import build_loss
 from troupe.runtime.learning.weights import WeightStore
 
 FIVE = {

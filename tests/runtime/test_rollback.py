@@ -8,8 +8,8 @@ import torch
 
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner
+from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
-from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.topologies import fresh
 

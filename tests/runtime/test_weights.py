@@ -10,7 +10,7 @@ import torch
 from troupe.algorithm.optimizers import RMSProp
 from troupe.config import Learner
 from troupe.runtime.data.shared_memory import Block
-from troupe.runtime.learning.optimizers import optimizer_maker
+from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, WeightStore
 
 PATIENCE_SECONDS = 60

@@ -18,8 +18,8 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor
 
 from troupe.algorithm import returns
-from troupe.algorithm.advantages import AdvantageEMA, masked_mean, normalize
 from troupe.algorithm.distributions import Distribution
+from troupe.algorithm.returns import AdvantageEMA, masked_mean, normalize
 
 
 class Outputs(NamedTuple):

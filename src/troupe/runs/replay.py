@@ -35,7 +35,7 @@ from troupe.runtime.execution.gate import Gate
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE, checksum
 from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.optimizers import optimizer_maker
+from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.torch_threads import one_torch_thread

@@ -24,10 +24,9 @@ from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts,
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
-from troupe.runtime.learning.learner import Learner
+from troupe.runtime.learning.learner import Learner, Objective
+from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
-from troupe.runtime.learning.objective import Objective
-from troupe.runtime.learning.optimizers import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Async, Hogwild, Serial, Topology

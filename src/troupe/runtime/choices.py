@@ -8,8 +8,7 @@ from troupe.config import TrainConfig, flatten, replace, value_of
 from troupe.environments.backends import BACKENDS
 from troupe.networks.user_encoder import ENCODERS
 from troupe.runtime.execution.placements import PLACEMENTS
-from troupe.runtime.learning.objective import LOSSES
-from troupe.runtime.learning.optimizers import OPTIMIZERS
+from troupe.runtime.learning.loss_and_optimizer import LOSSES, OPTIMIZERS
 
 _CHOICES = (LOSSES, OPTIMIZERS, ENCODERS, BACKENDS, PLACEMENTS)
 

@@ -21,8 +21,7 @@ from troupe.runtime.data.rollout import RolloutSpec, allocate
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.hogwild import Worker
-from troupe.runtime.learning.learner import Learner
-from troupe.runtime.learning.objective import Objective
+from troupe.runtime.learning.learner import Learner, Objective
 from troupe.runtime.learning.weights import HogwildMaster, Weights
 from troupe.runtime.progress import Progress
 

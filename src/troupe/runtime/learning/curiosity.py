@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from troupe.algorithm.advantages import masked_mean
 from troupe.algorithm.losses import Bonus
 from troupe.algorithm.normalization import RunningMoments
 from troupe.algorithm.optimizers import Adam, load_state
-from troupe.algorithm.returns import reverse_scan
+from troupe.algorithm.returns import masked_mean, reverse_scan
 from troupe.config import Novelty as Config
 from troupe.environments.packing import Packing
 from troupe.networks.flat import FlatWeights

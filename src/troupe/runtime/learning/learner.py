@@ -1,35 +1,77 @@
-"""The learner: rollouts -> returns -> loss -> gradient -> better weights."""
+"""The learner: rollouts -> rewards -> returns -> loss -> gradient -> better weights."""
 
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from troupe.algorithm.advantages import AdvantageEMA
 from troupe.algorithm.losses import Batch, Bonus, LossOutput, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule
+from troupe.algorithm.returns import AdvantageEMA
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
 from troupe.config import Learner as LearnerConfig
-from troupe.config import TroupeError
+from troupe.config import Loss, TroupeError, UsageError
 from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.data.rollout import Rollout, columns
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.curiosity import Curiosity
-from troupe.runtime.learning.objective import Objective, Rewards
+from troupe.runtime.learning.loss_and_optimizer import LOSSES, LossFunction, build_loss
 from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import Counts, Progress, Stopwatch
 
 _LARGEST_REWARD = 1e15  # in float32 the square of a sum of larger ones may be infinite
 _PATIENCE = 100  # updates in a row that may be refused before the run is given up
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """How rewards are scaled and clipped for learning, and for learning only."""
+
+    gamma: float
+    scale: float = 1.0
+    clip: float = 0.0  # after scaling; 0 is off
+    normalize: bool = False  # whether they are also divided by the running standard deviation of returns
+
+    def of(self, raw: np.ndarray) -> np.ndarray:
+        scaled = raw * self.scale
+        with np.errstate(over="ignore"):  # infinite ones make a gradient that is refused
+            return (scaled.clip(-self.clip, self.clip) if self.clip else scaled).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of (outputs, batch, **keywords), which is a mean over the valid rows, and what it is computed with."""
+
+    loss: LossFunction
+    rewards: Rewards
+    entropy_coefficient: float = 0.0
+    entropy_decay: LinearSchedule = CONSTANT
+    averages_advantages: bool = False  # whether the loss takes an AdvantageEMA
+    reduction: Literal["mean", "sum"] = "mean"  # over the valid rows of a minibatch
+
+    @classmethod
+    def of(cls, config: Loss) -> "Objective":
+        rewards = Rewards(config.gamma, config.reward_scale, config.reward_clip, config.normalize_reward)
+        decay = linear_decay(config.entropy_anneal_steps) if config.entropy_anneal_steps else CONSTANT
+        if decay != CONSTANT and not LOSSES.takes(config.kind, "entropy_coefficient"):
+            raise UsageError(f"loss.entropy_anneal_steps: loss {config.kind} takes no entropy_coefficient; set it to 0")
+        averages = LOSSES.takes(config.kind, "advantage_ema")
+        return cls(build_loss(config), rewards, config.entropy_coefficient, decay, averages, config.reduction)
+
+    def keywords(self, steps: int) -> dict[str, Any]:
+        """The keywords of the loss that change with the steps of the run."""
+        if self.entropy_decay == CONSTANT:
+            return {}
+        return {"entropy_coefficient": self.entropy_coefficient * self.entropy_decay(steps)}
 
 
 def learning_rate(config: LearnerConfig, annealing: LinearSchedule, counts: Counts) -> float:

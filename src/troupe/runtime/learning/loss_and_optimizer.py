@@ -1,15 +1,29 @@
-"""The optimizer that settings choose."""
+"""The loss and the optimizer that settings choose."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
 
+from troupe.algorithm import losses
+from troupe.algorithm.losses import LossOutput
 from troupe.algorithm.optimizers import Adam, Averaged, Optimizer, RMSProp
-from troupe.config import Learner, UsageError
+from troupe.config import Learner, Loss, UsageError
 from troupe.user_code.choices import Choice
 
+LossFunction = Callable[..., LossOutput]  # of Outputs and Batch
+LOSSES = Choice(
+    "loss",
+    setting="loss.kind",
+    if_changed="the run continues with another loss",
+    kwargs="loss.kwargs",
+    builtin={"a3c": losses.a3c, "impala": losses.impala, "appo": losses.appo},
+    leading=2,  # outputs and batch
+    shared=[each.name for each in fields(Loss) if each.name not in ("kind", "kwargs", "reduction")],
+    passed=["advantage_ema"],
+)
 OPTIMIZERS = Choice(
     "optimizer",
     setting="learner.optimizer",
@@ -19,9 +33,12 @@ OPTIMIZERS = Choice(
     leading=1,  # the weights
     shared=["epsilon", "decay", "initial_accumulator"],
 )
-
-
 _TAKEN = {"average", "moments", "statistics"}  # names in a checkpoint that are not the optimizer's
+
+
+def build_loss(config: Loss) -> LossFunction:
+    """The loss with its settings. Raises UsageError where there is no such loss, or its arguments do not fit."""
+    return LOSSES.bind(config.kind, config, config.kwargs)
 
 
 def optimizer_maker(config: Learner, fixed: Sequence[slice] = ()) -> Callable[[Float[Tensor, " P"]], Optimizer]:
