@@ -61,6 +61,15 @@ def test_attributes_of_a_placement_tell_how_it_runs_actors():
     assert placement.plural.endswith("elsewhere")
 
 
+def test_training_begins_with_the_first_rollout_of_runners_that_do_not_say_that_they_are_ready():
+    code = (
+        "from custom_placement import Runner\ndef quiet(plans, context): return [Runner(p, context) for p in plans]\n"
+    )
+    Path("quiet.py").write_text(f"{code}quiet.in_processes = True\n")
+    assert run(["train", "CartPole-v1", "--actor.place", "quiet.py:quiet", "--time", "60s", *SHORT]) == 0
+    assert json.loads(Path("run/summary.json").read_text())["outcome"] == "steps"
+
+
 def test_a_placement_in_the_run_directory_is_not_executed(capsys):
     named = ["--actor.place", "custom_placement.py:in_threads"]
     assert run(["train", "CartPole-v1", *named, *SHORT]) == 0

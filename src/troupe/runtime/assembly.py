@@ -20,7 +20,7 @@ from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import warm_up
 from troupe.runtime.execution.runner import ActorContext
-from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts, WorkerLimits
+from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts, WorkerLimits
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
@@ -53,7 +53,7 @@ def assemble(
     limits = WorkerLimits.of(config)
     gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
     workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
-    ready = CountdownLatch(gate, config.actor.count if processes else 0)
+    ready = ReadyLatch(gate, config.actor.count if processes else 0)
     restarts = 0 if config.traits.serial else config.actor.restarts  # nobody plays on meanwhile
     master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store

@@ -67,13 +67,25 @@ class Topology(ABC):
         """What becomes of a rollout that an actor has filled."""
 
     def _actor_threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
-        return [(f"actor-{each.number}", partial(each.run, self._deliver(each, after_batch))) for each in self.runners]
+        return [(f"actor-{each.number}", partial(each.run, self._ready(each, after_batch))) for each in self.runners]
+
+    def _ready(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:
+        """`_deliver`; an actor that has filled a rollout is ready, whether or not its runner has said so."""
+        deliver = self._deliver(runner, after_batch)
+        if self.ready.open:
+            return deliver
+
+        def deliver_ready(rollout: Rollout) -> None:
+            self.ready.add(runner.number)
+            deliver(rollout)
+
+        return deliver_ready
 
     def look_after(self, supervisor: Supervisor, after_batch: AfterBatch) -> None:
         """To be called again and again: replaces actors that hang."""
         for runner in self.runners:
             if successor := runner.successor():
-                supervisor.start(f"actor-{runner.number}", partial(successor, self._deliver(runner, after_batch)))
+                supervisor.start(f"actor-{runner.number}", partial(successor, self._ready(runner, after_batch)))
 
     def wake(self) -> None:
         """Ends every wait, once the gate is stopped."""

@@ -30,7 +30,7 @@ class Placement:
     name: str
     make_runners: MakeRunners
     in_processes: bool = False  # then weights, rollouts and switches are in memory that other processes see, and
-    # training begins when every runner has called `context.ready.count_down()`
+    # training begins when every runner is ready: at its first rollout, or when it calls `context.ready.add(number)`
     rollouts_per_actor: int = 1  # at a time
 
     @property

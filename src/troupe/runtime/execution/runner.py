@@ -20,7 +20,7 @@ from troupe.runtime.execution.gate import Closed, Gate, Retired
 from troupe.runtime.execution.hang_detector import HangDetector, hung, stack_of
 from troupe.runtime.execution.interruption import LOOK_SECONDS
 from troupe.runtime.execution.processes import ActorLost, ActorProcess
-from troupe.runtime.execution.worker_counts import CountdownLatch, WorkerCounts
+from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts
 from troupe.runtime.journal import NoJournal
 from troupe.runtime.learning.hogwild import Worker
 from troupe.runtime.progress import WAIT, Progress, Stopwatch
@@ -37,7 +37,7 @@ class ActorContext:
     progress: Progress
     gate: Gate
     workers: WorkerCounts
-    ready: CountdownLatch  # nobody plays before all who start together are there
+    ready: ReadyLatch  # a process waits here for the others, so that none plays more than the rest
     most_restarts: int
     hang_seconds: float
     journal: NoJournal
@@ -197,7 +197,7 @@ class ProcessRunner:
     def __init__(self, actor: ActorProcess, context: ActorContext):
         self.number, self.queue = actor.number, context.buffers.queues[actor.number]
         self.actor, self._context = actor, context
-        self._index, self._expected = 0, True
+        self._index = 0
 
     def run(self, deliver: Deliver) -> None:
         try:
@@ -227,9 +227,7 @@ class ProcessRunner:
     def _play(self, deliver: Deliver) -> None:
         actor, context = self.actor, self._context
         actor.start(context.hang_seconds)
-        if self._expected:
-            self._expected = False
-            context.ready.count_down()
+        context.ready.add(self.number)
         context.ready.wait()
         while True:
             if not actor.waiting:

@@ -57,23 +57,24 @@ class WorkerCounts:
             raise Closed
 
 
-class CountdownLatch:
-    """Opens when it has been counted down to zero."""
+class ReadyLatch:
+    """Opens when every actor is ready, of the `actors` that start together."""
 
-    def __init__(self, gate: Gate, number: int):
-        self._gate, self._left = gate, number
+    def __init__(self, gate: Gate, actors: int):
+        self._gate, self._awaited = gate, set(range(actors))
         self._lock, self._open = threading.Lock(), threading.Event()
-        if not number:
+        if not actors:
             self._open.set()
 
     @property
     def open(self) -> bool:
         return self._open.is_set()
 
-    def count_down(self) -> None:
+    def add(self, actor: int) -> None:
+        """Actor `actor` is ready; saying so again changes nothing."""
         with self._lock:
-            self._left -= 1
-            if self._left == 0:
+            self._awaited.discard(actor)
+            if not self._awaited:
                 self._open.set()
 
     def wait_for(self, seconds: float) -> None:
