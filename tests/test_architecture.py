@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src"
 LAYERS = [  # from below; the longest name that fits decides
     ("algorithm", "config", "signals", "torch_threads"),
-    ("safe_files", "extras", "text", "user_code"),
+    ("safe_files", "extras", "text", "hints", "user_code"),
     ("environments",),
     ("networks",),
     ("runtime",),

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from troupe.agent import Agent, load
     from troupe.run import Run
     from troupe.runs.evaluate.evaluation import evaluate
+    from troupe.runs.show.watch import watch
     from troupe.trainer import resume, train
 
-__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train"]
+__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train", "watch"]
 
 _LAZY = {
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
-    "Run": "troupe.run", "resume": "troupe.trainer",
-    "train": "troupe.trainer",
+    "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer", "watch": "troupe.runs.show.watch",
 }  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """A trained agent: what `load` gives back, and what evaluation, video and one's own program use."""
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical
-from troupe.config import TrainConfig, UsageError
-from troupe.environments import spaces
+from troupe.config import Network, TrainConfig, UsageError
+from troupe.config import replace as replace_settings
 from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits
 from troupe.environments.spaces import MASK
-from troupe.networks.actor_critic import ActorCritic, PolicyOutput, build
-from troupe.networks.custom import NetworkMaker, custom_network
+from troupe.networks.actor_critic import ActorCritic, Body, PolicyOutput, build
+from troupe.networks.custom import AnyNetwork, NetworkMaker, custom_network, find_network, needs_network, network_of_run
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import RecurrentState
 from troupe.networks.user_encoder import ENCODERS, EncoderMaker
-from troupe.runs.store import checkpoint
-from troupe.user_code.files import without_folder
+from troupe.runs.store import saved_agent
+from troupe.runs.store.saved_agent import SavedAgent
+from troupe.runtime import choices
 
 if TYPE_CHECKING:
     from troupe.runs.export.onnx import Exported
@@ -43,9 +46,11 @@ class Agent:
         *,
         greedy: bool = True,
         about: Mapping[str, str] | None = None,
+        config: TrainConfig | None = None,
     ):
-        self.greedy = greedy  # what `act` does if it is not told
+        self.greedy = greedy  # the default of `act`
         self.about = about or {}  # the run it comes from, for whoever finds an exported file
+        self.config = config  # of that run
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
         self._actions, self._limits = Actions(action_space), [Limits(leaf) for leaf in network.packing.leaves]
         self._generator = torch.Generator()
@@ -68,7 +73,8 @@ class Agent:
 
     def session(self) -> "Agent":
         """The same policy with a recurrent state of its own."""
-        return Agent(self.network, self.observation_space, self.action_space, greedy=self.greedy)
+        spaces = self.observation_space, self.action_space
+        return Agent(self.network, *spaces, greedy=self.greedy, about=self.about, config=self.config)
 
     @torch.inference_mode()
     def act(self, observation: Any, *, mask: Any = None, reward: Any = None, greedy: bool | None = None) -> Any:
@@ -100,6 +106,17 @@ class Agent:
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
         return probabilities, float(output.value[0])
+
+    def save(self, file: str | os.PathLike[str]) -> None:
+        """Writes the agent of a run as one file, NAME.safetensors, which `troupe.load` reads."""
+        if self.config is None:
+            raise UsageError("only the agent of a run can be saved: this one was made without a configuration")
+        network = self.network
+        saved = SavedAgent(
+            Path(file), self.config, network.state_dict(), self.observation_space, self.action_space,
+            network.packing.masked, not isinstance(network.body, Body), self.about,
+        )  # fmt: skip
+        saved_agent.write(Path(file), saved)
 
     def export(self, file: str | Path) -> "Exported":
         """Writes the agent as an ONNX file, which other programs run without troupe (docs/extending.md)."""
@@ -172,23 +189,21 @@ class Agent:
 
 
 def load(
-    run: str | Path,
-    network: nn.Module | NetworkMaker | None = None,
+    run: str | os.PathLike[str],
+    network: AnyNetwork | None = None,
     *,
     encoder: str | EncoderMaker | None = None,
 ) -> Agent:
-    """The best agent of a run directory. Nothing that it holds or names is executed or unpickled.
+    """The best agent of a run directory; of a checkpoint folder (RUN/checkpoints/STEP) the agent as it was at that
+    step; or the one that `Agent.save` wrote into a file. Nothing that these hold or name is executed or unpickled.
 
     A run with a custom network needs that network again, as `network`: code is not saved. One with a custom encoder
-    needs that as `encoder`: the callable, or `path/to/file.py:NAME`.
+    needs that as `encoder`. Each is the callable, or its name, `path/to/file.py:NAME`.
     """
-    run = Path(run)
-    saved = checkpoint.load(run, warn=logging.getLogger("troupe").warning)
-    config = checkpoint.read_config(run)
-    observation_space = spaces.restore(saved.state["observation_space"])
-    action_space = spaces.restore(saved.state["action_space"])
-    if saved.state["custom_network"] and network is None:
-        raise needs_network(run)
+    saved = saved_agent.read(Path(run), logging.getLogger("troupe").warning)
+    config = saved.config
+    if network is None and (saved.custom_network or config.network.custom != Network.custom):
+        raise needs_network(saved.path, config.network.custom)
     name = config.network.encoder
     if ":" in name and network is None and encoder is None:
         raise UsageError(
@@ -196,20 +211,33 @@ def load(
             "trust it, pass it in Python, troupe.load(run, encoder=...)"
         )
     make = ENCODERS.load(encoder) if isinstance(encoder, str) else encoder
-    masked = saved.state.get("masked", "")
-    body = (
-        build(observation_space, action_space, config.network, masked, make)
+    return _restored(saved, find_network(network, config), make)
+
+
+def load_with_code(
+    run: str | os.PathLike[str], network: AnyNetwork | None = None, **passed: str | Callable[..., Any] | None
+) -> tuple[Agent, SavedAgent]:
+    """The agent as `load` gives it, with the network and the encoder that the run names, for those who execute the
+    run's environment as well; and what it was restored from. `passed` (`encoder`, `backend`) takes the place of those
+    that the run names."""
+    saved = saved_agent.read(Path(run), logging.getLogger("troupe").warning)
+    saved = replace(saved, config=replace_settings(saved.config, choices.named({}, **passed)))
+    own = network_of_run(saved.path, saved.config, network, trained_with_one=saved.custom_network)
+    encoder = None
+    if own is None:
+        encoder = ENCODERS.of_run(saved.path, saved.config.network.encoder, saved.config.env.files)
+    return _restored(saved, own, encoder), saved
+
+
+def _restored(saved: SavedAgent, network: nn.Module | NetworkMaker | None, encoder: EncoderMaker | None) -> Agent:
+    config, spaces = saved.config, (saved.observation_space, saved.action_space)
+    made = (
+        build(*spaces, config.network, saved.masked, encoder)
         if network is None
-        else custom_network(network, observation_space, action_space, config.network, masked)
+        else custom_network(network, *spaces, config.network, saved.masked)
     )
-    put_weights(run, saved.best, with_bonus_value(body, config, make))
-    greedy, about = config.evaluation.greedy, origin(run, config)
-    return Agent(body.eval(), observation_space, action_space, greedy=greedy, about=about)
-
-
-def origin(run: Path, config: TrainConfig) -> dict[str, str]:
-    """Where an agent comes from: the run's name, without its path."""
-    return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
+    put_weights(saved.path, saved.weights, with_bonus_value(made, config, encoder))
+    return Agent(made.eval(), *spaces, greedy=config.evaluation.greedy, about=saved.about, config=config)
 
 
 def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:
@@ -219,7 +247,3 @@ def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) 
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
         raise UsageError(f"the weights of '{run}' do not fit the network: {first}") from None
-
-
-def needs_network(run: Path) -> UsageError:
-    return UsageError(f"'{run}' was trained with a custom network: pass it as network= (code is not saved)")

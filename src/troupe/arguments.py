@@ -130,6 +130,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("evaluate", "play episodes with a run's best agent and give the scores")
     one.add_argument("run", metavar="RUN", help="a run directory")
+    _add_network(one)
     one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="episodes to play (100)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environments (0)")
     how = one.add_mutually_exclusive_group()
@@ -141,6 +142,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("watch", "watch a run's best agent: in a window, a video file or the terminal")
     one.add_argument("run", metavar="RUN", help="a run directory")
+    _add_network(one)
     one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
     one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="episodes to show (3)")
@@ -149,6 +151,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one = add("export", "write a run's best agent as an ONNX file, for programs without troupe")
     one.add_argument("run", metavar="RUN", help="a run directory")
     one.add_argument("file", metavar="FILE", help="FILE.onnx")
+    _add_network(one)
 
     one = add("resume", "continue a run from its newest checkpoint")
     one.add_argument("run", metavar="RUN", help="a run directory")
@@ -163,6 +166,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
     _add_on_collapse(one)
+    _add_network(one)
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
 
     one = add("plot", "draw return against steps and seconds; several runs give mean and 95 % band")
@@ -173,6 +177,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     one.add_argument("run", metavar="RUN", help="a run directory")
+    _add_network(one)
 
     one = add("bench", "speed of each stage, the limit they imply, and what training reaches")
     one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="which environment (CartPole-v1)")
@@ -214,7 +219,15 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--actors", metavar="N", help="number of actors (auto: by measurement)")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
     _add_on_collapse(parser)
+    _add_network(parser, "your own: path/to/file.py:NAME or module:NAME")
     _add_settings(parser)
+
+
+_NETWORK_OF_RUN = "the run's own network, where its file is no longer there: path/to/file.py:NAME or module:NAME"
+
+
+def _add_network(parser: argparse.ArgumentParser, text: str = _NETWORK_OF_RUN) -> None:
+    parser.add_argument("--network", metavar="NAME", help=text)
 
 
 def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
@@ -228,7 +241,7 @@ def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
 _WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
 _SHORT = {
     "actor.count": "--actors", "stop.steps": "--steps", "stop.seconds": "--time", "stop.target": "--target",
-    "collapse.answer": "--on-collapse",
+    "collapse.answer": "--on-collapse", "network.custom": "--network",
 }  # fmt: skip
 _OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core")
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import quiet_gymnasium, settle
-from troupe.networks.actor_critic import build
+from troupe.networks.custom import find_network
 from troupe.preparation import fit
 from troupe.run import saved_run
 from troupe.runs.report.reporter import bottleneck, shares_of
@@ -20,6 +20,7 @@ from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import stack
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.runner import ThreadRunner
+from troupe.runtime.initial_network import first_network
 from troupe.runtime.measure import cores, cost, measure
 from troupe.runtime.progress import PREEMPTED, WAIT, Progress
 from troupe.runtime.topologies import Topology
@@ -162,8 +163,9 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     if seconds <= 0:
         raise UsageError("--time 0: there must be some time to train in")
     config, source = settle(resolve(env, preset, settings), env)
-    config, _ = fit(config, source, None)
-    network = build(source.observation_space, source.action_space, config.network, source.masked)
+    own = find_network(None, config)
+    config, _ = fit(config, source, own)
+    network, _, _ = first_network(own, source, config)
     alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
     alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}
     topology = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())

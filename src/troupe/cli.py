@@ -10,11 +10,10 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from troupe import arguments, config, console
+from troupe import arguments, config, console, hints
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.text import format_return, table
 
@@ -40,7 +39,7 @@ def run(argv: Sequence[str]) -> int:
     debug = "--debug" in argv
     try:
         options = arguments.parse([word for word in argv if word != "--debug"])
-        with console.numbered_interrupts():
+        with console.numbered_interrupts(), hints.by_command():
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
@@ -124,6 +123,7 @@ def resume(options: argparse.Namespace) -> None:
         target=options.target,
         on_collapse=options.on_collapse,
         anneal_steps=options.anneal_steps,
+        network=options.network,
         display=_display(options),
     )
 
@@ -136,7 +136,12 @@ def evaluate(options: argparse.Namespace) -> None:
     try:
         with console.prints_to_stderr(options.json):
             scores = evaluate(
-                options.run, episodes=options.episodes, seed=options.seed, greedy=options.greedy, progress=counter
+                options.run,
+                episodes=options.episodes,
+                seed=options.seed,
+                greedy=options.greedy,
+                network=options.network,
+                progress=counter,
             )
     except KeyboardInterrupt as stop:
         stop.after = f" after {counter.text}"  # type: ignore[attr-defined]
@@ -155,26 +160,12 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    from troupe.agent import load
-    from troupe.environments import of_run, quiet_gymnasium
-    from troupe.networks.user_encoder import ENCODERS
-    from troupe.runs.show import terminal, video, window
-    from troupe.runs.store import checkpoint
-    from troupe.torch_threads import one_torch_thread
+    from troupe.runs.show.watch import show
 
-    run = Path(options.run)
-    config = checkpoint.read_config(run)
-    agent = load(run, encoder=ENCODERS.of_run(run, config.network.encoder, config.env.files))
-    make = partial(of_run(run, config.env).make, config=config.env)
-    # One thread: for one observation at a time, several would only wait for one another.
-    with quiet_gymnasium(), one_torch_thread():
-        if options.video:
-            returns = video.record(agent, make, Path(options.video), options.episodes, options.seed)
-            console.write(f"wrote {options.video}")
-        elif options.terminal:
-            returns = terminal.show_terminal(agent, make, options.episodes, options.seed, sys.stdout)
-        else:
-            returns = window.show_window(agent, make, options.episodes, options.seed)
+    asked = options.episodes, options.seed, options.video
+    returns = show(options.run, None, {"network": options.network}, *asked, terminal=options.terminal)
+    if options.video:
+        console.write(f"wrote {options.video}")
     if returns:
         number = "1 episode, return" if len(returns) == 1 else f"{len(returns)} episodes, returns"
         console.write(f"{number} {', '.join(f'{value:g}' for value in returns)}")
@@ -184,12 +175,12 @@ def export(options: argparse.Namespace) -> None:
     from troupe.extras import need
 
     need("onnx")
-    from troupe.agent import load
+    from troupe.agent import load_with_code
     from troupe.environments import report_changes
-    from troupe.runs.store.checkpoint import read_config
 
-    report_changes(read_config(Path(options.run)).env)
-    done = load(options.run).export(options.file)
+    agent, saved = load_with_code(options.run, options.network)
+    report_changes(saved.config.env)
+    done = agent.export(options.file)
     console.write(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
     rows = [(side, port.name, str(port.dtype), port.batch) for side, port in ports]
@@ -207,7 +198,7 @@ def plot(options: argparse.Namespace) -> None:
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
-    done = replay(options.run)
+    done = replay(options.run, network=options.network)
     console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
@@ -272,14 +263,11 @@ def presets(_: argparse.Namespace) -> None:
 
 def _show(run: Path, seed: int) -> None:
     """A window where there is a display; a video in the run directory where there is none."""
-    from troupe import safe_files
-    from troupe.runs.show import window
+    from troupe.runs.show.watch import video_without_display
 
+    video = video_without_display(run)
     command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
-    if not window.has_display():
-        safe_files.folder(run / "videos")
-        command += ["--video", str(run / "videos" / "agent.mp4")]
-    watch(arguments.parse(command))
+    watch(arguments.parse([*command, *(["--video", str(video)] if video else [])]))
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
@@ -292,6 +280,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
         "collapse.answer": options.on_collapse,
         "actor.auto": True if options.actors == "auto" else None,
         "actor.count": None if options.actors == "auto" else options.actors,
+        "network.custom": options.network,
     }
     return {
         "settings": _settings(options) | {name: value for name, value in given.items() if value is not None},
@@ -307,6 +296,7 @@ def _check_options(options: argparse.Namespace) -> None:
         ("target", "stop.target"),
         ("actors", "actor.count"),
         ("on_collapse", "collapse.answer"),
+        ("network", "network.custom"),
     ):
         value = getattr(options, option, None)
         also = "auto" if option == "actors" else None

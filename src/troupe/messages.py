@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from troupe import hints
 from troupe.config import TrainConfig, load_preset
 from troupe.environments import EnvironmentSource, spaces
 from troupe.run import Outcome, outcome_text
@@ -84,6 +85,7 @@ def training_report(config: TrainConfig, counts: Counts, seconds: float, rollout
 
 
 def result(
+    config: TrainConfig,
     outcome: Outcome,
     scores: Scores | None,
     training: Sequence[str],
@@ -96,9 +98,10 @@ def result(
     """What came of the run. `training`: the training report; `scores`: None where there was no final evaluation."""
     spent, *others = training
     if outcome == "interrupted":
-        resume = f"to continue: troupe resume {path}"
+        resume = f"to continue: {hints.call('resume', path, config)}"
         return [f"interrupted after {spent}", *_indented(*others, f"checkpoint {saved}", resume)]
-    reached, unevaluated = outcome_text(outcome), [f"checkpoint {saved}", f"to evaluate it: troupe evaluate {path}"]
+    reached = outcome_text(outcome)
+    unevaluated = [f"checkpoint {saved}", f"to evaluate it: {hints.call('evaluate', path, config)}"]
     if scores is None:
         what = "interrupted in the final evaluation" if signalled else "the final evaluation was given up"
         return [f"{reached}, and {what} after {spent}", *_indented(*others, *unevaluated)]
@@ -110,7 +113,7 @@ def result(
         ]
     remarks = scores.remarks
     if scores.asked > len(scores.returns):
-        remarks += f"; there was no time for all {scores.asked}: troupe evaluate plays them"
+        remarks += f"; there was no time for all {scores.asked}: {hints.call('evaluate', path, config)} plays them"
     return [
         f"{reached}: mean evaluation return {format_return(scores.mean)} "
         f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
@@ -118,7 +121,7 @@ def result(
         *_indented(
             *training,
             f"picture {picture or 'none: no episode ended while training'}",
-            f"watch:  troupe watch {path}",
+            f"watch:  {hints.call('watch', path, config)}",
         ),
     ]
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from troupe import hints
+from troupe.config import TrainConfig
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import Curve, read_curve
 from troupe.text import format_return
@@ -17,7 +19,9 @@ Outcome = Literal["solved", "steps", "time", "interrupted"]
 
 @dataclass(frozen=True, repr=False)
 class Run:
-    """The result of training. `path` is the run directory; `scores` the final evaluation, or None."""
+    """The result of training. `path` is the run directory, absolute; `scores` the final evaluation, or None.
+
+    It may be passed wherever a run directory is expected."""
 
     path: Path
     outcome: Outcome
@@ -32,6 +36,9 @@ class Run:
     def curve(self) -> Curve:
         """The training return by steps and seconds as NumPy arrays, and `evaluations` beside it, as written so far."""
         return read_curve(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     def __repr__(self) -> str:
         evaluation = "no final evaluation"
@@ -50,7 +57,7 @@ def outcome_text(outcome: Outcome) -> str:
     return {"steps": "step limit reached", "time": "time limit reached"}.get(outcome, outcome)
 
 
-def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
+def stop_by_signal(run: Run, config: TrainConfig) -> KeyboardInterrupt | SystemExit:
     """The exception of a run that a signal ended; the run is saved, and the exception's `run` holds the agent so far.
 
     KeyboardInterrupt for Ctrl-C, otherwise SystemExit with 128 + the signal's number. No subclasses: Python ends a
@@ -58,7 +65,7 @@ def stop_by_signal(run: Run) -> KeyboardInterrupt | SystemExit:
     """
     stop: KeyboardInterrupt | SystemExit
     if run.signal == signal.SIGINT:
-        stop = KeyboardInterrupt(f"training was interrupted; to continue: troupe.resume('{run.path}')")
+        stop = KeyboardInterrupt(f"training was interrupted; to continue: {hints.call('resume', run.path, config)}")
     else:
         stop = SystemExit(128 + run.signal)
     stop.run = run  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from troupe import messages
-from troupe.agent import Agent, origin, put_weights
+from troupe.agent import Agent, put_weights
 from troupe.algorithm.schedules import LinearSchedule
 from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
 from troupe.config import TrainConfig, TroupeError, UsageError, reason
@@ -31,6 +31,7 @@ from troupe.runs.report.view import Limits
 from troupe.runs.store.checkpoint import Checkpoint
 from troupe.runs.store.directory import RunDirectory
 from troupe.runs.store.metrics import Row
+from troupe.runs.store.saved_agent import origin
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble
 from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal
@@ -137,7 +138,7 @@ class Session:
                     raise raised  # noqa: B904  # to exit, or by an interrupt
                 raise
         if done.signal:
-            raise stop_by_signal(done)
+            raise stop_by_signal(done, self._config)
         return done
 
     def _introduction(self) -> list[str]:
@@ -287,17 +288,16 @@ class Session:
         assert self._outcome is not None
         assert saved is not None
         self._conclude(self._outcome, scores, saved)
-        agent = self._agent(newest)
-        return Run(
-            self._path, self._outcome, scores, counts.steps, counts.updates, self._clock.seconds, agent, self._signal
-        )
+        path, seconds, agent = self._path.absolute(), self._clock.seconds, self._agent(newest)
+        return Run(path, self._outcome, scores, counts.steps, counts.updates, seconds, agent, self._signal)
 
     def _agent(self, newest: Tensor) -> Agent:
         """Of the best weights."""
         network, source = copy.deepcopy(self._network).cpu(), self._source
         network.load_state_dict(self._network.state_dict() | self._judge.best(newest))
         greedy, about = self._config.evaluation.greedy, origin(self._path, self._config)
-        return Agent(network.eval(), source.observation_space, source.action_space, greedy=greedy, about=about)
+        spaces = source.observation_space, source.action_space
+        return Agent(network.eval(), *spaces, greedy=greedy, about=about, config=self._config)
 
     def _conclude(self, outcome: Outcome, scores: Scores | None, saved: Path) -> None:
         """Writes the summary, draws the picture and shows the result."""
@@ -312,8 +312,9 @@ class Session:
             ) from error
         counts, seconds = self._progress.counts, self._clock.seconds
         training = messages.training_report(self._config, counts, seconds, self._topology.rollouts_in_batch)
+        ended = self._path, saved, picture
         self._display.result(
-            messages.result(outcome, scores, training, self._path, saved, picture, signalled=self._interrupted())
+            messages.result(self._config, outcome, scores, training, *ended, signalled=self._interrupted())
         )
 
     @contextmanager

@@ -1,5 +1,6 @@
 """Training: `train` begins a run and `resume` continues one."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -8,10 +9,10 @@ import gymnasium as gym
 from torch import nn
 
 from troupe import config as configuration
-from troupe.agent import needs_network
+from troupe import hints
 from troupe.config import TrainConfig, UsageError
 from troupe.environments import name_of, of_run, quiet_gymnasium, settle
-from troupe.networks.custom import NetworkMaker
+from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
 from troupe.preparation import fit
 from troupe.run import Run
 from troupe.runs.report.display import Display, Mode
@@ -35,7 +36,7 @@ def train(
     steps: int | None = None,
     seconds: float | None = None,
     target: float | Literal["auto", "none"] | None = None,
-    network: nn.Module | NetworkMaker | None = None,
+    network: AnyNetwork | None = None,
     loss: NameOrCallable | None = None,
     optimizer: NameOrCallable | None = None,
     encoder: NameOrCallable | None = None,
@@ -50,12 +51,13 @@ def train(
     """Trains an agent and returns the run.
 
     `env` is an id, `path/to/file.py:factory` or a callable that makes one environment. `network` is a
-    module that maps observations [N, ...] to (logits [N, A], values [N]), or a callable that makes one
-    from the two spaces. `settings` maps dotted names to values ("learner.epochs": 8); `steps`,
-    `seconds` and `target` are short for those of `stop`; `loss`, `optimizer`, `encoder`, `backend` and `placement` are
-    callables of your own, or names (docs/extending.md): short for "loss.kind", "learner.optimizer", "network.encoder",
-    "env.backend" and "actor.place". `env_kwargs` are arguments of the environment or its factory, as they are; in
-    `settings` they are "env.kwargs.NAME", and text is read by its signature.
+    module that maps observations [N, ...] to (logits [N, A], values [N]), a callable that makes one from the two
+    spaces (or from nothing), or the name of either, `path/to/file.py:NAME`. `settings` maps dotted names to values
+    ("learner.epochs": 8); `steps`, `seconds` and `target` are short for those of `stop`; `loss`, `optimizer`,
+    `encoder`, `backend` and `placement` are callables of your own, or names (docs/extending.md): short for
+    "loss.kind", "learner.optimizer", "network.encoder", "env.backend" and "actor.place". `env_kwargs` are arguments of
+    the environment or its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its
+    signature.
 
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
     "quiet" only what happened in the end, "silent" nothing.
@@ -69,20 +71,21 @@ def train(
     own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
     given = choices.named(settings or {}, **own)
     given |= {name: value for name, value in short.items() if value is not None}
+    given |= {} if network is None else {"network.custom": name_of_network(network)}
     asked, source = settle(configuration.resolve(name_of(env), preset, given, tuned=tuned), env, env_kwargs)
-    asked = choices.settle(asked)
-    config, findings = fit(asked, source, network, [name for name, _ in configuration.flatten(given)])
+    asked, made = choices.settle(asked), find_network(network, asked)
+    config, findings = fit(asked, source, made, [name for name, _ in configuration.flatten(given)])
     measured = configuration.differing(asked, config)
     if run_dir is not None:
         check_free(Path(run_dir))
-    session = Session(config, source, network, display, findings=findings, measured=measured)
+    session = Session(config, source, made, display, findings=findings, measured=measured)
     with RunDirectory.new(config, run_dir) as directory:
         return session.run(directory)
 
 
 @quiet_gymnasium()
 def resume(
-    run: str | Path,
+    run: str | os.PathLike[str],
     *,
     steps: int | None = None,
     seconds: float | None = None,
@@ -90,7 +93,7 @@ def resume(
     on_collapse: str | None = None,
     anneal_steps: int | Literal["auto"] | None = None,
     env: EnvironmentMaker | None = None,
-    network: nn.Module | NetworkMaker | None = None,
+    network: AnyNetwork | None = None,
     loss: NameOrCallable | None = None,
     optimizer: NameOrCallable | None = None,
     encoder: NameOrCallable | None = None,
@@ -105,13 +108,15 @@ def resume(
 
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
-    at the limit on steps) replace what the run was given before.
+    at the limit on steps) replace what the run was given before. `env`, `network`, `loss` and the like are
+    needed where the run had those of a script or a notebook; of files it remembers the names.
     """
     path = Path(run)
     checkpoint.read_config(path)  # says what is wrong where this is no run directory
     with RunDirectory(path) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
         changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
+        changes["network.custom"] = name_of_network(network) if isinstance(network, str) else None
         own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
         changes = choices.named(changes, **own)
         return _resumed(path, changes, env, network, display).run(directory)
@@ -121,27 +126,26 @@ def _resumed(
     path: Path,
     changes: Mapping[str, Any],
     env: EnvironmentMaker | None,
-    network: nn.Module | NetworkMaker | None,
+    network: AnyNetwork | None,
     display: Mode,
 ) -> Session:
     before = checkpoint.read_config(path)
     config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
     choices.check_code(path, config)
     if not checkpoint.newest_first(path):
-        return _begun_anew(path, config, env, network, display)
+        return _begun_anew(path, config, env, network_of_run(path, config, network), display)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
         raise UsageError(
             f"'{path}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
-            "raise the limit with --steps or --time"
+            f"raise the limit with {hints.option('steps')} or {hints.option('time', 'seconds')}"
         )
-    if saved.state["custom_network"] and network is None:
-        raise needs_network(path)
+    own = network_of_run(path, config, network, trained_with_one=saved.state["custom_network"])
     given = changes["learner.anneal_steps"] is not None
     schedule = annealing.resumed(saved.state, before, config, given=given)
-    return Session(config, of_run(path, config.env, env), network, display, (path, saved), schedule=schedule)
+    return Session(config, of_run(path, config.env, env), own, display, (path, saved), schedule=schedule)
 
 
 def _begun_anew(

@@ -142,6 +142,13 @@ class Exploration:
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
+    custom: Annotated[
+        str,
+        _doc(
+            "a network of your own in place of the built-in one: path/to/file.py:NAME or module:NAME",
+            choices=("none",),
+        ),
+    ] = "none"
     encoder: Annotated[
         str,
         _doc(

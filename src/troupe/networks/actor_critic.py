@@ -18,6 +18,7 @@ from troupe.networks.encoders import Encoder
 from troupe.networks.layers import hidden_layers, orthogonal
 from troupe.networks.recurrent import Core, RecurrentState, core
 from troupe.networks.user_encoder import EncoderMaker, UserEncoder, make_encoder
+from troupe.user_code.files import FileCallable
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 
@@ -55,7 +56,10 @@ class ActorCritic(nn.Module):
         actions: Actions,
         precision: torch.dtype = torch.float32,
         bonus_value: nn.Module | None = None,
+        source: FileCallable | None = None,
     ):
+        # Pickled before the body, in the order of __dict__: unpickling it imports the file that defines the body.
+        object.__setattr__(self, "_source", source)
         super().__init__()
         self.body, self.packing, self.precision, self.bonus_value = body, packing, precision, bonus_value
         self._head, self._actions = PolicyHead(actions), actions
@@ -235,8 +239,10 @@ def wrap(
     action_space: gym.Space[Any],
     config: Network,
     masked: MaskPlace = "",
+    source: FileCallable | None = None,
 ) -> ActorCritic:
-    """The user's network; raises UsageError where it breaks its signature, tried on two observations."""
+    """The user's network, made by `source` if it comes from a file; raises UsageError where it breaks its signature,
+    tried on two observations."""
     if config.core != "none":
         raise UsageError(
             f"network.core = '{config.core}': a custom network cannot be recurrent; set it to none, or pass an encoder "
@@ -244,7 +250,7 @@ def wrap(
         )
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)
-    network = ActorCritic(body, packing, actions, precision(config))
+    network = ActorCritic(body, packing, actions, precision(config), source=source)
     size = PolicyHead(actions).parameters
     what = f"logits [N, {size}]" if actions.single else f"parameters [N, {size}]"
     expected = f"network: it must map observations [N, ...] to ({what}, values [N])"

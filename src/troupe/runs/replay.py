@@ -7,6 +7,7 @@ and processes is reproduced where a debugger can examine it.
 
 import copy
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,11 +20,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from troupe.agent import needs_network
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import of_run, quiet_gymnasium
-from troupe.networks.custom import NetworkMaker
+from troupe.networks.custom import AnyNetwork, NetworkMaker, network_of_run
 from troupe.networks.flat import FlatWeights
 from troupe.runs.store import checkpoint
 from troupe.runtime import choices
@@ -73,10 +73,10 @@ class _ReplayedMaster(Master):
 
 @quiet_gymnasium()
 def replay(
-    run: str | Path,
+    run: str | os.PathLike[str],
     *,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
-    network: nn.Module | NetworkMaker | None = None,
+    network: AnyNetwork | None = None,
     loss: str | Callable[..., Any] | None = None,
     optimizer: str | Callable[..., Any] | None = None,
     encoder: str | Callable[..., Any] | None = None,
@@ -92,10 +92,9 @@ def replay(
     config = replace_settings(checkpoint.read_config(directory), own)
     choices.check_code(directory, config)
     entries = _read(directory)
-    if network is None and _had_custom_network(directory):
-        raise needs_network(directory)
+    made = network_of_run(directory, config, network, trained_with_one=_had_custom_network(directory))
     with one_torch_thread():
-        return _Replay(config, directory, entries, env, network).run(on_version)
+        return _Replay(config, directory, entries, env, made).run(on_version)
 
 
 def _had_custom_network(directory: Path) -> bool:

@@ -1,30 +1,26 @@
 """Evaluation: the raw returns of whole episodes, in environments of its own."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import nn
 
-from troupe.agent import load
+from troupe.agent import load_with_code
 from troupe.config import Environment, Evaluation, UsageError
-from troupe.config import replace as replace_settings
 from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
+from troupe.networks.custom import AnyNetwork
 from troupe.networks.recurrent import RecurrentState
-from troupe.networks.user_encoder import ENCODERS
 from troupe.runs.evaluate.scores import Scores, Tally
-from troupe.runs.store.checkpoint import read_config
-from troupe.runtime import choices
 from troupe.runtime.acting.inference import generator
 from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
@@ -194,32 +190,31 @@ class BorrowingEvaluator(Evaluator):
 
 @quiet_gymnasium()
 def evaluate(
-    run: str | Path,
+    run: str | os.PathLike[str],
     *,
     episodes: int = 100,
     seed: int = 0,
     greedy: bool | None = None,
     env: Callable[..., gym.Env[Any, Any]] | None = None,
-    network: nn.Module | None = None,
+    network: AnyNetwork | None = None,
     encoder: str | Callable[..., Any] | None = None,
     backend: str | Callable[..., Any] | None = None,
     progress: Callable[[Tally], None] = _ignore,
 ) -> Scores:
-    """Evaluates the best agent of a run directory in environments and with seeds of its own.
+    """Evaluates the agent of a run directory, a checkpoint or a file (as `load`) in environments and with seeds of its
+    own.
 
     `greedy` plays the mode of the policy, otherwise actions are sampled; None is as the run was evaluated.
 
-    `env`, `network`, `encoder` and `backend` are needed only where the run was trained with a callable or module of
-    your own.
+    `env`, `network`, `encoder` and `backend` are needed only where the run was trained with those of a script; of
+    files it remembers the names.
     `progress` is called after every step with the episodes counted so far.
     """
     if episodes < 1:
         raise UsageError(f"episodes = {episodes}: there must be at least one")
-    config = replace_settings(read_config(Path(run)), choices.named({}, encoder=encoder, backend=backend))
-    if not network:
-        encoder = ENCODERS.of_run(Path(run), config.network.encoder, config.env.files)
-    agent = load(run, network, encoder=encoder)
-    source = of_run(Path(run), config.env, env)
+    agent, saved = load_with_code(run, network, encoder=encoder, backend=backend)
+    config = saved.config
+    source = of_run(saved.path, config.env, env)
     evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     greedy = config.evaluation.greedy if greedy is None else greedy

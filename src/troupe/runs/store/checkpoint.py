@@ -56,9 +56,9 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     beside.mkdir()
     try:
         contents = {
-            "model.safetensors": safetensors.torch.save(_plain(checkpoint.model)),
-            "best.safetensors": safetensors.torch.save(_plain(checkpoint.best)),
-            "optimizer.safetensors": safetensors.torch.save(_plain(checkpoint.optimizer)),
+            "model.safetensors": safetensors.torch.save(plain(checkpoint.model)),
+            "best.safetensors": safetensors.torch.save(plain(checkpoint.best)),
+            "optimizer.safetensors": safetensors.torch.save(plain(checkpoint.optimizer)),
             "state.json": json.dumps(checkpoint.state, indent=2).encode(),
         }
         if checkpoint.streams is not None:
@@ -113,11 +113,26 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
+def load_one(path: Path) -> Checkpoint:
+    """The checkpoint in the folder `path`. Raises UsageError where it is damaged."""
+    try:
+        return _read(path)
+    except Exception as error:  # a file from a stranger may raise anything
+        raise UsageError(f"checkpoint {path} is damaged: {one_line(error)}") from None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether it is the folder of one checkpoint of a run."""
+    return path.parent.name == "checkpoints" and (path / "manifest.json").is_file()
+
+
 def read_config(run: Path) -> TrainConfig:
     """The run's settings. Raises UsageError, naming the file, where it is missing or damaged."""
     file = run / "config.toml"
     if not run.is_dir():
         raise UsageError(f"no run directory '{run}'")
+    if is_checkpoint(run):
+        raise UsageError(f"'{run}' is a checkpoint: name the run directory, {run.parent.parent}")
     if not file.is_file():
         raise UsageError(f"'{run}' is not a run directory: it has no config.toml{runs_inside(run)}")
     try:
@@ -183,7 +198,8 @@ def _step(path: Path) -> int:
     return int(path.name.removesuffix(".replaced"))
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies as safetensors takes them."""
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Self
 
+from troupe import hints
 from troupe.config import TrainConfig, UsageError
 from troupe.extras import DISTRIBUTION, version
 from troupe.runs.store.lock import FILE as LOCK
@@ -22,14 +23,15 @@ def run_name(env_id: str) -> str:
 def check_named(path: str | Path | None) -> None:
     """Raises UsageError for an empty name, which Path would read as the current directory."""
     if path is not None and not str(path).strip():
-        raise UsageError("--run-dir is empty; name a directory")
+        raise UsageError(f"{hints.option('run-dir')} is empty; name a directory")
 
 
 def check_free(path: Path) -> None:
     if (path / "config.toml").exists():
-        raise UsageError(f"'{path}' already holds a run; to continue: troupe resume {path}, or name another --run-dir")
+        resume, option = hints.call("resume", path), hints.option("run-dir")
+        raise UsageError(f"'{path}' already holds a run; to continue: {resume}, or name another {option}")
     if path.exists() and not path.is_dir():
-        raise UsageError(f"'{path}' is a file; --run-dir names a directory")
+        raise UsageError(f"'{path}' is a file; {hints.option('run-dir')} names a directory")
 
 
 def runs_inside(folder: Path) -> str:

@@ -1,0 +1,41 @@
+"""What to do next with a run: a command where one was begun by a command, and a call in Python otherwise."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+from troupe.config import TrainConfig, value_of
+
+_PASSED = "python:"  # begins the name of what Python passed (user_code/choices.py)
+_by_command: ContextVar[bool] = ContextVar("by_command", default=False)
+_ARGUMENTS = {
+    "env": "env.id", "network": "network.custom", "encoder": "network.encoder", "backend": "env.backend",
+    "loss": "loss.kind", "optimizer": "learner.optimizer", "placement": "actor.place",
+}  # fmt: skip
+_ONLY_FOR_TRAINING = ("loss", "optimizer", "placement")
+
+
+@contextmanager
+def by_command() -> Iterator[None]:
+    """What runs inside was begun from the command line."""
+    before = _by_command.set(True)
+    try:
+        yield
+    finally:
+        _by_command.reset(before)
+
+
+def option(name: str, keyword: str = "") -> str:
+    """`--run-dir` or `run_dir=`; `keyword` is its name in Python, where that is another."""
+    return f"--{name}" if _by_command.get() else f"{keyword or name.replace('-', '_')}="
+
+
+def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:
+    """`troupe watch runs/one` or `troupe.watch('runs/one', env=env)`, with what a run of `config` cannot remember."""
+    if _by_command.get():
+        return f"troupe {verb} {shlex.quote(str(path))}"
+    names = [name for name in _ARGUMENTS if verb == "resume" or name not in _ONLY_FOR_TRAINING]
+    passed = [name for name in names if config and value_of(config, _ARGUMENTS[name]).startswith(_PASSED)]
+    return f"troupe.{verb}({', '.join([repr(str(path)), *(f'{name}={name}' for name in passed)])})"

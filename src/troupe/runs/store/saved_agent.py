@@ -1,0 +1,90 @@
+"""What an agent is loaded from: a run directory, one of its checkpoints, or a file that `Agent.save` wrote."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from troupe import safe_files
+from troupe.config import TrainConfig, UsageError, from_toml, one_line, to_toml
+from troupe.environments import spaces
+from troupe.environments.packing import MaskPlace
+from troupe.environments.spaces import Space
+from troupe.runs.store import checkpoint
+from troupe.user_code.files import without_folder
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class SavedAgent:
+    """Weights, and what the network is made from; `path` is the run directory, or the file."""
+
+    path: Path
+    config: TrainConfig
+    weights: Mapping[str, Tensor]
+    observation_space: Space
+    action_space: Space
+    masked: MaskPlace
+    custom_network: bool
+    about: Mapping[str, str]  # the run it comes from
+
+
+def read(path: Path, warn: Callable[[str], None]) -> SavedAgent:
+    """The best agent of a run directory, that of a checkpoint folder as it was at that step, or the agent of a file.
+    Nothing is executed or unpickled.
+
+    Damaged checkpoints of a run are named through `warn`. Raises UsageError where `path` is none of these.
+    """
+    if path.suffix == SUFFIX and path.is_file():
+        return _read_file(path)
+    if checkpoint.is_checkpoint(path):
+        run = path.parent.parent
+        saved = checkpoint.load_one(path)
+        weights = saved.model
+    else:
+        run, saved = path, checkpoint.load(path, warn)
+        weights = saved.best
+    config = checkpoint.read_config(run)
+    return _of(run, config, weights, saved.state, origin(run, config))
+
+
+def origin(run: Path, config: TrainConfig) -> dict[str, str]:
+    """Where an agent comes from: the run's name, without its path."""
+    return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
+
+
+def _of(
+    path: Path, config: TrainConfig, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, str]
+) -> SavedAgent:
+    observations, actions = (spaces.restore(state[f"{name}_space"]) for name in ("observation", "action"))
+    masked = state.get("masked", "")  # earlier versions had none
+    return SavedAgent(path, config, weights, observations, actions, masked, state["custom_network"], about)
+
+
+def write(file: Path, agent: SavedAgent) -> None:
+    """Writes the agent as one file. Raises UsageError for a name that cannot be written, TroupeError for a failure."""
+    state = {
+        "observation_space": spaces.describe(agent.observation_space),
+        "action_space": spaces.describe(agent.action_space),
+        "masked": agent.masked,
+        "custom_network": agent.custom_network,
+    }
+    metadata = {"config": to_toml(agent.config), "state": json.dumps(state), "about": json.dumps(dict(agent.about))}
+    data = safetensors.torch.save(checkpoint.plain(agent.weights), metadata)
+    with safe_files.output_file(file, (SUFFIX,)) as unfinished, safe_files.writing(file):
+        unfinished.write_bytes(data)
+
+
+def _read_file(file: Path) -> SavedAgent:
+    try:
+        data = safe_files.read(file, safe_files.WEIGHTS_BYTES)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        config, (state, about) = from_toml(metadata["config"]), (json.loads(metadata[k]) for k in ("state", "about"))
+        return _of(file, config, safetensors.torch.load(data), state, about)
+    except Exception as error:  # a file from a stranger may raise anything
+        raise UsageError(f"'{file}' is not a file that Agent.save wrote, or is damaged: {one_line(error)}") from None
