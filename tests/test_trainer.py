@@ -262,12 +262,14 @@ def test_an_environment_that_fails_in_its_first_reset_leaves_nothing(tmp_path):
 
 def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
     small(tmp_path)
-    with pytest.raises(UsageError, match=r"already holds a run; to continue: troupe resume "):
+    with pytest.raises(
+        UsageError, match=r"already holds a run; to continue: troupe\.resume\('.*'\), or name another run_dir="
+    ):
         small(tmp_path)
-    with pytest.raises(UsageError, match="--run-dir is empty"):
+    with pytest.raises(UsageError, match="run_dir= is empty"):
         troupe.train(World, run_dir="")
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file; --run-dir names a directory"):
+    with pytest.raises(UsageError, match="is a file; run_dir= names a directory"):
         troupe.train(World, run_dir=tmp_path / "file")
     with pytest.raises(UsageError, match="cannot be written: Not a directory"):
         troupe.train(World, run_dir=tmp_path / "file" / "run")

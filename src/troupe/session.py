@@ -288,7 +288,7 @@ class Session:
         assert self._outcome is not None
         assert saved is not None
         self._conclude(self._outcome, scores, saved)
-        path, seconds, agent = self._path.absolute(), self._clock.seconds, self._agent(newest)
+        path, seconds, agent = self._directory.absolute, self._clock.seconds, self._agent(newest)
         return Run(path, self._outcome, scores, counts.steps, counts.updates, seconds, agent, self._signal)
 
     def _agent(self, newest: Tensor) -> Agent:

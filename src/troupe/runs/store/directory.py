@@ -89,20 +89,20 @@ class RunDirectory:
     def is_gone(self) -> bool:
         """Whether it has been moved or deleted since; another one may have its path."""
         try:
-            return not os.path.samestat(self._identity, self._absolute.stat())
+            return not os.path.samestat(self._identity, self.absolute.stat())
         except (FileNotFoundError, NotADirectoryError):
             return True
 
     def renew(self) -> None:
         """Continues in a new directory at the same path, or beside it if that is taken. Raises OSError."""
         self.release()
-        self.path = _made(self._absolute)
+        self.path = _made(self.absolute)
         self._take()
 
     def _take(self) -> None:
-        self._absolute = self.path.absolute()  # the working directory may change or vanish
+        self.absolute = self.path.absolute()  # the working directory may change or vanish
         self._lock = Lock(self.path)
-        self._identity = self._absolute.stat()
+        self._identity = self.absolute.stat()
 
 
 def _made(base: Path) -> Path:
