@@ -587,7 +587,7 @@ def test_envs_and_presets_list_what_there_is(troupe):
     status, out, _ = troupe("presets")
     assert status == 0
     assert re.search(r"^  tuned for: CartPole-v1, .*ALE/Pong-v5$", out, re.MULTILINE)
-    assert len(re.findall(r"^  settings, not tuned, for: ALE/\*$", out, re.MULTILINE)) == 5  # nothing is verified of it
+    assert re.search(r"^  settings, not tuned, for: CartPole-v1, ALE/\*, ALE/Pong-v5$", out, re.MULTILINE)
     assert all(re.search(f"^{name}$", out, re.MULTILINE) for name in config.presets())
 
 
