@@ -1,7 +1,7 @@
 """Runs that collapse, and what going back to the best weights does about it: `--on-collapse rollback`.
 
-CartPole-v1 with a step size of 0.05, fifty times the default, the same seeds with and without rollback. A run's level
-is the mean of its evaluations over the second half of its steps: how good it is at an arbitrary moment.
+CartPole-v1 with a learning rate of 0.05, fifty times the default, the same seeds with and without rollback. A run's
+level is the mean of its evaluations over the second half of its steps: how good it is at an arbitrary moment.
 
 python benchmarks/stability.py [SEEDS] [STEPS]
 """
@@ -97,7 +97,7 @@ def picture(runs: dict[str, list[dict[str, Any]]], file: Path) -> None:
             panel.plot(grid, mean, color=colour, lw=2.4)
             panel.set(title=titles[answer], xlabel="environment steps")
         figure.axes[0].set_ylabel("mean return of an evaluation (cross: a collapse)")
-        figure.suptitle("CartPole-v1, step size 0.05", x=0.01, ha="left", weight="bold", size=14)
+        figure.suptitle("CartPole-v1, learning rate 0.05", x=0.01, ha="left", weight="bold", size=14)
         file.parent.mkdir(exist_ok=True)
         figure.savefig(file)
 
