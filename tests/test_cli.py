@@ -430,7 +430,7 @@ def test_an_interrupted_evaluation_tells_what_it_has(interrupted, words):
 
 def test_on_a_terminal_an_evaluation_counts_its_episodes(troupe, run, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    monkeypatch.setattr("troupe.runs.report.counter._EVERY_SECONDS", 0.0)
+    monkeypatch.setattr("troupe.runs.report.display.COUNT_SECONDS", 0.0)
     status, out, err = troupe(f"evaluate {run} --episodes 3")
     assert status == 0
     assert out.count("\n") == 1

@@ -130,7 +130,7 @@ def resume(options: argparse.Namespace) -> None:
 
 def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluate.evaluation import evaluate
-    from troupe.runs.report.counter import Counter
+    from troupe.runs.report.display import Counter
 
     counter = Counter(options.episodes, sys.stderr)
     try:

@@ -1,5 +1,6 @@
-"""Numbers, durations and tables as text for users; imports nothing of ours."""
+"""Numbers, durations, tables and wrapped lines as text for users; imports nothing of ours."""
 
+import textwrap
 from collections.abc import Sequence
 
 
@@ -41,3 +42,14 @@ def table(rows: Sequence[Sequence[str]], alignment: str = "", separator: str = "
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     formats = [f"{side}{width}" for side, width in zip(alignment.ljust(len(widths), "<"), widths, strict=True)]
     return [separator.join(map(format, row, formats)).rstrip() for row in rows]
+
+
+def wrapped(line: str, width: int | None) -> list[str]:
+    """The line in pieces of at most `width` letters, broken at spaces; what follows the first is indented further.
+
+    A longer word, such as a path, stays whole. None: no limit.
+    """
+    if width is None or len(line) <= width:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -8,11 +8,14 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
-from troupe.runs.report import display, live, view
+from troupe.runs.report import display
+from troupe.runs.report import panel as panels
 from troupe.runs.report.display import Display
-from troupe.runs.report.view import Limits
+from troupe.runs.report.reporter import bottleneck
+from troupe.runs.report.words import Limits, bottleneck_words
 
 LIMITS = Limits(steps=100_000, target=475.0)
 
@@ -90,21 +93,63 @@ def panel(*rows: dict[str, Any], limits: Limits = LIMITS, terminal: Terminal | N
 
 
 def test_the_panel_tells_all_that_was_asked_for() -> None:
-    text = panel(evaluation(301.0), evaluation(250.0), report(), collapse())
+    text = panel(evaluation(301.0), evaluation(250.0), report(1.0, recent_return=20.0), report(), collapse())
     for words in (
-        "40 %  40,000 of 100,000 steps  at most 3 s left",
-        "training 100.0  best evaluation 301.0  target 475",
-        "20,123 steps/s   311 updates/s",
-        "3 of 4  lag 1.2 updates, at most 6",
+        " s of training, at most 3 s left",
+        "40 %  40,000 of 100,000 steps",
+        "training return so far, 20.0 to 100.0",
+        "training 100.0 (exploring actors)",
+        "best evaluation 301.0 (greedy), target 475",
+        "20,123 steps/s        311 updates/s  300 episodes so far",
+        "3 of 4 rollouts wait to be learned from",
+        "1.2, at most 6        updates between acting and learning",
         "env 12 %  act 10 %  wait 78 %",
         "learn 93 %  wait 7 %",
         "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
     ):
         assert words in text
+    assert "best evaluation 5.00 (sampled actions)" in panel(evaluation(5.0), report(), limits=Limits(greedy=False))
+
+
+def test_in_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shares = {"env": 0.12, "env_wait": 0.11, "act": 0.1, "delay": 0.3, "turn": 0.1, "wait": 0.17, "preempted": 0.1}
+    changed = {"queue_depth": 28, "queue_capacity": 1032, "lag_mean": 11.9, "lag_max": 204, "steps_per_s": 372_123.0}
+    row = report(9_000.0, recent_return=-12_345.6, shares={"actor": shares, "predictor": shares}, **changed)
+    limits = Limits(steps=500_000_000, seconds=9_999.0, target=-12_000.0)
+    lines = panel(evaluation(-12_300.0), row | {"bottleneck": "actor: turn"}, limits=limits).splitlines()
+    text = " ".join(" ".join(line.strip("│ ") for line in lines).split())
+    assert max(map(len, lines)) <= 80
+    assert "waiting for a turn on one core is the bottleneck (10 % of the time of the actors)" in text
+    for words in (
+        "28 of 1,032 rollouts wait to be learned from",
+        "-12,346 to -12,346",
+        "target -12000",
+        "372,123 steps/s",
+    ):
+        assert words in text
+    for stage in ("env 12 %", "env wait 11 %", "waiting for a turn 10 %", "other programs 10 %"):
+        assert sum(stage in line for line in lines) == 2, stage  # whole, in a line for each part
+
+
+def test_the_end_of_a_run_is_wrapped_at_words_on_a_terminal_and_whole_in_a_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    terminal, file = Terminal(), io.StringIO()
+    lines = ["solved: mean evaluation return 494.1 over 100 episodes", "  picture " + "long/" * 10 + "learning.png"]
+    for stream in (terminal, file):
+        with Display("quiet", stream) as shown:
+            shown.result(lines)
+    assert file.getvalue().splitlines() == lines
+    assert terminal.written.splitlines() == [
+        "solved: mean evaluation return 494.1", "  over 100 episodes", "  picture", f"    {lines[1].split()[1]}"
+    ]  # fmt: skip
 
 
 def test_progress_is_towards_the_limit_nearest_its_end() -> None:
-    assert "50 %  20 s of 40 s  20 s left" in panel(report(20.0), limits=Limits(steps=10**7, seconds=40.0))
+    assert " s of training, 20 s left" in panel(report(20.0), limits=Limits(steps=10**7, seconds=40.0))
+    assert "50 %  20 s of 40 s" in panel(report(20.0), limits=Limits(steps=10**7, seconds=40.0))
     rows = report(1.0, recent_return=0.0), report(2.0, recent_return=380.0)
     assert "80 %  training return 380.0 of 475" in panel(*rows)
 
@@ -121,14 +166,14 @@ def test_a_target_above_negative_returns_is_measured_from_the_first() -> None:
 
 
 def test_the_sparkline_goes_from_the_lowest_to_the_highest() -> None:
-    assert live._sparkline([0.0, 7.0], 10, "01234567") == "07"
-    assert live._sparkline([float(i) for i in range(80)], 8, "01234567") == "01234567"
-    assert live._sparkline([3.0, 3.0], 10, "01234567") == "00"
-    assert live._sparkline([], 10, "01234567") == ""
+    assert panels._sparkline([0.0, 7.0], 10, "01234567") == "07"
+    assert panels._sparkline([float(i) for i in range(80)], 8, "01234567") == "01234567"
+    assert panels._sparkline([3.0, 3.0], 10, "01234567") == "00"
+    assert panels._sparkline([], 10, "01234567") == ""
 
 
 def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
-    history = view.ReturnHistory()
+    history = display._Returns()
     for i in range(10_000):
         history.add(float(i))
     assert len(history.values) < 256
@@ -138,9 +183,8 @@ def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
 
 
 def test_bars_rounded_together_fill_their_place_exactly() -> None:
-    glyphs = live._Glyphs("#", ".", "")
     for parts in ([(1 / 3, ""), (1 / 3, ""), (1 / 3, "")], [(0.0, "")], [(1.7, "")], [(0.5, ""), (0.9, "")]):
-        assert len("".join(text for text, _ in live._bar(parts, 10, glyphs))) == 10
+        assert len("".join(text for text, _ in panels._bar(parts, 10, "#."))) == 10
 
 
 @pytest.mark.parametrize("width", [1, 5, 12, 30, 59, 300])
@@ -157,7 +201,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
         shown.start(["CartPole → v1"])
         shown.report(report(), LIMITS)
         shown.notice("a → b")
-    assert "queue    ====" in terminal.shown
+    assert "queue     ====" in terminal.shown
     assert "a ? b" in terminal.shown
 
 
@@ -193,14 +237,17 @@ def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) ->
         shown.report(evaluation(470.5), LIMITS)
         clock.now += 60.0
         shown.report(report(), LIMITS)
-    intro, heading, *lines = out.getvalue().splitlines()
+    intro, *explained, heading, _, _, _, _ = out.getvalue().splitlines()
+    lines = out.getvalue().splitlines()[-4:]
+    assert all(f"{name}: " in " ".join(explained) for name in ("training", "best eval", "queue", "lag"))
     assert intro == "CartPole-v1 with appo"
     assert not re.search(r"[^\x20-\x7e\n]", out.getvalue())
     names = ("time", "steps", "training", "best eval", "queue", "lag")
     ends = [heading.index(name) + len(name) for name in names]
     assert all(line[end - 1] != " " and line[end] == " " for line in lines for end in ends)
     assert "470.5" in lines[-1]
-    assert lines[1].split()[:4] == ["1", "m", "40", "s"]
+    assert [line.split()[0] for line in lines] == ["0m01s", "1m40s", "2h46m", "0m02s"]
+    assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
 def test_plain_lines_become_rarer_and_the_last_report_is_shown(clock: Clock) -> None:
@@ -283,7 +330,7 @@ def test_a_notebook_shows_the_panel_in_one_place(
         shown.result(["mean evaluation return 480.0"])
     assert capsys.readouterr().out == "intro\nmean evaluation return 480.0\n"
     (updates,) = notebook.outputs
-    assert [text.partition("\n")[0] for text in updates] == ["1 s of training", "2 s of training"]
+    assert [text.split(",")[0] for text in updates] == ["╭─  1 s of training", "╭─  2 s of training"]
     assert "40,000 of 100,000 steps" in updates[-1]
     assert "\x1b" not in updates[-1]
 
@@ -309,7 +356,7 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
     out = io.StringIO()
     with Display("plain", out) as shown:
         shown.report(bare, Limits())
-    assert out.getvalue().splitlines()[1].split()[:5] == ["1", "s", "10", "-", "-"]
+    assert out.getvalue().splitlines()[-1].split()[:4] == ["0m01s", "10", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -318,9 +365,13 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
         ("actor: env", "the actors are the bottleneck (env 12 %): the learner waits 7 % of the time"),
         (
             "actor: env_wait",
-            "the actors are the bottleneck (their environments wait 80 %): the learner waits 7 % of the time",
+            "the environments' own waiting is the bottleneck (80 % of the time of the actors): "
+            "the learner waits 7 % of the time",
         ),
-        ("actor: delay", "the actors are the bottleneck (env.delay_seconds 15 %): the learner waits 7 % of the time"),
+        (
+            "actor: delay",
+            "env.delay_seconds is the bottleneck (15 % of the time of the actors): the learner waits 7 % of the time",
+        ),
         ("learner", "the learner is the bottleneck: the actors wait 78 % of the time"),
         ("nothing", "nothing is the bottleneck: every part waits for another most of the time"),
         ("", ""),
@@ -329,4 +380,35 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
 def test_the_bottleneck_in_words(bottleneck: str, words: str) -> None:
     row = report(bottleneck=bottleneck)
     row["shares"]["actor"] |= {"env_wait": 0.8, "delay": 0.15}
-    assert view.bottleneck_of(row) == words
+    assert bottleneck_words(row) == words
+
+
+def test_other_programs_that_take_more_than_the_bottleneck_itself_are_named() -> None:
+    row = report(bottleneck="actor: env", shares={"actor": {"env": 0.2, "preempted": 0.8}})
+    assert bottleneck_words(row).endswith("(env 20 %); other programs take 80 % of the time of the actors")
+
+
+def test_the_bottleneck_never_contradicts_the_shares_in_the_panel() -> None:
+    """Made-up timings: whoever is named waits for others no longer than anybody else, and no more than half of the
+    time."""
+    rng = np.random.default_rng(0)
+    named = set()
+    for _ in range(2_000):
+        parts = ("actor", "learner", "predictor")[: rng.integers(1, 4)]
+        busy = ("env", "env_wait", "delay", "turn", "act")
+        stages = ("wait", *busy, "other", "preempted")
+        shares = {part: dict(zip(stages, rng.dirichlet([1.5, *[0.3] * 7]).tolist(), strict=True)) for part in parts}
+        row = report(shares=shares, bottleneck=bottleneck(shares))
+        part, _, stage = row["bottleneck"].partition(": ")
+        words, waits = bottleneck_words(row), [its["wait"] for its in shares.values()]
+        named.add(part)
+        if part == "nothing":
+            assert min(waits) > 0.5
+            assert words.startswith("nothing is the bottleneck")
+        else:
+            assert shares[part]["wait"] == min(waits) <= 0.5
+            assert shares[part][stage] == max(
+                shares[part][each] for each in ("env", "env_wait", "delay", "turn", "act")
+            )
+            assert f"{shares[part][stage]:.0%}".replace("%", " %") in words
+    assert named == {"actor", "learner", "predictor", "nothing"}

@@ -1,28 +1,32 @@
-"""Shows progress while a run trains: a live panel on a terminal or in a notebook, plain lines anywhere else."""
+"""Shows progress while a run trains: a live panel on a terminal or in a notebook, plain rows anywhere else."""
 
 import logging
 import os
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
-from troupe.runs.report.live import LivePanel, NotebookPanel, in_notebook
-from troupe.runs.report.view import Limits, ReturnHistory, View, training_return
-from troupe.text import format_duration, format_return
+from troupe.runs.evaluate.scores import Tally
+from troupe.runs.report.panel import NotebookPanel, TerminalPanel, in_notebook
+from troupe.runs.report.words import Limits, training_return
+from troupe.text import format_return, wrapped
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
-REFRESH_SECONDS = 0.25
-LINE_SECONDS = 2.0, 30.0  # pause between plain lines: at first, and at most
+ROW_SECONDS = 2.0, 30.0  # pause between plain rows: at first, and at most
+COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 letters
+MOST_RETURNS = 256  # kept for the chart
+COUNT_SECONDS = 0.1  # between two counts of an evaluation's episodes
 
 
 class Display:
     """Shows reports and evaluations (rows of metrics.jsonl) as they come; one thread calls it.
 
-    `auto` draws a panel on a terminal or in a notebook, and is `silent` elsewhere; `plain` always writes lines, `quiet`
+    `auto` draws a panel on a terminal or in a notebook, and is `silent` elsewhere; `plain` always writes rows, `quiet`
     only notices and the result, `silent` nothing: its notices go to the logger "troupe". The stream is standard output
     unless given; one that is closed meanwhile stops no run.
 
@@ -32,21 +36,17 @@ class Display:
 
     def __init__(self, mode: Mode = "auto", stream: TextIO | None = None) -> None:
         self._stream = _TolerantStream(stream or sys.stdout)
-        self._panel: LivePanel | NotebookPanel | None = None
-        if mode == "auto":
-            if stream is None and in_notebook():
-                self._panel = NotebookPanel(cast(TextIO, self._stream))
-            elif self._stream.draws:
-                self._panel = LivePanel(cast(TextIO, self._stream))
-        self._silent = mode == "silent" or (mode == "auto" and not (self._panel or self._stream.is_terminal))
+        file = cast(TextIO, self._stream)
+        notebook = mode == "auto" and stream is None and in_notebook()
+        panel = mode == "auto" and self._stream.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+        self._shown: NotebookPanel | TerminalPanel | _Rows
+        self._shown = NotebookPanel(file) if notebook else TerminalPanel(file) if panel else _Rows(file)
+        self._silent = mode == "silent" or (mode == "auto" and not (notebook or self._stream.is_terminal))
         self._quiet = self._silent or mode == "quiet"
-        self._history = ReturnHistory()
+        self._returns = _Returns()
         self._best: float | None = None
-        self._unshown: View | None = None
+        self._unshown: tuple[Mapping[str, Any], Limits] | None = None
         self._next = 0.0
-        self._pause = LINE_SECONDS[0]
-        self._headed = False
-        self._per_steps = False  # whether /1k has been explained
 
     def __enter__(self) -> Self:
         return self
@@ -63,14 +63,12 @@ class Display:
         """Takes a row of any kind; shows it when the last one has been up long enough."""
         if row.get("kind") == "evaluation":
             self._best = row["mean"] if self._best is None else max(self._best, row["mean"])
-            return
-        if row.get("kind") == "collapse":  # there is a notice about it
-            return
-        if row.get("recent_return") is not None:
-            self._history.add(row["recent_return"])
-        self._unshown = View(row, limits, self._history.values, self._best)
-        if not self._quiet and monotonic() >= self._next:
-            self._show()
+        elif row.get("kind") == "report":
+            if row.get("recent_return") is not None:
+                self._returns.add(row["recent_return"])
+            self._unshown = row, limits
+            if not self._quiet and monotonic() >= self._next:
+                self._show()
 
     def notice(self, text: str) -> None:
         """Shows a line about something that happened, in every mode."""
@@ -92,34 +90,86 @@ class Display:
 
     def close(self) -> None:
         """Shows the last report unless it has been shown, and leaves the terminal as it was."""
-        if self._unshown and not self._quiet:
+        if not self._quiet:
             self._show()
-        if self._panel:
-            self._panel.close()
+        self._shown.close()
 
     def _show(self) -> None:
-        view, self._unshown = self._unshown, None
-        assert view is not None
-        if self._panel:
-            self._panel.draw(view)
-            self._next = monotonic() + REFRESH_SECONDS
-        else:
-            line = _line(view)
-            if not self._per_steps and "/1k" in line:
-                self._per_steps = True
-                self._write(["no episode has ended: the training return is that of 1,000 steps (/1k)"])
-            self._write([line] if self._headed else [_heading(), line])
-            self._headed = True
-            self._next = monotonic() + self._pause
-            self._pause = min(1.2 * self._pause, LINE_SECONDS[1])
+        if self._unshown:
+            row, limits = self._unshown
+            self._shown.draw(row, limits, self._returns.values, self._best)
+            self._unshown, self._next = None, monotonic() + self._shown.pause_seconds
 
     def _write(self, lines: Iterable[str]) -> None:
-        text = "".join(f"{printable(line)}\n" for line in lines)
-        if self._panel:
-            self._panel.write_above(text)
-        else:
-            self._stream.write(text)
-            self._stream.flush()
+        """Wrapped at words on a terminal; in a file a line stays whole, so that it can be searched."""
+        width = shutil.get_terminal_size().columns if self._stream.is_terminal else None
+        self._shown.write("".join(f"{part}\n" for line in lines for part in wrapped(printable(line), width)))
+
+
+class _Returns:
+    """The returns of the whole run in less than MOST_RETURNS numbers: when there are more, neighbours are averaged."""
+
+    def __init__(self) -> None:
+        self.values: list[float] = []
+        self._pending: list[float] = []
+        self._merged = 1
+
+    def add(self, value: float) -> None:
+        self._pending.append(value)
+        if len(self._pending) < self._merged:
+            return
+        self.values.append(sum(self._pending) / len(self._pending))
+        self._pending.clear()
+        if len(self.values) == MOST_RETURNS:
+            pairs = zip(self.values[::2], self.values[1::2], strict=True)
+            self.values = [(left + right) / 2 for left, right in pairs]
+            self._merged *= 2
+
+
+class _Rows:
+    """Plain rows of at most 80 letters, more and more rarely."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._explained: set[str] = set()
+        self.pause_seconds = ROW_SECONDS[0] / 1.2
+
+    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:  # noqa: ARG002
+        minutes, seconds = divmod(round(row["seconds"]), 60)
+        cells = {
+            "time": f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s",
+            "steps": f"{row['steps']:,}",
+            "training": training_return(row),
+            "best eval": format_return(best),
+            "steps/s": f"{row.get('steps_per_s', 0):,.0f}",
+            "queue": f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
+            "lag": f"{row.get('lag_mean', 0):.1f}",
+        }
+        self._explain(
+            "training: mean return of the latest 100 episodes, by exploring actors; best\n"
+            "eval: best evaluation return; queue: rollouts that wait to be learned from;\n"
+            f"lag: updates between acting and learning\n{_columns(cells)}  bottleneck\n"
+        )
+        if cells["training"].endswith("/1k"):
+            self._explain("no episode has ended: the training return is that of 1,000 steps (/1k)\n")
+        self.write(f"{_columns(cells.values())}  {row.get('bottleneck', '')}".rstrip() + "\n")
+        self.pause_seconds = min(1.2 * self.pause_seconds, ROW_SECONDS[1])
+
+    def _explain(self, text: str) -> None:
+        if text not in self._explained:
+            self._explained.add(text)
+            self.write(text)
+
+    def write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def close(self) -> None:
+        pass
+
+
+def _columns(cells: Iterable[str]) -> str:
+    return "".join(map(str.rjust, cells, COLUMN_WIDTHS))
 
 
 class _TolerantStream:
@@ -146,35 +196,29 @@ class _TolerantStream:
         isatty = getattr(self._stream, "isatty", None)
         return bool(isatty and isatty())
 
+
+class Counter:
+    """The progress of an evaluation: called with its tally, it overwrites a line where `stream` is a terminal."""
+
+    def __init__(self, episodes: int, stream: TextIO):
+        self._episodes, self._stream = episodes, stream
+        self._shows, self._next = stream.isatty(), 0.0
+        self._returns: list[float] = []
+
+    def __call__(self, tally: Tally) -> None:
+        self._returns = tally.returns
+        if self._shows and monotonic() >= self._next:
+            self._next = monotonic() + COUNT_SECONDS
+            self.clear(self.text)
+
     @property
-    def draws(self) -> bool:
-        """Whether it is a terminal whose cursor can be moved."""
-        return self.is_terminal and os.environ.get("TERM") not in ("dumb", "unknown")
+    def text(self) -> str:
+        """The number of complete episodes and their mean return; short episodes end first."""
+        returns = self._returns
+        mean = f": mean return {format_return(sum(returns) / len(returns))}" if returns else ""
+        return f"{len(returns)} of {self._episodes} episodes{mean}"
 
-
-# Plain lines
-
-_WIDTHS = {
-    "time": 10, "steps": 13, "training": 12, "best eval": 11, "steps/s": 10, "updates/s": 10,
-    "queue": 8, "lag": 10,
-}  # fmt: skip
-
-
-def _heading() -> str:
-    return "".join(f"{name:>{width}}" for name, width in _WIDTHS.items()) + "  bottleneck"
-
-
-def _line(view: View) -> str:
-    row = view.row
-    cells = (
-        format_duration(row["seconds"]),
-        f"{row['steps']:,}",
-        training_return(row),
-        format_return(view.best),
-        f"{row.get('steps_per_s', 0):,.0f}",
-        f"{row.get('updates_per_s', 0):,.0f}",
-        f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
-        f"{row.get('lag_mean', 0):.1f}/{row.get('lag_max', 0)}",
-    )
-    aligned = "".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS.values(), strict=True))
-    return f"{aligned}  {row.get('bottleneck', '')}".rstrip()
+    def clear(self, text: str = "") -> None:
+        if self._shows:
+            self._stream.write(f"\r{text}\x1b[K")
+            self._stream.flush()

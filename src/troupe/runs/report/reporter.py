@@ -12,7 +12,7 @@ from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Topology
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
-MOSTLY = 2 / 3  # of the time: whatever waits that long does not hold the others up
+_MOSTLY = 1 / 2  # of the time: whatever waits longer for others does not hold them up
 _FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
 
 
@@ -132,7 +132,7 @@ def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
     if not waits:
         return ""
     part = min(waits, key=lambda name: waits[name])
-    if waits[part] > MOSTLY:
+    if waits[part] > _MOSTLY:
         silent = [name for name, stages in shares.items() if not stages]
         return silent[0] if silent else "nothing"
     stages = {stage: share for stage, share in shares[part].items() if stage not in (WAIT, PREEMPTED, "other")}

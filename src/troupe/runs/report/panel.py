@@ -1,0 +1,182 @@
+"""The live panel of a run, on a terminal or in a notebook. Both are drawn with rich, which is imported when needed."""
+
+import io
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TextIO
+
+from troupe.runs.report.words import (
+    Limits,
+    bottleneck_words,
+    part_name,
+    progress,
+    stage_name,
+    time_left,
+    training_return,
+)
+from troupe.text import format_duration, format_return
+
+if TYPE_CHECKING:
+    from rich.panel import Panel
+
+_BAR = {True: "━─", False: "=-"}  # with Unicode, without: full and empty
+_LEVELS = {True: "▁▂▃▄▅▆▇█", False: "_.:-=+*#"}  # of the sparkline, low to high
+_FAINT = "bright_black"
+_COLOURS = {
+    "env": "blue", "env_wait": "bright_blue", "delay": "yellow", "turn": "yellow", "act": "cyan", "predict": "cyan",
+    "learn": "magenta", "wait": "dim", "other": _FAINT, "preempted": _FAINT,
+}  # fmt: skip
+_LAST = ("wait", "other", "preempted")  # stages that are shown behind what a part does
+_WIDTH, _NOTEBOOK_WIDTH = 100, 96  # letters, at most
+
+
+class TerminalPanel:
+    """The panel of a terminal, which opens when first drawn; text is written above it."""
+
+    pause_seconds = 0.25
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
+
+    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:
+        self._live.start()  # nothing, if it is open already
+        width, unicode = min(self._console.width, _WIDTH), self._console.encoding.startswith("utf")
+        self._live.update(run_panel(row, limits, returns, best, width, unicode=unicode), refresh=True)
+
+    def write(self, text: str) -> None:
+        from rich.text import Text
+
+        self._console.print(Text(text), end="", soft_wrap=True)
+
+    def close(self) -> None:
+        self._live.stop()
+
+
+def in_notebook() -> bool:
+    """Whether this runs in a Jupyter kernel."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel")
+
+
+class NotebookPanel:
+    """The same panel as the output of a notebook's cell, updated in place; text is written beside it."""
+
+    pause_seconds = TerminalPanel.pause_seconds
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._shown: Any = None
+
+    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, force_terminal=False, force_jupyter=False)
+        with console.capture() as drawn:
+            console.print(run_panel(row, limits, returns, best, _NOTEBOOK_WIDTH, unicode=True))
+        text = {"text/plain": drawn.get().rstrip()}
+        if self._shown is None:
+            self._shown = display(text, raw=True, display_id=True)
+        else:
+            self._shown.update(text, raw=True)
+
+    def write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+    def close(self) -> None:
+        pass
+
+
+def run_panel(
+    row: Mapping[str, Any],
+    limits: Limits,
+    returns: Sequence[float],
+    best: float | None,
+    width: int,
+    *,
+    unicode: bool,
+) -> "Panel":
+    """A row for each thing: its name, a chart or a number, and words, which are wrapped where there is little room.
+
+    `returns` is the training return since the beginning, `best` the best evaluation return.
+    """
+    from rich.columns import Columns
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    size = min(max(width // 5, 6), 30)
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+
+    def bar(*parts: tuple[float, str]) -> Text:
+        return Text.assemble(*_bar(parts, size, _BAR[unicode]))
+
+    fraction, words = progress(row, limits, returns)
+    grid.add_row("progress", bar((fraction, "green")), words)
+    chart = Text(_sparkline(returns, size, _LEVELS[unicode]), "green")
+    grid.add_row("return", chart, "\n".join(_return_words(row, limits, returns, best)))
+    depth, capacity = row.get("queue_depth", 0), row.get("queue_capacity", 0)
+    if capacity:
+        waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
+        grid.add_row("queue", bar((depth / capacity, "yellow")), waiting)
+    lag = f"{row.get('lag_mean', 0):.1f}, at most {row.get('lag_max', 0)}"
+    grid.add_row("lag", lag, "updates between acting and learning")
+    for part, shares in row.get("shares", {}).items():
+        stages = sorted((stage for stage, share in shares.items() if share >= 0.005), key=_LAST.__contains__)
+        charted = [(shares[stage], _COLOURS.get(stage, "cyan")) for stage in stages if stage != "wait"]
+        named = [
+            Text(f"{stage_name(stage)} {100 * shares[stage]:.0f} %", _COLOURS.get(stage, "cyan")) for stage in stages
+        ]
+        grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
+    speed = f"{row.get('updates_per_s', 0):,.0f} updates/s  {row.get('episodes', 0):,} episodes so far"
+    grid.add_row("speed", f"{row.get('steps_per_s', 0):,.0f} steps/s", speed)
+    limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
+    title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, limits)} ", "bold")
+    return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)
+
+
+def _return_words(
+    row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None
+) -> Iterator[str]:
+    """What the chart goes from and to; the training return now; the best evaluation and the target."""
+    if returns:
+        yield f"training return so far, {format_return(min(returns))} to {format_return(max(returns))}"
+    now = training_return(row).replace("/1k", " per 1,000 steps: no episode has ended")
+    yield f"training {now} (exploring actors)"
+    evaluated = "greedy" if limits.greedy else "sampled actions"
+    evaluation = "" if best is None else f"best evaluation {format_return(best)} ({evaluated})"
+    target = "" if limits.target is None else f"target {limits.target:g}"
+    if evaluation or target:
+        yield ", ".join(filter(None, (evaluation, target)))
+
+
+def _bar(parts: Iterable[tuple[float, str]], size: int, glyphs: str) -> Iterator[tuple[str, str]]:
+    """Coloured shares of a bar, rounded cumulatively so that they never exceed it. `glyphs`: full and empty."""
+    full, empty = glyphs[0], glyphs[1]
+    end, total = 0, 0.0
+    for share, style in parts:
+        total += share
+        cells = min(round(total * size), size) - end
+        end += cells
+        yield full * cells, style
+    yield empty * (size - end), "dim"
+
+
+def _sparkline(values: Sequence[float], size: int, levels: str) -> str:
+    """The values from low to high, averaged into at most `size` columns."""
+    columns = min(len(values), size)
+    edges = [i * len(values) // columns for i in range(columns + 1)] if columns else []
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    scale = (len(levels) - 1) / (high - low) if high > low else 0.0
+    return "".join(levels[round((mean - low) * scale)] for mean in means)
