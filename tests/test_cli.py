@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from helpers import slow
 from troupe import cli, config, preparation
 from troupe.config.values import TABLES
 
@@ -311,7 +310,8 @@ def test_train_json_is_one_object_and_nothing_else(troupe):
     assert config.from_toml(Path("run/config.toml").read_text()).stop.steps == 500
 
 
-@pytest.mark.parametrize("place", [slow("thread"), "process"])
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["thread", "process"])
 def test_under_json_standard_output_is_one_object_whatever_an_environment_prints(place):
     Path("talk.py").write_text(
         "import os, gymnasium as gym\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import troupe
+from helpers import slow_unless
 from troupe.cli import run
 from troupe.config import resolve
 from troupe.environments import find
@@ -25,7 +26,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("preset", ["appo", "a3c", "ga3c"])
+@pytest.mark.parametrize("preset", slow_unless(["appo"], ["appo", "a3c", "ga3c"]))
 def test_a_placement_of_a_file_trains_and_is_resumed(folder, preset, capsys):
     named = ["--actor.place", "custom_placement.py:in_threads"]
     assert run(["train", "CartPole-v1", "--preset", preset, *named, *SHORT]) == 0

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import troupe
+from helpers import slow
 from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import find
@@ -170,7 +171,7 @@ def test_a_file_reaches_another_process_as_its_text(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "3\n"
 
 
-@pytest.mark.parametrize("place", ["process", "thread"])
+@pytest.mark.parametrize("place", [slow("process"), "thread"])
 def test_a_close_that_raises_costs_nothing_and_is_told_once(run_command, place, monkeypatch, caplog):
     monkeypatch.setattr(closing, "_reported", set())
     Path("closes.py").write_text(CLOSES)
@@ -251,7 +252,7 @@ def test_the_file_is_the_same_from_every_folder(trained, tmp_path, monkeypatch, 
         "evaluate RUN --episodes 2",
         "resume RUN --steps 128 --quiet",
         "watch RUN --video film.gif",
-        "export RUN pole.onnx",
+        slow("export RUN pole.onnx"),
     ],
 )
 def test_a_file_that_has_changed_is_named_and_does_not_stop(trained, tmp_path, run_command, caplog, command):

@@ -118,7 +118,7 @@ IN_THREADS = "--actor.place thread"  # for worlds whose actors share a count, an
         (f"serial {ONE}", signal.SIGINT),
         slow("queue", signal.SIGTERM),
         slow("async", signal.SIGINT),
-        ("async", signal.SIGTERM),
+        slow("async", signal.SIGTERM),
         slow("async", signal.SIGHUP),
     ],
 )
@@ -216,6 +216,7 @@ def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
     process = start(
         f"train worlds.py:SlowInEvaluation {ENDLESS} --evaluation.every_steps 500 --evaluation.episodes 10000"
@@ -250,6 +251,7 @@ def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_pa
     assert "time limit reached: mean evaluation return" in out
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(start):
     process = start(f"train worlds.py:Blocks {ENDLESS} {IN_THREADS}")
     process.until_here()

@@ -244,7 +244,7 @@ def shared_memory() -> set[str]:
 # Killed actors
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
 def test_killed_actors_are_replaced_and_counted_and_no_slot_is_lost(trained, tmp_path, topology):
     sent: list[str] = []
 
@@ -281,7 +281,7 @@ def test_environments_that_end_their_process_are_replaced(start):
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
 def test_the_limit_of_restarts_ends_the_run_in_order(trained, tmp_path, topology):
     run, _, error = trained("AlwaysEndsItsProcess", TOPOLOGIES[topology], {"actor.restarts": 2})
     assert run is None
@@ -386,7 +386,7 @@ def test_processes_of_an_environment_go_with_its_actor(start):
 # Environments that hang
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES)
+@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
 def test_an_environment_that_hangs_is_named_with_its_stack_and_replaced(trained, tmp_path, topology):
     def wait() -> None:
         until(lambda: last(tmp_path, "restarts") == 5)

@@ -267,7 +267,7 @@ def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monk
     assert differences(uninterrupted(world), killed) == []
 
 
-@pytest.mark.parametrize("world", slow_unless(["masks in the article's window", "a memory"], WORLDS))
+@pytest.mark.parametrize("world", slow_unless(["a memory"], WORLDS))
 def test_a_run_in_three_pieces_by_steps_is_the_run_in_one(tmp_path, uninterrupted, world):
     env, settings = WORLDS[world]
     place = play(tmp_path / "run", env, settings, steps=90).path

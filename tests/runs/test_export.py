@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import troupe
-from helpers import slow_unless
+from helpers import slow, slow_unless
 from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
@@ -119,7 +119,7 @@ def mask_of(space: gym.Space[Any], rng: np.random.Generator) -> np.ndarray:
 
 
 QUICK_KINDS = [
-    "numbers, choices counted from 5", "a choice, a Box", "everything nested, masked by the info",
+    "a choice, a Box", "everything nested, masked by the info",
     "masked in the observation", "an image, channels first, a small Box",
 ]  # fmt: skip
 
@@ -420,7 +420,7 @@ REMEMBERING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "told of a Box", "told of all, masked"], REMEMBERING))
+@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "told of a Box"], REMEMBERING))
 def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exported):
     """Three environments side by side, whose episodes end at different steps."""
     spaces, settings = REMEMBERING[kind]
@@ -463,7 +463,7 @@ def test_what_a_file_with_memory_is_given_and_says(exported):
     assert [port.name for port in done.outputs] == ["action", "mean", "log_std", "value", "next_state"]
 
 
-@pytest.mark.parametrize("kind", ["an LSTM", "told of all, masked"])
+@pytest.mark.parametrize("kind", ["an LSTM", slow("told of all, masked")])
 def test_examples_with_memory_run(kind, exported, capsys):
     spaces, settings = REMEMBERING[kind]
     _, done = exported(spaces, core_units=6, **settings)

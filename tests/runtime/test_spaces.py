@@ -132,6 +132,7 @@ def test_no_topology_plays_what_is_forbidden(worked, topology, place):
     assert parts.progress.counts.skipped_updates == 0
 
 
+@pytest.mark.slow
 def test_a_continuous_action_is_learned_to_its_known_optimum(worked):
     network, _ = worked(Steer, 250)
     obs = torch.linspace(-0.9, 0.9, 7)[:, None]

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from helpers import slow
+from helpers import slow, slow_unless_in_turn
 from troupe.config import UsageError, resolve
 from troupe.environments import find
 from troupe.runtime.execution.placements import placement_of
@@ -94,8 +94,7 @@ def test_the_window_tells_every_step_once_wherever_it_is(assembled, run, watched
             assert lowest - 1e-4 <= each.reward[0, 0] <= lowest + 2 * 3
 
 
-@pytest.mark.parametrize("backend", ["native", "sync"])
-@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize(("backend", "loss"), slow_unless_in_turn(["native", "sync"], ["a3c", "impala", "appo"]))
 def test_serial_with_one_seed_gives_the_same_weights_bit_for_bit(assembled, run, backend, loss):
     settings = SERIAL | {"env.backend": backend, "loss.kind": loss, "exploration.epsilon": 0.1}
     first, again, other = (run(assembled("CartPole-v1", settings, seed), 12) for seed in (3, 3, 4))
