@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe import cli, config, preparation
 from troupe.config.values import TABLES
 
@@ -323,7 +324,9 @@ def test_under_json_standard_output_is_one_object_whatever_an_environment_prints
     script = [sys.executable, "-m", "troupe"]
     train = f"train talk.py:Talks --steps 300 --run-dir run --json --actor.place {place} {TINY}"
     for words, key in ((train, "path"), ("evaluate run --episodes 2 --json", "mean_return")):
-        done = subprocess.run(script + words.split(), capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(
+            script + words.split(), capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
+        )
         assert key in json.loads(done.stdout)
         assert "step" in done.stderr
 

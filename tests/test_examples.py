@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import troupe
-from helpers import slow
+from helpers import PATIENCE_SECONDS, slow
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -30,7 +30,11 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 )
 def test_the_example_runs(name: str, arguments: list[str], tmp_path: Path):
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / name), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=100
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import extras
 
 EXTRAS = ("atari", "box2d", "mujoco", "envpool", "onnx")
@@ -51,7 +52,9 @@ assert cli.run("train ALE/Pong-v5".split()) == 2
 tiny = "--steps 200 --actor.count 1 --evaluation.final_episodes 2 --target none --quiet"
 sys.exit(cli.run(f"train CartPole-v1 --run-dir {tmp_path}/run {{tiny}}".split()))
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stderr.endswith("not installed: pip install ale-py opencv-python-headless\n")
 

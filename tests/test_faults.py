@@ -18,11 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from helpers import faults, slow
+from helpers import PATIENCE_SECONDS, faults, slow
 from troupe import cli, load, resume
 from troupe.runs.evaluate.evaluation import evaluate
 
-PATIENCE_SECONDS = 60.0
 SCRIPT = "from troupe.cli import main; main()"
 IMPORTING = """
 import pathlib, sys, time
@@ -37,7 +36,7 @@ WORLDS = Path(faults.__file__).read_text()
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, "it did not come that far"

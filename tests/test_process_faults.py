@@ -25,7 +25,7 @@ from typing import Any
 
 import pytest
 
-from helpers import process_faults, slow, slow_unless
+from helpers import PATIENCE_SECONDS, process_faults, slow, slow_unless
 from troupe import load, train
 from troupe.config import TroupeError
 from troupe.runtime.acting import actor as actor_code
@@ -34,7 +34,6 @@ from troupe.runtime.learning.learner import Learner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")
 
-PATIENCE_SECONDS = 60.0
 MARK = "TROUPE_TEST_MARK"
 SCRIPT = "from troupe.cli import main; main()"
 WORLDS = Path(process_faults.__file__).read_text()

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import troupe
-from helpers import drift, slow
+from helpers import PATIENCE_SECONDS, drift, slow
 from helpers.drift import Drift
 from troupe import UsageError, cli, safe_files
 from troupe.environments import of_run
@@ -32,7 +32,6 @@ from troupe.runs.store import checkpoint
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import FILE, RecordedMaster
 
-PATIENCE_SECONDS = 60.0
 SMALL = {
     "record": True, "actor.count": 2, "actor.environments": 2, "actor.rollout_steps": 8, "network.hidden": (8,),
     "learner.rollouts": 2, "learner.epochs": 2, "learner.minibatches": 2, "queue.capacity": 4,

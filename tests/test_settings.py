@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import UsageError, trainer
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam, RMSProp
@@ -38,7 +39,6 @@ from troupe.networks.actor_critic import build
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
 
-PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 STEPS, ROWS, ENVIRONMENTS = 96, 8, 4  # so a run has three batches of 8 x 4 steps
 SERIAL = {
     "topology": "serial", "actor.count": 1, "actor.environments": ENVIRONMENTS, "actor.rollout_steps": ROWS,

@@ -9,6 +9,7 @@ from queue import Queue
 import pytest
 import torch
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Supervisor
@@ -30,7 +31,7 @@ def in_the_supervisors() -> int:
     found: Queue[int] = Queue()
     with Supervisor(Gate(), lambda: None) as supervisor:
         supervisor.start("part", lambda: found.put(openmp_threads()))
-        return found.get(timeout=30)
+        return found.get(timeout=PATIENCE_SECONDS)
 
 
 def in_a_thread_pool() -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ale_py.vector_env import AtariVectorEnv
 
-from helpers import slow
+from helpers import PATIENCE_SECONDS, slow
 from troupe.config import Environment, UsageError
 from troupe.environments import VectorEnvironment, find
 from troupe.environments.stepping import atari
@@ -266,7 +266,9 @@ def test_other_names_are_answered_with_the_right_one(said, answer):
 
 def in_a_process_of_its_own(code: str) -> str:
     code = f"import sys\nfrom troupe.config import *\nfrom troupe.environments import find\n{code}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     assert done.stderr == ""
     return done.stdout.strip()
 

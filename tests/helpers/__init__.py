@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+PATIENCE_SECONDS = 240  # ends what hangs, before pytest's own limit does; nothing waits for so long on a busy machine
+
 
 def slow(*values: Any) -> Any:
     """A set of parameters for `parametrize` that only the slow tests have."""

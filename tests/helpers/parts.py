@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from helpers import PATIENCE_SECONDS
 from helpers.rollouts import check
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Environment, Network, resolve
@@ -33,7 +34,6 @@ from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Topology
 
 PLAIN = {"network.normalize": False, "loss.normalize_reward": False}  # what can be worked out by hand
-PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 
 
 @dataclass

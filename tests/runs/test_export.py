@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import troupe
-from helpers import slow, slow_unless
+from helpers import PATIENCE_SECONDS, slow, slow_unless
 from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
@@ -328,7 +328,7 @@ def printed(run) -> str:
     """What the command says, in a folder of its own beside the run."""
     (run.parent / "here").mkdir()
     words = [sys.executable, "-m", "troupe", "export", str(run), "pole.onnx"]
-    done = subprocess.run(words, cwd=run.parent / "here", capture_output=True, text=True, timeout=100)
+    done = subprocess.run(words, cwd=run.parent / "here", capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -351,7 +351,11 @@ def test_the_printed_example_runs_as_it_is_printed(printed, run):
     example = printed[printed.index("import numpy") :]
     assert len(example.splitlines()) == 5
     done = subprocess.run(
-        [sys.executable, "-c", example], cwd=run.parent / "here", capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", example],
+        cwd=run.parent / "here",
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     assert (done.returncode, done.stderr) == (0, "")
     action, value = done.stdout.split()
@@ -389,7 +393,9 @@ status = cli.run(["export", {str(run)!r}, "pole.onnx"])
 assert not {{"torch", "gymnasium", "numpy"}} & set(sys.modules)
 sys.exit(status)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert done.returncode == 2
     packages = "'onnx>=1.17' 'onnxruntime>=1.20' 'onnxscript>=0.7' 'torch>=2.9'"
     assert done.stderr == f"troupe: onnx, onnxruntime are not installed: pip install {packages}\n"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import PATIENCE_SECONDS
 from troupe.config import Environment, Network
 from troupe.environments import find
 from troupe.networks.actor_critic import build
@@ -29,7 +30,6 @@ from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Progress
 
-PATIENCE_SECONDS = 60
 SPACE = gym.spaces.Box(-1e9, 1e9, (2,), np.float32)
 
 

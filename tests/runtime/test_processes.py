@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import UsageError
 from troupe.runtime.data.rollout import FIELDS
 from troupe.runtime.execution.supervisor import Supervisor
@@ -223,7 +224,12 @@ def test_a_script_needs_no_main_guard_and_is_read_once(tmp_path):
         """)
     )
     done = subprocess.run(
-        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, "script.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "read\nsteps [5, 5]\n"

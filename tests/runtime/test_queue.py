@@ -8,10 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.execution.gate import Closed
-
-PATIENCE_SECONDS = 30  # a guard against hanging; nothing here waits for long
 
 
 def slots(count: int) -> list[SimpleNamespace]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.data.shared_memory import Block, ByValue
 
 FIELDS = {
@@ -38,7 +39,7 @@ def test_another_process_sees_what_is_written_here_and_the_other_way_round(elsew
     def play(block):
         import time
 
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE_SECONDS
         while not block["flags"][0] and time.monotonic() < end:
             time.sleep(0.001)
         block["weights"][1:3] = block["image"][1, 4, 6]

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.execution.supervisor import Supervisor
-
-PATIENCE_SECONDS = 30  # a guard against hanging; nothing here waits for long
 
 
 class Company:

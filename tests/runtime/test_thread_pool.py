@@ -5,9 +5,8 @@ import time
 
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.learning.thread_pool import ThreadPool
-
-PATIENCE_SECONDS = 60
 
 
 @pytest.fixture(params=[1, 2, 5])

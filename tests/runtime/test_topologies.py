@@ -8,13 +8,12 @@ from functools import partial
 import pytest
 import torch
 
-from helpers import slow, slow_unless_in_turn
+from helpers import PATIENCE_SECONDS, slow, slow_unless_in_turn
 from troupe.config import UsageError, resolve
 from troupe.environments import find
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.supervisor import Supervisor
 
-PATIENCE_SECONDS = 60  # a guard against hanging; nothing here waits for long
 SMALL = {
     "network.hidden": (8,), "actor.count": 2, "actor.rollout_steps": 8, "actor.environments": 4, "queue.capacity": 4,
     "learner.rollouts": 1, "learner.minibatches": 2, "learner.epochs": 2, "threads": "free",

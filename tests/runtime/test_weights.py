@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import PATIENCE_SECONDS
 from troupe.algorithm.optimizers import RMSProp
 from troupe.config import Learner
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.weights import HogwildMaster, WeightStore
-
-PATIENCE_SECONDS = 60
 
 
 def uniform(value: float, size: int = 64) -> torch.Tensor:
