@@ -17,7 +17,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("runs.store",),
     ("agent",),
     ("runs",),
-    ("run", "preparation"),
+    ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_state", "messages", "conclusion"),
     ("bench", "series"),
     ("arguments", "console", "cli", "__main__"),

@@ -9,7 +9,7 @@ import gymnasium as gym
 from torch import nn
 
 from troupe import config as configuration
-from troupe import hints
+from troupe import hints, no_effect
 from troupe.config import TrainConfig, UsageError
 from troupe.environments import name_of, of_run, quiet_gymnasium, settle
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
@@ -74,7 +74,9 @@ def train(
     given |= {} if network is None else {"network.custom": name_of_network(network)}
     asked, source = settle(configuration.resolve(name_of(env), preset, given, tuned=tuned), env, env_kwargs)
     asked, made = choices.settle(asked), find_network(network, asked)
-    config, findings = fit(asked, source, made, [name for name, _ in configuration.flatten(given)])
+    names = [name for name, _ in configuration.flatten(given)]
+    config, findings = fit(asked, source, made, names)
+    findings += no_effect.notices(config, names)
     measured = configuration.differing(asked, config)
     if run_dir is not None:
         check_free(Path(run_dir))

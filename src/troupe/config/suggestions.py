@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
-# What other programs and the literature call our settings.
+# What other programs and the literature call our settings, those that are changed most often first in each section.
 _OTHER_WORDS = {
     "preset": "algo algorithm",
     "seed": "random_seed",
@@ -12,14 +12,15 @@ _OTHER_WORDS = {
     "run_dir": "log_dir logdir save_dir out output out_dir output_dir name",
     "watch": "render play",
     "stop.steps": "timesteps total_timesteps total_steps num_timesteps n_timesteps frames num_frames iterations",
-    "stop.seconds": "seconds minutes duration timeout max_time time_limit",
+    "stop.seconds": "time seconds minutes duration timeout max_time time_limit",
     "stop.target": "goal reward_threshold target_return",
-    "actor.count": "agents num_agents n_agents workers num_workers n_workers num_actors n_actors processes",
+    "actor.count": "actors agents num_agents n_agents workers num_workers n_workers num_actors n_actors processes",
     "actor.environments": "envs num_envs n_envs environments",
     "actor.rollout_steps": "n_steps num_steps t_max rollout_length unroll_length horizon",
     "exploration.epsilon": "eps epsilon",
     "network.hidden": "hidden_size hidden_sizes hidden_units layers net_arch",
     "network.core": "lstm gru rnn recurrent memory",
+    "loss.kind": "loss loss_fn objective",
     "loss.gamma": "gamma discount discount_factor",
     "loss.lam": "lambda gae_lambda lmbda",
     "loss.clip": "clip_range clip_coef clip_param ppo_clip",
@@ -27,9 +28,11 @@ _OTHER_WORDS = {
     "loss.value_coefficient": "vf_coef value_coef value_loss_coef",
     "learner.learning_rate": "lr learning_rate step_size alpha",
     "learner.rollouts": "batch_size batch",
+    "learner.count": "learners num_learners optimizers",
+    "learner.optimizer": "optim",
     "learner.epochs": "n_epochs num_epochs update_epochs ppo_epochs",
     "learner.minibatches": "num_minibatches n_minibatches nminibatches minibatch_size",
-    "learner.gradient_norm": "max_grad_norm grad_norm grad_clip clip_grad",
+    "learner.gradient_norm": "norm max_grad_norm grad_norm grad_clip clip_grad",
     "evaluation.every_steps": "eval_freq eval_every eval_interval",
     "evaluation.episodes": "eval_episodes n_eval_episodes",
     "checkpoint.every_seconds": "save_freq save_every save_interval checkpoint_interval",
@@ -48,13 +51,17 @@ def suggest(word: str, known: Collection[str], short: Mapping[str, str] = Mappin
     meant = next((_MEANT[each] for each in (given, leaf) if each in _MEANT), given)
     beside = f"{section}.{meant.rpartition('.')[2]}"  # --novelty.lr: a section's own setting of that name
     meant = beside if section and beside in plain else meant
-    if given not in plain and meant in plain:
-        found = [short.get(meant, plain[meant])]
-    else:
-        found = [name for each, name in plain.items() if each.rpartition(".")[2] == given]
-        found = found or [_nearest(given, plain, short)]
+    same = [each for each in plain if each.rpartition(".")[2] == given]  # sections have it as a name of their own
+    names = [meant] if given not in plain and meant in plain else sorted(same, key=_rank)
+    found = [short.get(each, plain[each]) for each in names] or [_nearest(given, plain, short)]
     found = [name for name in found if name]
     return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def _rank(name: str) -> int:
+    """How far behind those that are changed more often."""
+    known = list(_OTHER_WORDS)
+    return known.index(name) if name in known else len(known)
 
 
 def _nearest(given: str, plain: Mapping[str, str], short: Mapping[str, str]) -> str:
