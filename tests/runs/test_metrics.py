@@ -8,8 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
 
+from troupe import cli
 from troupe.runs.report.reporter import Reporter, bottleneck
 from troupe.runs.store.metrics import MetricsLog, to_json
 from troupe.runtime.progress import Progress, Stopwatch
@@ -51,26 +53,63 @@ def test_json_of_a_summary_is_strict():
     }
 
 
-def test_tensorboard_reads_the_same_numbers_in_groups(tmp_path):
+def curves(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Steps and values by tag, as TensorBoard reads them."""
+    events = EventAccumulator(str(run))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    return {tag: [(each.step, round(each.value, 4)) for each in events.Scalars(tag)] for tag in tags}
+
+
+def evaluation(steps: int, purpose: str, mean: float) -> dict[str, Any]:
+    return {"kind": "evaluation", "purpose": purpose, "wall": 1e9, "seconds": 1.0, "steps": steps, "mean": mean}
+
+
+def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_path):
     with MetricsLog(tmp_path, pytest.fail) as log:
-        more = {"approx_kl": 0.01, "my_penalty": 3.0, "queue_depth": 2}
+        more = {"approx_kl": 0.01, "my_penalty": 3.0, "queue_depth": 2, "lag_mean": 1.0, "stale": 0, "restarts": 0}
         log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None, **more))
-        log.write({"kind": "evaluation", "purpose": "final", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0})
+        log.write(row(7, return_mean=4.5))  # of the same step: the later one counts
+        log.write(row(9, stale=3, stage_seconds={"actor": {"env": 5.0}}, queue_capacity=3))
+        log.write(evaluation(8, "progress", 1.0))
+        log.write(evaluation(8, "confirm", 2.0))
+        log.write(evaluation(9, "final", 4.0))
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
-    (file,) = tmp_path.glob("events.out.tfevents.*")
-    version, report, evaluation, collapse = EventFileLoader(str(file)).Load()
-    assert version.file_version == "brain.Event:2"
-
-    def numbers(event: Any) -> dict[str, float]:
-        return {value.tag: pytest.approx(value.tensor.float_val[0]) for value in event.summary.value}
-
-    assert (report.step, report.wall_time) == (7, 1e9 + 7)
-    assert numbers(report) == {
-        "time/seconds": 0.1, "return/return_mean": 2.5, "time/shares/actor/env": 0.5,
-        "policy/approx_kl": 0.01, "loss/my_penalty": 3.0, "queue/queue_depth": 2,
+        log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
+    assert curves(tmp_path) == {
+        "time/seconds": [(7, 0.1), (9, 0.1)], "return/return_mean": [(7, 4.5), (9, 2.5)],
+        "time/shares/actor/env": [(7, 0.5)], "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
+        "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],
+        "return/evaluation": [(8, 2.0)], "hparam/final_evaluation": [(9, 4.0)],
     }  # fmt: skip
-    assert numbers(evaluation) == {"evaluation/final/seconds": 1.0, "evaluation/final/mean": 4.0}
-    assert numbers(collapse) == {"collapse/seconds": 1.0, "collapse/mean": 4.0}
+
+
+def test_a_resumed_run_s_curves_have_no_step_twice(tmp_path):
+    for first, last in ((1, 5), (3, 8)):  # resumed at step 3
+        with MetricsLog(tmp_path, pytest.fail) as log:
+            if first > 1:
+                log.resume(first, 1.0)
+            for steps in range(first, last):
+                log.write(row(steps, return_mean=float(first)))
+    assert curves(tmp_path)["return/return_mean"] == [(1, 1.0), (2, 1.0), (3, 1.0), *((n, 3.0) for n in range(4, 8))]
+
+
+def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_usual_groups(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["--evaluation.final_episodes", "2", "--evaluation.every_steps", "100", "--target", "none", "--quiet"]
+    assert cli.run(["train", "CartPole-v1", "--topology", "serial", "--steps", "300", "--run-dir", "run", *few]) == 0
+    found = curves(Path("run"))
+    groups = {tag.partition("/")[0] for tag in found}
+    assert groups == {"return", "loss", "policy", "time", "queue", "hparam"}
+    assert all(len({step for step, _ in points}) == len(points) for points in found.values())
+    events = EventAccumulator("run")
+    events.Reload()
+    content = events.PluginTagToContent("hparams")
+    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+    assert start.hparams["learner.learning_rate"].number_value == 3e-3
+    assert start.hparams["preset"].string_value == "appo"
+    experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["hparam/final_evaluation"]
 
 
 def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):

@@ -1,11 +1,10 @@
-"""A run's metrics on disk: metrics.jsonl, one row per line, and a TensorBoard event file with the same numbers."""
+"""A run's metrics on disk: metrics.jsonl, one row per line, and beside it TensorBoard's event file."""
 
 import json
 import math
 import os
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -14,22 +13,10 @@ from typing import Any, Self
 from troupe import safe_files
 from troupe.config import UsageError, reason
 from troupe.runs.store.directory import runs_inside
+from troupe.runs.store.tensorboard import EventFile
 
 Row = dict[str, Any]
 _BLOCK_BYTES = 2**16
-_GROUP_OF = {  # in TensorBoard, by key of a report
-    key: group
-    for group, keys in {
-        "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean episodes",
-        "loss": "policy_loss value_loss bonus bonus_value_loss explained_variance",
-        "policy": "entropy approx_kl clip_fraction epsilon",
-        "learner": "learning_rate gradient_norm updates skipped_updates",
-        "queue": "queue_depth queue_capacity lag_mean lag_max stale",
-        "time": "seconds steps_per_s updates_per_s shares stage_seconds",
-        "workers": "numbers restarts",
-    }.items()
-    for key in keys.split()
-}
 _UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
 
 
@@ -65,7 +52,7 @@ class MetricsLog:
         if not self._missing:
             try:
                 self._append(row)
-                self._write_event(row)
+                self._events.add(row)
                 return
             except (OSError, ValueError) as error:  # ValueError: it could not be opened again
                 why = reason(error)
@@ -81,6 +68,8 @@ class MetricsLog:
         if last["steps"] < steps and (self._cut or unreported > _UNREPORTED_SECONDS):
             span = {f"from_{name}": last[name] for name in ("seconds", "steps")} | {"seconds": seconds, "steps": steps}
             self.write({"kind": "gap", "wall": time.time(), **span, "rows": None})
+        with suppress(OSError):
+            self._events.resume(steps)
 
     def retry(self) -> None:
         """Resumes writing after a failure, where that is possible again."""
@@ -106,15 +95,10 @@ class MetricsLog:
         self._open()
 
     def _open(self) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
         self._lines = self._files.enter_context(safe_files.append(self._run / "metrics.jsonl"))
         self._end_last_line()
-        # TensorBoard's own writer has a thread, which ends in a traceback when the disk is full.
-        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-        self._events = RecordWriter(self._files.enter_context(safe_files.create(self._run / name)))
-        self._events.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+        self._events = EventFile(self._run)
+        self._files.callback(self._events.close)
 
     def _end_last_line(self) -> None:
         """Cuts off what a full disk or kill -9 left of a row; one that only lacks its line break is kept."""
@@ -155,25 +139,6 @@ class MetricsLog:
         while data:
             data = data[self._lines.write(data) :]
 
-    def _write_event(self, row: Row) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [
-            Summary.Value(tag=_tag(row, name), simple_value=value)
-            for name, value in _numbers(row)
-            if name not in ("wall", "steps")
-        ]
-        event = Event(wall_time=row["wall"], step=row["steps"], summary=Summary(value=values))
-        self._events.write(event.SerializeToString())
-
-
-def _tag(row: Row, name: str) -> str:
-    """Where TensorBoard shows a number: what a loss of the user's adds to a report stands with the losses."""
-    if row["kind"] == "report":
-        return f"{_GROUP_OF.get(name.partition('/')[0], 'loss')}/{name}"
-    return f"evaluation/{row['purpose']}/{name}" if row["kind"] == "evaluation" else f"{row['kind']}/{name}"
-
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
@@ -209,11 +174,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, float]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{prefix}{name}/")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield prefix + name, float(value)
