@@ -405,3 +405,18 @@ def test_every_other_word_stands_for_a_setting_that_exists():
     assert set(_OTHER_WORDS) - set(config.fields()) == {"run_dir", "watch"}
     words = [word for said in _OTHER_WORDS.values() for word in said.split()]
     assert len(words) == len(set(words))
+
+
+# V-trace
+
+
+def test_v_trace_with_a_rho_clip_below_c_clip_is_refused_for_a_new_run_only():
+    settings = {"loss.rho_clip": 0.5, "loss.c_clip": 0.9}
+    assert refusal(settings) == (
+        "loss.rho_clip = 0.5, loss.c_clip = 0.9: V-trace needs a rho_clip that is at least c_clip; set loss.c_clip to "
+        "0.5 or less"
+    )
+    assert refusal({"loss.kind": "impala", "loss.c_clip": 1.5}).startswith("loss.rho_clip = 1, loss.c_clip = 1.5: V-tr")
+    resolve("X-v0", "a3c", settings)  # this loss has no V-trace
+    resolve("X-v0", settings={"loss.rho_clip": 0.5, "loss.c_clip": 0.5})
+    assert from_toml(to_toml(config.build(settings))).loss.c_clip == 0.9  # a run that an earlier version began

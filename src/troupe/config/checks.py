@@ -37,6 +37,19 @@ def check_together(config: TrainConfig) -> None:
         raise UsageError("learner.stale = 'correct': loss a3c corrects no lag; use drop, or loss.kind impala or appo")
 
 
+def check_vtrace(config: TrainConfig) -> None:
+    """Raises UsageError where V-trace need not converge: it does for rho_clip >= c_clip (Espeholt et al. 2018, theorem 1).
+
+    For new runs only: earlier versions did not ask for it.
+    """
+    loss = config.loss
+    if loss.kind != "a3c" and loss.rho_clip < loss.c_clip:
+        raise UsageError(
+            f"loss.rho_clip = {loss.rho_clip:g}, loss.c_clip = {loss.c_clip:g}: V-trace needs a rho_clip that is at least "
+            f"c_clip; set loss.c_clip to {loss.rho_clip:g} or less"
+        )
+
+
 def _check_topology(config: TrainConfig) -> None:
     name, traits = config.topology, config.traits
     if config.learner.count > 1 and not traits.several_learners:

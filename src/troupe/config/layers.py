@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from troupe.config.checks import check_vtrace
 from troupe.config.errors import UsageError, did_you_mean
 from troupe.config.settings import TrainConfig
 from troupe.config.values import build, flatten
@@ -86,4 +87,6 @@ def resolve(
         if "exploration.epsilon" in given:
             merged.pop("exploration.epsilon_end", None)  # a decay ends where the layer that begins it says
         merged |= given
-    return build(merged)
+    config = build(merged)
+    check_vtrace(config)
+    return config
