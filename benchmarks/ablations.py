@@ -1,6 +1,6 @@
 """Whether single defaults pay: `--untuned` with one setting changed against `--untuned` as it is, seed by seed.
 
-python benchmarks/ablations.py [--seeds N] [ENVIRONMENT ...]
+python benchmarks/ablations.py [--seeds N] [--variant VARIANT ...] [ENVIRONMENT ...]
 
 All runs are serial, so that they depend neither on the speed of the machine nor on what else it does, have a fixed
 number of steps, and use seeds from 101 on, which had no part in the choice of the defaults. A result is added to what
@@ -57,6 +57,7 @@ def measure(name: str, settings: list[str], seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="one setting changed against the defaults")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--variant", action="append", choices=list(VARIANTS), help="only this one (may be repeated)")
     parser.add_argument("environments", nargs="*", default=list(STEPS))
     asked = parser.parse_args()
     file = RESULTS / "ablations.json"
@@ -66,7 +67,7 @@ def main() -> None:
     for seed in range(FIRST_SEED, FIRST_SEED + asked.seeds):
         for name in asked.environments:
             for variant, settings in VARIANTS.items():
-                if variant == "no entropy bonus" and name not in BOX:
+                if variant not in (asked.variant or VARIANTS) or (variant == "no entropy bonus" and name not in BOX):
                     continue
                 runs = results.setdefault(name, {}).setdefault(variant, [])
                 if seed in [run["seed"] for run in runs]:
