@@ -2,9 +2,9 @@
 
 python benchmarks/published.py [--seeds N] [PRESET ...]
 
-Each run is `troupe train CartPole-v1 --preset P [--untuned] --steps N --target 475`, with workers in threads, and impala
-in topology serial, as its lag depends on what else the machine does. Only steps are compared. A result is added to what is in the file already; what is there is not
-measured again.
+Each run is `troupe train CartPole-v1 --preset P [--untuned] --steps N --target 475`, with workers in threads; impala is
+run in topology serial, as its lag depends on what else the machine does. Only steps are compared. A result is added to
+what is in the file already; what is there is not measured again.
 """
 
 import argparse
@@ -25,14 +25,8 @@ def options(preset: str, kind: str) -> list[str]:
     """All but the seed and the run directory."""
     evaluations = ["--evaluation.every_steps", str(STEPS[preset] // 20), "--evaluation.every_seconds", "0"]
     limits = ["--steps", str(STEPS[preset]), "--target", "475", "--time", "30m"]
-    return [
-        "--preset",
-        preset,
-        *SETTINGS[kind],
-        *limits,
-        *evaluations,
-        *PLACES.get(preset, ["--actor.place", "thread"]),
-    ]
+    where = PLACES.get(preset, ["--actor.place", "thread"])
+    return ["--preset", preset, *SETTINGS[kind], *limits, *evaluations, *where]
 
 
 def measure(preset: str, kind: str, seed: int) -> dict[str, Any]:

@@ -111,7 +111,7 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 more", "unknown argument 'more' (troupe train --help)"),
         ("train CartPol-v1", "no environment 'CartPol-v1'; did you mean CartPole-v1? (troupe envs lists"),
         ("train CartPole-v1 --preset apo", "no preset 'apo'; did you mean appo? (troupe presets lists them)"),
-        ("train CartPole-v1 --loss.rho_clip 0.5", "loss.rho_clip = 0.5, loss.c_clip = 1: V-trace needs a rho_clip that"),
+        ("train CartPole-v1 --loss.rho_clip 0.5", "loss.rho_clip = 0.5, loss.c_clip = 1: V-trace needs a rho_clip"),
         (
             "train CartPole-v1 --topology asinc",
             "topology = 'asinc': expected one of serial | queue | hogwild | ga3c | async; did you mean async?",

@@ -38,15 +38,15 @@ def check_together(config: TrainConfig) -> None:
 
 
 def check_vtrace(config: TrainConfig) -> None:
-    """Raises UsageError where V-trace need not converge: it does for rho_clip >= c_clip (Espeholt et al. 2018, theorem 1).
+    """Raises UsageError where rho_clip < c_clip: V-trace need not converge then (Espeholt et al. 2018, theorem 1).
 
     For new runs only: earlier versions did not ask for it.
     """
     loss = config.loss
     if loss.kind != "a3c" and loss.rho_clip < loss.c_clip:
         raise UsageError(
-            f"loss.rho_clip = {loss.rho_clip:g}, loss.c_clip = {loss.c_clip:g}: V-trace needs a rho_clip that is at least "
-            f"c_clip; set loss.c_clip to {loss.rho_clip:g} or less"
+            f"loss.rho_clip = {loss.rho_clip:g}, loss.c_clip = {loss.c_clip:g}: V-trace needs a rho_clip that is at "
+            f"least c_clip; set loss.c_clip to {loss.rho_clip:g} or less"
         )
 
 
