@@ -261,6 +261,27 @@ def stability() -> str:
     return table(["seed", "reported", "rolled back"], [*rows, ("mean", *means)])
 
 
+def memory() -> str:
+    rows = []
+    for task, cores in result("memory")["tasks"].items():
+        for core, one in cores.items():
+            returns = [run["mean_return"] for run in one["runs"]]
+            rows.append(
+                (task, core, f"{min(returns):.2f}", f"{max(returns):.2f}", number(one["median_steps"], 0),
+                 number(one["median_seconds"]))
+            )  # fmt: skip
+    return table(["task", "core", "lowest of five", "highest", "steps", "seconds"], rows)
+
+
+def precision() -> str:
+    points, rows = (200_000, 250_000, 300_000, 350_000, 380_000), []
+    for kind, name in (("float32", "atari-float32"), ("bfloat16", "atari-pong")):
+        for run in result(name)["runs"]:
+            returns = (min(run["returns"], key=lambda point: abs(point[0] - at))[1] for at in points)
+            rows.append((kind, str(run["seed"]), *map(number, returns), number(run["steps_per_s"], 0)))
+    return table(["precision", "seed", *(number(at, 0) for at in points), "steps/s"], rows)
+
+
 _RESULTS, _BENCHMARKS = "docs/results.md", "benchmarks/README.md"
 CLAIMS = {
     "headline": Claim("README.md", "python benchmarks/environments.py tuned", headline),
@@ -275,6 +296,8 @@ CLAIMS = {
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", atari_speed),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", wild),
     "averaging": Claim(_BENCHMARKS, "python benchmarks/averaging.py", averaging),
+    "memory": Claim(_BENCHMARKS, "python benchmarks/memory.py", memory),
+    "precision": Claim(_BENCHMARKS, "python benchmarks/atari.py precision", precision),
     "stability": Claim(_BENCHMARKS, "python benchmarks/stability.py", stability),
 }
 _BLOCK = "(<!-- figures: {} -->)(.*?)(<!-- end -->)"
