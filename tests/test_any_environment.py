@@ -11,7 +11,7 @@ import pytest
 import troupe
 from troupe import cli
 from troupe.config import UsageError
-from troupe.environments.stepping.readable import reduced
+from troupe.environments.readable import reduced
 
 ENVIRONMENTS = '''
 """Each shows a number from 0 to 2; the action that names it earns 1. Episodes last eight steps."""

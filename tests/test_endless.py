@@ -11,8 +11,9 @@ import pytest
 
 import troupe
 from troupe import cli
+from troupe.environments import layers
 from troupe.environments.lookup import probe
-from troupe.environments.stepping import closing, time_limit
+from troupe.environments.stepping import closing
 from troupe.runs.evaluate import judge
 from troupe.runs.evaluate.scores import Tally
 from troupe.runs.store.metrics import read_metrics
@@ -158,7 +159,7 @@ def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train
 
 @pytest.mark.parametrize("place", ["thread", "process"])
 def test_where_no_episode_ends_returns_are_told_by_steps(train, monkeypatch, place):
-    monkeypatch.setattr(time_limit, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
+    monkeypatch.setattr(layers, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
     status, out = train(f"worlds.py:Endless --steps 1100 --evaluation.max_steps 20 --actor.place {place}")
     assert status == 0
     assert "no time limit: worlds.py:Endless declares none" in out
@@ -169,7 +170,7 @@ def test_where_no_episode_ends_returns_are_told_by_steps(train, monkeypatch, pla
 
 
 def test_an_environment_too_slow_to_tell_is_not_said_to_have_no_time_limit(train, monkeypatch):
-    monkeypatch.setattr(time_limit, "_TRIAL_SECONDS", 0.0)
+    monkeypatch.setattr(layers, "_TRIAL_SECONDS", 0.0)
     status, out = train("worlds.py:Endless --steps 16 --evaluation.max_steps 5 --actor.place thread")
     assert status == 0
     assert "no time limit" not in out

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from troupe import cli
-from troupe.environments.stepping import time_limit
+from troupe.environments import layers
 
 ENVIRONMENTS = '''
 import gymnasium as gym
@@ -174,7 +174,7 @@ def test_what_is_wrong_is_named_with_what_to_change_and_is_status_1(capsys, name
 
 
 def test_what_is_unwise_is_named_and_is_status_0(capsys, monkeypatch):
-    monkeypatch.setattr(time_limit, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
+    monkeypatch.setattr(layers, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
     status, said = check(capsys, "Unwise")
     assert status == 0
     lines = said.splitlines()

@@ -73,6 +73,12 @@ class Packing:
             start += part.choices
         return row
 
+    def mask_of(self, obs: Any, info: Any, *, over: bool = False) -> np.ndarray | None:
+        """The same out of one environment's observation or info; None without masks."""
+        if not self.masked:
+            return None
+        return self.mask((obs if self.masked == "observation" else info).get(MASK), over=over)
+
     def pack_one(self, obs: Any, mask: np.ndarray | None = None) -> np.ndarray:
         """The same for one observation as the environment gives it, without the batch axis."""
         if self.plain:

@@ -159,6 +159,14 @@ class EnvironmentSource:
         masks = self.packing.unpack(torch.from_numpy(obs))[1] if self.masked else None
         return self.actions.random(rng, len(obs), None if masks is None else masks.numpy())
 
+    def random_action(self, rng: np.random.Generator, obs: Any, info: Any) -> Any:
+        """An allowed action as the environment's own `step` takes it, after its observation and info.
+
+        Raises ValueError or AttributeError for a mask that does not fit.
+        """
+        mask = self.packing.mask_of(obs, info)
+        return self.actions.one(self.actions.random(rng, 1, None if mask is None else mask[None])[0])
+
     def sync_vector(
         self, count: int, config: Environment, wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = lambda env: env
     ) -> SyncVectorEnv:

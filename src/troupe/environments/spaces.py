@@ -47,18 +47,34 @@ class Leaf(NamedTuple):
         return ".".join([root, *map(str, self.path)])
 
 
-def leaves(space: Space, what: str = "space", path: Path = ()) -> list[Leaf]:
+def leaves(space: Space, what: str = "space") -> list[Leaf]:
     """All leaves in order; raises UsageError that names one which is not supported. `what` it is the space of."""
-    if isinstance(space, gym.spaces.Dict | gym.spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, gym.spaces.Dict) else enumerate(space.spaces)
-        return [leaf for key, part in parts for leaf in leaves(part, what, (*path, key))]
-    leaf = Leaf(path, space)
-    if is_readable(space):
-        return [leaf]
-    raise UsageError(
-        f"{what} {space}{' at ' + leaf.name if path else ''} is not supported: Box, Discrete, MultiDiscrete and "
-        "MultiBinary are, and Dict and Tuple of these"
-    )
+    found = list(all_leaves(space))
+    for leaf in found:
+        if not is_readable(leaf.space):
+            at = f" at {leaf.name}" if leaf.path else ""
+            raise UsageError(
+                f"{what} {leaf.space}{at} is not supported: Box, Discrete, MultiDiscrete and MultiBinary are, and Dict "
+                "and Tuple of these"
+            )
+    return found
+
+
+def all_leaves(space: Space, path: Path = (), whole: Path | None = None) -> Iterator[Leaf]:
+    """All leaves in order, whether they are supported or not; the part at the path `whole` counts as one."""
+    parts = None if path == whole else parts_of(space)
+    if parts is None:
+        yield Leaf(path, space)
+        return
+    for key, part in parts.items():
+        yield from all_leaves(part, (*path, key), whole)
+
+
+def parts_of(space: Space) -> dict[Any, Space] | None:
+    """The parts of a Dict by key or of a Tuple by position; None for any other space."""
+    if isinstance(space, gym.spaces.Dict):
+        return dict(space.spaces)
+    return dict(enumerate(space.spaces)) if isinstance(space, gym.spaces.Tuple) else None
 
 
 def is_readable(space: Space) -> bool:

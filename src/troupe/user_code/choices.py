@@ -5,9 +5,8 @@ The user's callable is named `path/to/file.py:NAME` or `module:NAME`, or is pass
 those named like a setting of the same group have that setting's value.
 """
 
-import importlib.util
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,7 +77,8 @@ class Choice:
 
     def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
         """Before a run's code is executed: code in its directory is refused, code that has changed is logged."""
-        files.refuse_inside(run, _code_of(name), self.what)
+        code = () if name.startswith(_PASSED) else files.code_of(name)
+        files.refuse_inside(run, code, self.what)
         files.warn_of_changes([name], hashes, self.if_changed)
 
     def bind(self, name: str, settings: object, given: Mapping[str, Any]) -> Callable[..., Any]:
@@ -108,12 +108,3 @@ class Choice:
     def _parameters(self, name: str) -> Parameters:
         parameters = parameters_of(files.unwrapped(self._find(name)))
         return Parameters(dict(list(parameters.known.items())[self.leading :]), parameters.open)
-
-
-def _code_of(name: str) -> Iterator[Path]:
-    if path := files.path_of(name):
-        yield path
-    elif ":" in name and not name.startswith(_PASSED):
-        spec = importlib.util.find_spec(name.partition(":")[0].partition(".")[0])
-        if spec and spec.origin:
-            yield Path(spec.origin)

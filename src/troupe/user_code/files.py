@@ -32,6 +32,14 @@ def path_of(name: str) -> Path | None:
     return Path(match[1]) if match else None
 
 
+def code_of(name: str) -> Iterator[Path]:
+    """The file of `path/to/file.py:NAME`, or that of the package of `module:NAME`; nothing for other kinds of names."""
+    if path := path_of(name):
+        yield path
+    elif ":" in name and (spec := importlib.util.find_spec(name.partition(":")[0].partition(".")[0])) and spec.origin:
+        yield Path(spec.origin)
+
+
 def absolute(name: str) -> str:
     """`name` with the absolute path of its file; unchanged where it names none."""
     path = path_of(name)

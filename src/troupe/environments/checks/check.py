@@ -17,9 +17,8 @@ from gymnasium.utils.env_checker import check_env
 
 from troupe.config import one_line
 from troupe.environments.checks.contract import Conforming, ContractError, WrongEnvironment
-from troupe.environments.checks.findings import Finding, Seen
+from troupe.environments.checks.findings import Finding, Seen, unwise, wrong
 from troupe.environments.source import EnvironmentSource
-from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_in_time
 from troupe.user_code.guard import user_code
 
@@ -84,7 +83,7 @@ def check(name: str, find: Callable[[], EnvironmentSource], steps: int = STEPS, 
         source = find()
         _ = source.packing  # whether its spaces can be read
     except WrongEnvironment as error:
-        report.findings.append(Finding(True, f"{error}", _INTERFACE))
+        report.findings.append(wrong(f"{error}", _INTERFACE))
         return report
     report.findings += [_of_notice(notice) for notice in source.notices]
     began = time.monotonic()
@@ -160,10 +159,7 @@ def _play(
             obs, info = env.reset(seed=seed)
             seen.reset(obs, recorder.answer)
             while seen.steps < steps and not seen.wrong and (not seen.steps or time.monotonic() < until):
-                mask = None
-                if source.masked:
-                    mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
-                action = source.actions.one(source.actions.random(rng, 1, mask)[0])
+                action = source.random_action(rng, obs, info)
                 verb, number = "step", seen.steps + 1
                 obs, reward, terminated, truncated, info = env.step(action)
                 seen.step(obs, reward, terminated, truncated, recorder.answer)
@@ -186,7 +182,7 @@ def _slow_reset(seconds: list[float]) -> list[Finding]:
         "keep what is slow to load or to start from one episode to the next; an actor resets its environments one "
         "after another (--actor.environments 1 has no other one wait)"
     )
-    return [Finding(False, f"a reset takes {least:.1f} s", change)]
+    return [unwise(f"a reset takes {least:.1f} s", change)]
 
 
 def _differences(seen: Seen, again: Seen, anew: Seen) -> Iterator[Finding]:
@@ -194,10 +190,9 @@ def _differences(seen: Seen, again: Seen, anew: Seen) -> Iterator[Finding]:
         return
     for other, where in ((again, "in the same environment"), (anew, "in another environment of the same kind")):
         if other.wrong:
-            yield Finding(True, f"played again {where}: {other.wrong[0].what}", other.wrong[0].change)
+            yield wrong(f"played again {where}: {other.wrong[0].what}", other.wrong[0].change)
         elif (step := seen.first_difference(other)) is not None:
-            yield Finding(
-                True,
+            yield wrong(
                 f"the same seed and actions gave another episode {where}, from step {step} on",
                 "draw every random number from self.np_random, call super().reset(seed=seed) first, and let reset put "
                 "everything back",
@@ -210,24 +205,19 @@ def _of_notice(notice: str) -> Finding:
         what, change = notice.partition(";")[0], "wrap it in gymnasium.wrappers.TimeLimit, or give --env.max_steps N"
     else:
         what, _, change = notice.partition("; ")
-    return Finding(False, what, change or "turn it into numbers if it matters to the agent")
+    return unwise(what, change or "turn it into numbers if it matters to the agent")
 
 
 def _gymnasiums(source: EnvironmentSource) -> Iterator[Finding]:
     """Findings of Gymnasium's own checker."""
     advice = "see gymnasium.utils.env_checker.check_env"
-    with user_code():
-        env = source.make()
-    inner = env.env if isinstance(env, Conforming) else env
-    with warnings.catch_warnings(record=True) as caught:
+    with _made(source) as (_, recorder), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
             with user_code():
-                check_env(inner, skip_render_check=True, skip_close_check=True)
+                check_env(recorder.env, skip_render_check=True, skip_close_check=True)
         except Exception as error:
-            yield Finding(False, f"Gymnasium's checker: {one_line(error)}", advice)
-        finally:
-            close_in_time(env.close, source.id)
+            yield unwise(f"Gymnasium's checker: {one_line(error)}", advice)
     for text in dict.fromkeys(re.sub(r"\x1b\[\d*m|WARN: ", "", str(each.message)) for each in caught):
         if not _NOT_OURS.search(text):
-            yield Finding(False, f"Gymnasium's checker: {one_line(text)}", advice)
+            yield unwise(f"Gymnasium's checker: {one_line(text)}", advice)

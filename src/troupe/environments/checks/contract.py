@@ -12,8 +12,8 @@ import numpy as np
 
 from troupe.config import UsageError
 from troupe.environments.checks.observations import misfit
+from troupe.environments.readable import pick
 from troupe.environments.spaces import Space, leaves
-from troupe.environments.stepping.readable import pick
 
 _VALUES = "(observation, reward, terminated, truncated, info)"
 OLD_INTERFACE = "before Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments"

@@ -23,6 +23,14 @@ class Finding(NamedTuple):
     change: str
 
 
+def wrong(what: str, change: str) -> Finding:
+    return Finding(True, what, change)
+
+
+def unwise(what: str, change: str) -> Finding:
+    return Finding(False, what, change)
+
+
 class Seen:
     """Collects findings step by step; of observations it keeps statistics only."""
 
@@ -41,11 +49,11 @@ class Seen:
         return [finding for name, finding in self._found.items() if name == "fails"]
 
     def fail(self, what: str, change: str) -> None:
-        self._note("fails", True, what, change)
+        self._note("fails", wrong(what, change))
 
     def reset(self, obs: Any, answer: Any) -> None:
-        if isinstance(answer, tuple | list) and len(answer) == 2 and answer[1] is None:
-            self._note("info", False, "reset returns None as info", "return a dict, {} where there is nothing to tell")
+        if isinstance(answer, tuple | list) and len(answer) == 2:
+            self._check_info("reset", answer[1])
         self._observe(obs, b"reset")
 
     def step(self, obs: Any, reward: float, terminated: bool, truncated: bool, answer: Any) -> None:
@@ -54,14 +62,12 @@ class Seen:
         _, raw, *flags, info = answer
         for name, flag in zip(("terminated", "truncated"), flags, strict=True):
             if not isinstance(flag, bool | np.bool_):
-                self._note(
-                    name, True, f"{name} is {type(flag).__name__} ({flag!r}): expected bool", f"return bool({name})"
-                )
+                what = f"{name} is {type(flag).__name__} ({flag!r}): expected bool"
+                self._note(name, wrong(what, f"return bool({name})"))
         if np.ndim(raw):
-            shape = np.shape(raw)
-            self._note("reward", False, f"the reward is an array of shape {shape}", "return float(reward)")
-        if info is None:
-            self._note("info", False, "step returns None as info", "return a dict, {} where there is nothing to tell")
+            what = f"the reward is an array of shape {np.shape(raw)}"
+            self._note("reward", unwise(what, "return float(reward)"))
+        self._check_info("step", info)
         if not np.isfinite(reward):
             self.fail(f"step {self.steps}: the reward is {reward}", "keep rewards finite: look for divisions by zero")
         self._rewards.append(reward)
@@ -76,20 +82,21 @@ class Seen:
         pairs = enumerate(zip(self._digests, other._digests, strict=False))
         return next((step for step, (mine, theirs) in pairs if mine != theirs), None)
 
-    def _note(self, name: str, wrong: bool, what: str, change: str) -> None:
-        self._found.setdefault(name, Finding(wrong, what, change))
+    def _note(self, name: str, finding: Finding) -> None:
+        self._found.setdefault(name, finding)
+
+    def _check_info(self, verb: str, info: Any) -> None:
+        if info is None:
+            what = f"{verb} returns None as info"
+            self._note("info", unwise(what, "return a dict, {} where there is nothing to tell"))
 
     def _observe(self, obs: Any, about: bytes) -> None:
         for what, shown, copy in self._before:
             if not np.array_equal(shown, copy, equal_nan=shown.dtype.kind == "f"):
-                self._note(
-                    "aliased",
-                    True,
-                    f"{what} is one buffer that each step overwrites: what was returned before has changed",
-                    "return a copy of it (observation.copy())",
-                )
-        if wrong := misfit([each.leaf for each in self._leaves], obs):
-            self.fail(f"step {self.steps}: {wrong}", "return what observation_space says, or change observation_space")
+                what = f"{what} is one buffer that each step overwrites: what was returned before has changed"
+                self._note("aliased", wrong(what, "return a copy of it (observation.copy())"))
+        if fault := misfit([each.leaf for each in self._leaves], obs):
+            self.fail(f"step {self.steps}: {fault}", "return what observation_space says, or change observation_space")
             return
         digest = hashlib.blake2b(about)
         self._before = []
@@ -105,7 +112,7 @@ class Seen:
             elif outside := each.limits.outside_box(array[None]):
                 name = f"the observation{each.leaf.name}"
                 what, change = f"step {self.steps}: {name} {outside[1]}", "declare the bounds that it has"
-                self._note(f"bounds{each.leaf.name}", True, what, change)
+                self._note(f"bounds{each.leaf.name}", wrong(what, change))
             self._kind(each.leaf, value)
             each.add(array)
         self._digests.append(digest.digest())
@@ -118,29 +125,26 @@ class Seen:
         given = value.dtype if isinstance(value, np.ndarray | np.generic) else type(value).__name__
         if given != expected:
             change = f"return np.asarray(observation, np.{expected})"
-            self._note(f"kind{leaf.name}", False, f"{name} is {given}, its space {expected}: it is converted", change)
+            what = f"{name} is {given}, its space {expected}: it is converted"
+            self._note(f"kind{leaf.name}", unwise(what, change))
 
     def _of_rewards(self) -> Iterator[Finding]:
         sizes = np.abs([reward for reward in self._rewards if reward])
         if not len(self._rewards):
             return
         if not len(sizes):
-            yield Finding(
-                False,
+            yield unwise(
                 f"every reward of {self.steps} random steps is 0",
                 "reward what leads to the goal, or look for what is new (novelty.coefficient)",
             )
             return
         usual, most = float(np.sort(sizes)[len(sizes) // 2]), float(sizes.max())
-        if most > _HUGE_REWARD:
+        if most > _HUGE_REWARD or most < _TINY_REWARD:
+            size = "as large as" if most > _HUGE_REWARD else "no larger than"
             change = "scale rewards to about 1 (loss.reward_scale for learning only)"
-            yield Finding(False, f"rewards are as large as {most:g}", change)
-        elif most < _TINY_REWARD:
-            change = "scale rewards to about 1 (loss.reward_scale for learning only)"
-            yield Finding(False, f"rewards are no larger than {most:g}", change)
+            yield unwise(f"rewards are {size} {most:g}", change)
         if most > _DWARFS * usual:
-            yield Finding(
-                False,
+            yield unwise(
                 f"one reward of {most:g} dwarfs the others, half of which are at most {usual:g}",
                 "bring them nearer to one another, or hold them within bounds for learning (loss.reward_clip)",
             )
@@ -149,8 +153,7 @@ class Seen:
         for leaf in self._source.actions.leaves:
             space = leaf.space
             if isinstance(space, gym.spaces.Box) and not (np.isfinite(space.low) & np.isfinite(space.high)).all():
-                yield Finding(
-                    False,
+                yield unwise(
                     f"the action{leaf.name} has no bounds: the policy begins with numbers between about -1 and 1",
                     "declare the bounds that make sense",
                 )
@@ -178,10 +181,9 @@ class _SeenLeaf:
         whole = constant == size
         if size and (whole or (constant and len(self.leaf.space.shape or ()) == 1)):
             which = f"{name} never changed" if whole else f"{constant} of the {size} numbers of {name} never changed"
-            yield Finding(False, f"{which} in {steps} steps", "leave out what says nothing (--env.ignore)")
+            yield unwise(f"{which} in {steps} steps", "leave out what says nothing (--env.ignore)")
         if self._most > _HUGE and isinstance(self.leaf.space, gym.spaces.Box):
-            yield Finding(
-                False,
+            yield unwise(
                 f"{name} holds numbers as large as {self._most:g}",
                 "show differences, or other units; network.normalize, on by default, brings them to one scale",
             )

@@ -1,9 +1,9 @@
 """Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
-import importlib.util
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from troupe import config as configuration
 from troupe.config import Environment, TrainConfig, UsageError
 from troupe.environments.backends import BACKENDS, with_backends
 from troupe.environments.lookup import packages
-from troupe.environments.lookup.factory import from_factory
-from troupe.environments.lookup.registry import from_registry
+from troupe.environments.lookup.registry import from_factory, from_registry
 from troupe.environments.source import EnvironmentSource, Maker, name_of
 from troupe.user_code import files
 
@@ -81,15 +80,10 @@ def report_changes(config: Environment) -> None:
 
 def _code_of(name: str) -> Iterator[Path]:
     """The files that `name` would have imported; none where Gymnasium knows the environment already."""
-    if path := files.path_of(name):
-        yield path
-        return
     module, _, registered = name.rpartition(":")
-    if not module and registered in gym.registry:
-        return
-    for registrars in packages.registrars(registered, module):
-        for registrar in registrars:
+    if files.path_of(name):
+        yield from files.code_of(name)
+    elif module or registered not in gym.registry:
+        for registrar in chain(*packages.registrars(registered, module)):
             with suppress(ImportError, ValueError):
-                spec = importlib.util.find_spec(packages.root(registrar.module))
-                if spec and spec.origin:
-                    yield Path(spec.origin)
+                yield from files.code_of(f"{registrar.module}:")

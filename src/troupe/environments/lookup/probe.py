@@ -14,15 +14,14 @@ import numpy as np
 
 from troupe.config import Environment, UsageError, one_line
 from troupe.environments.checks.contract import Conforming, ContractError, WrongEnvironment
-from troupe.environments.checks.notices import notices
 from troupe.environments.checks.observations import Limits, misfit
+from troupe.environments.layers import never_truncates, no_time_limit, time_limit, unwise_wrappers
 from troupe.environments.lookup import packages
 from troupe.environments.packing import MaskPlace
+from troupe.environments.readable import Reduced, reduced
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK, Space
 from troupe.environments.stepping.closing import close_in_time
-from troupe.environments.stepping.readable import Reduced, reduced
-from troupe.environments.stepping.time_limit import never_truncates, no_time_limit, time_limit
 from troupe.user_code.guard import user_code
 
 SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
@@ -75,14 +74,17 @@ def _describe(
         masked,
         threshold,
         left_out=tuple(leaf.dotted for leaf in (*seen.ignored, *seen.unreadable)),
-        notices=notices(made, seen),
+        notices=(*seen.notices, *unwise_wrappers(made)),
         time_limit=time_limit(made),
     )
 
     def act(obs: Any, info: Any) -> Any:
-        return source.actions.one(_first_row(source, obs, info))
+        return source.random_action(np.random.default_rng(0), obs, info)
 
-    action = act(obs, info)
+    try:
+        action = act(obs, info)
+    except (AttributeError, ValueError) as error:
+        raise WrongEnvironment(f"environment {name}, first reset: {MASK} {error}") from None
     _check(source, "reset", obs)
     obs, reward, *_ = _asked(name, "step", lambda: env.step(action))
     _check(source, "step", obs)
@@ -138,15 +140,3 @@ def _check(source: EnvironmentSource, verb: str, obs: Any) -> None:
     for leaf in source.packing.leaves:
         if wrong_value := Limits(leaf).unfit(np.asarray(leaf.of(obs), leaf.space.dtype)[None]):
             raise WrongEnvironment(f"{where}: the observation{leaf.name} {wrong_value[1]}")
-
-
-def _first_row(source: EnvironmentSource, obs: Any, info: dict[str, Any]) -> np.ndarray:
-    """Some action that is allowed."""
-    mask = None
-    if source.masked:
-        try:
-            mask = source.packing.mask((obs if source.masked == "observation" else info).get(MASK))[None]
-        except (AttributeError, ValueError) as error:
-            raise WrongEnvironment(f"environment {source.id}, first reset: {MASK} {error}") from None
-    row: np.ndarray = source.actions.random(np.random.default_rng(0), 1, mask)[0]
-    return row

@@ -1,13 +1,14 @@
 """What `env.wrappers` and `env.max_steps` put around an environment."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
 from gymnasium.wrappers import TimeLimit
 
 from troupe.config import Environment, UsageError, one_line
+from troupe.config.signatures import parameters_of
 from troupe.user_code.files import load_callable, unwrapped
 
 Env = gym.Env[Any, Any]
@@ -39,20 +40,11 @@ def _load(name: str) -> Wrap:
     itself = unwrapped(wrapper)
     if inspect.isclass(itself) and not issubclass(itself, gym.Wrapper):
         raise UsageError(f"env.wrappers: {name} is no gymnasium.Wrapper")
-    missing = _required(itself)[1:]
+    known = list(parameters_of(itself).known.items())
+    missing = [each for each, parameter in known[1:] if parameter.required]
     if missing:
         raise UsageError(
             f"env.wrappers: {name} needs more than the environment ({', '.join(missing)}): write a function "
             "env -> wrapped env in a file, and name it path/to/file.py:FUNCTION"
         )
     return wrapper
-
-
-def _required(callable_: Callable[..., Any]) -> Sequence[str]:
-    """The parameters that a call has to give."""
-    try:
-        parameters = inspect.signature(callable_).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [each.name for each in parameters if each.default is each.empty and each.kind not in variable]

@@ -1,7 +1,7 @@
 """A batch of environments stepped together; every fault becomes an error that names environment, step and field."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -12,7 +12,8 @@ from jaxtyping import Float
 from troupe.config import TroupeError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.checks.contract import ContractError
-from troupe.environments.checks.observations import Limits
+from troupe.environments.checks.observations import Limits, misfit
+from troupe.environments.layers import layers
 from troupe.environments.packing import MaskPlace, Packing
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_and_report, report_failure
@@ -114,7 +115,8 @@ class VectorEnvironment:
         self._actions = Actions(self.action_space)
         self._packing = Packing(self.observation_space, self._actions, masked)
         self._limits = [Limits(leaf) for leaf in self._packing.leaves]
-        self._numbered = [each for env in getattr(vector, "envs", ()) for each in _numbered(env)]
+        layered = (layer for env in getattr(vector, "envs", ()) for layer in layers(env))
+        self._numbered = [layer for layer in layered if isinstance(layer, Numbered)]
         self.notices: dict[str, str] = {}
         self._steps = 0
         self._asked = False  # sent, and not received yet
@@ -240,10 +242,7 @@ class VectorEnvironment:
 
     def _pack_one(self, obs: Any, info: Mapping[str, Any], *, over: bool = False) -> np.ndarray:
         """What one environment shows, as a row of a batch; `over` where its episode has ended."""
-        if not self._packing.masked:
-            return self._packing.pack_one(obs)
-        given = (obs if self._packing.masked == "observation" else info).get(MASK)
-        return self._packing.pack_one(obs, self._packing.mask(given, over=over))
+        return self._packing.pack_one(obs, self._packing.mask_of(obs, info, over=over))
 
     def _at(self, number: int) -> str:
         return f"environment {self._name}[{number}], step {self._steps}"
@@ -266,24 +265,9 @@ class VectorEnvironment:
         for number, obs in enumerate(shown):
             if obs is None:  # it has not shown anything yet
                 continue
-            for leaf in self._packing.leaves:
-                try:
-                    shape = np.shape(leaf.of(obs))
-                except Exception:
-                    return f"{self._at(number)}: the observation has no entry {leaf.name}"
-                expected = leaf.space.shape or ()
-                if shape != expected:
-                    return f"{self._at(number)}: the observation{leaf.name} has shape {shape}, its space {expected}"
+            if wrong := misfit(self._packing.leaves, obs):
+                return f"{self._at(number)}: {wrong}"
         return ""
-
-
-def _numbered(env: gym.Env[Any, Any]) -> Iterator[Numbered]:
-    """The `Numbered` among an environment's wrappers."""
-    while isinstance(env, gym.Wrapper):
-        if isinstance(env, Numbered):
-            yield env
-            return
-        env = env.env
 
 
 def _cause(error: BaseException) -> BaseException:

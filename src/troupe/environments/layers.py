@@ -1,4 +1,4 @@
-"""The declared limit on the steps of an episode."""
+"""What an environment and its wrappers show: the time limit that they declare, and wrappers that are unwise here."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +12,20 @@ from troupe.user_code.guard import user_code
 _NAMES = ("_max_episode_steps", "max_episode_steps", "max_steps")  # TimeLimit's; in use by many; MiniGrid's
 _ATARI_FRAMES = 108_000  # ale-py's own limit (Machado et al. 2018)
 _TRIAL_STEPS, _TRIAL_SECONDS = 300, 0.1
+# Wrappers that normalise by running statistics, by the names of their classes: Gymnasium's and Stable-Baselines3's.
+_OF_REWARDS = ("NormalizeReward", "VecNormalize")
+_OF_OBSERVATIONS = ("NormalizeObservation", "VecNormalize")
+
+
+def layers(env: Any) -> Iterator[Any]:
+    """The environment and what it wraps, outermost first. Wrappers of other packages keep what they wrap as Gymnasium's
+    do, in `env`, or in `venv`."""
+    seen = set()
+    while env is not None and id(env) not in seen:
+        seen.add(id(env))
+        yield env
+        inside = vars(env) if hasattr(env, "__dict__") else {}
+        env = inside.get("env", inside.get("venv"))
 
 
 def time_limit(env: gym.Env[Any, Any]) -> int | None:
@@ -19,7 +33,7 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
     if getattr(env.unwrapped, "ale", None) is not None:
         return _ATARI_FRAMES
     found = [getattr(env.spec, "max_episode_steps", None)]
-    for layer in _layers(env):
+    for layer in layers(env):
         for name in _NAMES:
             with suppress(Exception):  # an attribute of the user's class may do anything
                 found.append(getattr(layer, name))
@@ -28,10 +42,9 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
 
 
 def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> bool:
-    """Whether no episode is cut off in a few hundred steps, as a user's environment may do without declaring it.
+    """Whether no episode is truncated in a few hundred steps, as an environment may do without declaring a limit.
 
-    `act` chooses an action from an observation and its info. An environment too slow to tell is given the benefit of
-    the doubt.
+    `act` chooses an action from an observation and its info. False for an environment too slow to tell.
     """
     began = time.perf_counter()
     with suppress(Exception), user_code():  # what is wrong with its steps shows in the run
@@ -54,8 +67,16 @@ def no_time_limit(name: str) -> str:
     )
 
 
-def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
-    yield env
-    while isinstance(env, gym.Wrapper):
-        env = env.env
-        yield env
+def unwise_wrappers(env: gym.Env[Any, Any]) -> Iterator[str]:
+    """A notice for each wrapper that does what is done here, and less well."""
+    for name in (type(layer).__name__ for layer in layers(env)):
+        if name in _OF_REWARDS:
+            yield (
+                f"{name} in the environment: returns here are of its normalised rewards, not of the environment's own; "
+                "leave it out, rewards are normalised for learning (loss.normalize_reward)"
+            )
+        if name in _OF_OBSERVATIONS:
+            yield (
+                f"{name} in the environment: its statistics are not saved, so that evaluations and later use of the "
+                "agent start them anew; leave it out, observations are normalised and saved (network.normalize)"
+            )
