@@ -65,6 +65,34 @@ class Mission(Cue):
         return {"numbers": super().show(), "mission": "go", "more": ("a", 1, None), "own": object(), "list": (1, 2)}
 
 
+class Integers(Cue):
+    """The first of two integers is the one to choose."""
+    action_space = spaces.Box(np.array([0, -3]), np.array([2, 4]), dtype=np.int8)
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return super().step(action[0])
+
+
+class Prices(Cue):
+    action_space = spaces.Box(0, 5000, (1,), np.int64)
+
+
+class OneOfActions(Cue):
+    action_space = spaces.OneOf([spaces.Discrete(3), spaces.Box(-1, 1)])
+
+
+class OneOfObservations(Cue):
+    observation_space = spaces.OneOf([Cue.observation_space, spaces.Discrete(2)])
+
+
+class OneOfEntry(Cue):
+    observation_space = spaces.Dict(numbers=Cue.observation_space, goal=spaces.OneOf([spaces.Discrete(3)]))
+
+    def show(self):
+        return {"numbers": super().show(), "goal": (0, 1)}
+
+
 class Words(Cue):
     observation_space = spaces.Dict(mission=spaces.Text(40), more=spaces.Tuple([spaces.Text(3)]))
 
@@ -238,6 +266,48 @@ def train(name: str, *options: str) -> int:
 def test_a_picture_that_is_no_atari_game_is_trained_on():
     """The measurement at the start chose `env.threads`, which only Atari games have."""
     assert train("Picture") == 0
+
+
+# Spaces
+
+
+def test_integers_of_a_box_are_chosen_and_learned(capsys):
+    serial = [
+        "--topology",
+        "serial",
+        "--steps",
+        "6000",
+        "--learner.learning_rate",
+        "0.01",
+        "--evaluation.final_episodes",
+        "20",
+    ]
+    assert train("Integers", *serial) == 0
+    assert troupe.load("run").act(np.array([0, 1, 0], np.float32)).dtype == np.int8
+    assert cli.run(["evaluate", "run", "--episodes", "20", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["mean_return"] > 6  # of 8; at random 2.7
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Prices", "action space Box(0, 5000, (1,), int64) is not supported: each integer of a Box is a choice among "
+         "at most 1,024, and here among 5,001; declare closer bounds, or a Box of floats and round in the environment"),
+        ("OneOfActions", "action space OneOf(Discrete(3), Box(-1.0, 1.0, (1,), float32)) is not supported: Box, "
+         "Discrete, MultiDiscrete and MultiBinary are, and Dict and Tuple of these"),
+        ("OneOfObservations", "observation space OneOf(Box(-1.0, 1.0, (3,), float32), Discrete(2)) is not supported: "
+         "Box, Discrete, MultiDiscrete and MultiBinary are, and Dict and Tuple of these"),
+    ],
+)  # fmt: skip
+def test_a_space_that_is_not_supported_is_named(name, message, capsys):
+    assert train(name) == 2
+    assert capsys.readouterr().err == f"troupe: {message}\n"
+    assert not Path("run").exists()
+
+
+def test_a_one_of_beside_other_entries_is_left_out(capsys):
+    assert train("OneOfEntry") == 0
+    assert "no network reads it: goal (OneOf)" in " ".join(capsys.readouterr().out.split())
 
 
 # Entries that cannot be read

@@ -25,6 +25,9 @@ ALL = [
     SPACES.MultiDiscrete([3, 2], start=[5, 0]),
     SPACES.MultiDiscrete([[3, 2], [4, 4]]),
     SPACES.MultiBinary((2, 2)),
+    SPACES.Box(-128, 127, (2, 2), np.int8),
+    SPACES.Box(5, 9, (), np.uint64),
+    SPACES.Box(0, 1, (3,), np.bool_),
     SPACES.Tuple([SPACES.Discrete(2)]),
     NESTED,
 ]
@@ -78,6 +81,17 @@ def test_the_largest_numbers_there_are_as_bounds_are_no_bounds():
         assert actions.to_environment(np.array([[0.0, 0.5]], np.float32)).tolist() == [[0.0, 0.5]]
 
 
+def test_each_number_of_a_box_of_integers_is_a_choice():
+    space = SPACES.Box(np.array([-2, 5]), np.array([0, 6]), dtype=np.int16)
+    actions = Actions(space)
+    assert actions.countable
+    assert [part.choices for part in actions.parts] == [3, 2]
+    batch = actions.to_environment(np.array([[0, 0], [2, 1]]))
+    assert batch.tolist() == [[-2, 5], [0, 6]]
+    assert batch.dtype == np.int16
+    assert actions.mask([1, 0, 1, 0, 1]).tolist() == [True, False, True, False, True]
+
+
 def test_random_rows_keep_to_masks():
     actions = Actions(SPACES.MultiDiscrete([3, 2]))
     masks = np.array([[False, True, False, True, True]] * 2000)
@@ -121,8 +135,12 @@ def test_a_mask_of_another_length_is_refused_with_both_numbers():
     [
         (SPACES.Text(3), "action space Text"),
         (SPACES.Tuple([SPACES.Discrete(2), SPACES.Sequence(SPACES.Discrete(2))]), r"Sequence.* at \[1\]"),
-        (SPACES.Box(0, 9, (2,), np.int64), "must hold floating-point numbers"),
-        (SPACES.Box(0, 1, (0,)), "must hold floating-point numbers"),
+        (
+            SPACES.Box(0, 1024, (2,), np.int64),
+            "among at most 1,024, and here among 1,025; declare closer",
+        ),
+        (SPACES.Box(0, 1, (0,)), "it holds no numbers"),
+        (SPACES.OneOf([SPACES.Discrete(2), SPACES.Discrete(3)]), r"action space OneOf\(Discrete"),
         (SPACES.Tuple([]), "it has no action"),
     ],
 )

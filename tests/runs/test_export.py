@@ -46,6 +46,7 @@ KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], MaskPlace]] = {
     "bits, a Box without bounds": (S.MultiBinary(3), S.Box(-np.inf, np.inf, (2,)), ""),
     "several choices": (S.MultiDiscrete([3, 2], start=[-1, 4]), S.MultiDiscrete([[2, 3], [1, 4]]), ""),
     "whole numbers, bits": (S.Box(-5, 5, (2,), np.int16), S.MultiBinary(3), ""),
+    "a Box of integers": (BOX, S.Dict(a=S.Box(-3, 2, (2,), np.int8), b=S.Box(-1, 1, (1,))), ""),
     "everything nested, masked by the info": (NESTED, EVERYTHING, "info"),
     "masked in the observation": (
         S.Dict({"x": BOX, "action_mask": S.MultiBinary(4)}), S.Discrete(4, start=1), "observation",
@@ -119,7 +120,7 @@ def mask_of(space: gym.Space[Any], rng: np.random.Generator) -> np.ndarray:
 
 
 QUICK_KINDS = [
-    "a choice, a Box", "everything nested, masked by the info",
+    "a Box of integers", "a choice, a Box", "everything nested, masked by the info",
     "masked in the observation", "an image, channels first, a small Box",
 ]  # fmt: skip
 

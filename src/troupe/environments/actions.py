@@ -1,11 +1,11 @@
-"""Actions as rows of numbers, whatever the action space: what policies draw, rollouts hold and losses read.
+"""Actions as rows of numbers, whatever the action space: what policies sample, rollouts hold and losses read.
 
-A row has one number for each choice (Discrete, each of a MultiDiscrete, each bit of a MultiBinary), counted from
-0, and one for each number of a Box. A single Discrete has no row: it is the number itself.
+A row has one number for each choice (Discrete, each of a MultiDiscrete, each bit of a MultiBinary, each number of a
+Box of integers), counted from 0, and one for each number of a Box of floats. A single Discrete is that number itself.
 
-A Box is drawn from a Gaussian that knows no bounds. Between two finite bounds its unit is half their distance,
-so that -1 and 1 are the bounds themselves; elsewhere it is the environment's. What leaves the bounds is clipped
-on its way to the environment, and only there: the row keeps what was drawn, whose density the policy knows.
+The numbers of a Box of floats are sampled from a Gaussian without bounds. Between two finite bounds its unit is half
+their distance, so that -1 and 1 are the bounds; elsewhere it is the environment's. What leaves the bounds is clipped
+for the environment only: the row keeps what was sampled, whose density the policy knows.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,12 @@ import numpy as np
 from troupe.config import UsageError
 from troupe.environments.spaces import Leaf, Space, leaves, with_entries
 
+_MOST_INTEGERS = 1024  # alternatives of each number in a Box of integers: so many logits
+
 
 @dataclass(frozen=True)
 class Part:
-    """Neighbouring numbers of a row: one choice out of `choices`, or (0) `width` numbers of a Box."""
+    """Neighbouring numbers of a row: one choice out of `choices`, or (0) `width` numbers of a Box of floats."""
 
     choices: int
     width: int = 1
@@ -38,6 +40,7 @@ class Actions:
         if not self.leaves:
             raise UsageError(f"action space {space} is not supported: it has no action")
         self.parts = [part for leaf in self.leaves for part in _parts(leaf)]
+        self._lowest = [lowest(leaf.space) for leaf in self.leaves]
         self.single = isinstance(space, gym.spaces.Discrete)
         self._first = int(space.start) if isinstance(space, gym.spaces.Discrete) else 0
         self.shape: tuple[int, ...] = () if self.single else (sum(part.width for part in self.parts),)
@@ -58,10 +61,10 @@ class Actions:
         if self.single:
             return rows + self._first
         values, start = [], 0
-        for leaf in self.leaves:
-            end = start + leaf.size
-            values.append(_of_row(leaf.space, rows[:, start:end]))
-            start = end
+        for leaf, first in zip(self.leaves, self._lowest, strict=True):
+            row = rows[:, start : start + leaf.size].reshape(len(rows), *(leaf.space.shape or ()))
+            values.append(unscaled(row, leaf.space) if first is None else (row + first).astype(leaf.space.dtype))
+            start += leaf.size
         return with_entries(self.space, iter(values))
 
     def random(self, rng: np.random.Generator, count: int, masks: np.ndarray | None = None) -> np.ndarray:
@@ -104,25 +107,31 @@ def _parts(leaf: Leaf) -> list[Part]:
         return [Part(int(n)) for n in space.nvec.flat]
     if isinstance(space, gym.spaces.MultiBinary):
         return [Part(2)] * leaf.size
-    if space.dtype is None or space.dtype.kind != "f" or not leaf.size:
+    assert isinstance(space, gym.spaces.Box)
+    unsupported = f"action space {space}{' at ' + leaf.name if leaf.path else ''} is not supported: "
+    if not leaf.size:
+        raise UsageError(f"{unsupported}it holds no numbers")
+    if space.dtype.kind == "f":
+        return [Part(0, leaf.size)]
+    alternatives = [int(high) - int(low) + 1 for low, high in zip(space.low.flat, space.high.flat, strict=True)]
+    if max(alternatives) > _MOST_INTEGERS:
         raise UsageError(
-            f"action space {space}{' at ' + leaf.name if leaf.path else ''} is not supported: a Box must hold "
-            "floating-point numbers (whole ones are a MultiDiscrete)"
+            f"{unsupported}each integer of a Box is a choice among at most {_MOST_INTEGERS:,}, and here among "
+            f"{max(alternatives):,}; declare closer bounds, or a Box of floats and round in the environment"
         )
-    return [Part(0, leaf.size)]
+    return [Part(each) for each in alternatives]
 
 
-def _of_row(space: Space, row: np.ndarray) -> np.ndarray:
-    shaped: np.ndarray = row.reshape(len(row), *(space.shape or ()))
-    if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        shaped = shaped + space.start
+def lowest(space: Space) -> np.ndarray | None:
+    """The lowest value of each choice in a leaf, shaped as the space; None for a Box of floats."""
     if isinstance(space, gym.spaces.Box):
-        return unscaled(shaped, space)
-    return shaped.astype(space.dtype)
+        return None if space.dtype.kind == "f" else space.low.astype(np.int64)
+    return np.array(getattr(space, "start", 0), np.int64)
 
 
-def unscaled(row: np.ndarray, space: gym.spaces.Box) -> np.ndarray:
+def unscaled(row: np.ndarray, space: Space) -> np.ndarray:
     """From the policy's unit to the environment's, within its bounds."""
+    assert isinstance(space, gym.spaces.Box)
     middle, unit = scale(space)
     clipped: np.ndarray = np.clip(middle + row * unit, space.low, space.high).astype(space.dtype)
     return clipped

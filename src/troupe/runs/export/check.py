@@ -10,8 +10,8 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from troupe.environments import spaces
-from troupe.environments.actions import Actions, scale
-from troupe.environments.spaces import MASK, Leaf, with_entries
+from troupe.environments.actions import Actions, lowest, scale
+from troupe.environments.spaces import MASK, Leaf, Space, with_entries
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.encoders import Encoder
 from troupe.networks.recurrent import RecurrentState
@@ -62,14 +62,15 @@ def _recurrent(network: ActorCritic, actions: Actions, rng: np.random.Generator)
         columns = np.split(rows.reshape(ROWS, -1), ends[:-1], axis=1)
         for leaf, drawn in zip(actions.leaves, columns, strict=True):
             given[leaf.named("last_action")] = (
-                _unclipped(leaf.space, drawn) if isinstance(leaf.space, gym.spaces.Box) else leaf.of(action)
+                _unclipped(leaf.space, drawn) if lowest(leaf.space) is None else leaf.of(action)
             )
         given["last_reward"] = reward
     return given, recurrent
 
 
-def _unclipped(space: gym.spaces.Box, drawn: np.ndarray) -> np.ndarray:
+def _unclipped(space: Space, drawn: np.ndarray) -> np.ndarray:
     """In the unit of the file's `mean`, without rounding to the action's type."""
+    assert isinstance(space, gym.spaces.Box)
     middle, unit = scale(space)
     return np.asarray(middle + drawn.reshape(-1, *space.shape) * unit)
 

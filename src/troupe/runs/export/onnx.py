@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from troupe.algorithm.distributions import Categorical, Gaussian, Product
 from troupe.config import TroupeError, UsageError, printable
 from troupe.environments import spaces
-from troupe.environments.actions import Actions, scale
+from troupe.environments.actions import Actions, lowest, scale
 from troupe.environments.spaces import Leaf, with_entries
 from troupe.extras import need
 from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
@@ -108,9 +108,7 @@ class Policy(nn.Module):
     def __init__(self, network: ActorCritic, actions: Actions):
         super().__init__()
         self.network, self.actions = network, actions
-        self._leaves = [
-            _Box(leaf.space) if isinstance(leaf.space, gym.spaces.Box) else _Choices(leaf) for leaf in actions.leaves
-        ]
+        self._leaves = [_Box(leaf.space) if lowest(leaf.space) is None else _Choices(leaf) for leaf in actions.leaves]
         self._modules_of_leaves = nn.ModuleList(self._leaves)  # torch does not look into lists
 
     def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
@@ -158,19 +156,20 @@ class Policy(nn.Module):
         return {name: each.numpy() for name, each in self.outputs(output).items()} | made, decided.numpy()
 
 
-Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box and each choice
+Parts = Iterator[Categorical | Gaussian]  # of a policy: one for each Box of floats and each choice
 
 
 class _Box(nn.Module):
-    """A Box: mean and log standard deviation in the environment's unit, before clipping; and the action."""
+    """A Box of floats: mean and log standard deviation in the environment's unit, before clipping; and the action."""
 
     middle: Tensor
     unit: Tensor
     low: Tensor
     high: Tensor
 
-    def __init__(self, space: gym.spaces.Box):
+    def __init__(self, space: spaces.Space):
         super().__init__()
+        assert isinstance(space, gym.spaces.Box)
         self._shape, self._dtype = space.shape, _dtype(space)
         middle, unit = scale(space)
         for name, each in (("middle", middle), ("unit", unit), ("low", space.low), ("high", space.high)):
@@ -190,7 +189,7 @@ class _Box(nn.Module):
 
 
 class _Choices(nn.Module):
-    """A Discrete, MultiDiscrete or MultiBinary: probabilities, choice after choice; and the action."""
+    """A Discrete, MultiDiscrete, MultiBinary or Box of integers: probabilities, choice after choice; and the action."""
 
     start: Tensor
 
@@ -198,7 +197,7 @@ class _Choices(nn.Module):
         super().__init__()
         self._shape, self._dtype = leaf.space.shape or (), _dtype(leaf.space)
         self._count = max(1, leaf.size)
-        self.register_buffer("start", torch.tensor(getattr(leaf.space, "start", 0)))
+        self.register_buffer("start", torch.tensor(lowest(leaf.space)))
 
     def forward(self, parts: Parts) -> dict[str, Tensor]:
         choices = [part for part in islice(parts, self._count) if isinstance(part, Categorical)]

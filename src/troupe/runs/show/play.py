@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
 
-from troupe.environments.actions import scale
+from troupe.environments.actions import lowest, scale
 from troupe.environments.spaces import MASK
 from troupe.runs.show.rendering import Render, RenderedEnv
 from troupe.user_code.guard import user_code
@@ -161,7 +161,7 @@ def in_real_time(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
 
 
 def _components(space: gym.Space[Any], action: Any) -> list[ActionComponent]:
-    if not isinstance(space, gym.spaces.Box):
+    if not isinstance(space, gym.spaces.Box) or lowest(space) is not None:
         return []
     middle, unit = scale(space)
     positions = (0.5 + 0.5 * (action - middle) / np.where(unit > 0, unit, 1)).clip(0, 1)
