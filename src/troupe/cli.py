@@ -131,6 +131,7 @@ def resume(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluate.evaluation import evaluate
     from troupe.runs.report.display import Counter
+    from troupe.runs.store.checkpoint import read_config
 
     counter = Counter(options.episodes, sys.stderr)
     try:
@@ -152,10 +153,13 @@ def evaluate(options: argparse.Namespace) -> None:
         console.write(json.dumps(scores.summary()))
         return
     policy = "greedy" if scores.greedy else "stochastic"
+    protocol = config.protocol_of(read_config(Path(options.run)).env)
     console.write(
         f"{policy} policy, {options.episodes} episodes: mean return {format_return(scores.mean)}, "
         f"std {format_return(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
-        f"mean length {scores.lengths.mean():.0f} steps" + (f", {scores.cut_off} cut off" if scores.cut_off else "")
+        f"mean length {scores.lengths.mean():.0f} steps"
+        + (f", {scores.cut_off} cut off" if scores.cut_off else "")
+        + (f"; Atari protocol: {protocol}" if protocol else "")
     )
 
 

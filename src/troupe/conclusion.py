@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from troupe import safe_files
-from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, reason
+from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, protocol_of, reason
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import peak_memory_mb, versions
 from troupe.runs.store.metrics import to_json
@@ -47,6 +47,7 @@ def write_summary(run: Path, config: TrainConfig, counts: Counts, seconds: float
         "preset": config.preset,
         "tuned": config.tuned,
         "seed": config.seed,
+        **({"protocol": protocol} if (protocol := protocol_of(config.env)) else {}),
         **more,
         **asdict(counts),
         "training_seconds": round(seconds, 3),

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from troupe import hints
-from troupe.config import TrainConfig, load_preset
+from troupe.config import TrainConfig, load_preset, protocol_of
 from troupe.environments import EnvironmentSource, spaces
 from troupe.run import Outcome, outcome_text
 from troupe.runs.evaluate.scores import Scores
@@ -42,6 +42,7 @@ def introduction(
     if source.unsendable and config.actor.place == "auto" and placed == "threads":
         placed += f" (the environment cannot be sent to processes: {source.unsendable})"
     notes = [*source.notices, *measured]
+    notes += _protocol(config)
     if source.masked:
         notes.append(f"actions as the {source.masked}'s {spaces.MASK} allows")
     if described := annealing.described(topology.schedule, config, steps):
@@ -75,7 +76,7 @@ def training_report(config: TrainConfig, counts: Counts, seconds: float, rollout
         updates = counts.updates + counts.skipped_updates
         speed += f"; {counts.skipped_updates:,} of {updates:,} updates were skipped: their gradients were not finite"
     if counts.updates:
-        return [speed]
+        return [speed, *_protocol(config)]
     steps, environments = config.actor.rollout_shape
     return [
         speed,
@@ -124,6 +125,11 @@ def result(
             f"watch:  {hints.call('watch', path, config)}",
         ),
     ]
+
+
+def _protocol(config: TrainConfig) -> list[str]:
+    name = protocol_of(config.env)
+    return [f"Atari protocol: {name}"] if name else []
 
 
 def _indented(*lines: str) -> list[str]:

@@ -1,7 +1,9 @@
 """Atari games: two backends that play the same game, and what the settings change in it."""
 
+import json
 import subprocess
 import sys
+import tomllib
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 from ale_py.vector_env import AtariVectorEnv
 
 from helpers import PATIENCE_SECONDS, slow
-from troupe.config import Environment, UsageError
+from troupe.config import Environment, UsageError, from_toml, protocol_of, resolve, to_toml
+from troupe.config.protocols import PROTOCOLS
 from troupe.environments import VectorEnvironment, find
 from troupe.environments.stepping import atari
 
@@ -55,6 +58,7 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
         slow(BREAKOUT, {"noops": 0}, True),
         (BREAKOUT, {"sticky": 0.25, "noops": 7, "episodic_life": True}, True),
         slow(BREAKOUT, {"frame_skip": 3, "fire_reset": False}, True),
+        slow(BREAKOUT, PROTOCOLS["v5"], False),
         ("ALE/Backgammon-v5", {}, False),  # has no action that does nothing
     ],
 )
@@ -189,13 +193,69 @@ def test_fire_is_pressed_at_the_start_and_throws_the_ball():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("sticky", 0.25), ("episodic_life", True), ("fire_reset", False), ("noops", 0), ("frame_skip", 2), ("threads", 2)],
+    [
+        ("protocol", "v5"),
+        ("sticky", 0.25),
+        ("episodic_life", True),
+        ("fire_reset", False),
+        ("noops", 0),
+        ("frame_skip", 2),
+        ("threads", 2),
+    ],
 )
 def test_settings_of_atari_are_refused_elsewhere(name, value):
     config = Environment(**{name: value})
     for make in (find("CartPole-v1").make_vector, find("CartPole-v1").make_restorable):
         with pytest.raises(UsageError, match=f"^env.{name} = {value}: only Atari games have it, not CartPole-v1$"):
             make(1, config)
+
+
+# Protocols
+
+
+def test_protocol_v5_is_what_gymnasium_registers():
+    registered, ours = gym.spec(BREAKOUT).kwargs, PROTOCOLS["v5"]
+    assert ours["sticky"] == registered["repeat_action_probability"]
+    assert ours["frame_skip"] == registered["frameskip"]
+    assert not any(ours[name] for name in ("noops", "fire_reset", "episodic_life"))
+
+
+def test_a_protocol_sets_five_rules_and_a_setting_beside_it_wins():
+    by_default = resolve(BREAKOUT).env
+    assert {name: getattr(by_default, name) for name in PROTOCOLS["nature"]} == PROTOCOLS["nature"]
+    v5 = resolve(BREAKOUT, settings={"env.protocol": "v5"}).env
+    assert {name: getattr(v5, name) for name in PROTOCOLS["v5"]} == PROTOCOLS["v5"]
+    mixed = resolve(BREAKOUT, settings={"env.noops": "7", "env.protocol": "v5"}).env
+    assert (mixed.noops, mixed.sticky) == (7, 0.25)
+    assert [protocol_of(each) for each in (by_default, v5, mixed)] == ["nature", "v5", "v5, but env.noops = 7"]
+    assert protocol_of(resolve("CartPole-v1").env) == ""
+
+
+def test_a_run_saved_before_there_were_protocols_keeps_its_rules():
+    """Its config.toml has the rules and no protocol."""
+    saved = to_toml(resolve(BREAKOUT, settings={"env.sticky": 0.25}))
+    older = from_toml("\n".join(line for line in saved.splitlines() if not line.startswith("protocol")))
+    assert (older.env.sticky, older.env.episodic_life, older.env.noops) == (0.25, True, 30)
+    assert protocol_of(older.env) == "nature, but env.sticky = 0.25"
+
+
+def test_results_name_the_protocol(tmp_path, run_command):
+    run = tmp_path / "run"
+    status, out, _ = run_command(
+        f"train {PONG} --env.protocol v5 --topology serial --steps 32 --target none --actors 1 --actor.environments 2 "
+        "--actor.rollout_steps 4 --actor.parts 1 --learner.minibatches 2 --learner.epochs 1 --env.threads 1 "
+        "--evaluation.every_seconds 0 --evaluation.final_episodes 1 --evaluation.max_steps 5 "
+        f"--network.precision float32 --run-dir {run}"
+    )
+    assert status == 0
+    assert out.count("\n  Atari protocol: v5\n") == 2  # at the start and at the end
+    assert json.loads((run / "summary.json").read_text())["protocol"] == "v5"
+    assert tomllib.loads((run / "config.toml").read_text())["env"]["sticky"] == 0.25
+
+
+def test_an_unknown_protocol_is_refused(run_command):
+    status, _, error = run_command(f"train {PONG} --env.protocol v4")
+    assert (status, error) == (2, "troupe: env.protocol = 'v4': expected one of nature | v5\n")
 
 
 # One emulator

@@ -6,6 +6,7 @@ Nothing in here imports torch or Gymnasium, so that a wrong name is reported at 
 from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
 from troupe.config.files import from_toml, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
+from troupe.config.protocols import protocol_of
 from troupe.config.settings import (
     Actor,
     Adjust,

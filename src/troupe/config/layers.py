@@ -12,6 +12,7 @@ import msgspec
 
 from troupe.config.checks import check_vtrace
 from troupe.config.errors import UsageError, did_you_mean
+from troupe.config.protocols import settings_of_protocol
 from troupe.config.settings import TrainConfig
 from troupe.config.values import build, flatten
 
@@ -70,8 +71,9 @@ def resolve(
 ) -> TrainConfig:
     """The configuration of a run: defaults < preset < its settings for `env_id` < `settings`.
 
-    `settings` maps dotted names ("learner.epochs") to values, which may be strings as a shell gives
-    them. Raises UsageError, naming the nearest word, for what does not exist or is out of range.
+    `settings` maps dotted names ("learner.epochs") to values, which may be strings as a shell gives them. In each layer
+    "env.protocol" sets several, and those named beside it win. Raises UsageError, naming the nearest word, for what
+    does not exist or is out of range.
     """
     chosen = load_preset(preset)
     layers: list[Mapping[str, Any]] = [chosen.settings]
@@ -86,7 +88,7 @@ def resolve(
             merged["actor.auto"] = False  # a number that is named is used
         if "exploration.epsilon" in given:
             merged.pop("exploration.epsilon_end", None)  # a decay ends where the layer that begins it says
-        merged |= given
+        merged |= settings_of_protocol(given.get("env.protocol")) | given
     config = build(merged)
     check_vtrace(config)
     return config

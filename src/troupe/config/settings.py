@@ -48,6 +48,13 @@ class Environment:
     ] = "auto"
     delay_seconds: Annotated[float, _doc("pause after every step, as in the article", ge=0)] = 0.0
     threads: Annotated[int, _doc("Atari, EnvPool: threads of a batch; 0: by measurement, or else 1", ge=0)] = 0
+    protocol: Annotated[
+        Literal["nature", "v5"],
+        _doc(
+            "Atari: sets sticky, episodic_life, fire_reset, noops and frame_skip together (docs/extending.md); nature: "
+            "Mnih et al. 2015; v5: as Gymnasium registers ALE/...-v5, Machado et al. 2018"
+        ),
+    ] = "nature"
     sticky: Annotated[
         float,
         _doc(

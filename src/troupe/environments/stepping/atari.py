@@ -17,7 +17,7 @@ from troupe.config import Environment, UsageError
 from troupe.environments.packing import Packing
 from troupe.environments.stepping.vector import VectorEnvironment
 
-ONLY_HERE = ("threads", "sticky", "episodic_life", "fire_reset", "noops", "frame_skip")  # of Environment
+ONLY_HERE = ("threads", "protocol", "sticky", "episodic_life", "fire_reset", "noops", "frame_skip")  # of Environment
 ARGUMENTS = ("mode", "difficulty", "full_action_space")  # of ale-py's environment; single emulators take them
 MAX_FRAMES = 108_000  # half an hour of play, after which a game is cut off
 _FRAMES_PER_SECOND = 60
