@@ -19,7 +19,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("runs",),
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_state", "messages", "conclusion"),
-    ("bench", "series"),
+    ("bench", "series", "comparison"),
     ("arguments", "console", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience

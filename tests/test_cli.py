@@ -131,7 +131,7 @@ def run(tmp_path_factory) -> Path:
         ("train nowhere.py:make", "no file 'nowhere.py'"),
         ("train CartPole-v1 --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
         ("train CartPole-v1 --run-dir world.py/run", "run directory 'world.py/run' cannot be written: Not a directory"),
-        ("compare CartPole-v1", "the following arguments are required: --presets (troupe compare --help)"),
+        ("compare CartPole-v1", "--presets or --vary is required: what is to be compared (troupe compare --help)"),
         ("compare CartPole-v1 --presets appo,impla", "no preset 'impla'; did you mean impala? (troupe presets lists"),
         (
             "compare CartPole-v1 --presets appo,impala,appo",
@@ -524,7 +524,8 @@ def test_compare_gives_a_table_a_picture_and_figures(troupe):
         f"compare CartPole-v1 --presets appo,impala --seeds 2 --seed 5 --steps 300 --run-dir out --quiet {TINY}"
     )
     assert (status, err) == (0, "")
-    assert re.match(r"\n\| preset \| solved \|.*\n\| :-+ \|.*\n\| appo   \| - of 2 \|.*\n\| impala \| - of 2 \|", out)
+    heading = r"\n\| preset \| tuned \| solved \|.*\n\| :-+ \|.*\n"
+    assert re.match(heading + r"\| appo   \|   yes \| - of 2 \|.*\n\| impala \|   yes \| - of 2 \|", out)
     assert {place.name for place in Path("out").iterdir()} == {
         "appo", "impala", "comparison.json", "comparison.md", "comparison.png"
     }  # fmt: skip

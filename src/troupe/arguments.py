@@ -118,12 +118,13 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_asked(one)
 
-    one = add("compare", "train with several presets and seeds: one table, one picture")
+    one = add("compare", "train with several presets or settings, and seeds: one table, one picture")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument("--presets", type=_names, metavar="P,P,...", help="which; troupe presets lists them (appo)")
     one.add_argument(
-        "--presets", type=_names, required=True, metavar="P,P,...", help="which; troupe presets lists them"
+        "--vary", action="append", default=[], metavar="NAME=V,V,...", help="values of a setting; repeat it for more"
     )
-    one.add_argument("--seeds", type=_count(1), default=3, metavar="K", help="K runs of each preset (3)")
+    one.add_argument("--seeds", type=_count(1), default=3, metavar="K", help="K runs of each (3)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
     one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
     _add_asked(one)

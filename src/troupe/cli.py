@@ -105,11 +105,14 @@ def _result(run: "Run") -> dict[str, Any]:
 
 
 def compare(options: argparse.Namespace) -> int:
-    from troupe.series import compare
+    from troupe.comparison import compare, parse_vary
 
+    if not (options.presets or options.vary):
+        raise UsageError("--presets or --vary is required: what is to be compared (troupe compare --help)")
     asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
+    presets, vary = options.presets or ["appo"], parse_vary(options.vary)
     seeds = range(options.seed, options.seed + options.seeds)
-    return compare(options.env, options.presets, seeds, options.run_dir, **asked)
+    return compare(options.env, presets, seeds, options.run_dir, vary=vary, **asked)
 
 
 def resume(options: argparse.Namespace) -> None:

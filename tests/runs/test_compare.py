@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from troupe import TroupeError, UsageError
-from troupe import series as module
-from troupe.series import compare, policy_lag
+from troupe import TroupeError, UsageError, config
+from troupe import comparison as module
+from troupe.comparison import compare, policy_lag
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
@@ -30,9 +30,9 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys, figures):
     assert compare("CartPole-v1", ["impala", "appo"], range(4, 6), "out", settings=SETTINGS) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    table = [line.split("|")[1:3] for line in out.splitlines() if line.startswith("|")]
+    table = [line.split("|")[1:4] for line in out.splitlines() if line.startswith("|")]
     assert [[cell.strip() for cell in line] for line in (table[0], *table[2:])] == [
-        ["preset", "solved"], ["impala", "- of 2"], ["appo", "- of 2"],
+        ["preset", "tuned", "solved"], ["impala", "yes", "- of 2"], ["appo", "yes", "- of 2"],
     ]  # fmt: skip
     assert out.endswith("figures out/comparison.json\npicture out/comparison.png\n")
     assert (tmp_path / "out" / "comparison.png").read_bytes().startswith(b"\x89PNG")
@@ -86,7 +86,7 @@ def test_a_preset_of_which_every_run_failed_has_a_line_without_figures(capsys, w
     world = world_where("raise ValueError('no wheels')", "impala/seed0")
     assert compare(world, ["impala", "appo"], [0], "out", settings=SETTINGS) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| impala")]
-    assert line.replace(" ", "") == "|impala|-of1|-|-|-|-|-|-|-|"
+    assert line.replace(" ", "") == "|impala|no|-of1|-|-|-|-|-|-|-|-|"
 
 
 def test_a_signal_ends_the_runs_and_what_is_done_is_compared(tmp_path, capsys, figures, world_where):
@@ -162,27 +162,84 @@ def test_the_figures_of_a_preset_worked_out():
         }  # fmt: skip
 
     runs = [run("solved", 10.0, 100, 1.0, 1.0), run("steps", 4.0, 300, 2.0, 3.0), run("solved", 13.0, 100, 4.0, 6.0)]
-    assert module._preset_figures(runs) == {
+    assert module.variant_figures(runs) == {
         "target": 9.0,
         "solved": 2,
         "mean_return": 9.0,
         "lowest_return": 4.0,
         "median_steps": 100.0,
         "median_training_seconds": 2.0,
+        "median_seconds_to_target": 2.5,
+        "median_seconds_at_limit": 2.0,
         "median_steps_per_s": 100.0,
         "lag_mean": 3.2,  # (100 * 1 + 300 * 3 + 100 * 6) / 500
         "lag_max": 12.0,
     }
 
 
+LIMITS = {"steps": 1_000_000, "seconds": 0.0}
+
+
 @pytest.mark.parametrize(
-    ("targets", "words"),
+    ("variants", "words"),
     [
-        ({"appo": 475.0, "impala": 475.0}, "(475)"),
-        ({"appo": 475.0, "article": None}, "(appo 475, article none)"),
-        ({"article": None}, "(none)"),
+        ({"appo": (475.0, LIMITS), "impala": (475.0, LIMITS)},
+         "Target: 475, the same for all. Limit: 1,000,000 steps, the same for all."),
+        ({"appo": (475.0, LIMITS), "article": (None, {"steps": 9, "seconds": 30.0})},
+         "Target: differs: appo 475, article none. Limit: differs: appo 1,000,000 steps, article 9 steps or 30 s."),
+        ({"article": (None, {"steps": 0, "seconds": 0.0})}, "Target: none. Limit: none."),
+    ],
+)  # fmt: skip
+def test_the_note_names_target_and_limit_or_each(variants, words):
+    rows = {label: {"target": target, "limits": limits} for label, (target, limits) in variants.items()}
+    assert module.note(rows).replace("\n", " ").startswith(words)
+
+
+def test_all_have_the_first_presets_target_and_limits_where_none_are_given(monkeypatch):
+    trained = {}
+
+    def train(env, *, preset, settings, **rest):
+        trained[preset] = {name: value for name, value in settings.items() if name.startswith("stop.")}
+        raise TroupeError("no")
+
+    monkeypatch.setattr(module, "train", train)
+    Path("out").mkdir()
+    compare("CartPole-v1", ["appo", "article"], [0], "out", settings={"stop.seconds": 60})
+    own = config.resolve("CartPole-v1", "appo").stop
+    assert trained["appo"] == trained["article"] == {
+        "stop.target": own.target, "stop.steps": own.steps, "stop.seconds": 60,
+    }  # fmt: skip
+
+
+def test_settings_vary_with_presets_or_instead_of_them(run_command, figures):
+    small = " ".join(f"--{name} {value}" for name, value in SETTINGS.items() if not name.startswith("stop."))
+    words = f"compare CartPole-v1 --seeds 1 --run-dir out --quiet --steps 200 --target none --untuned {small}"
+    status, out, err = run_command(f"{words} --vary learner.learning_rate=1e-3,1e-4 --vary network.hidden=8,8")
+    assert (status, err) == (0, "")
+    labels = [f"appo, learner.learning_rate={rate}, network.hidden=8,8" for rate in ("1e-3", "1e-4")]
+    told = figures()
+    assert list(told["presets"]) == labels
+    assert [each["tuned"] for each in told["presets"].values()] == [False, False]
+    assert told["varied"] == {"learner.learning_rate": ["1e-3", "1e-4"], "network.hidden": ["8,8"]}
+    for run, rate in zip(told["runs"], (1e-3, 1e-4), strict=True):
+        learned = config.from_toml((Path("out") / run["folder"] / "config.toml").read_text())
+        assert (learned.learner.learning_rate, learned.network.hidden) == (rate, (8, 8))
+    assert all(f"| {label} " in out for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("", "--presets or --vary is required: what is to be compared (troupe compare --help)"),
+        ("--vary learner.learning_rate", "--vary 'learner.learning_rate': expected NAME=VALUE,VALUE,..."),
+        ("--vary learner.learning_rate=1,", "--vary 'learner.learning_rate=1,': expected NAME=VALUE,VALUE,..."),
+        ("--vary lr=1,2", "preset appo: no setting 'lr'; did you mean learner.learning_rate?"),
+        ("--vary learner.epochs=1,x", "preset appo: learner.epochs = 'x': expected a whole number"),
+        ("--vary learner.epochs=1,1", "appo, learner.epochs=1: it would be trained twice"),
     ],
 )
-def test_the_note_names_the_target_or_each(targets, words):
-    note = module._note({preset: {"target": target} for preset, target in targets.items()})
-    assert f"the target {words} was confirmed" in note
+def test_what_cannot_vary_is_one_line_and_status_2(run_command, words, line):
+    status, out, err = run_command(f"compare CartPole-v1 {words} --run-dir out")
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert line in err
+    assert not Path("out").exists()

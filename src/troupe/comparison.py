@@ -1,0 +1,262 @@
+"""`troupe compare`: presets and settings, each with the same seeds, target and limits: a table and a picture."""
+
+import itertools
+import json
+import re
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from troupe import config
+from troupe.config import TrainConfig, TroupeError, UsageError, reason
+from troupe.environments import settle
+from troupe.runs.report.display import Mode
+from troupe.runs.store.checkpoint import write_durably
+from troupe.runs.store.directory import check_free, versions
+from troupe.runs.store.metrics import Row, read_metrics, to_json
+from troupe.series import Job, Series, directory_of, draw, run_series
+from troupe.text import table
+from troupe.trainer import train
+
+_ENDS = ("stop.target", "stop.steps", "stop.seconds")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A preset with settings that vary."""
+
+    preset: str
+    varied: Mapping[str, Any]
+    config: TrainConfig  # with all that goes to every run
+
+    @property
+    def label(self) -> str:
+        return ", ".join([self.preset, *(f"{name}={value}" for name, value in self.varied.items())])
+
+    @property
+    def folder(self) -> str:
+        return re.sub(r"[^\w.=,+-]+", "_", self.label.replace(", ", "_"))
+
+
+def compare(
+    env: str,
+    presets: Sequence[str],
+    seeds: Sequence[int],
+    run_dir: str | None = None,
+    *,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    tuned: bool = True,
+    display: Mode = "silent",
+) -> int:
+    """Trains with every preset, every value of the settings in `vary` and every seed, in `run_dir`/<variant>/seed<k>;
+    returns the exit status.
+
+    All have the same target and limits: what `settings` do not say of them is that of the first preset. Each seed is
+    trained with all variants before the next seed, so that a machine whose speed varies treats them alike. After
+    failures and signals the finished runs are still compared. Raises UsageError before any run starts where one of the
+    presets does not allow the settings.
+    """
+    directory = directory_of(run_dir, env, "compare")
+    variants, common = _variants(env, presets, vary or {}, settings or {}, tuned=tuned)
+    settle(variants[0].config, env)
+    check_free(directory)
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"'{directory}' is not empty; name another --run-dir")
+
+    by_label = {variant.label: variant for variant in variants}
+    jobs = [Job(each.label, seed, directory / each.folder / f"seed{seed}") for seed in seeds for each in variants]
+
+    def train_one(job: Job) -> Any:
+        each = by_label[job.variant]
+        asked = {**common, **each.varied}
+        return train(
+            env, preset=each.preset, seed=job.seed, run_dir=job.path, settings=asked, tuned=tuned, display=display
+        )
+
+    series = run_series(jobs, train_one)
+    if series.done or series.failed:
+        asked = {"environment": env, "settings": common, "varied": vary or {}, "tuned": tuned, "versions": versions()}
+        _write_comparison(asked | _figures(series, variants, directory), directory)
+        draw(series, directory / "comparison.png")
+    return series.exit_status
+
+
+def _variants(
+    env: str, presets: Sequence[str], vary: Mapping[str, Sequence[Any]], settings: Mapping[str, Any], *, tuned: bool
+) -> tuple[list[Variant], dict[str, Any]]:
+    """All variants, and the settings that are common to them."""
+    common = dict(config.flatten(settings))
+    variants: list[Variant] = []
+    for preset in map(config.load_preset, presets):
+        for values in itertools.product(*vary.values()):
+            varied = dict(zip(vary, values, strict=True))
+            try:
+                resolved = config.resolve(env, preset.name, common | varied, tuned=tuned)
+                if not variants:
+                    ends = {name: config.value_of(resolved, name) for name in _ENDS if name not in varied}
+                    common = ends | common
+                    resolved = config.resolve(env, preset.name, common | varied, tuned=tuned)
+            except UsageError as error:
+                raise UsageError(f"preset {preset.name}: {error}") from None
+            variants.append(Variant(preset.name, varied, resolved))
+    labels = [variant.label for variant in variants]
+    if twice := next((label for label in labels if labels.count(label) > 1), None):
+        raise UsageError(f"{twice}: it would be trained twice")
+    return variants, common
+
+
+def _figures(series: Series, variants: Sequence[Variant], directory: Path) -> Row:
+    """What was measured, by variant and by run."""
+    runs = [_run_figures(job, directory) for job in series.done]
+    failed = [{"preset": job.variant, "seed": job.seed, "error": str(error)} for job, error in series.failed.items()]
+    by_variant = {}
+    for variant in variants:
+        done = [run for run in runs if run["preset"] == variant.label]
+        failures = sum(failure["preset"] == variant.label for failure in failed)
+        if done or failures:
+            by_variant[variant.label] = {
+                "seeds": len(done) + failures,
+                "failed": failures,
+                "tuned": variant.config.tuned,
+                "limits": {"steps": variant.config.stop.steps, "seconds": variant.config.stop.seconds},
+                **variant_figures(done),
+            }
+    labels = [variant.label for variant in variants]
+    return {"presets": by_variant, "runs": sorted(runs, key=lambda run: labels.index(run["preset"])), "failed": failed}
+
+
+def _run_figures(job: Job, directory: Path) -> Row:
+    summary = json.loads((job.path / "summary.json").read_bytes())
+    names = (
+        "outcome", "target", "evaluation", "steps", "episodes", "updates", "best_steps",
+        "training_seconds", "total_seconds", "steps_per_s",
+    )  # fmt: skip
+    lag_mean, lag_max = policy_lag(job.path)
+    return {
+        "preset": job.variant,
+        "seed": job.seed,
+        "folder": job.path.relative_to(directory).as_posix(),
+        **{name: summary[name] for name in names},
+        "lag_mean": lag_mean,
+        "lag_max": lag_max,
+    }
+
+
+def policy_lag(run: Path) -> tuple[float, int]:
+    """Of a whole run: the mean over steps, and the maximum."""
+    reports = [row for row in read_metrics(run) if row["kind"] == "report"]
+    steps = np.diff([row["steps"] for row in reports], prepend=0)
+    mean = steps @ np.array([row["lag_mean"] for row in reports]) / max(steps.sum(), 1)
+    return round(float(mean), 4), max((row["lag_max"] for row in reports), default=0)
+
+
+def variant_figures(runs: Sequence[Row]) -> Row:
+    """Of the runs of one variant."""
+    if not runs:
+        return {}
+    target = runs[0]["target"]
+    returns = [run["evaluation"]["mean_return"] for run in runs]
+    steps = [run["steps"] for run in runs]
+    solved = [run for run in runs if run["outcome"] == "solved"]
+    at_limit = [run for run in runs if run["outcome"] in ("steps", "time")]
+    return {
+        "target": target,
+        "solved": None if target is None else len(solved),
+        "mean_return": float(np.mean(returns)),
+        "lowest_return": min(returns),
+        "median_steps": float(np.median(steps)),
+        "median_training_seconds": _median(runs, "training_seconds"),
+        "median_seconds_to_target": _median(solved, "training_seconds"),
+        "median_seconds_at_limit": _median(at_limit, "training_seconds"),
+        "median_steps_per_s": _median(runs, "steps_per_s"),
+        "lag_mean": float(np.dot(steps, [run["lag_mean"] for run in runs]) / max(sum(steps), 1)),
+        "lag_max": max(run["lag_max"] for run in runs),
+    }
+
+
+def _median(runs: Sequence[Row], name: str) -> float | None:
+    return float(np.median([run[name] for run in runs])) if runs else None
+
+
+def _write_comparison(comparison: Row, directory: Path) -> None:
+    """Prints the table, and writes it and all figures into the directory."""
+    text = "\n".join([*_table(comparison["presets"]), "", note(comparison["presets"]), ""])
+    print(f"\n{text}")
+    title = f"# {comparison['environment']}: {', '.join(comparison['presets'])}"
+    try:
+        write_durably(directory / "comparison.json", to_json(comparison, indent=2))
+        write_durably(directory / "comparison.md", f"{title}\n\n{text}\n![](comparison.png)\n".encode())
+    except OSError as error:
+        raise TroupeError(f"'{directory}' cannot be written: {reason(error)}; the runs in it are complete") from error
+    print(f"figures {directory / 'comparison.json'}")
+
+
+_COLUMNS = {  # by heading: the figure and its format
+    "mean": ("mean_return", ".1f"),
+    "lowest": ("lowest_return", ".1f"),
+    "steps": ("median_steps", ",.0f"),
+    "to target": ("median_seconds_to_target", ",.2f"),
+    "at limit": ("median_seconds_at_limit", ",.2f"),
+    "steps/s": ("median_steps_per_s", ",.0f"),
+    "lag": ("lag_mean", ".2f"),
+    "max lag": ("lag_max", ",.0f"),
+}
+
+
+def _table(variants: Mapping[str, Row]) -> list[str]:
+    """In Markdown, aligned so that it reads as well on a terminal."""
+    rows = [["preset", "tuned", "solved", *_COLUMNS]]
+    for label, figures in variants.items():
+        solved = "-" if figures.get("solved") is None else figures["solved"]
+        cells = ["-" if figures.get(name) is None else format(figures[name], form) for name, form in _COLUMNS.values()]
+        rows.append([label, "yes" if figures["tuned"] else "no", f"{solved} of {figures['seeds']}", *cells])
+    head, *lines = (f"| {line} |" for line in table(rows, "<" + ">" * (len(rows[0]) - 1), " | "))
+    first, *others = head.strip("|").split("|")
+    rule = [f" :{'-' * (len(first) - 3)} ", *(f" {'-' * (len(cell) - 3)}: " for cell in others)]
+    return [head, f"|{'|'.join(rule)}|", *lines]
+
+
+def note(variants: Mapping[str, Row]) -> str:
+    """The target and the limits, each variant's where they differ, and what the headings mean."""
+    targets = {label: figures["target"] for label, figures in variants.items() if "target" in figures}
+    target = _one_or_each({label: "none" if each is None else f"{each:g}" for label, each in targets.items()})
+    limits = _one_or_each({label: _limit(figures["limits"]) for label, figures in variants.items()})
+    return textwrap.fill(
+        f"Target: {target}. Limit: {limits}. Tuned: whether the preset has settings of its own for this environment. "
+        "Solved: the target was confirmed while training. Mean and lowest: of the final evaluations. Medians: steps "
+        "and steps/s; seconds of training to the target, and of the runs that ended at the limit. Lag: policy versions "
+        "between acting and learning, mean over steps.",
+        width=80,
+    )
+
+
+def _limit(limits: Mapping[str, float]) -> str:
+    steps, seconds = limits["steps"], limits["seconds"]
+    words = [f"{steps:,} steps" if steps else "", f"{seconds:g} s" if seconds else ""]
+    return " or ".join(filter(None, words)) or "none"
+
+
+def _one_or_each(words: Mapping[str, str]) -> str:
+    if len(set(words.values())) > 1:
+        return "differs: " + ", ".join(f"{label} {word}" for label, word in words.items())
+    return f"{next(iter(words.values()), 'none')}{', the same for all' if len(words) > 1 else ''}"
+
+
+def parse_vary(given: Iterable[str]) -> dict[str, list[str]]:
+    """The values of each setting in "learner.learning_rate=1e-3,1e-4". Of a setting that is a list itself, each item of
+    `given` is one value. Raises UsageError."""
+    varied: dict[str, list[str]] = {}
+    for words in given:
+        name, _, values = words.partition("=")
+        field = config.fields().get(name)
+        whole = field is not None and isinstance(field.default, tuple)
+        found = [values] if whole else [value.strip() for value in values.split(",")]
+        if not name or not all(found):
+            raise UsageError(f"--vary '{words}': expected NAME=VALUE,VALUE,...")
+        varied.setdefault(name, []).extend(found)
+    return varied
