@@ -17,7 +17,7 @@ from typing import Any
 from common import RESULTS, troupe, write
 
 STEPS = {"a3c": 30_000, "impala": 500_000, "ga3c": 30_000, "a3c-lstm": 30_000}
-PLACES = {"impala": ["--topology", "serial"]}
+PLACES = {"impala": ["--topology", "serial", "--actor.count", "1"]}
 SETTINGS = {"published": ["--untuned"], "tuned": []}
 
 

@@ -98,7 +98,7 @@ class RMSProp:
 
 
 class Averaged:
-    """Another optimizer, and beside it the exponential moving average of the weights (Polyak & Juditsky 1992).
+    """Another optimizer, and beside it the exponential moving average of the weights.
 
     Large steps on noisy gradients leave the newest weights scattered around what they are learning; the average is
     nearer to it. Learning continues from the newest weights as if there were no average.
