@@ -5,9 +5,9 @@ python benchmarks/others.py pong [subproc]                           Stable-Base
 
 CartPole-v1 has one rule for all: 20 greedy episodes every 2,500 steps; where their mean is 475, 100 others must confirm
 it (their mean less two standard errors); evaluations do not count as training time. The policy that comes out is
-evaluated once more, by the same function for all of them. Limits: 500,000 steps and 150 s of training (the RL Zoo's PPO:
-its own 100,000 steps, over which its learning rate and its clip range fall to 0). troupe's evaluations have at most a
-tenth of its time, so that a fast run has fewer of them. CleanRL is left out: its releases on PyPI want Python below 3.10.
+evaluated once more, by the same function for all. Limits: 500,000 steps and 150 s of training (the RL Zoo's PPO: its
+own 100,000 steps, over which its learning rate and its clip range fall to 0). troupe's evaluations have at most a tenth
+of its time, so that a fast run has fewer of them. CleanRL is left out: its releases since 0.5 need Python below 3.11.
 """
 
 import argparse

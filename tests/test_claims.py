@@ -1,15 +1,21 @@
 """The figures in README.md and docs/results.md are those of the committed results."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import troupe
+from troupe.config.settings import Learner, Stop
+from troupe.runtime.learning.annealing import annealing, described
+
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import claims  # noqa: E402
+import common  # noqa: E402
 
 
 @pytest.mark.parametrize("name", claims.CLAIMS)
@@ -31,3 +37,12 @@ def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.setattr(claims, "ROOT", tmp_path)
     assert "differs from the results" in claims.wrong("pong", claim)
+
+
+def test_a_benchmark_whose_limits_are_beyond_the_learning_rates_schedule_ends(monkeypatch: pytest.MonkeyPatch):
+    config = troupe.TrainConfig(learner=Learner(anneal_steps=200), stop=Stop(steps=300))
+    printed = f"CartPole-v1: preset appo\n  {described(annealing(config), config, 0)}\n"
+    done = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(SystemExit, match=r"its limits are beyond learner\.anneal_steps"):
+        common.troupe("train", "CartPole-v1", "--steps", "300")
