@@ -92,7 +92,7 @@ def headline() -> str:
             "`python benchmarks/environments.py tuned` (and `untuned`)",
             environments_sentence(),
         ),
-        ("Atari Pong (deterministic protocol)", "`python benchmarks/atari.py pong`", pong_sentence()),
+        ("Atari Pong, protocol `nature` (no sticky actions)", "`python benchmarks/atari.py pong`", pong_sentence()),
     ]
     return table(["what", "measured by", "result"], rows)
 

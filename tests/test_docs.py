@@ -58,3 +58,13 @@ def sections(page: Path) -> set[str]:
 )
 def test_a_search_for_the_fields_words_finds_them(words: str):
     assert any(words in page.read_text().lower() for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_citation_is_in_the_bibliography():
+    entries = (ROOT / "docs/bibliography.md").read_text().splitlines()
+    citation = re.compile(r"([A-Z][\w-]+)(?: et al\.|(?:,| &| and) [A-Z]\w+(?: (?:&|and) \w+)?),? \(?(\d{4})")
+    files = [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.toml"), *(ROOT / "examples").glob("*.py")]
+    cited = {match.groups() for file in files for match in citation.finditer(file.read_text())}
+    missing = {(name, year) for name, year in cited if not any(name in line and year in line for line in entries)}
+    assert len(cited) > 20
+    assert missing == set()
