@@ -1,6 +1,8 @@
 """Numbers of any size and offset reach the network, the returns and the saved agent whole."""
 
+import copy
 import json
+from functools import partial
 from pathlib import Path
 
 import gymnasium as gym
@@ -174,6 +176,31 @@ def test_a_training_return_is_the_sum_of_its_rewards(rewards, topology, tmp_path
     returns = [row[name] for row in rows for name in ("return_min", "return_max") if row.get(name) is not None]
     assert returns
     assert returns == pytest.approx([sum(rewards)] * len(returns), rel=1e-12, abs=0)
+
+
+def test_the_sums_that_rewards_are_divided_by_end_with_their_episodes(tmp_path, counting):
+    """Discounted sums written out, from 0 after a termination, a time limit and both; reset rows are no steps."""
+    script = [(3, "terminated"), (2, "truncated"), (1, "both"), (4, "truncated"), (2, "terminated")]
+    settings = SMALL | AVERAGED["serial"] | {"loss.gamma": 0.5, "learner.epochs": 1, "learner.minibatches": 1}
+    seen = {False: [], True: []}
+    for normalize in seen:
+
+        def loss(outputs, batch, kept=seen[normalize]):
+            kept.append(copy.deepcopy(batch))  # its rollout's memory is used again
+            return outputs.value[:-1].mean(), {}
+
+        asked = settings | {"loss.normalize_reward": normalize, "learner.learning_rate": 1e-30}
+        place = tmp_path / str(normalize)
+        troupe.train(partial(counting, script), loss=loss, steps=200, run_dir=place, settings=asked, tuned=False)
+    total, sums = torch.zeros(seen[True][0].reward.shape[1], dtype=torch.float64), []
+    for raw, normalized in zip(seen[False], seen[True], strict=True):
+        for reward, trace, valid in zip(raw.reward, raw.trace, raw.valid, strict=True):
+            total = torch.where(valid, 0.5 * total + reward, 0.0)
+            sums.append(total[valid])
+            total = torch.where(trace == 0, 0.0, total)
+        expected = raw.reward.double() / torch.cat(sums).std(correction=0)
+        torch.testing.assert_close(normalized.reward.double(), expected, rtol=1e-5, atol=1e-6)
+    assert len(sums) > 3 * sum(length + 1 for length, _ in script)
 
 
 @pytest.mark.parametrize("unit", [1e8, 1e-9])

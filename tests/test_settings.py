@@ -5,6 +5,7 @@ the algorithm called directly, with the setting as its keyword: `losses.appo(...
 must give the same weights, bit for bit, as `loss.clip = 0.01`.
 """
 
+import copy
 import inspect
 import itertools
 import json
@@ -256,7 +257,7 @@ def recorder() -> tuple[Callable[..., Any], Seen]:
     seen: Seen = []
 
     def loss(outputs: Any, batch: Any) -> Any:
-        seen.append((outputs, batch))
+        seen.append((outputs, copy.deepcopy(batch)))  # its rollout's memory is used again
         return losses.a3c(outputs, batch)
 
     return loss, seen
@@ -643,8 +644,10 @@ def _(train: Train, patch: pytest.MonkeyPatch) -> None:
 
 @case("env.id")
 def _(train: Train, patch: pytest.MonkeyPatch) -> None:
-    assert train(env="Acrobot-v1").agent.observation_space.shape == (6,)
+    run = train(env="Acrobot-v1")
+    assert run.agent.observation_space.shape == (6,)
     assert train().agent.observation_space.shape == (3,)
+    assert len(troupe.evaluate(run.path, episodes=1).returns) == 1  # in the environment that its file names
 
 
 @case("env.backend")

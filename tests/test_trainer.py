@@ -20,6 +20,8 @@ import troupe
 from troupe import TroupeError, UsageError, conclusion, preparation, signals, trainer
 from troupe.environments import find
 from troupe.environments.stepping import pool
+from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
 from troupe.runs.store.metrics import MetricsLog, read_metrics
@@ -112,6 +114,29 @@ def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_p
     assert judged[-1] == run.steps == saved.state["best_steps"] == strict(run.path / "summary.json")["best_steps"]
     for name, best in saved.best.items():
         torch.testing.assert_close(best, saved.model[name], rtol=0, atol=0)
+
+
+def test_the_best_weights_are_not_the_last(tmp_path, monkeypatch):
+    """By a script the second evaluation is the best: what is saved as such, given back and evaluated last are its
+    weights, also after a resume in which nothing better comes."""
+    means, judged = [5.0, 9.0, 7.0, 8.0], []
+
+    def scripted(self, network, episodes, seeds, **how):
+        judged.append({name: each.clone() for name, each in network.state_dict().items()})
+        return Scores(np.full(episodes, means.pop(0) if means else 2.0), np.ones(episodes))
+
+    monkeypatch.setattr(Evaluator, "run", scripted)
+    settings = {"evaluation.every_steps": 20, "loss.normalize_reward": False, "topology": "serial"}
+    run = small(tmp_path, steps=70, **settings)
+    for steps in (70, 100):
+        run = run if run.steps >= steps else troupe.resume(run.path, steps=steps, env=World)
+        saved, agent = checkpoint.load(run.path, pytest.fail), troupe.load(run.path)
+        _, second, *later = [row for row in read_metrics(run.path) if row.get("purpose") == "progress"]
+        assert (saved.state["best_steps"], saved.state["best_score"]) == (second["steps"], 9.0)
+        for best in (saved.best, agent.network.state_dict(), run.agent.network.state_dict(), judged[-1]):
+            assert all(torch.equal(best[name], judged[1][name]) for name in judged[1])
+        assert not torch.equal(saved.model["body.policy.weight"], saved.best["body.policy.weight"])
+        assert later
 
 
 def test_a_run_prints_as_a_few_lines(tmp_path):

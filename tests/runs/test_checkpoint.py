@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import stat
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +228,43 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
         assert read(run) == (2 if survives == 2 else 1, [])
     checkpoint.save(run, 11, make(3))
     assert sorted(place.name for place in (run / "checkpoints").iterdir()) == ["10", "11"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(run, monkeypatch):
+    """Each file is written, flushed and renamed, in this order; so is the folder of them all."""
+    events: list[str] = []
+
+    def noting(word: str, call: Callable[..., Any], name: Callable[..., str]) -> Callable[..., Any]:
+        def noted(*given: Any, **named: Any) -> Any:
+            events.append(f"{word} {name(*given)}")
+            return call(*given, **named)
+
+        return noted
+
+    def opened(descriptor: int) -> str:
+        return os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), run / "checkpoints")
+
+    def names(path: Path, target: Path) -> str:
+        return " to ".join(os.path.relpath(each, run / "checkpoints") for each in (path, target))
+
+    monkeypatch.setattr(
+        os, "fsync", noting("flush", os.fsync, lambda descriptor: f"{opened(descriptor)}{size(descriptor)}")
+    )
+    for rename in ("rename", "replace"):
+        monkeypatch.setattr(Path, rename, noting("name", getattr(Path, rename), names))
+
+    def size(descriptor: int) -> str:
+        status = os.fstat(descriptor)
+        return "" if stat.S_ISDIR(status.st_mode) else f" of {status.st_size} bytes"
+
+    place = checkpoint.save(run, 7, make(3.0))
+    beside, expected = ".7.partial", []
+    for file in FILES:
+        expected += [
+            f"flush {beside}/.{file}.partial of {(place / file).stat().st_size} bytes",
+            f"name {beside}/.{file}.partial to {beside}/{file}",
+        ]
+    assert events == [*expected, f"flush {beside}", f"name {beside} to 7", "flush ."]
 
 
 def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):

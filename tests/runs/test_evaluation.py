@@ -16,6 +16,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import ActorCritic, build
+from troupe.networks.recurrent import RecurrentState
 from troupe.runs.evaluate.evaluation import Evaluator, evaluate
 from troupe.runs.evaluate.scores import Scores
 
@@ -210,6 +211,68 @@ def test_scores_in_numbers_that_can_be_checked_by_hand():
         "cut_off": 0,
         "unfinished": 0,
     }  # fmt: skip
+
+
+class Paying(gym.Env):
+    """Every step pays another sum. Shows which environment it is, its steps so far, and whether an episode begins;
+    `played` has action and reward of each step."""
+
+    observation_space, action_space = gym.spaces.Box(-1e6, 1e6, (3,), np.float32), gym.spaces.Discrete(3)
+
+    def __init__(self, number: int, length: int, played: dict[tuple[int, int], tuple[int, float]]):
+        self.number, self.length, self.played, self.steps = number, length, played, 0
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.left = self.length
+        return np.array([self.number, self.steps, 1], np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        reward = 1.0 + self.number + 0.25 * self.steps
+        self.played[self.number, self.steps] = int(action), reward
+        self.steps, self.left = self.steps + 1, self.left - 1
+        return np.array([self.number, self.steps, 0], np.float32), reward, self.left == 0, False, {}
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_recurrent_policy_is_handed_its_memory_row_by_row(greedy):
+    """Its own last state, whether an episode begins, and the action and the reward of the step before: through ends and
+    resets, and from nothing where a new round begins because an episode was cut off, and in the next evaluation."""
+    numbers, played = itertools.count(), {}
+
+    def make() -> gym.Env:
+        number = next(numbers)
+        return Paying(number, 3 + number % 3, played)
+
+    source = find(make)
+    torch.manual_seed(0)
+    settings = Network(hidden=(8,), core="gru", core_units=4, core_inputs=True)
+    network = build(source.observation_space, source.action_space, settings)
+    network.body.policy.weight.data.normal_()
+    rows: list[tuple[Any, RecurrentState, Any]] = []
+
+    def keep(_: Any, given: Any, output: Any) -> None:
+        obs, state = given
+        rows.append((obs.clone(), RecurrentState(*(each.clone() for each in state)), output.next_state.clone()))
+
+    network.register_forward_hook(keep)
+    evaluator = Evaluator(source, Environment(), 3, max_steps=4)
+    for _ in range(2):
+        evaluator.run(network, 6, SEEDS, greedy=greedy)
+    evaluator.close()
+    begins = 0
+    for t, (obs, state, _) in enumerate(rows):
+        if (obs[:, 2] == 1).all():  # otherwise they are never reset at the same time
+            begins += 1
+            assert state.resets.all()
+            assert not state.state.any()
+            continue
+        assert torch.equal(state.state, rows[t - 1][2])
+        assert torch.equal(state.resets, obs[:, 2] == 1)
+        for b in np.flatnonzero(obs[:, 2] == 0):
+            told = int(state.last_action[b]), float(state.last_reward[b])
+            assert told == played[int(obs[b, 0]), int(obs[b, 1]) - 1]
+    assert begins == 4
 
 
 def test_no_episodes_are_refused(tmp_path):

@@ -11,10 +11,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
+from helpers.parts import blank_rollout
 from troupe import cli
 from troupe.runs.report.reporter import Reporter, bottleneck
 from troupe.runs.store.metrics import MetricsLog, to_json
-from troupe.runtime.progress import Progress, Stopwatch
+from troupe.runtime.progress import Counts, Episode, Progress, Stopwatch
 from troupe.runtime.topologies import Topology
 
 
@@ -293,3 +294,50 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
     assert second["shares"] == {"actor": {"env": 0.5, "wait": 0.5}, "learner": {"learn": 0.9, "wait": 0.1}}
     assert second["bottleneck"] == "learner: learn"
     assert second["stage_seconds"] == {"actor": {"env": 4.0, "wait": 4.0}, "learner": {"learn": 10.0, "wait": 10.0}}
+
+
+def test_three_reports_with_counts_and_a_clock_by_script(monkeypatch):
+    """Returns, rewards and lags are of the time since the report before, counts of the whole run; speeds are measured
+    where at least four batches were learned from since the last measurement, and else kept."""
+    monkeypatch.setattr("troupe.runs.report.reporter.time.time", lambda: 1e9)
+    progress, master, queue = Progress(Counts(steps=500, episodes=40, updates=30)), SimpleNamespace(), SimpleNamespace()
+    master.version, queue.depth, queue.capacity = 70, 2, 5
+    parts = SimpleNamespace(
+        runners=[], predictors=[], learners=[], progress=progress, master=master, queue=queue, learning_rate=0.25,
+        workers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
+    )  # fmt: skip
+    parts.watches = partial(Topology.watches, parts)
+    reporter = Reporter(parts, 10.0)
+
+    def happens(steps: int, returns: list[float], updates: int, lag: int) -> None:
+        progress.play(steps, [Episode(each, 2 * number) for number, each in enumerate(returns, 1)], 0.5 * steps)
+        rollout = blank_rollout(steps, policy_version=master.version - lag)
+        progress.consume([rollout], master.version)
+        for _ in range(updates):
+            progress.update(applied=True)
+        progress.metrics.add({"entropy": 0.125 * updates}, steps)
+        master.version += updates
+
+    same = {
+        "kind": "report", "wall": 1e9, "skipped_updates": 0, "learning_rate": 0.25, "queue_depth": 2,
+        "queue_capacity": 5, "numbers": {"actors": 2, "predictors": 0, "learners": 1}, "stale": 0, "restarts": 0,
+        "stage_seconds": {}, "shares": {}, "bottleneck": "", "return_per_1000_steps": 500.0,
+    }  # fmt: skip
+    happens(100, [3.0, -1.0, 4.0], 4, lag=2)
+    assert reporter.report(12.0) == same | {
+        "seconds": 12.0, "steps": 600, "episodes": 43, "updates": 34, "return_mean": 2.0, "return_min": -1.0,
+        "return_max": 4.0, "recent_return": 2.0, "length_mean": 4.0, "lag_mean": 2.0, "lag_max": 2, "entropy": 0.5,
+        "steps_per_s": 50.0, "updates_per_s": 2.0,
+    }  # fmt: skip
+    happens(60, [], 1, lag=0)
+    assert reporter.report(13.0) == same | {
+        "seconds": 13.0, "steps": 660, "episodes": 43, "updates": 35, "return_mean": None, "return_min": None,
+        "return_max": None, "recent_return": 2.0, "length_mean": None, "lag_mean": 0.0, "lag_max": 0, "entropy": 0.125,
+        "steps_per_s": 50.0, "updates_per_s": 2.0,
+    }  # fmt: skip
+    happens(90, [6.0], 4, lag=1)
+    assert reporter.report(14.0) == same | {
+        "seconds": 14.0, "steps": 750, "episodes": 44, "updates": 39, "return_mean": 6.0, "return_min": 6.0,
+        "return_max": 6.0, "recent_return": 3.0, "length_mean": 2.0, "lag_mean": 1.0, "lag_max": 1, "entropy": 0.5,
+        "steps_per_s": 75.0, "updates_per_s": 2.5,
+    }  # fmt: skip

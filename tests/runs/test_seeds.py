@@ -1,5 +1,9 @@
 """Several seeds: each in its own folder, one that fails does not stop the others, one table, one picture."""
 
+import json
+import re
+
+import numpy as np
 import pytest
 
 from troupe import UsageError, cli
@@ -45,6 +49,38 @@ def test_a_resumed_seed_draws_the_picture_of_all_of_them_anew(tmp_path, capsys):
     picture.unlink()
     assert cli.run(["resume", "out/seed1", "--steps", "600", "--quiet"]) == 0
     assert not picture.exists()  # no picture of a group that has none
+
+
+def test_the_table_has_the_figures_of_the_runs_own_summaries(tmp_path, run_command):
+    few = "--actor.count 1 --actor.environments 2 --actor.place thread --evaluation.final_episodes 3 --untuned"
+    command = f"train CartPole-v1 --seed 4 --seeds 3 {few} --steps 200 --target none --run-dir out --quiet"
+    status, out, _ = run_command(command)
+    assert status == 0
+    lines = out.splitlines()
+    heading = next(number for number, line in enumerate(lines) if line.split()[:2] == ["seed", "outcome"])
+    rows = [line.replace(",", "").split() for line in lines[heading + 1 : heading + 4]]
+    summaries = [json.loads((tmp_path / "out" / f"seed{seed}" / "summary.json").read_text()) for seed in (4, 5, 6)]
+    figures = []
+    for row, summary, seed in zip(rows, summaries, (4, 5, 6), strict=True):
+        assert row[:2] == [str(seed), "steps"] == [str(summary["seed"]), summary["outcome"]]
+        evaluation, seconds = summary["evaluation"], summary["training_seconds"]
+        expected = [evaluation[f"{name}_return"] for name in ("mean", "min", "max")]
+        assert [float(cell) for cell in row[2:5]] == pytest.approx(expected, abs=0.051)
+        assert int(row[5]) == summary["steps"]
+        assert float(row[6]) == pytest.approx(seconds, abs=0.006)
+        assert float(row[7]) == pytest.approx(summary["steps_per_s"], rel=0.02, abs=1)
+        figures.append((evaluation["mean_return"], summary["steps"], seconds))
+    means, steps, seconds = (list(each) for each in zip(*figures, strict=True))
+    assert len(set(means)) > 1
+    numbers = re.match(
+        r"3 of 3 runs: mean evaluation return ([\d.]+), lowest ([\d.]+); "
+        r"medians: ([\d,]+) steps, ([\d.]+) s of training \(longest ([\d.]+) s\)$",
+        lines[heading + 4],
+    )
+    assert numbers is not None
+    said = [float(each.replace(",", "")) for each in numbers.groups()]
+    expected = [np.mean(means), min(means), np.median(steps), np.median(seconds), max(seconds)]
+    assert said == pytest.approx(expected, abs=0.051)
 
 
 def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, failing_in):

@@ -1,12 +1,15 @@
 """A3C as published: its worker against algorithm S3 written out, and several workers on one set of weights."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+import troupe
 from troupe.networks.actor_critic import build
+from troupe.runs.store import checkpoint
 from troupe.runtime.execution.processes import ActorProcess
 
 A3C = {
@@ -208,3 +211,50 @@ def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled,
     run(parts, 3)
     assert min(sent) >= 10**9
     assert (parts.master.vector - before).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("place", ["thread", "process"])
+def test_the_learning_rate_falls_by_the_steps_wherever_the_worker_is(tmp_path, counting, place):
+    """What an optimizer keeps is shared with the run and saved. A worker in a process is asked for its next rollout
+    before the one in its hands is counted, so its steps may be those of a rollout less."""
+
+    class Notes:
+        def __init__(self, weights):
+            self.rates, self.number = torch.zeros(200, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+
+        def step(self, weights, gradient, learning_rate):
+            self.rates[int(self.number)] = learning_rate
+            self.number += 1
+
+        def state(self):
+            return {"rates": self.rates, "number": self.number}
+
+    endless = partial(counting, script=[(10_000, "terminated")])
+    settings = A3C | {"actor.place": place, "learner.anneal_steps": 100, "stop.steps": 60, "stop.target": "none"}
+    settings |= {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1, "evaluation.max_steps": 1}
+    settings.pop("learner.optimizer")
+    run = troupe.train(endless, settings=settings, optimizer=Notes, run_dir=tmp_path / "run", tuned=False)
+    kept = checkpoint.load(run.path, pytest.fail).optimizer
+    rates = kept["rates"][: int(kept["number"])].numpy()
+    assert len(rates) >= 12
+    formula = 0.05 * (1 - 5 * np.arange(len(rates) + 2) / 100)
+    for number, rate in enumerate(rates):
+        exact = formula[[number + 1] if place == "thread" else [number, number + 1]]
+        assert np.abs(exact - rate).min() < 1e-12, (number, rate)
+
+
+def test_every_worker_sums_up_its_own_rollouts_in_a_block_of_its_own(assembled, watched, counting):
+    settings = {"actor.count": 2, "network.normalize": True, "loss.normalize_reward": True, "actor.environments": 2}
+    parts = assembled(counting, A3C | settings)
+    delivered = watched(parts)
+    for turns in ((0, 1), (1,), (0, 1), (1,)):
+        for number in turns:
+            runner = parts.runners[number]
+            runner.collect(runner.queue.put)
+            runner.queue.release(runner.queue.get(1))
+    assert {number: len(rollouts) for number, rollouts in delivered.items()} == {0: 2, 1: 4}
+    for number, rollouts in delivered.items():
+        rows = [np.column_stack((each.obs[:-1][each.valid], each.past_return[each.valid])) for each in rollouts]
+        numbers = np.concatenate(rows).astype(np.float64)
+        expected = np.stack([np.full(3, len(numbers)), numbers.mean(0), len(numbers) * numbers.var(0)])
+        np.testing.assert_allclose(parts.master.statistics._moments[number].numpy(), expected, rtol=1e-6)
