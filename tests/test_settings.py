@@ -124,6 +124,7 @@ ELSEWHERE = {
     "actor.restarts": "test_process_faults.py::test_the_limit_of_restarts_ends_the_run_in_order",
     "actor.hang_seconds": "test_process_faults.py::test_one_that_hangs_again_and_again_meets_the_limit",
     "actor.window_steps": "runtime/test_topologies.py::test_the_window_tells_every_step_once_wherever_it_is",
+    "network.custom": "test_custom_network.py::test_every_command_finds_the_network_of_a_file_again",
     "learner.max_lag": "runtime/test_lag.py::test_a_rollout_beyond_the_bound_is_counted_and_dropped_or_corrected",
     "learner.stale": "runtime/test_lag.py::test_a_rollout_beyond_the_bound_is_counted_and_dropped_or_corrected",
     "threads": "runtime/test_topologies.py::test_parts_are_inside_a_turn_together_only_where_threads_are_free",
@@ -899,6 +900,9 @@ class Wrapped(gym.Wrapper):
 
 def loss(outputs, batch, *, share: float = 1.0):
     raise NotImplementedError
+
+def network(observation_space, action_space):
+    raise NotImplementedError
 """
 VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "threads": "one-core", "device": "cpu", "env.wrappers": ("FILE:Wrapped",), "env.ignore": ("y",),
@@ -906,7 +910,7 @@ VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "exploration.epsilon_end": (0.125,), "network.encoder": "flat", "network.hidden": (5, 4), "network.core": "gru",
     "novelty.hidden": (5,), "loss.kind": "impala", "collapse.answer": "rollback", "topology": "queue",
     "inference.kind": "batched", "learner.optimizer": "rmsprop", "stop.target": 1.5, "collapse.step_factor": 0.25,
-    "evaluation.max_steps": 7,
+    "evaluation.max_steps": 7, "network.custom": "FILE:network",
 }  # fmt: skip
 TABLES = {"env.kwargs": ("size", 3), "loss.kwargs": ("share", 0.5), "learner.optimizer_kwargs": ("beta1", 0.5)}
 CONTEXT: dict[str, dict[str, Any]] = {  # what else must be set
@@ -950,11 +954,16 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+def in_file(value: Any, file: Path) -> Any:
+    if isinstance(value, tuple):
+        return tuple(in_file(each, file) for each in value)
+    return value.replace("FILE", str(file)) if isinstance(value, str) else value
+
+
 def other_value(name: str, file: Path) -> Any:
     field = fields()[name]
     if name in VALUES:
-        value = VALUES[name]
-        return tuple(each.replace("FILE", str(file)) for each in value) if name == "env.wrappers" else value
+        return in_file(VALUES[name], file)
     if isinstance(field.default, bool):
         return not field.default
     if field.choices and isinstance(field.default, str):
@@ -973,10 +982,7 @@ def value_in(config: TrainConfig, name: str) -> Any:
 
 @pytest.mark.parametrize("name", [name for name in fields() if name not in DERIVED])
 def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike(name, world, tmp_path, config_of):
-    env, settings = f"{world}:World", dict(CONTEXT.get(name, {}))
-    settings = {
-        each: value.replace("FILE", str(world)) if each == "loss.kind" else value for each, value in settings.items()
-    }
+    env, settings = f"{world}:World", {each: in_file(value, world) for each, value in CONTEXT.get(name, {}).items()}
     how: dict[str, Any] = {"preset": "appo", "tuned": False, "seed": 0}
     expected: Any
     if name in TABLES:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from troupe.runtime.execution.supervisor import Supervisor
-from troupe.runtime.learning.objective import LOSSES
 from troupe.runtime.progress import Counts, Lag, Progress, lag_of
 
 SMALL = {
@@ -54,9 +53,9 @@ def test_what_processes_counted_adds_up_to_what_one_would_have(blank):
     assert parent.take_lag() == alone.take_lag()
 
 
-def deliver(parts, lags, newest, first=0):
+def deliver(parts, lags, newest):
     """Puts rollouts into the queue, one for each of `lags`; a pair is the lags of the two environments."""
-    for number, lag in enumerate(lags, first):
+    for number, lag in enumerate(lags):
         rollout = parts.queue.acquire()
         rollout.policy_version[:] = newest - np.array(lag)
         rollout.behaviour_log_prob[:] = np.log(1 / 3)
@@ -135,19 +134,21 @@ def test_in_a_run_nothing_older_than_the_bound_is_learned_from(assembled, counti
 
 def test_nobody_gets_a_rollout_that_is_being_learned_from(assembled, counting):
     """A single one is learned from where it lies: what fills it meanwhile would be learned instead."""
-    seen = []
+    parts = assembled(counting, SMALL | {"learner.rollouts": 1}, version=10)
+    (learner,) = parts.learners
+    learn, seen = learner.learn, []
 
-    def loss(outputs, batch):
+    def learn_while_others_take_what_is_free(batch):
         free = []
         while (rollout := parts.queue.acquire_at_once()) is not None:
             free.append(rollout)
+        assert not any(np.shares_memory(batch.obs, each.obs) for each in free)
         parts.queue.release(free)
-        seen.append(parts.progress.consumed[-1][1])
-        assert seen[-1] not in [each.index for each in free]
-        return outputs.value[:-1].mean(), {}
+        seen.append(len(free))
+        learn(batch)
 
-    settings = SMALL | {"learner.rollouts": 1, "loss.kind": LOSSES.named(loss)}
-    parts = assembled(counting, settings, version=10)
-    deliver(parts, [0] * 4, newest=10, first=100)  # numbers that no empty rollout has
+    learner.learn = learn_while_others_take_what_is_free
+    deliver(parts, [0] * 4, newest=10)
     learned(parts, 4)
-    assert seen == [100, 101, 102, 103]
+    capacity = parts.queue.capacity
+    assert seen == [capacity - 4, capacity - 3, capacity - 2, capacity - 1]
