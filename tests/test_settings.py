@@ -153,7 +153,7 @@ def weights(run: troupe.Run) -> Tensor:
 # Losses and optimizers: the functions called directly
 
 LOSS_VALUES: dict[str, Any] = {
-    "lam": 0.3, "rho_clip": 0.5, "c_clip": 0.5, "clip": 0.01, "normalize_advantage": False, "value_coefficient": 2.0,
+    "lam": 0.3, "rho_clip": 1.2, "c_clip": 0.5, "clip": 0.01, "normalize_advantage": False, "value_coefficient": 2.0,
     "entropy_coefficient": 0.3, "probability_floor": 0.2,
 }  # fmt: skip
 OPTIMIZERS = {"adam": Adam, "rmsprop": RMSProp}
@@ -683,7 +683,14 @@ def _(train: Train, patch: pytest.MonkeyPatch) -> None:
     assert delays[1] >= 3 * ROWS * 0.01 > delays[0]
 
 
-ATARI: dict[str, Any] = {"sticky": 1.0, "episodic_life": True, "fire_reset": False, "noops": 0, "frame_skip": 2}
+ATARI: dict[str, Any] = {
+    "protocol": "v5",
+    "sticky": 1.0,
+    "episodic_life": True,
+    "fire_reset": False,
+    "noops": 0,
+    "frame_skip": 2,
+}
 
 
 @cache
@@ -910,7 +917,7 @@ VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "exploration.epsilon_end": (0.125,), "network.encoder": "flat", "network.hidden": (5, 4), "network.core": "gru",
     "novelty.hidden": (5,), "loss.kind": "impala", "collapse.answer": "rollback", "topology": "queue",
     "inference.kind": "batched", "learner.optimizer": "rmsprop", "stop.target": 1.5, "collapse.step_factor": 0.25,
-    "evaluation.max_steps": 7, "network.custom": "FILE:network",
+    "evaluation.max_steps": 7, "network.custom": "FILE:network", "loss.rho_clip": 1.2,
 }  # fmt: skip
 TABLES = {"env.kwargs": ("size", 3), "loss.kwargs": ("share", 0.5), "learner.optimizer_kwargs": ("beta1", 0.5)}
 CONTEXT: dict[str, dict[str, Any]] = {  # what else must be set
@@ -1035,6 +1042,10 @@ def test_a_run_that_is_resumed_goes_by_its_file(train):
 
 
 def test_every_setting_has_a_case_here_or_a_test_elsewhere() -> None:
+    missing = fields().keys() - CASES.keys() - ELSEWHERE.keys()
+    assert not missing, (
+        "a new setting needs a case that shows what it changes, or a test elsewhere that does (ELSEWHERE)"
+    )
     assert CASES.keys() | ELSEWHERE.keys() == fields().keys()
     assert not CASES.keys() & ELSEWHERE.keys()
     for test in ELSEWHERE.values():
