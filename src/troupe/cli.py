@@ -1,6 +1,7 @@
 """The command line: one function for each command. Heavy imports wait until a command needs them."""
 
 import argparse
+import importlib
 import json
 import logging
 import os
@@ -9,12 +10,13 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from troupe import arguments, config, console, hints
 from troupe.config import TroupeError, UsageError, one_line, printable
+from troupe.importing import announced
 from troupe.text import format_return, table
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ def run(argv: Sequence[str]) -> int:
     try:
         options = arguments.parse([word for word in argv if word != "--debug"])
         with console.numbered_interrupts(), hints.by_command():
+            if options.name not in _WITHOUT_TORCH:
+                silent = getattr(options, "json", False) or getattr(options, "quiet", False)
+                with nullcontext() if silent else announced():
+                    importlib.import_module("torch")
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # which was saved, and has said so
@@ -324,6 +330,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None} | dict(options.kwargs)
 
 
+_WITHOUT_TORCH = ("envs", "presets")
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     command.__name__: command
     for command in (train, compare, evaluate, watch, export, resume, plot, replay, bench, check, envs, presets)

@@ -1,0 +1,69 @@
+"""The first import: a line where somebody watches, and an interrupt that waits for its end."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import troupe
+from helpers import slow
+from troupe import importing
+
+
+def test_an_interrupt_during_the_import_comes_after_it(tmp_path, monkeypatch):
+    (tmp_path / "imports_slowly.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(1000): pass\nthing = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(troupe._LAZY, "thing", "imports_slowly")
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        troupe.thing  # noqa: B018
+    assert sys.modules["imports_slowly"].thing == 3
+    assert troupe.thing == 3
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_line_is_shown_on_a_terminal_and_removed(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "torch")
+    with importing.announced():
+        assert capsys.readouterr().out == ""  # nobody watches
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    with importing.announced():
+        shown = capsys.readouterr().out
+        assert shown == "importing PyTorch and Gymnasium ...\r"
+    assert capsys.readouterr().out == f"{' ' * (len(shown) - 1)}\r"
+
+
+def test_a_command_shows_it_before_it_imports_anything_slow(tmp_path):
+    """By a stand-in for torch that reports what the terminal has by then."""
+    (tmp_path / "torch.py").write_text("raise SystemExit(7)\n")
+    screen, terminal = pty.openpty()
+    words = [sys.executable, "-m", "troupe", "train", "CartPole-v1"]
+    paths = os.pathsep.join([str(tmp_path), str(Path(troupe.__file__).parent.parent)])
+    status = subprocess.run(words, stdout=terminal, env=os.environ | {"PYTHONPATH": paths}, timeout=120).returncode
+    os.close(terminal)
+    assert status == 7
+    assert os.read(screen, 1000).startswith(b"importing PyTorch and Gymnasium ...\r")
+    os.close(screen)
+
+
+@pytest.mark.parametrize("seconds", [slow(0.1), slow(0.5)])
+def test_training_works_after_an_interrupt_in_the_first_second(tmp_path, seconds):
+    script = f"""
+import os, signal, threading, troupe
+threading.Timer({seconds}, os.kill, (os.getpid(), signal.SIGINT)).start()
+try:
+    troupe.train
+    threading.Event().wait(60)  # for an import that was faster than the signal
+except KeyboardInterrupt:
+    pass
+settings = {{"topology": "serial", "actor.count": 1, "evaluation.final_episodes": 1}}
+print(troupe.train("CartPole-v1", steps=100, settings=settings, run_dir={str(tmp_path / "run")!r}).outcome)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "steps\n"), done.stderr
