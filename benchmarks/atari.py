@@ -34,7 +34,7 @@ def speed() -> None:
             said = ["--preset", "impala", "--network.encoder", network, "--network.precision", precision]
             kinds[f"{network} {precision}"] = {"options": said, **_middle([bench(*said) for _ in range(times)])}
     alone, beside = [], []
-    for _ in range(3):  # in turn: the machine's speed wanders
+    for _ in range(3):  # in turn: the machine's speed varies
         alone.append(bench("--preset", "appo"))
         burner = subprocess.Popen(BURN)
         try:

@@ -1,4 +1,4 @@
-"""Whether the mean of the weights (`learner.average_decay`) pays: the defaults with it and without, five seeds each.
+"""Does the average of the weights (`learner.average_decay`) pay? Untuned, with it and without it, five seeds each.
 
 python benchmarks/averaging.py [ENVIRONMENT ...]
 

@@ -87,7 +87,7 @@ def figures(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def cost(folder: Path, env: str, settings: list[str], steps: int, times: int) -> dict[str, Any]:
-    """Steps per second of training, by turns, for the machine's speed wanders."""
+    """Steps per second of training, by turns, since the machine's speed varies."""
     speeds: dict[str, list[float]] = {"none": [], "lstm": []}
     still = [*settings, "--target", "none", "--evaluation.every_seconds", "0", "--evaluation.final_episodes", "1"]
     for seed in range(times):

@@ -1,4 +1,4 @@
-"""Speed of two source trees, before and after a change, in pairs: the machine's speed wanders, a ratio does so less.
+"""Speed of two source trees, before and after a change, in pairs: the machine's speed varies, a ratio less.
 
 python benchmarks/pairs.py BEFORE_SRC AFTER_SRC [--pairs N] [--seconds S] [--case NAME]
 

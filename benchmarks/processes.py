@@ -42,7 +42,7 @@ def steps_per_s(env: Any, preset: str, seconds: float, **settings: Any) -> float
 def computing() -> dict[str, Any]:
     """A step burns 200 us of the interpreter's time: serial with one actor, async with two in processes."""
     serial, two = [], []
-    for _ in range(3):  # in turn: the machine's speed wanders
+    for _ in range(3):  # in turn: the machine's speed varies
         serial.append(steps_per_s(burns, "appo", 8, topology="serial"))
         two.append(steps_per_s(burns, "appo", 8, **{"actor.count": 2, "actor.environments": 8}))
         print(f"serial {serial[-1]:,.0f}, two processes {two[-1]:,.0f} steps/s: {two[-1] / serial[-1]:.2f}")

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     beside = {}
     for preset in ("appo", "impala"):
         alone, burdened = [], []
-        for _ in range(3):  # in turn: the machine's speed wanders
+        for _ in range(3):  # in turn: the machine's speed varies
             alone.append(bench("--preset", preset)["steps_per_s"])
             burner = subprocess.Popen(BURN)
             try:

@@ -1,4 +1,4 @@
-"""Environments from other people's packages, by the defaults: each is one command, `troupe train ID`.
+"""Environments from other people's packages, untuned: each is one command, `troupe train ID`.
 
 python benchmarks/wild.py [ID ...]      after pip install -c constraints.txt -r benchmarks/wild-requirements.txt
 
