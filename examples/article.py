@@ -1,7 +1,7 @@
 """The article's program on the library's parts: eight actors, one queue, two learners, thirty seconds.
 
-`troupe train CartPole-v0 --preset article` is the same with a display, checkpoints and pictures; here everything
-that moves is in sight. Another environment is one constant away.
+`troupe train CartPole-v0 --preset article` is the same with a display, checkpoints and pictures; here every part is
+visible. For another environment change ENV.
 """
 
 import copy

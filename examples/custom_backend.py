@@ -1,4 +1,4 @@
-"""An environment backend of one's own: all the corridors of a batch move with one NumPy call.
+"""An environment backend of your own: all the corridors of a batch move with one NumPy call.
 
 troupe train custom_environment.py:make --env.backend custom_backend.py:Corridors
 """

@@ -1,4 +1,4 @@
-"""An encoder of one's own: features of an angle. Normalisation, LSTM, hidden layers and heads stay troupe's.
+"""An encoder of your own: features of an angle. Normalisation, LSTM, hidden layers and heads stay troupe's.
 
 From the command line:  troupe train CartPole-v1 --network.encoder examples/custom_encoder.py:Fourier
 """

@@ -1,4 +1,4 @@
-"""An environment of one's own: walk to the end of a corridor, in the dark, before time runs out."""
+"""An environment of your own: walk to the end of a corridor, in the dark, before time runs out."""
 
 import gymnasium as gym
 import numpy as np

@@ -1,4 +1,4 @@
-"""A loss of one's own: PPO with a penalty on the KL divergence in place of the clipped ratio.
+"""A loss of your own: PPO with a penalty on the KL divergence in place of the clipped ratio.
 
     troupe train CartPole-v1 --loss.kind examples/custom_loss.py:ppo_kl --loss.kwargs.beta 0.5
 

@@ -1,4 +1,4 @@
-"""A network of one's own: a plain module from observations [N, ...] to (logits [N, A], values [N])."""
+"""A network of your own: a plain module from observations [N, ...] to (logits [N, A], values [N])."""
 
 import torch
 from torch import nn

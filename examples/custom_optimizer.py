@@ -1,4 +1,4 @@
-"""An optimizer of one's own: Lion (Chen et al. 2023), whose steps have the sign of a moving average.
+"""An optimizer of your own: Lion (Chen et al. 2023), whose steps have the sign of a moving average.
 
     troupe train CartPole-v1 --learner.optimizer examples/custom_optimizer.py:Lion --learner.learning_rate 3e-4
 

@@ -1,4 +1,4 @@
-"""An actor placement of one's own: each actor in the thread that its runner has.
+"""An actor placement of your own: each actor in the thread that its runner has.
 
 troupe train CartPole-v1 --actor.place custom_placement.py:in_threads
 """

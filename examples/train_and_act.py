@@ -1,4 +1,4 @@
-"""Train, load, and use the agent in a program of one's own."""
+"""Train, load, and use the agent in a program of your own."""
 
 import gymnasium as gym
 
