@@ -210,6 +210,6 @@ def test_code_that_lies_in_the_run_directory_is_not_executed(smuggle, tmp_path, 
         troupe.evaluate(run)
     with pytest.raises(UsageError, match=r"code in the run directory itself .*, which is not executed"):
         troupe.resume(run, steps=10_000)
-    assert cli.run(["watch", str(run), "--video", str(tmp_path / "film.gif")]) == 2
+    assert cli.run(["watch", str(run), "--video", str(tmp_path / "agent.gif")]) == 2
     assert not list(tmp_path.rglob("executed"))
     assert troupe.load(run).act(np.zeros(4)) in (0, 1)

@@ -111,7 +111,7 @@ def test_a_file_may_postpone_annotations_import_its_neighbours_and_hold_a_lock(r
     words = f"train mine/world.py:World --run-dir run --quiet --actor.place {place} {SMALL}"
     assert run_command(words)[0] == 0
     assert troupe.evaluate("run", episodes=2).mean == 8.0
-    status, out, _ = run_command("watch run --video film.gif --episodes 1")
+    status, out, _ = run_command("watch run --video agent.gif --episodes 1")
     assert (status, out.splitlines()[-1]) == (0, "1 episode, return 8")
 
 
@@ -180,7 +180,7 @@ def test_a_close_that_raises_costs_nothing_and_is_told_once(run_command, place, 
     assert status == 0
     assert "actors auto: " in out  # what closing raised has not spoilt the measurement
     assert (out + err + caplog.text).count("close raised RuntimeError: no longer there") == 1
-    for command in ("evaluate run --episodes 2", "watch run --video film.gif --episodes 1", "export run pole.onnx"):
+    for command in ("evaluate run --episodes 2", "watch run --video agent.gif --episodes 1", "export run pole.onnx"):
         assert run_command(command)[0] == 0
 
 
@@ -251,7 +251,7 @@ def test_the_file_is_the_same_from_every_folder(trained, tmp_path, monkeypatch, 
     [
         "evaluate RUN --episodes 2",
         "resume RUN --steps 128 --quiet",
-        "watch RUN --video film.gif",
+        "watch RUN --video agent.gif",
         slow("export RUN pole.onnx"),
     ],
 )
@@ -266,7 +266,7 @@ def test_a_file_that_has_changed_is_named_and_does_not_stop(trained, tmp_path, r
 def test_a_file_that_has_gone_is_named(trained, tmp_path, run_command):
     path = tmp_path / "mine" / "world.py"
     path.unlink()
-    for command in (f"evaluate {trained}", f"resume {trained} --steps 128", f"watch {trained} --video film.gif"):
+    for command in (f"evaluate {trained}", f"resume {trained} --steps 128", f"watch {trained} --video agent.gif"):
         status, _, err = run_command(command)
         assert status == 2
         assert err == f"troupe: no file '{path}' to take the environment factory 'World' from\n"

@@ -220,6 +220,6 @@ def test_a_shown_environment_that_exits_is_an_error(troupe):
     assert troupe(f"train world.py:Shown {TINY} --quiet")[0] == 0
     world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
     Path("world.py").write_text(world)
-    status, out, err = troupe("watch run --video film.gif")
+    status, out, err = troupe("watch run --video agent.gif")
     assert (status, out) == (1, "")
     assert "sys.exit(0), where an environment must not exit the program" in err

@@ -148,7 +148,7 @@ def test_another_number_of_observations_is_refused_until_a_reset(remembers):
     assert agent.act(np.zeros(2)) in (0, 1)
 
 
-def test_a_film_shows_an_agent_that_forgets_between_episodes(remembers):
+def test_a_video_shows_an_agent_that_forgets_between_episodes(remembers):
     """And the value of each last observation: it is computed with the recurrent state of its own episode."""
     agent = troupe.load(remembers.path)
     agent.act(np.ones((4, 2)))  # whatever it did before

@@ -120,7 +120,7 @@ def test_arguments_wrappers_and_a_time_limit_are_part_of_the_run(run_command):
     assert json.loads(out)["mean_return"] == expected["return"]
     assert run_command("resume run --steps 128 --quiet")[0] == 0
     assert judged(Path("run")) == expected
-    status, out, _ = run_command("watch run --video film.gif --episodes 1")
+    status, out, _ = run_command("watch run --video agent.gif --episodes 1")
     assert status == 0
     assert out.splitlines()[-1] == "1 episode, return 66"
 

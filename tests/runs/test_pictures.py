@@ -1,4 +1,4 @@
-"""What render() may give, and what is made of it: unit by unit, and as a film from the command line."""
+"""What render() may give, and what is made of it: unit by unit, and as a video from the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,7 @@ TRAIN = (
 )
 
 
-def test_a_film_of_frames_from_0_to_1_that_grow(
+def test_a_video_of_frames_from_0_to_1_that_grow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import imageio_ffmpeg
@@ -114,8 +114,8 @@ def test_a_film_of_frames_from_0_to_1_that_grow(
     monkeypatch.chdir(tmp_path)
     Path("world.py").write_text(WORLD)
     assert cli.run(TRAIN.split()) == 0
-    assert cli.run(["watch", "run", "--video", "film.mp4", "--episodes", "1"]) == 0
-    reader = imageio_ffmpeg.read_frames("film.mp4")
+    assert cli.run(["watch", "run", "--video", "agent.mp4", "--episodes", "1"]) == 0
+    reader = imageio_ffmpeg.read_frames("agent.mp4")
     width, height = next(reader)["size"]
     frames = [np.frombuffer(frame, np.uint8).reshape(height, width, 3) for frame in reader]
     assert len(frames) == 6 + 6  # the last stands for 0.6 s

@@ -1,4 +1,4 @@
-"""Films: what ffmpeg reads back is what was played."""
+"""Videos: what ffmpeg reads back is what was played."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from troupe.runs.show import video
 
 
 def frames_of(file: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """What ffmpeg says about the film, and its frames."""
+    """What ffmpeg says about the video, and its frames."""
     import imageio_ffmpeg
 
     reader = imageio_ffmpeg.read_frames(str(file))
@@ -58,7 +58,7 @@ def test_a_gif_leaves_frames_out_and_keeps_the_speed(tmp_path, countdown, decide
 
 
 @pytest.mark.slow
-def test_a_film_of_pong_has_its_speed(tmp_path, decided):
+def test_a_video_of_pong_has_its_speed(tmp_path, decided):
     pytest.importorskip("ale_py")
     from troupe.environments import find
 
@@ -77,7 +77,7 @@ def test_a_film_of_pong_has_its_speed(tmp_path, decided):
     assert sum(durations) == pytest.approx(4600, abs=60)
 
 
-def test_only_the_finished_film_is_left(tmp_path, countdown, decided):
+def test_only_the_finished_video_is_left(tmp_path, countdown, decided):
     class Raising(decided):
         def act(self, observation: Any) -> int:
             raise KeyboardInterrupt
@@ -103,7 +103,7 @@ def test_an_episode_without_an_end_is_left(tmp_path, countdown, decided):
     assert video.record(decided(), lambda mode: countdown(mode, 0), tmp_path / "a.mp4", 1, 0, max_steps=9) == [9.0]
 
 
-def test_cartpole_is_filmed(tmp_path, balancing, cartpole):
+def test_a_video_of_cartpole(tmp_path, balancing, cartpole):
     assert video.record(balancing(), cartpole, tmp_path / "a.mp4", episodes=1, seed=0) == [12.0]
     _, frames = frames_of(tmp_path / "a.mp4")
     assert frames[0].shape[0] == 400

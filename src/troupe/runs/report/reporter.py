@@ -13,6 +13,9 @@ from troupe.runtime.topologies import Topology
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
 _MOSTLY = 1 / 2  # of the time: whatever waits longer for others does not hold them up
+_LEARNED = (  # in every report; None until there is a value, and clip_fraction where the loss clips no ratio
+    "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance", "gradient_norm",
+)  # fmt: skip
 _FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
 
 
@@ -30,8 +33,7 @@ class Reporter:
         self._shares: dict[str, dict[str, float]] = {}
         self._pace: Row = {}
         self._per_1000_steps: float | None = None
-        self._learned: dict[str, float] = {}
-        self._explores = False  # whether any epsilon was above 0
+        self._learned: dict[str, float | None] = {**dict.fromkeys(_LEARNED), "epsilon": 0.0}
 
     def begin(self) -> None:
         """Called when the clock starts: the time before, in which actor processes were started, does not count."""
@@ -49,7 +51,6 @@ class Reporter:
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
         self._learned |= means_of(topology.progress.metrics.take())  # without new, those before
-        self._explores = self._explores or self._learned.get("epsilon", 0.0) > 0
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
@@ -77,7 +78,7 @@ class Reporter:
             "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
-            **{name: value for name, value in self._learned.items() if name != "epsilon" or self._explores},
+            **self._learned,
             "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},
             **self._pace,
         }

@@ -18,11 +18,15 @@ from troupe.config import flatten
 GROUPS = {  # of the keys of a report that are curves
     "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
     "loss": "policy_loss value_loss bonus bonus_value_loss explained_variance gradient_norm learning_rate",
-    "policy": "entropy approx_kl clip_fraction epsilon",
+    "policy": "entropy approx_kl clip_fraction",
     "time": "seconds steps_per_s updates_per_s episodes updates shares",
     "queue": "queue_depth lag_mean lag_max",
 }
-IF_CHANGED = {"loss": "skipped_updates", "queue": "numbers stale restarts"}  # mostly the same all the time
+IF_CHANGED = {
+    "loss": "skipped_updates",
+    "policy": "epsilon",
+    "queue": "numbers stale restarts",
+}  # mostly the same all the time
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
 EVALUATION = {"mean": "evaluation", "min": "evaluation_min", "max": "evaluation_max"}  # of the newest weights
 FINAL = "hparam/final_evaluation"  # of the best weights

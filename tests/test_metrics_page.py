@@ -1,0 +1,118 @@
+"""docs/metrics.md names every key that runs write, and no other."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from troupe import cli
+from troupe.runs.evaluate.collapse import CollapseWatch
+from troupe.runs.store import tensorboard
+from troupe.runs.store.metrics import MetricsLog, read_metrics
+
+PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+FEW = (
+    "--steps 256 --quiet --target none --evaluation.every_steps 200 --evaluation.every_seconds 0 "
+    "--evaluation.episodes 1 --evaluation.final_episodes 1 --actor.rollout_steps 16"
+)
+NOVEL = "--preset appo --novelty.coefficient 0.5"
+RUNS = {  # every topology
+    "serial": f"{NOVEL} --topology serial --actor.environments 4",
+    "async": f"{NOVEL} --actors 2 --actor.environments 4",
+    "queue": "--preset article --actors 2",
+    "ga3c": "--preset ga3c --actor.count 2 --adjust.every_seconds 0",
+    "hogwild": "--preset a3c --actor.count 2",
+}
+KINDS = {"report": "Reports", "evaluation": "Evaluations", "collapse": "Collapses", "gap": "Gaps"}
+ONLY_WITH_NOVELTY = {"bonus", "bonus_value_loss"}
+
+
+def keys_of(section: str) -> set[str]:
+    """The names in the first column of the section's first table."""
+    text = re.split(r"^##+ ", PAGE.split(f"# {section}\n")[1], flags=re.MULTILINE)[0]
+    first = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    return {name for cell in first for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def names(row: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Of all numbers and texts, with a dot between the levels; stages stand under one name."""
+    for name, value in row.items():
+        if name in ("shares", "stage_seconds"):
+            yield f"{name}.PART.STAGE"
+        elif isinstance(value, Mapping):
+            yield from names(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("metrics")
+    for name, words in RUNS.items():
+        command = f"train CartPole-v1 --run-dir {folder / name} {words} {FEW}"
+        assert cli.run(command.split()) == 0, name
+    return {name: folder / name for name in RUNS}
+
+
+@pytest.mark.parametrize("kind", ["report", "evaluation"])
+def test_every_row_of_every_topology_has_the_keys_of_the_page(runs: dict[str, Path], kind: str) -> None:
+    """All of them, in the first row as in the last."""
+    expected = keys_of(KINDS[kind])
+    for name, run in runs.items():
+        learned = ONLY_WITH_NOVELTY & expected
+        for row in (row for row in read_metrics(run) if row["kind"] == kind):
+            assert expected - learned == set(names(row)) - learned, name
+    found = {key for run in runs.values() for row in read_metrics(run) for key in names(row)}
+    assert expected <= found
+
+
+def test_every_stage_is_on_the_page(runs: dict[str, Path]) -> None:
+    reports = [row for run in runs.values() for row in read_metrics(run) if row["kind"] == "report"]
+    found = {stage for row in reports for stages in row["stage_seconds"].values() for stage in stages}
+    assert found <= keys_of("Stages")
+    assert keys_of("Stages") - found <= {"preempted", "env_wait", "predict"}  # not in every run
+
+
+def test_what_is_learned_is_in_the_last_report_of_every_topology(runs: dict[str, Path]) -> None:
+    for name, run in runs.items():
+        *_, last = (row for row in read_metrics(run) if row["kind"] == "report")
+        for key in ("learning_rate", "gradient_norm", "approx_kl", "explained_variance", "entropy", "epsilon"):
+            assert last[key] is not None, (name, key)
+        assert (last["clip_fraction"] is None) == (name in ("queue", "ga3c", "hogwild")), name  # loss a3c clips none
+        assert (last["epsilon"] > 0) == (name == "queue"), name
+
+
+def test_summary_json_has_the_keys_of_the_page(runs: dict[str, Path]) -> None:
+    for name, run in runs.items():
+        summary = json.loads((run / "summary.json").read_bytes())
+        assert set(names(summary)) | {"evaluation"} == keys_of("summary.json"), name
+
+
+def test_a_gap_and_a_collapse_have_the_keys_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with MetricsLog(tmp_path, pytest.fail) as log:
+        log.resume(steps=500, seconds=60.0)
+    (gap,) = read_metrics(tmp_path)
+    assert set(names(gap)) == keys_of("Gaps")
+    see = CollapseWatch.see
+    monkeypatch.setattr(CollapseWatch, "see", lambda watch, *scores: see(watch, *scores) or True)
+    assert cli.run(f"train CartPole-v1 --run-dir {tmp_path / 'run'} {RUNS['serial']} {FEW} --quiet".split()) == 0
+    collapse = next(row for row in read_metrics(tmp_path / "run") if row["kind"] == "collapse")
+    assert set(names(collapse)) == keys_of("Collapses")
+
+
+def test_tensorboard_s_groups_are_those_of_the_page() -> None:
+    for group, listed in re.findall(r"^\| `(\w+)/` \| (.*) \|$", PAGE, flags=re.MULTILINE):
+        keys = f"{tensorboard.GROUPS[group]} {tensorboard.IF_CHANGED.get(group, '')}".split()
+        named = set(re.findall(r"`(\w+)`", listed))
+        assert named - set(tensorboard.EVALUATION.values()) == set(keys), group
+        assert (group == "return") == (set(tensorboard.EVALUATION.values()) <= named)
+    curves = {
+        key
+        for groups in (tensorboard.GROUPS, tensorboard.IF_CHANGED)
+        for keys in groups.values()
+        for key in keys.split()
+    }
+    assert curves | tensorboard.NO_CURVES == {key.partition(".")[0] for key in keys_of("Reports")}
