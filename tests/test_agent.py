@@ -56,6 +56,33 @@ def test_an_observation_that_its_space_does_not_have_is_one_line(space, observat
     assert "\n" not in str(raised.value)
 
 
+class Unsorted(gym.Env):
+    """Its spaces have their entries in another order than that of the alphabet, as those made by keywords do."""
+
+    observation_space = gym.spaces.Dict(where=gym.spaces.Box(-1, 1, (2,)), card=gym.spaces.Discrete(4, start=1))
+    action_space = gym.spaces.Dict(turn=gym.spaces.Discrete(2), go=gym.spaces.MultiDiscrete([3, 2]))
+
+    def reset(self, *, seed=None, options=None):
+        self.steps = 0
+        return self._obs(), {}
+
+    def step(self, action):
+        self.steps += 1
+        reward = action["turn"] - self.steps * action["go"][0] + 0.1 * action["go"][1]
+        return self._obs(), float(reward), self.steps == 5, False, {}
+
+    def _obs(self):
+        return {"where": np.array([np.cos(self.steps), 0.5], np.float32), "card": np.int64(1 + self.steps % 4)}
+
+
+def test_entries_of_a_space_keep_their_order_in_a_saved_run(tmp_path):
+    run = troupe.train(Unsorted, steps=64, seed=3, settings=SMALL | {"topology": "serial"}, run_dir=tmp_path / "run")
+    loaded = troupe.load(run.path)
+    assert list(loaded.observation_space.spaces) == ["where", "card"]
+    assert list(loaded.action_space.spaces) == ["turn", "go"]
+    assert troupe.evaluate(run.path, episodes=2, env=Unsorted).mean == run.scores.mean
+
+
 def test_actions_count_from_the_start_of_their_space():
     assert agent(start=5).act([[5.0, 0, 0], [-5.0, 0, 0]]).tolist() == [6, 5]
 

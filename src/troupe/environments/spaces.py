@@ -117,7 +117,7 @@ def describe(space: Space) -> dict[str, Any]:
 def restore(description: dict[str, Any]) -> Space:
     kind = description["type"]
     if kind == "Dict":
-        return gym.spaces.Dict({key: restore(part) for key, part in description["spaces"]})
+        return gym.spaces.Dict([(key, restore(part)) for key, part in description["spaces"]])  # of a dict it sorts
     if kind == "Tuple":
         return gym.spaces.Tuple([restore(part) for part in description["spaces"]])
     if kind == "Box":
