@@ -460,13 +460,13 @@ def test_serial_says_where_it_hangs_and_ends(start):
 
 @pytest.mark.slow
 def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
-    command = start("Slow", TOPOLOGIES["async"], {"actor.hang_seconds": "1", "actor.count": "4"})
+    command = start("Slow", TOPOLOGIES["async"], {"actor.hang_seconds": "4", "actor.count": "4"})
     command.until_more_steps(0)
     suspended = list(command.processes())
     for number in (signal.SIGSTOP, signal.SIGCONT):
         for pid in suspended:
             os.kill(pid, number)
-        time.sleep(1.5)
+        time.sleep(5.0)
     command.until_more_steps()
     os.kill(command.pid, signal.SIGINT)
     assert command.end() == 130

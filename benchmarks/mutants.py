@@ -1,0 +1,88 @@
+"""Every one-line change of a source file that the tests should notice: mutmut's operators, and two of our own.
+
+mutmut makes mutants of functions without decorators only; here those of decorated functions, classes and modules are
+made as well. Left out are changes of prose (a text with a space in it) and of letters' case. Two operators are added,
+for faults of wiring: a call that stands alone is left out, and the condition of an `if` is negated.
+"""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import libcst as cst
+from libcst.metadata import MetadataWrapper, PositionProvider
+from mutmut.mutation import file_mutation, mutators
+from mutmut.mutation.pragma_handling import get_ignored_lines
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A change of one node; `file` is relative to the tree it comes from."""
+
+    file: str
+    line: int  # where the changed node begins, and where it ends
+    last_line: int
+    _module: cst.Module
+    _mutation: file_mutation.Mutation
+
+    @cached_property
+    def source(self) -> str:
+        """The whole file."""
+        return self._module.deep_replace(self._mutation.original_node, self._mutation.mutated_node).code
+
+    @cached_property
+    def change(self) -> str:
+        """The lines of a diff, without context."""
+        diff = difflib.unified_diff(self._module.code.splitlines(), self.source.splitlines(), n=0, lineterm="")
+        return "\n".join(line for line in diff if line[0] in "+-" and not line.startswith(("+++", "---")))
+
+
+def mutants(root: Path, file: str) -> Iterator[Mutant]:
+    """All mutants of a file of the tree `root`."""
+    source = (root / file).read_text()
+    wrapper = MetadataWrapper(cst.parse_module(source))
+    visitor = _Visitor(_operators(), get_ignored_lines(file, source, wrapper, None))
+    module = wrapper.visit(visitor)
+    positions = wrapper.resolve(PositionProvider)
+    for mutation in visitor.mutations:
+        place = positions[mutation.original_node]
+        yield Mutant(file, place.start.line, place.end.line, module, mutation)
+
+
+def files_of(root: Path, places: Sequence[str]) -> list[str]:
+    """The Python files among `places`, files and folders relative to `root`."""
+    found = [
+        each for place in places for each in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))
+    ]
+    return sorted({each.relative_to(root).as_posix() for each in found})
+
+
+class _Visitor(file_mutation.MutationVisitor):
+    def _skip_node_and_children(self, node: cst.CSTNode) -> bool:
+        if isinstance(node, cst.FunctionDef):
+            return node.name.value in file_mutation.NEVER_MUTATE_FUNCTION_NAMES
+        if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "_doc":
+            return True  # a setting's description
+        return super()._skip_node_and_children(node)
+
+
+def _operators() -> mutators.OPERATORS_TYPE:
+    ours = [(cst.BaseString, _word), (cst.Expr, _left_out), (cst.If, _negated)]
+    return [*(each for each in mutators.mutation_operators if each[1] is not mutators.operator_string), *ours]
+
+
+def _word(node: cst.BaseString) -> Iterator[cst.BaseString]:
+    if isinstance(node, cst.SimpleString) and not any(each.isspace() for each in node.value):
+        yield from list(mutators.operator_string(node))[:1]
+
+
+def _left_out(node: cst.Expr) -> Iterator[cst.CSTNode]:
+    if isinstance(node.value, cst.Call):
+        yield cst.Pass()
+
+
+def _negated(node: cst.If) -> Iterator[cst.If]:
+    test = node.test.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
+    yield node.with_changes(test=cst.UnaryOperation(cst.Not(), test), whitespace_before_test=cst.SimpleWhitespace(" "))

@@ -1,0 +1,40 @@
+"""A pytest plugin of mutation.py: which test ran which line of troupe, and how long it took."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import coverage
+import pytest
+
+_FOLDER = Path(os.environ["MUTATION_COVER"])
+_COVERAGE = coverage.Coverage(str(_FOLDER / f"coverage.{os.getpid()}"), source_pkgs=["troupe"], config_file=False)
+_PID = os.getpid()
+_COVERAGE.start()
+
+
+class _State:
+    failed = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: Any, nextitem: Any) -> Any:
+    _COVERAGE.switch_context(item.nodeid)
+    _State.failed, began = False, time.perf_counter()
+    result = yield
+    row = [item.nodeid, round(time.perf_counter() - began, 3), not _State.failed]
+    with (_FOLDER / f"tests.{_PID}").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+    return result
+
+
+def pytest_runtest_logreport(report: Any) -> None:
+    _State.failed = _State.failed or report.outcome != "passed"
+
+
+def pytest_unconfigure() -> None:
+    if os.getpid() == _PID:
+        _COVERAGE.stop()
+        _COVERAGE.save()
