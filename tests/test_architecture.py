@@ -72,7 +72,7 @@ def test_exceptions_to_the_rule_exist():
 
 def test_no_modules_import_each_other_in_a_circle():
     graph = {name: {module for module, inside in imports_of(name) if not inside} for name in MODULES}
-    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+    assert graph.keys() <= set(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 @pytest.mark.parametrize("package", ["algorithm", "config"])

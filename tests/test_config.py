@@ -297,8 +297,8 @@ def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, 
     ],
 )
 def test_what_goes_together_is_taken(settings):
-    """Nothing is raised."""
-    resolve("X-v0", settings=settings)
+    made = dict(config.flatten(dataclasses.asdict(resolve("X-v0", settings=settings))))
+    assert {name: made[name] for name in settings} == settings
 
 
 # Files

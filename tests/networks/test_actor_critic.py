@@ -106,8 +106,9 @@ EXPECTED = r"^network: it must map observations \[N, \.\.\.\] to \(logits \[N, 4
 
 
 def test_a_body_with_the_right_signature_passes():
-    """Nothing is raised."""
-    wrap(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
+    network = wrap(Own(lambda obs: (torch.zeros(len(obs), 4), torch.zeros(len(obs)))), BOX, ACTIONS, Network())
+    output = network(torch.zeros(5, *BOX.shape))
+    assert (output.distribution.log_probs.shape, output.value.shape) == ((5, 4), (5,))
 
 
 @pytest.mark.parametrize(

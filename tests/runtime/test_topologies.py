@@ -149,7 +149,9 @@ def test_reported_lag_is_that_of_what_was_consumed(assembled, run, counting):
 def test_threads_start_and_stop_again_and_again_without_hanging(assembled, run, name, times):
     """`run` asserts that all have ended, in order, within its patience."""
     for seed in range(times):
-        run(assembled("CartPole-v1", THREADED[name], seed, preset_of(name)), batches=1 + seed % 3)
+        batches = 1 + seed % 3
+        parts = run(assembled("CartPole-v1", THREADED[name], seed, preset_of(name)), batches)
+        assert parts.progress.counts.updates >= batches
 
 
 @pytest.mark.parametrize("times", [2, slow(5)])
