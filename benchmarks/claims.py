@@ -114,12 +114,13 @@ def cartpole() -> str:
 
 
 def presets() -> str:
-    rows = [
-        (name, f"{one['solved']} of {one['seeds']}", number(one["lowest_return"]), number(one["median_steps"], 0),
-         number(one["median_training_seconds"], 2), number(one["median_steps_per_s"], 0),
-         f"{one['lag_mean']:.2f} ({one['lag_max']:.0f})")
-        for name, one in result("topologies")["presets"].items()
-    ]  # fmt: skip
+    found, rows = result("topologies"), []
+    for name, one in found["presets"].items():
+        rows.append(
+            (name, solved([run for run in found["runs"] if run["preset"] == name]), number(one["lowest_return"]),
+             number(one["median_steps"], 0), number(one["median_training_seconds"], 2),
+             number(one["median_steps_per_s"], 0), f"{one['lag_mean']:.2f} ({one['lag_max']:.0f})")
+        )  # fmt: skip
     return table(["preset", "solved", "lowest", "steps", "seconds", "steps/s", "lag: mean (largest)"], rows)
 
 
