@@ -130,8 +130,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_asked(one)
 
     one = add("evaluate", "play episodes with a run's best agent and give the scores")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    _add_network(one)
+    _add_run(one)
     one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="episodes to play (100)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environments (0)")
     how = one.add_mutually_exclusive_group()
@@ -142,32 +141,29 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
     one = add("watch", "watch a run's best agent: in a window, a video file or the terminal")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    _add_network(one)
+    _add_run(one)
     one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
     one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="episodes to show (3)")
     one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environment (0)")
 
     one = add("export", "write a run's best agent as an ONNX file, for programs without troupe")
-    one.add_argument("run", metavar="RUN", help="a run directory")
+    _add_run(one)
     one.add_argument("file", metavar="FILE", help="FILE.onnx")
-    _add_network(one)
 
     one = add("resume", "continue a run from its newest checkpoint")
-    one.add_argument("run", metavar="RUN", help="a run directory")
+    _add_run(one)
     one.add_argument(
         "--steps", type=_count(1), metavar="N", help="new limit of steps (500k), those already made included"
     )
-    one.add_argument("--time", metavar="T", help="new limit of training time, what is already spent included")
-    one.add_argument("--target", metavar="R", help="new target: stop when an evaluation confirms R; none: no target")
+    one.add_argument("--time", type=config.seconds, metavar="T", help="new limit of training time, the spent included")
+    _add_short(one, "--target", "stop.target", "R", "new target: stop when an evaluation confirms R; none: no target")
     one.add_argument(
         "--anneal-steps", type=_steps, metavar="N",
         help="linear decay of the learning rate to 0 at step N, counted from the run's start; 0: constant; auto: "
         "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
-    _add_on_collapse(one)
-    _add_network(one)
+    _add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
 
     one = add("plot", "draw return against steps and seconds; several runs give mean and 95 % band")
@@ -177,15 +173,14 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
 
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
-    one.add_argument("run", metavar="RUN", help="a run directory")
-    _add_network(one)
+    _add_run(one)
 
     one = add("bench", "speed of each stage, the limit they imply, and what training reaches")
     one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="which environment (CartPole-v1)")
     one.add_argument(
         "--preset", default="impala", metavar="P", help="whose parts are measured (impala: one pass over every step)"
     )
-    one.add_argument("--time", default="5s", metavar="T", help="how long to train (5s)")
+    one.add_argument("--time", type=config.seconds, default="5s", metavar="T", help="how long to train (5s)")
     one.add_argument("--json", action="store_true", help="print one JSON object")
     _add_settings(one)
 
@@ -208,35 +203,47 @@ SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id", "env.files")
 _KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
 
 
+_COLLAPSE = "if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)"
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="a run directory")
+    text = "the run's own network, where its file is no longer there: path/to/file.py:NAME or module:NAME"
+    _add_short(parser, "--network", "network.custom", "NAME", text)
+
+
 def _add_asked(parser: argparse.ArgumentParser) -> None:
-    """What `_asked` reads: said to one run or to many."""
+    """What is said to one run or to many."""
     parser.add_argument(
         "--untuned", action="store_true", help="ignore the preset's tuned settings for this environment"
     )
-    parser.add_argument("--steps", metavar="N", help="stop after N steps: 300000, 100k, 1.5M, 1e6")
-    parser.add_argument("--time", metavar="T", help="stop after T of training: 30s, 5m, 1.5h")
-    parser.add_argument("--target", metavar="R", help="stop when an evaluation confirms R; none: no target")
+    for option, name, metavar, text in (
+        ("--steps", "stop.steps", "N", "stop after N steps: 300000, 100k, 1.5M, 1e6"),
+        ("--target", "stop.target", "R", "stop when an evaluation confirms R; none: no target"),
+        ("--actors", "actor.count", "N", "number of actors (auto: by measurement)"),
+        ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
+        ("--on-collapse", "collapse.answer", "A", _COLLAPSE),
+    ):
+        _add_short(parser, option, name, metavar, text, dest=name)
+    text = "stop after T of training: 30s, 5m, 1.5h"
+    parser.add_argument("--time", dest="stop.seconds", type=config.seconds, metavar="T", help=text)
     parser.add_argument("--quiet", action="store_true", help="print only the outcome")
-    parser.add_argument("--actors", metavar="N", help="number of actors (auto: by measurement)")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
-    _add_on_collapse(parser)
-    _add_network(parser, "your own: path/to/file.py:NAME or module:NAME")
     _add_settings(parser)
 
 
-_NETWORK_OF_RUN = "the run's own network, where its file is no longer there: path/to/file.py:NAME or module:NAME"
+def _add_short(
+    parser: argparse.ArgumentParser, option: str, name: str, metavar: str, text: str, dest: str | None = None
+) -> None:
+    """An option that stands for the setting `name`; an error about its value calls it by the option."""
+    also = "auto" if option == "--actors" else None
 
+    def check(value: str) -> str:
+        if value != also:
+            config.check_option(option, name, value, also)
+        return value
 
-def _add_network(parser: argparse.ArgumentParser, text: str = _NETWORK_OF_RUN) -> None:
-    parser.add_argument("--network", metavar="NAME", help=text)
-
-
-def _add_on_collapse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--on-collapse",
-        metavar="A",
-        help="if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)",
-    )
+    parser.add_argument(option, dest=dest, type=check, metavar=metavar, help=text)
 
 
 _WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own

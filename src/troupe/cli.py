@@ -95,7 +95,9 @@ def train(options: argparse.Namespace) -> int:
     if options.json:
         console.write(json.dumps(_result(done)))
     if options.watch:
-        _show(done.path, options.seed)
+        from troupe.runs.show.watch import video_without_display
+
+        _show_run(done.path, None, 1, options.seed, video_without_display(done.path))
     return 0
 
 
@@ -124,11 +126,10 @@ def compare(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> None:
     from troupe import trainer
 
-    _check_options(options)
     trainer.resume(
         options.run,
         steps=options.steps,
-        seconds=None if options.time is None else config.seconds(options.time),
+        seconds=options.time,
         target=options.target,
         on_collapse=options.on_collapse,
         anneal_steps=options.anneal_steps,
@@ -173,12 +174,17 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
+    _show_run(options.run, options.network, options.episodes, options.seed, options.video, terminal=options.terminal)
+
+
+def _show_run(
+    run: str | Path, network: str | None, episodes: int, seed: int, video: str | Path | None, *, terminal: bool = False
+) -> None:
     from troupe.runs.show.watch import show
 
-    asked = options.episodes, options.seed, options.video
-    returns = show(options.run, None, {"network": options.network}, *asked, terminal=options.terminal)
-    if options.video:
-        console.write(f"wrote {options.video}")
+    returns = show(run, None, {"network": network}, episodes, seed, video, terminal=terminal)
+    if video:
+        console.write(f"wrote {video}")
     if returns:
         number = "1 episode, return" if len(returns) == 1 else f"{len(returns)} episodes, returns"
         console.write(f"{number} {', '.join(f'{value:g}' for value in returns)}")
@@ -224,7 +230,7 @@ def bench(options: argparse.Namespace) -> None:
     from troupe.bench import bench
 
     with console.prints_to_stderr(options.json):
-        result = bench(options.env, options.preset, _settings(options), config.seconds(options.time))
+        result = bench(options.env, options.preset, _settings(options), options.time)
     console.write(json.dumps(result.summary()) if options.json else result.table())
 
 
@@ -274,47 +280,8 @@ def presets(_: argparse.Namespace) -> None:
                 console.write(f"  {what}: {', '.join(names)}")
 
 
-def _show(run: Path, seed: int) -> None:
-    """A window where there is a display; a video in the run directory where there is none."""
-    from troupe.runs.show.watch import video_without_display
-
-    video = video_without_display(run)
-    command = ["watch", str(run), "--seed", str(seed), "--episodes", "1"]
-    watch(arguments.parse([*command, *(["--video", str(video)] if video else [])]))
-
-
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    _check_options(options)
-    given = {
-        "stop.steps": options.steps,
-        "stop.seconds": None if options.time is None else config.seconds(options.time),
-        "stop.target": options.target,
-        "record": options.record,
-        "collapse.answer": options.on_collapse,
-        "actor.auto": True if options.actors == "auto" else None,
-        "actor.count": None if options.actors == "auto" else options.actors,
-        "network.custom": options.network,
-    }
-    return {
-        "settings": _settings(options) | {name: value for name, value in given.items() if value is not None},
-        "tuned": not options.untuned,
-        "display": _display(options),
-    }
-
-
-def _check_options(options: argparse.Namespace) -> None:
-    """Options that stand for a setting are called by their own name where the value is wrong."""
-    for option, name in (
-        ("steps", "stop.steps"),
-        ("target", "stop.target"),
-        ("actors", "actor.count"),
-        ("on_collapse", "collapse.answer"),
-        ("network", "network.custom"),
-    ):
-        value = getattr(options, option, None)
-        also = "auto" if option == "actors" else None
-        if value not in (None, also):
-            config.check_option(f"--{option.replace('_', '-')}", name, value, also)
+    return {"settings": _settings(options), "tuned": not options.untuned, "display": _display(options)}
 
 
 def _display(options: argparse.Namespace) -> "Mode":
@@ -326,8 +293,12 @@ def _display(options: argparse.Namespace) -> "Mode":
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
-    given = {name: getattr(options, name, None) for name in config.fields() if name not in arguments.SAID_OTHERWISE}
-    return {name: value for name, value in given.items() if value is not None} | dict(options.kwargs)
+    names = [name for name in config.fields() if name not in arguments.SAID_OTHERWISE or name == "record"]
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if given.get("actor.count") == "auto":
+        del given["actor.count"]
+        given["actor.auto"] = True
+    return {**given, **options.kwargs}
 
 
 _WITHOUT_TORCH = ("envs", "presets")

@@ -125,7 +125,11 @@ class Session:
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None
             try:
-                self._display.start(self._introduction())
+                introduction = messages.introduction(
+                    self._config, self._source, self._topology, self._target, self._findings, self._path,
+                    resumed=self._resumed,
+                )  # fmt: skip
+                self._display.start(introduction)
                 self._watch()
             except BaseException as error:  # whatever it is, what was learned is saved first
                 if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
@@ -140,11 +144,6 @@ class Session:
         if done.signal:
             raise stop_by_signal(done, self._config)
         return done
-
-    def _introduction(self) -> list[str]:
-        return messages.introduction(
-            self._config, self._source, self._topology, self._target, self._findings, self._path, resumed=self._resumed
-        )
 
     # While it trains
 

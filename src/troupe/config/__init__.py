@@ -4,16 +4,14 @@ Nothing in here imports torch or Gymnasium, so that a wrong name is reported at 
 """
 
 from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
+from troupe.config.evaluation import Checkpoint, Collapse, Evaluation, Stop
 from troupe.config.files import from_toml, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.protocols import protocol_of
 from troupe.config.settings import (
     Actor,
     Adjust,
-    Checkpoint,
-    Collapse,
     Environment,
-    Evaluation,
     Exploration,
     Inference,
     Learner,
@@ -21,7 +19,6 @@ from troupe.config.settings import (
     Network,
     Novelty,
     Queue,
-    Stop,
     TrainConfig,
 )
 from troupe.config.suggestions import suggest
