@@ -140,7 +140,7 @@ def own_run(tmp_path_factory, pays):
     return run, Two
 
 
-def test_a_network_of_ones_own_is_given_again(own_run):
+def test_a_custom_network_is_passed_again(own_run):
     run, _ = own_run
     given = Own()
     for network in (given, lambda observations, actions: Own()):
@@ -168,7 +168,7 @@ def test_a_network_that_is_missing_or_does_not_fit_is_one_line(own_run):
         troupe.load(run.path, lambda *spaces: {})
 
 
-def test_the_run_of_a_callable_is_judged_with_the_callable(own_run):
+def test_the_run_of_a_callable_is_evaluated_with_the_callable(own_run):
     run, env = own_run
     with pytest.raises(UsageError, match=r"the run's environment was the callable .*Two: pass it as env="):
         troupe.evaluate(run.path, network=Own())

@@ -485,7 +485,7 @@ def test_plot_passes_over_a_line_cut_short(troupe, run, tmp_path):
     assert troupe(f"plot {copy} -o picture.svg")[0] == 0
 
 
-def test_resume_goes_on_and_says_so(troupe, run, tmp_path):
+def test_resume_continues_and_reports_it(troupe, run, tmp_path):
     import shutil
 
     copy = shutil.copytree(run, tmp_path / "copy")
@@ -563,7 +563,7 @@ def test_a_file_system_that_refuses_the_file_is_named_with_its_reason(troupe, ru
     assert (status, err) == (2, f"troupe: cannot write {file}: read-only file system\n")
 
 
-def test_a_picture_for_which_the_disk_has_no_room_is_said_in_a_line(troupe, run, monkeypatch):
+def test_a_picture_for_which_the_disk_has_no_room_is_reported_in_a_line(troupe, run, monkeypatch):
     def fill(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -597,7 +597,7 @@ def test_envs_and_presets_list_what_there_is(troupe):
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_an_output_that_cannot_be_written_is_said(unbuffered):
+def test_an_output_that_cannot_be_written_is_reported(unbuffered):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", "from troupe.cli import main; main()", "envs"],

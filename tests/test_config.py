@@ -52,7 +52,7 @@ def test_a_preset_holds_no_setting_that_does_not_exist(name):
         assert {key for key, _ in config.flatten(settings)} <= set(config.fields())
 
 
-def test_later_layers_win_defaults_preset_tuned_and_what_was_said(monkeypatch):
+def test_later_layers_win_defaults_preset_tuned_and_what_was_given(monkeypatch):
     preset = config.Preset(
         "p", "", "", {"learner": {"epochs": 2, "count": 1}, "seed": 5},
         {"Y-v0": config.Tuned(settings={"learner": {"epochs": 3}, "queue.capacity": 9})},
@@ -228,11 +228,11 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         ),
         (
             {"topology": "serial", "actor.count": 1, "inference.kind": "batched"},
-            "inference.kind = 'batched': in topology serial whoever acts has the network; use async, queue or ga3c",
+            "inference.kind = 'batched': in topology serial every actor has the network; use async, queue or ga3c",
         ),
         (
             A3C | {"inference.kind": "batched"},
-            "inference.kind = 'batched': in topology hogwild whoever acts has the network; use async, queue or ga3c",
+            "inference.kind = 'batched': in topology hogwild every actor has the network; use async, queue or ga3c",
         ),
         ({"topology": "ga3c"}, "topology = 'ga3c': its actors have no network; set inference.kind to batched"),
         (

@@ -127,7 +127,7 @@ def test_an_exception_is_its_type_and_text_and_ours_the_text_alone():
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_an_odd_message_is_told_whole_and_harmlessly(troupe, place):
+def test_an_odd_message_is_printed_whole_and_harmlessly(troupe, place):
     status, out, err = troupe(f"train world.py:Odd {TINY} --actor.place {place} --quiet")
     assert status == 1
     (line,) = err.splitlines()
@@ -188,7 +188,7 @@ def test_an_environment_that_exits_in_close_costs_nothing(troupe, caplog, monkey
     assert "step limit reached" in out
 
 
-def test_a_judged_environment_that_exits_is_an_error(troupe):
+def test_an_evaluated_environment_that_exits_is_an_error(troupe):
     assert troupe(f"train world.py:Plain {TINY} --quiet")[0] == 0
     world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
     Path("world.py").write_text(world)

@@ -94,7 +94,7 @@ class Frozen(nn.Module):
         return outputs[:, :3], outputs[:, 3]
 
 
-def test_a_layer_of_ones_own_that_is_not_trained_stays_what_it_was_to_the_last_bit(tmp_path):
+def test_a_custom_layer_that_is_not_trained_stays_what_it_was_to_the_last_bit(tmp_path):
     network = Frozen()
     settings = SMALL | AVERAGED["serial"] | {"learner.average_decay": 0.9}
     run = troupe.train(Pressure, network=network, steps=400, run_dir=tmp_path / "run", settings=settings)

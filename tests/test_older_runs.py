@@ -38,7 +38,7 @@ class Pressure(gym.Env):
     ("old_cartpole", [0.1, 0.2, -0.03, 0.4], [0.4860645, 0.51393545], -0.0631478801369667),
     ("old_float64", [5010.0], [0.24862605, 0.31932414, 0.43204978], -0.015178941190242767),
 ])  # fmt: skip
-def test_its_agent_says_what_it_said(run, observation, probabilities, value):
+def test_its_agent_has_the_same_probabilities_and_value_as_then(run, observation, probabilities, value):
     agent = troupe.load(DATA / run)
     said, valued = agent.distribution(np.array(observation, agent.observation_space.dtype))
     np.testing.assert_allclose(said, probabilities, rtol=1e-5)

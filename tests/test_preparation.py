@@ -135,7 +135,7 @@ def test_the_backend_is_the_one_whose_steps_take_the_least_of_a_core(backends, c
     assert config.env.backend == chosen
 
 
-def test_the_choice_and_what_the_others_cost_are_said(backends):
+def test_the_choice_and_what_the_others_cost_are_reported(backends):
     backends.costs = {"native": 12.5 * US, "sync": 40 * US, "envpool": 10 * US}
     assert fitted("CartPole-v1")[1] == ["backend envpool: 0.1 M steps/s of a core; native 0.08 M; sync 0.025 M"]
 
@@ -174,7 +174,7 @@ def test_a_measurement_that_fails_leaves_the_backend_as_it_was(backends):
         (Pictures, None, {"network.encoder": "flat"}),
     ],
 )
-def test_vectors_and_networks_of_ones_own_are_in_float32_without_a_measurement(measured, env, network, settings):
+def test_vectors_and_custom_networks_are_in_float32_without_a_measurement(measured, env, network, settings):
     config, said = fitted(env, settings, network)
     assert (config.network.precision, config.learner.threads, config.env.threads) == ("float32", 1, 0)
     assert said == measured.asked == measured.passes == []
@@ -190,7 +190,7 @@ def test_vectors_and_networks_of_ones_own_are_in_float32_without_a_measurement(m
         (800 * US, "float32", "0.1"),
     ],
 )
-def test_images_are_in_what_is_clearly_faster_and_that_is_said(measured, seconds, chosen, gain):
+def test_images_are_in_what_is_clearly_faster_and_that_is_reported(measured, seconds, chosen, gain):
     measured.learn[torch.bfloat16] = seconds
     config, said = fitted()
     assert config.network.precision == chosen

@@ -229,7 +229,7 @@ def test_a_policy_with_memory(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["thread", slow("process")])
-def test_nested_worlds_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
+def test_nested_environments_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
     several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.rollouts": 1, "actor.place": place}
     train(tmp_path / "run", Nested, SMALL | several)
     is_repeated(tmp_path / "run", Nested)
@@ -348,7 +348,7 @@ def test_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert any(same(model_of(place, vector), saved.model) for vector in were)
 
 
-def test_an_environment_and_a_network_of_ones_own(tmp_path: Path) -> None:
+def test_a_custom_environment_and_a_custom_network(tmp_path: Path) -> None:
     place = train(tmp_path / "run", Drift, network=tied).path
     is_repeated(place, Drift, tied)
     with pytest.raises(UsageError, match=r"callable Drift: pass it as env="):

@@ -343,7 +343,7 @@ def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_p
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_run_that_is_loaded_is_judged_alike_however_often_and_plays_what_is_allowed(uninterrupted, world):
+def test_a_run_that_is_loaded_is_evaluated_alike_however_often_and_plays_what_is_allowed(uninterrupted, world):
     """The environments of these worlds raise where it is not."""
     env, place = WORLDS[world][0], uninterrupted(world)
     make = None if isinstance(env, str) else env

@@ -60,7 +60,7 @@ def test_the_judge_samples(run):
 
 
 @pytest.mark.parametrize("whose", ["run", "load", "session of load", "session of run"])
-def test_the_agent_samples_unless_it_is_told_otherwise(run, whose):
+def test_the_agent_samples_unless_asked_for_greedy_actions(run, whose):
     agent = run.agent if whose.endswith("run") else troupe.load(run.path)
     agent = agent.session() if whose.startswith("session") else agent
     assert {agent.act(SEEN) for _ in range(40)} == {0, 1}
@@ -68,7 +68,7 @@ def test_the_agent_samples_unless_it_is_told_otherwise(run, whose):
     assert len({agent.act(SEEN, greedy=True) for _ in range(40)}) == 1
 
 
-def test_an_evaluation_of_the_run_samples_unless_it_is_told_otherwise(run, run_command):
+def test_an_evaluation_of_the_run_samples_unless_asked_for_greedy_actions(run, run_command):
     assert troupe.evaluate(run.path, episodes=2).returns.min() > 5
     assert troupe.evaluate(run.path, episodes=2, greedy=True).returns.max() == 0
     for words, pays in (("", True), ("--stochastic", True), ("--greedy", False)):

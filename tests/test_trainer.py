@@ -558,7 +558,7 @@ def full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_a_checkpoint_that_fails_while_training_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog):
+def test_a_checkpoint_that_fails_while_training_is_reported_once_and_the_run_continues(tmp_path, monkeypatch, caplog):
     save = checkpoint.save
     tried = []
 

@@ -1,4 +1,4 @@
-"""A trained agent: what `load` gives back, and what evaluation, video and one's own program use."""
+"""A trained agent: what `load` gives back, and what evaluation, video and programs of the user use."""
 
 import logging
 import os
@@ -49,7 +49,7 @@ class Agent:
         config: TrainConfig | None = None,
     ):
         self.greedy = greedy  # the default of `act`
-        self.about = about or {}  # the run it comes from, for whoever finds an exported file
+        self.about = about or {}  # the run it comes from, for an exported file's metadata
         self.config = config  # of that run
         self.network, self.observation_space, self.action_space = network, observation_space, action_space
         self._actions, self._limits = Actions(action_space), [Limits(leaf) for leaf in network.packing.leaves]

@@ -199,7 +199,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, by_name
 
 
-SAID_OTHERWISE = ("preset", "tuned", "seed", "record", "env.id", "env.files")
+WITH_OTHER_OPTIONS = ("preset", "tuned", "seed", "record", "env.id", "env.files")
 _KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
 
 
@@ -213,7 +213,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
-    """What is said to one run or to many."""
+    """What a single run and several take alike."""
     parser.add_argument(
         "--untuned", action="store_true", help="ignore the preset's tuned settings for this environment"
     )
@@ -256,7 +256,7 @@ _OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core
 
 def _sections() -> list[str]:
     """The groups of settings; those without a dot are `general`."""
-    return list(dict.fromkeys(_section(name) for name in config.fields() if name not in SAID_OTHERWISE))
+    return list(dict.fromkeys(_section(name) for name in config.fields() if name not in WITH_OTHER_OPTIONS))
 
 
 def _section(name: str) -> str:
@@ -270,7 +270,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     """
     often = parser.add_argument_group("settings that are changed most often")
     for name, field in config.fields().items():
-        if name not in SAID_OTHERWISE:
+        if name not in WITH_OTHER_OPTIONS:
             group, text = (often, _text(field)) if name in _OFTEN else (parser, argparse.SUPPRESS)
             _add_setting(group, name, text)
     parser.add_argument("-h", "--help", action=_Help, nargs="?", metavar="GROUP", help="show this, or GROUP's settings")
@@ -309,7 +309,7 @@ class _Help(argparse.Action):
             page = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
             listed = page.add_argument_group(each)
             for name, field in config.fields().items():
-                if name not in SAID_OTHERWISE and _section(name) == each:
+                if name not in WITH_OTHER_OPTIONS and _section(name) == each:
                     _add_setting(listed, name, _text(field))
             print(f"{'' if each == group else chr(10)}{page.format_help()}", end="")
         if groups:
@@ -341,9 +341,9 @@ def _steps(text: str) -> int | str:
 
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         if not name:
             raise argparse.ArgumentTypeError(f"'{text}': expected names, separated by commas")
-        if name in names[:place]:
+        if name in names[:index]:
             raise argparse.ArgumentTypeError(f"'{text}': {name} occurs twice")
     return names

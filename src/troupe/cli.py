@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
                     importlib.import_module("torch")
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
-        if hasattr(stop, "run"):  # which was saved, and has said so
+        if hasattr(stop, "run"):  # it was saved and reported
             return 128 + signal.SIGINT
         with suppress(OSError):  # the terminal may be gone
             print(f"troupe: interrupted{getattr(stop, 'after', '')}", file=sys.stderr)
@@ -293,7 +293,7 @@ def _display(options: argparse.Namespace) -> "Mode":
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
-    names = [name for name in config.fields() if name not in arguments.SAID_OTHERWISE or name == "record"]
+    names = [name for name in config.fields() if name not in arguments.WITH_OTHER_OPTIONS or name == "record"]
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     if given.get("actor.count") == "auto":
         del given["actor.count"]

@@ -46,7 +46,7 @@ def fit(
         config = (
             _fit_precision(config, source, notices) if images else replace(config, {"network.precision": "float32"})
         )
-    config = _fit_place(config, source, notices)
+    config = _fit_placement(config, source, notices)
     if not config.traits.serial:  # which is the same on every machine
         config = _fit_backend(config, source, notices)
     config = _fit_actors(config, source, network, notices, named)
@@ -80,7 +80,7 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, notices: list
     return replace(config, {"network.precision": chosen})
 
 
-def _fit_place(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
+def _fit_placement(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
     """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
     actor = config.actor
     one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial

@@ -120,7 +120,7 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_it_serves(run, name, k
         ("state.json", "a folder", "state.json: not a regular file"),
     ],
 )
-def test_what_is_wrong_with_a_damaged_one_is_said_in_plain_words(run, name, kind, why):
+def test_what_is_wrong_with_a_damaged_one_is_reported_in_plain_words(run, name, kind, why):
     for step in (1, 2):
         damage(kind, checkpoint.save(run, step, make(step)) / name)
     said: list[str] = []
@@ -414,7 +414,7 @@ def test_a_link_out_of_the_directory_is_refused_and_nothing_is_touched(tmp_path,
         writes[name](tmp_path / "run")
 
 
-def test_files_that_are_written_beside_their_place_follow_no_link(tmp_path, monkeypatch):
+def test_files_that_are_written_beside_their_path_follow_no_link(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
     for name in ("summary.json", "config.toml"):

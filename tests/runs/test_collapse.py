@@ -44,7 +44,7 @@ def test_a_return_near_the_best_ends_the_count():
     assert collapses([20, 500, 20, 20, 400, 20, 20, 400, 20, 20, 20]) == [10]
 
 
-def test_a_collapse_that_goes_on_is_said_once_and_one_that_follows_a_recovery_again():
+def test_a_collapse_that_lasts_is_reported_once_and_one_that_follows_a_recovery_again():
     assert collapses([20, 500] + [20] * 9 + [400] + [20] * 9) == [4, 14]
 
 

@@ -89,7 +89,7 @@ def summary(run: Path) -> dict[str, Any]:
 # A run that collapses
 
 
-def test_a_run_with_too_large_a_step_size_collapses_and_says_so(tmp_path, caplog):
+def test_a_run_with_too_large_a_learning_rate_collapses_and_reports_it(tmp_path, caplog):
     run = climb(tmp_path / "run")
     seen = returns(run.path)
     assert seen[:5] == [5.0] * 5

@@ -54,7 +54,7 @@ def test_each_runs_figures_are_those_of_its_summary(tmp_path, figures):
     assert (run["lag_mean"], run["lag_max"]) == policy_lag(tmp_path / "out" / run["folder"])
 
 
-def test_a_seed_goes_round_all_presets_before_the_next(monkeypatch):
+def test_a_seed_is_trained_with_all_presets_before_the_next_seed(monkeypatch):
     trained = []
 
     def train(env, *, preset, seed, **rest):
@@ -67,7 +67,7 @@ def test_a_seed_goes_round_all_presets_before_the_next(monkeypatch):
     assert trained == [(0, "appo"), (0, "impala"), (1, "appo"), (1, "impala")]
 
 
-def test_one_that_fails_is_reported_and_the_others_go_on(capsys, figures, world_where):
+def test_one_that_fails_is_reported_and_the_others_continue(capsys, figures, world_where):
     world = world_where("raise ValueError('no wheels')", "impala/seed0")
     assert compare(world, ["impala", "appo"], range(2), "out", settings=SETTINGS) == 1
     out, err = capsys.readouterr()
@@ -129,7 +129,7 @@ def test_a_run_without_an_episode_is_compared_but_not_drawn(tmp_path, capsys):
         (["appo"], {"learner.epoch": 1}, "preset appo: no setting 'learner.epoch'; did you mean learner.epochs?"),
     ],
 )
-def test_what_one_preset_cannot_be_is_said_before_any_starts(tmp_path, presets, settings, words):
+def test_settings_that_one_preset_does_not_allow_are_refused_before_any_run_starts(tmp_path, presets, settings, words):
     with pytest.raises(UsageError) as error:
         compare("CartPole-v1", presets, range(2), "out", settings=settings)
     assert str(error.value).startswith(words)

@@ -146,7 +146,7 @@ def test_native_and_python_environments_give_statistics_of_one_kind():
 
 
 @pytest.mark.parametrize("backend", ["auto", "sync"])
-def test_atari_is_judged_as_it_was_played_but_by_whole_games(backend):
+def test_atari_is_evaluated_as_it_was_played_but_by_whole_games(backend):
     made = []
 
     def vector(count: int, config: Environment) -> gym.vector.VectorEnv:
@@ -166,14 +166,14 @@ def test_atari_is_judged_as_it_was_played_but_by_whole_games(backend):
     assert all(1 <= each.threads <= 32 for each in configs)
 
 
-def test_what_is_not_atari_is_judged_in_the_fastest_version_of_it():
+def test_what_is_not_atari_is_evaluated_in_the_fastest_version_of_it():
     evaluator = Evaluator(find("CartPole-v1"), Environment(backend="sync", delay_seconds=9.0), 100)
     assert evaluator._environment.count == 100
 
 
 @pytest.mark.skipif(not pool.installed(), reason="needs envpool")
 @pytest.mark.parametrize("there", [True, False])
-def test_what_was_trained_in_envpool_is_judged_there_and_without_it_too(there, monkeypatch):
+def test_what_was_trained_in_envpool_is_evaluated_there_and_without_it_too(there, monkeypatch):
     monkeypatch.setattr(pool, "installed", lambda: there)
     evaluator = Evaluator(find("CartPole-v1"), Environment(backend="envpool", threads=2), 40)
     assert isinstance(evaluator._environment, pool.PoolEnvironment) is there
@@ -188,7 +188,7 @@ def test_settings_that_an_environment_does_not_have_are_refused_before_anything_
         Evaluator(find("CartPole-v1"), Environment(sticky=0.25), 4)
 
 
-def test_an_evaluation_that_is_told_to_stop_gives_nothing(counting):
+def test_an_evaluation_that_is_stopped_gives_nothing(counting):
     source = find(counting)
     asked = itertools.count()
     stopped = lambda: next(asked) == 3  # noqa: E731

@@ -126,7 +126,7 @@ QUICK_KINDS = [
 
 
 @pytest.mark.parametrize("kind", slow_unless(QUICK_KINDS, KINDS))
-def test_onnxruntime_says_what_the_agent_says(kind, exported):
+def test_onnxruntime_computes_what_the_agent_computes(kind, exported):
     observations, actions, masked = KINDS[kind]
     one, done = exported(kind)
     file, rng = done.file, np.random.default_rng(3)
@@ -229,7 +229,7 @@ class Forgetful(nn.Module):
         return self.mean(seen), self.value(seen).squeeze(-1)
 
 
-def test_a_network_of_ones_own_is_exported_as_it_evaluates_and_left_as_it_is(tmp_path):
+def test_a_custom_network_is_exported_as_it_evaluates_and_left_as_it_is(tmp_path):
     body = Forgetful()
     exported = own(body, S.Box(-1, 1, (2,)))
     body.train()
@@ -258,7 +258,7 @@ def test_a_network_that_no_graph_can_hold_is_one_line_and_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_says_something_else_is_not_written_and_the_old_one_stays(tmp_path, monkeypatch):
+def test_a_file_that_computes_something_else_is_not_written_and_the_old_one_stays(tmp_path, monkeypatch):
     file = tmp_path / "one.onnx"
     file.write_text("old")
     convert, other = room._converted, own(Says(0.0, 2.0), S.Discrete(2))
@@ -312,7 +312,7 @@ def test_two_leaves_of_one_name_are_refused(tmp_path):
     ("place", "message"),
     [("one.pt", r"cannot write .*one.pt: its name must end in .onnx$"), ("no/one.onnx", "there is no folder .*no$")],
 )
-def test_a_place_that_cannot_be_written_is_named(place, message, tmp_path):
+def test_a_path_that_cannot_be_written_is_named(place, message, tmp_path):
     with pytest.raises(UsageError, match=message):
         agent(BOX, S.Discrete(2)).export(tmp_path / place)
 
@@ -460,7 +460,7 @@ def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exp
     assert np.abs(last["state"]).max() > 0.1
 
 
-def test_what_a_file_with_memory_is_given_and_says(exported):
+def test_inputs_and_outputs_of_a_recurrent_policys_file(exported):
     spaces, settings = REMEMBERING["told of a Box"]
     _, done = exported(spaces, core_units=6, **settings)
     assert [f"{port.name} {port.dtype} {port.batch}" for port in done.inputs] == [

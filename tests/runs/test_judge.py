@@ -216,7 +216,7 @@ def test_they_go_on_even_if_the_evaluation_fails():
     assert (court.clock.running, court.gate._open.is_set()) == (True, True)
 
 
-def test_the_weights_that_are_judged_are_the_masters_of_that_moment_and_stay_untouched():
+def test_the_weights_that_are_evaluated_are_the_masters_of_that_moment_and_stay_untouched():
     court = Court([1.0], [1.0])
     court.after(100, weight=3.0)
     court.after(200, weight=4.0)
@@ -224,7 +224,7 @@ def test_the_weights_that_are_judged_are_the_masters_of_that_moment_and_stay_unt
     assert court.master.vector.item() == 4.0
 
 
-def test_where_a_mean_of_the_weights_is_kept_it_is_what_is_judged_and_best():
+def test_where_a_mean_of_the_weights_is_kept_it_is_what_is_evaluated_and_best():
     court = Court([9.0], decay=0.75)
     court.optimizer.step(court.master.vector, torch.ones(1), 4.0)  # from 0 to -4
     court.evaluated(100)
@@ -241,7 +241,7 @@ def test_no_two_evaluations_play_the_same_episodes():
     assert len(seeds) == len(set(seeds)) == 5
 
 
-def test_every_evaluation_is_told_with_its_purpose():
+def test_every_evaluation_is_logged_with_its_purpose():
     court = Court([5.0, 7.0], [5.0, 7.0, 9.0], [1.0], target=5.0)
     court.clock.seconds = 2.5
     court.after(100)
@@ -266,7 +266,7 @@ def test_the_best_weights_are_those_with_the_highest_lower_bound_and_not_the_hig
     assert court.judge.best_score == 10.0
 
 
-def test_before_anything_has_been_judged_the_newest_weights_are_the_best():
+def test_before_anything_has_been_evaluated_the_newest_weights_are_the_best():
     court = Court([-5.0])
     court.master.vector.fill_(7.0)
     assert court.best == 7.0
@@ -313,7 +313,7 @@ def test_the_evaluations_after_a_run_share_one_deadline(monkeypatch, seconds, ne
     assert court.final_evaluation(170, deadline).returns.tolist() == counts
 
 
-def test_what_has_just_been_judged_and_what_nobody_judges_has_none():
+def test_weights_just_evaluated_and_runs_without_evaluations_have_none():
     court = Court([10.0, 10.0])
     assert not court.evaluate_newest(50)
     court.after(100)

@@ -168,7 +168,7 @@ def fill_the_disk(log: MetricsLog) -> None:
     log._lines = open("/dev/full", "wb", buffering=0)  # noqa: SIM115
 
 
-def test_a_full_disk_is_said_once_and_what_is_missing_at_the_end(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_once_and_what_is_missing_at_the_end(tmp_path, monkeypatch):
     said: list[str] = []
     with MetricsLog(tmp_path, said.append) as log:
         log.write(row(1))

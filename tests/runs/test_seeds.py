@@ -83,7 +83,7 @@ def test_the_table_has_the_figures_of_the_runs_own_summaries(tmp_path, run_comma
     assert said == pytest.approx(expected, abs=0.051)
 
 
-def test_one_that_fails_is_reported_and_the_others_go_on(tmp_path, capsys, failing_in):
+def test_one_that_fails_is_reported_and_the_others_continue(tmp_path, capsys, failing_in):
     assert train_seeds(failing_in([1]), range(3), "out", **ASKED) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
@@ -124,6 +124,6 @@ def test_folders_that_exist_are_refused_before_anything_starts(tmp_path):
     assert [place.name for place in (tmp_path / "out").iterdir()] == ["seed2"]
 
 
-def test_wrong_usage_is_said_once():
+def test_wrong_usage_is_reported_once():
     with pytest.raises(UsageError, match="no preset"):
         train_seeds("CartPole-v1", range(3), "out", **ASKED, preset="apo")

@@ -64,7 +64,7 @@ def _check_topology(config: TrainConfig) -> None:
         )
     if config.inference.kind == "batched" and "batched" not in traits.inference:
         raise UsageError(
-            f"inference.kind = 'batched': in topology {name} whoever acts has the network; use async, queue or ga3c"
+            f"inference.kind = 'batched': in topology {name} every actor has the network; use async, queue or ga3c"
         )
     if config.inference.kind == "local" and "local" not in traits.inference:
         raise UsageError(f"topology = '{name}': its actors have no network; set inference.kind to batched")
@@ -93,7 +93,7 @@ def _check_rollback(config: TrainConfig) -> None:
 
 
 def _check_hogwild(config: TrainConfig) -> None:
-    """Each worker makes one gradient of each rollout of its own: what speaks of batches has no place."""
+    """Each worker makes one gradient of each rollout of its own: settings of batches are refused."""
     if config.actor.window_steps:
         raise UsageError("actor.window_steps: topology hogwild learns from whole rollouts; set it to 0")
     if config.novelty.coefficient:

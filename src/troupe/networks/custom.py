@@ -1,4 +1,4 @@
-"""The user's own network, as an actor-critic: passed in Python, or named by `network.custom`."""
+"""A custom network as an actor-critic: passed in Python, or named by `network.custom`."""
 
 import copy
 import inspect

@@ -83,7 +83,7 @@ def replay(
     backend: str | Callable[..., Any] | None = None,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
-    """Replays a recorded run. `on_version` is called after each version is published: the place for a breakpoint.
+    """Replays a recorded run. `on_version` is called after each version is published: set a breakpoint there.
 
     Raises UsageError where the run has no journal or is one that cannot be replayed.
     """

@@ -73,7 +73,7 @@ class Exported:
 def export(agent: "Agent", file: Path) -> Exported:
     """Writes the agent as an ONNX file, completely or not at all, and only if onnxruntime computes the same.
 
-    Raises UsageError where the extra `onnx` is missing or a network of one's own cannot be exported.
+    Raises UsageError where the extra `onnx` is missing or a custom network cannot be exported.
     """
     need("onnx")
     network = copy.deepcopy(agent.network).eval()
@@ -256,7 +256,7 @@ def _converted(policy: Policy, given: Arrays, outputs: Sequence[str], about: Map
         assert program is not None
         model = program.model
         for node in model.graph.all_nodes():
-            node.metadata_props.clear()  # the lines of source it came from, with their places on this computer
+            node.metadata_props.clear()  # the lines of source it came from, with paths of this machine
             for value in node.outputs:
                 value.name = f"_{value.name}"  # torch calls a mean `mean`, and that may be an output's name
         for value, name in zip(model.graph.outputs, outputs, strict=True):
