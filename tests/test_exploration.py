@@ -75,12 +75,12 @@ def test_an_epsilon_that_is_set_where_no_action_is_a_choice_is_refused_in_one_li
 
 
 def test_an_epsilon_of_a_preset_where_no_action_is_a_choice_is_reported(run_command):
-    status, out, _ = run_command(f"train Pendulum-v1 --preset article {SHORT}")
-    assert status == 0
+    status, out, error = run_command(f"train Pendulum-v1 --preset article {SHORT}")
+    assert status == 0, error
     assert out.count("epsilon has no effect: no action is a choice") == 1
 
 
 def test_an_epsilon_of_0_fits_every_action(run_command):
-    status, out, _ = run_command(f"train Pendulum-v1 --exploration.epsilon 0 {SHORT}")
-    assert status == 0
+    status, out, error = run_command(f"train Pendulum-v1 --exploration.epsilon 0 {SHORT}")
+    assert status == 0, error
     assert "epsilon" not in out

@@ -29,7 +29,7 @@ from helpers import PATIENCE_SECONDS, process_faults, slow, slow_unless
 from troupe import load, train
 from troupe.config import TroupeError
 from troupe.runtime.acting import actor as actor_code
-from troupe.runtime.acting.batched_inference import Predictor
+from troupe.runtime.acting.inference import Predictor
 from troupe.runtime.learning.learner import Learner
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")

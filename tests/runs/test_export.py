@@ -20,7 +20,7 @@ from helpers import PATIENCE_SECONDS, slow, slow_unless
 from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
-from troupe.environments.packing import MaskPlace
+from troupe.environments.packing import MaskSource
 from troupe.networks.actor_critic import build, wrap
 from troupe.runs.export import onnx as room
 from troupe.runs.export.check import difference
@@ -40,7 +40,7 @@ EVERYTHING = S.Dict(
     {"box": HALF_BOUNDED, "card": S.Discrete(3, start=-1), "rest": S.Tuple([S.MultiBinary(2), S.MultiDiscrete([2, 3])])}
 )
 
-KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], MaskPlace]] = {
+KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], MaskSource]] = {
     "numbers, choices counted from 5": (BOX, S.Discrete(4, start=5), ""),
     "a choice, a Box": (S.Discrete(4, start=2), S.Box(-3, 5, (2,)), ""),
     "bits, a Box without bounds": (S.MultiBinary(3), S.Box(-np.inf, np.inf, (2,)), ""),
@@ -56,7 +56,7 @@ KINDS: dict[str, tuple[gym.Space[Any], gym.Space[Any], MaskPlace]] = {
 }  # fmt: skip
 
 
-def agent(observations: gym.Space[Any], actions: gym.Space[Any], masked: MaskPlace = "", **settings: Any) -> Agent:
+def agent(observations: gym.Space[Any], actions: gym.Space[Any], masked: MaskSource = "", **settings: Any) -> Agent:
     """One whose weights are of ordinary size, as after training, and whose statistics are not those it begins with."""
     torch.manual_seed(0)
     network = build(observations, actions, Network(hidden=(8,), **settings), masked)

@@ -17,7 +17,7 @@ from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.acting.actor import Actor
-from troupe.runtime.acting.batched_inference import (
+from troupe.runtime.acting.inference import (
     _REPLY,
     _REQUEST,
     BatchedInference,
@@ -53,7 +53,7 @@ class Room:
     def ask(self, actor: int, ticket: int, obs: float = 0.0) -> None:
         """What an actor does before it waits."""
         client = self.queue.client(actor)
-        client.cells["obs"][actor] = obs
+        client.arrays["obs"][actor] = obs
         os.write(client.requests.fileno(), _REQUEST.pack(actor, ticket))
 
     def answered(self, actor: int) -> list[int]:
@@ -116,12 +116,12 @@ def test_all_that_ask_are_served_in_one_pass_and_each_gets_its_own():
     room.predictor.predict()
     assert (room.predictor.batches, room.predictor.served) == (1, 3)
     assert [room.answered(actor) for actor in range(4)] == [[100], [], [102], [103]]
-    cells = room.queue.cells
-    expected = room.log_pi(cells["obs"])
+    arrays = room.queue.arrays
+    expected = room.log_pi(arrays["obs"])
     for actor in (0, 2, 3):
-        chosen = np.take_along_axis(expected[actor], cells["action"][actor][:, None], -1)[:, 0]
-        np.testing.assert_allclose(cells["log_prob"][actor], chosen, rtol=1e-5)
-    assert not cells["log_prob"][1].any()  # who did not ask is given nothing
+        chosen = np.take_along_axis(expected[actor], arrays["action"][actor][:, None], -1)[:, 0]
+        np.testing.assert_allclose(arrays["log_prob"][actor], chosen, rtol=1e-5)
+    assert not arrays["log_prob"][1].any()  # who did not ask is given nothing
 
 
 def test_closing_wakes_everybody_and_nobody_waits_again():
@@ -168,7 +168,7 @@ def test_a_killed_actor_leaves_the_queue_in_order(elsewhere):
     """It is killed while it waits; its request is served, and the one that comes after it gets its own answer."""
 
     def wait(client, gate):
-        from troupe.runtime.acting.batched_inference import BatchedInference
+        from troupe.runtime.acting.inference import BatchedInference
         from troupe.runtime.execution.gate import RemoteGate
 
         BatchedInference(client, RemoteGate(gate)).act(np.ones((2, 2), np.float32), 0.0)
@@ -191,7 +191,7 @@ def test_a_killed_actor_leaves_the_queue_in_order(elsewhere):
 def test_answers_to_a_predecessor_are_not_taken_for_ones_own():
     room = Room()
     room.queue.answer([Request(0, ticket) for ticket in range(50)])
-    room.queue.cells["action"][0] = 99
+    room.queue.arrays["action"][0] = 99
     with room.serving():
         decision = room.inference(0).act(np.zeros((2, 2), np.float32), 0.0)
         assert (decision.action < 3).all()

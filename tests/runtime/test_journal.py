@@ -91,11 +91,11 @@ def test_a_publication_is_noted_before_anybody_can_use_it(
     assert [each[:3] for each in noted[0]] == [["publish", threading.current_thread().name, 1]]
 
 
-@pytest.mark.parametrize("touch", ["copy_to", "apply", "publish"])
-def test_a_touch_is_noted_while_nobody_else_can_touch(
-    master: RecordedMaster, journal: Journal, touch: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["copy_to", "apply", "publish"])
+def test_an_access_to_the_weights_is_recorded_while_the_lock_is_held(
+    master: RecordedMaster, journal: Journal, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    note, free = journal.touch, []
+    note, free = journal.weights, []
 
     def other_thread_gets_the_lock() -> None:
         taken = master.lock.acquire(blocking=False)
@@ -109,9 +109,9 @@ def test_a_touch_is_noted_while_nobody_else_can_touch(
         thread.join()
         note(*facts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(journal, "touch", look)
+    monkeypatch.setattr(journal, "weights", look)
     arguments: dict[str, tuple[Any, ...]] = {"copy_to": (torch.empty(3),), "apply": (torch.ones(3), 0.1), "publish": ()}
-    getattr(master, touch)(*arguments[touch])
+    getattr(master, method)(*arguments[method])
     assert free == [False]
 
 
@@ -143,14 +143,14 @@ def test_the_file_grows_by_what_is_new(journal: Journal, tmp_path: Path) -> None
     journal.append_to(tmp_path)
     assert not (tmp_path / FILE).exists()
     for number in (1, 2):
-        journal.touch("copy")
+        journal.weights("copy")
         assert len(written(journal, tmp_path)) == number
 
 
 def test_learning_rates_are_written_to_the_last_bit(journal: Journal, tmp_path: Path) -> None:
     rates = torch.rand(100, dtype=torch.float64).mul(1e-3).tolist()
     for rate in rates:
-        journal.touch("apply", rate)
+        journal.weights("apply", rate)
     assert [rate for *_, rate in written(journal, tmp_path)] == rates
 
 
@@ -159,10 +159,10 @@ def test_where_nothing_can_be_written_nothing_is_kept(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(safe_files, "append", lambda _: io.FileIO("/dev/full", "a"))
-    journal.touch("copy")
+    journal.weights("copy")
     with pytest.raises(OSError, match="No space left"):
         journal.append_to(tmp_path)
-    journal.touch("copy")
+    journal.weights("copy")
     monkeypatch.undo()
     journal.append_to(tmp_path)  # one with a hole would be worse than none
     assert not (tmp_path / FILE).exists()

@@ -48,7 +48,7 @@ def test_what_processes_counted_adds_up_to_what_one_would_have(blank):
         before = Counts(steps=parent.counts.steps, played=parent.counts.played)
         remote.counts = Counts(steps=before.steps, played=before.played)
         remote.consume([rollout], 50 + number)
-        parent.add(remote.take_share(before))
+        parent.add(remote.take_delta(before))
     assert parent.counts == alone.counts
     assert parent.take_lag() == alone.take_lag()
 

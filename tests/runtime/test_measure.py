@@ -118,7 +118,7 @@ def measured(env: Any, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> Cos
     return measure(source, config.env, network, sizes)
 
 
-def test_waiting_is_told_from_computing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_and_computing_are_measured_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting, computing = measured(Waits, [1, 4], monkeypatch), measured(Computes, [1], monkeypatch)
     assert waiting.step >= 0.01
     assert waiting.computing < 0.5
@@ -140,7 +140,7 @@ def test_computing_beside_busy_programs_is_not_taken_for_waiting(monkeypatch: py
     assert waiting.computing < 0.5
 
 
-def test_to_be_kept_from_running_while_clocks_are_read_makes_no_cost_negative(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_preemption_while_clocks_are_read_makes_no_cost_negative(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = iter([0.0, 0.05])
 
     def kept() -> float:
@@ -148,7 +148,7 @@ def test_to_be_kept_from_running_while_clocks_are_read_makes_no_cost_negative(mo
         time.sleep(answer)
         return answer
 
-    monkeypatch.setattr("troupe.runtime.measure.kept_from_running", kept)
+    monkeypatch.setattr("troupe.runtime.measure.preempted_seconds", kept)
     took, _ = cost(lambda: time.sleep(1e-3), 1e-4)
     assert took > 0
 
@@ -274,7 +274,7 @@ def test_an_untuned_environment_is_measured(costs: list[Costs]) -> None:
     assert len(costs) == 2
 
 
-def test_a_preset_that_asks_for_numbers_is_measured_if_told_to(costs: list[Costs]) -> None:
+def test_a_preset_with_a_number_of_actors_is_measured_where_auto_is_set(costs: list[Costs]) -> None:
     actor = load_preset("impala").settings["actor"]
     config, _ = chosen(Waits, {"actor.auto": True}, "impala")
     assert len(costs) == 2

@@ -24,7 +24,7 @@ from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
 from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.acting.actor import StateTracker
-from troupe.runtime.acting.batched_inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
+from troupe.runtime.acting.inference import _REQUEST, BatchedInference, PredictionQueue, Predictor
 from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.learning.loss_and_optimizer import build_loss
@@ -219,5 +219,5 @@ def test_a_predictor_steps_the_memory_of_each_that_asks_once_however_often_it_an
     with torch.no_grad():
         expected = network(torch.from_numpy(rollout.obs[3]), row).next_state
     np.testing.assert_allclose(answers[0].next_state, expected, rtol=1e-5, atol=1e-6)
-    assert not queue.cells["next_state"][0].any()
+    assert not queue.arrays["next_state"][0].any()
     assert predictor.served == 3

@@ -59,7 +59,7 @@ def test_what_processes_have_counted_is_added_to_what_is_counted_here():
     parent, child = Progress(), Progress()
     parent.metrics.add({"loss": torch.tensor(1.0)}, 3)
     child.metrics.add({"loss": torch.tensor(5.0)}, 1)
-    parent.add(child.take_share(Counts()))
+    parent.add(child.take_delta(Counts()))
     assert means_of(parent.metrics.take()) == {"loss": 2.0}
     assert child.metrics.take() == {}
 

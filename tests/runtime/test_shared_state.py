@@ -142,7 +142,7 @@ def test_the_clock_stands_still_while_it_is_stopped(now):
 
 
 def test_a_stopwatch_gives_every_second_to_one_stage(now, monkeypatch):
-    monkeypatch.setattr("troupe.runtime.progress.kept_from_running", lambda: 0.0)
+    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: 0.0)
     watch = Stopwatch()
     now[0] += 9  # before the first
     for stage, seconds in [("act", 1), ("env", 2), ("act", 4)]:
@@ -157,7 +157,7 @@ def test_a_stopwatch_gives_every_second_to_one_stage(now, monkeypatch):
 
 def test_what_other_programs_took_is_no_part_of_a_stage(now, monkeypatch):
     kept = [5.0]
-    monkeypatch.setattr("troupe.runtime.progress.kept_from_running", lambda: kept[0])
+    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: kept[0])
     watch = Stopwatch()
     watch.start("act")
     now[0] += 3

@@ -18,7 +18,7 @@ from troupe.config import UsageError
 from troupe.environments.actions import Actions
 from troupe.environments.spaces import MASK, Leaf, Space, leaves, with_entries
 
-MaskPlace = Literal["", "info", "observation"]
+MaskSource = Literal["", "info", "observation"]
 _ALIGNMENT_BYTES = 8  # of the largest number
 
 
@@ -28,7 +28,7 @@ class Packing:
     A mask in the observation is the entry `action_mask` of a Dict; what is left of it is `seen` by the network.
     """
 
-    def __init__(self, space: Space, actions: Actions, masked: MaskPlace = ""):
+    def __init__(self, space: Space, actions: Actions, masked: MaskSource = ""):
         self.masked, self._actions, self.seen = masked, actions, space
         if masked == "observation":
             assert isinstance(space, gym.spaces.Dict)

@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from troupe.config import Environment, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.checks.quiet import quiet_gymnasium
-from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.packing import MaskSource, Packing
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping import atari
 from troupe.environments.stepping.closing import close_in_time
@@ -47,7 +47,7 @@ class EnvironmentSource:
     make: Callable[..., gym.Env[Any, Any]]
     observation_space: gym.Space[Any]
     action_space: gym.Space[Any]
-    masked: MaskPlace = ""
+    masked: MaskSource = ""
     reward_threshold: float | None = None
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False

@@ -13,7 +13,7 @@ from troupe.algorithm.distributions import Categorical, Distribution, Gaussian, 
 from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError, one_line
 from troupe.environments.actions import Actions
-from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.packing import MaskSource, Packing
 from troupe.networks.encoders import Encoder
 from troupe.networks.layers import hidden_layers, orthogonal
 from troupe.networks.recurrent import Core, RecurrentState, core
@@ -217,7 +217,7 @@ def build(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
-    masked: MaskPlace = "",
+    masked: MaskSource = "",
     user_encoder: EncoderMaker | None = None,
 ) -> ActorCritic:
     """The network for an environment's spaces; raises UsageError for a space that is not supported.
@@ -238,7 +238,7 @@ def wrap(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
-    masked: MaskPlace = "",
+    masked: MaskSource = "",
     source: FileCallable | None = None,
 ) -> ActorCritic:
     """The user's network, made by `source` if it comes from a file; raises UsageError where it breaks its signature,

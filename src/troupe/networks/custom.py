@@ -11,7 +11,7 @@ import gymnasium as gym
 from torch import nn
 
 from troupe.config import Network, TrainConfig, UsageError, one_line
-from troupe.environments.packing import MaskPlace
+from troupe.environments.packing import MaskSource
 from troupe.networks.actor_critic import ActorCritic, wrap
 from troupe.user_code import files
 from troupe.user_code.choices import Choice
@@ -72,7 +72,7 @@ def custom_network(
     observation_space: gym.Space[Any],
     action_space: gym.Space[Any],
     config: Network,
-    masked: MaskPlace = "",
+    masked: MaskSource = "",
 ) -> ActorCritic:
     """The user's network as an actor-critic: a module is copied, a maker is called with the spaces, or without
     arguments if it takes none."""

@@ -43,7 +43,7 @@ class FlatWeights(Generic[M]):
             each.data = vector[start:end].view(each.shape)
             start = end
 
-    def place(self, parameter: nn.Parameter) -> slice:
+    def slice_of(self, parameter: nn.Parameter) -> slice:
         """Where a parameter of the module lies in the vector."""
         start = 0
         for each in self.parameters:
@@ -55,7 +55,7 @@ class FlatWeights(Generic[M]):
     @property
     def fixed(self) -> list[slice]:
         """Where that lies which no gradient reaches: frozen parameters, and the buffers."""
-        frozen = [self.place(parameter) for parameter in self.parameters if not parameter.requires_grad]
+        frozen = [self.slice_of(parameter) for parameter in self.parameters if not parameter.requires_grad]
         return [*frozen, self.running]
 
     @property

@@ -1,4 +1,4 @@
-"""Builds the parts of a run from its configuration: who plays where, with which weights, through which queue."""
+"""Builds the parts of a run from its configuration."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -10,9 +10,8 @@ from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runtime.acting.actor_plan import ActorPlan, LearnerPlan, PolicySource, epsilon_schedules
-from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
-from troupe.runtime.acting.inference import generator
+from troupe.runtime.acting.actor_plan import ActorPlan, PolicySource, epsilon_schedules
+from troupe.runtime.acting.inference import PredictionQueue, Predictor, generator
 from troupe.runtime.data.buffers import RolloutBuffers
 from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.data.shared_memory import ByValue
@@ -20,7 +19,7 @@ from troupe.runtime.execution.gate import Gate
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import warm_up
 from troupe.runtime.execution.runner import ActorContext
-from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts, WorkerLimits
+from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts, worker_limits
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing
 from troupe.runtime.learning.curiosity import Curiosity
@@ -50,37 +49,37 @@ def assemble(
     if processes:
         warm_up()
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
-    limits = WorkerLimits.of(config)
+    limits = worker_limits(config)
     gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
     workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
     ready = ReadyLatch(gate, config.actor.count if processes else 0)
-    restarts = 0 if config.traits.serial else config.actor.restarts  # nobody plays on meanwhile
+    restarts = 0 if config.traits.serial else config.actor.restarts  # no other actor collects meanwhile
     master = _master(config, network, version, journal, shared=processes)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     spec = RolloutSpec(source.packing.space, *config.actor.rollout_shape, source.actions, network.state_size)
     if config.inference.kind == "batched":
-        predictions = PredictionQueue(spec, limits.actors, shared=processes)
+        predictions = PredictionQueue(spec, limits["actors"], shared=processes)
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
-        config, source, actor_seeds, exploration_seed, limits.actors,
+        config, source, actor_seeds, exploration_seed, limits["actors"],
         lambda number: predictions.client(number) if predictions else (local, weights),
         "cpu" if processes else device.type, network.state_size, schedule,
     )  # fmt: skip
     buffers = RolloutBuffers.of(
-        config, spec, limits.actors, placement.rollouts_per_actor, shared=processes,
+        config, spec, limits["actors"], placement.rollouts_per_actor, shared=processes,
         pinned=not processes and device.type == "cuda",
     )  # fmt: skip
     context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal, buffers)
     runners = placement.runners(plans, context)
     learners = []
     if isinstance(master, Master):
-        each_seed = learner_seeds.spawn(limits.learners)
+        each_seed = learner_seeds.spawn(limits["learners"])
         learners = make_learners(config, source, network, master, each_seed, progress, gate, schedule)
     predictors = [
-        Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, limits.actors)
-        for seed in learner_seeds.spawn(limits.predictors)
+        Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, limits["actors"])
+        for seed in learner_seeds.spawn(limits["predictors"])
         if predictions
     ]
     kinds: dict[str, type[Topology]] = {"serial": Serial, "async": Async, "hogwild": Hogwild}
@@ -100,22 +99,10 @@ def make_plans(
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = epsilon_schedules(config.exploration, number, np.random.default_rng(exploration_seed))
-    learner = LearnerPlan(config.learner, Objective.of(config.loss), schedule or annealing(config))
+    objective, schedule = Objective.of(config.loss), schedule or annealing(config)
     return [
         ActorPlan(
-            number=each,
-            source=ByValue(source),
-            environment=config.env,
-            environments=config.actor.environments,
-            parts=config.actor.parts,
-            restorable=config.traits.serial,
-            epsilon=epsilon,
-            seeds=seed,
-            device=device,
-            window=config.actor.window_steps,
-            policy_source=policy_source(each),
-            learner=learner,
-            state_size=state_size,
+            each, ByValue(source), config, objective, schedule, epsilon, seed, device, policy_source(each), state_size
         )
         for each, (seed, epsilon) in enumerate(zip(seeds.spawn(number), epsilons, strict=True))
     ]
@@ -131,21 +118,19 @@ def make_learners(
     gate: Gate,
     schedule: LinearSchedule | None = None,
 ) -> list[Learner]:
+    objective, schedule = Objective.of(config.loss), schedule or annealing(config)
+
+    def curiosity(seed: np.random.SeedSequence) -> Curiosity | None:
+        novel = config.novelty.coefficient > 0
+        return Curiosity(source.packing, config.novelty, seed, master.vector.device) if novel else None
+
     return [
         Learner(
-            copy.deepcopy(network), master, Objective.of(config.loss), config.learner, progress, gate,
-            np.random.default_rng(seed), make_curiosity(config, source, master, seed), schedule or annealing(config),
+            copy.deepcopy(network), master, objective, config.learner, progress, gate, np.random.default_rng(seed),
+            curiosity(seed), schedule,
         )
         for seed in seeds
     ]  # fmt: skip
-
-
-def make_curiosity(
-    config: TrainConfig, source: EnvironmentSource, master: Master, seed: np.random.SeedSequence
-) -> Curiosity | None:
-    if not config.novelty.coefficient:
-        return None
-    return Curiosity(source.packing, config.novelty, seed, master.vector.device)
 
 
 def _master(

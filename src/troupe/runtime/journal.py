@@ -1,17 +1,15 @@
-"""The journal of an asynchronous run: the few facts from which every bit of it can be computed again.
+"""The journal of an asynchronous run: what is needed to compute it again bit for bit (`runs/replay.py`).
 
-Actors and learners are deterministic; what differs from run to run is which weights an actor found when it
-began a rollout, how many steps had been played by then (epsilon goes by that), in which order rollouts
-reached learners, and in which order learners touched the weights. Each line of journal.jsonl is one such fact:
+Actors and learners are deterministic. What differs from run to run is which weights an actor pulls for a rollout, how
+many steps have been played by then (epsilon depends on that), in which order rollouts reach learners, and in which
+order learners read and change the weights. Each line of journal.jsonl is one such event:
 
-    ["rollout", actor, generation, index, [[version, played], ...]]   made, with these weights
-    ["batch", learner, [[actor, index], ...]]                         these rollouts, in this order
-    ["observe", learner]                                              a learner counts what is new in a batch
-    ["copy", learner], ["apply", learner, learning_rate]              a learner reads, changes the weights
-    ["publish", learner, version, checksum]                           the weights are these now
-    ["end", checksum]                                                 and were these when all had stopped
-
-`runs/replay.py` reads it.
+    ["rollout", actor, generation, index, [[version, played], ...]]   collected, with these weights
+    ["batch", learner, [[actor, index], ...]]                         a learner takes these rollouts, in this order
+    ["observe", learner]                                              it updates the normaliser's statistics
+    ["copy", learner], ["apply", learner, learning_rate]              it reads, changes the weights
+    ["publish", learner, version, checksum]                           it publishes them
+    ["end", checksum]                                                 the weights after all threads have stopped
 """
 
 import io
@@ -34,7 +32,7 @@ FILE = "journal.jsonl"
 
 
 class NoJournal:
-    """Takes no notes: what a run has that is not recorded."""
+    """The journal of a run that is not recorded: it discards every event."""
 
     def rollout(self, rollout: Rollout) -> None:
         pass
@@ -44,27 +42,28 @@ class NoJournal:
 
 
 class Journal(NoJournal):
-    """Notes from all threads, in the order in which things happened; learners are known by their thread's name."""
+    """Events of all threads, in their order; a learner is identified by its thread's name."""
 
     def __init__(self) -> None:
-        self._notes: deque[list[object]] = deque()
+        self._events: deque[list[object]] = deque()
 
     def rollout(self, rollout: Rollout) -> None:
-        self._notes.append(["rollout", rollout.actor, rollout.generation, rollout.index, rollout.pulls])
+        self._events.append(["rollout", rollout.actor, rollout.generation, rollout.index, rollout.pulls])
 
     def batch(self, rollouts: Sequence[Rollout]) -> None:
-        self._notes.append(["batch", _who(), [[each.actor, each.index] for each in rollouts]])
+        self._events.append(["batch", _thread(), [[each.actor, each.index] for each in rollouts]])
 
-    def touch(self, what: str, *facts: object) -> None:
-        self._notes.append([what, _who(), *facts])
+    def weights(self, event: str, *values: object) -> None:
+        """This thread reads or changes the weights."""
+        self._events.append([event, _thread(), *values])
 
     def end(self, vector: Float[Tensor, " P"]) -> None:
-        """All is at rest; a learner may have been stopped between two publications."""
-        self._notes.append(["end", checksum(vector)])
+        """All threads have stopped, a learner perhaps between two publications."""
+        self._events.append(["end", checksum(vector)])
 
     def append_to(self, run: Path) -> None:
-        """Writes down what has been noted since the last call. Where it cannot be, nothing is noted any more."""
-        lines = [json.dumps(self._notes.popleft(), separators=(",", ":")) for _ in range(len(self._notes))]
+        """Writes the events since the last call. Where that fails, no more events are recorded."""
+        lines = [json.dumps(self._events.popleft(), separators=(",", ":")) for _ in range(len(self._events))]
         if lines:
             try:
                 with io.BufferedWriter(safe_files.append(run / FILE)) as file:
@@ -74,12 +73,12 @@ class Journal(NoJournal):
                 raise
 
     def discard(self) -> None:
-        """Notes nothing any more."""
-        self._notes = deque(maxlen=0)
+        """Records no more events."""
+        self._events = deque(maxlen=0)
 
 
 class RecordedMaster(Master):
-    """A master that notes who touches the weights, at the moment it happens."""
+    """A master that records each access to the weights, while its lock is held."""
 
     def __init__(
         self,
@@ -94,23 +93,24 @@ class RecordedMaster(Master):
 
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
         with self.lock:
-            self._journal.touch("observe")
+            self._journal.weights("observe")
             return super().observe(numbers, returns, writer)
 
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:
             super().copy_to(vector)
-            self._journal.touch("copy")
+            self._journal.weights("copy")
 
     def apply(self, gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         with self.lock:
             super().apply(gradient, learning_rate)
-            self._journal.touch("apply", learning_rate)
+            self._journal.weights("apply", learning_rate)
 
     def publish(self) -> int:
         with self.lock:
-            # Noted first: an actor may use these weights, and its rollout be noted, before this thread goes on.
-            self._journal.touch("publish", self.version + 1, checksum(self.vector))
+            # Recorded first: an actor may pull these weights, and its rollout be recorded, before this thread
+            # continues.
+            self._journal.weights("publish", self.version + 1, checksum(self.vector))
             return super().publish()
 
 
@@ -118,5 +118,5 @@ def checksum(vector: Float[Tensor, " P"]) -> int:
     return zlib.crc32(vector.detach().cpu().numpy().tobytes())
 
 
-def _who() -> str:
+def _thread() -> str:
     return threading.current_thread().name

@@ -1,4 +1,4 @@
-"""What a step costs on this machine, and how many actors that calls for."""
+"""The cost of a step on this machine, and the number of actors that is fastest with it."""
 
 import math
 import os
@@ -14,21 +14,21 @@ from troupe.config import Environment, Stop, UsageError
 from troupe.environments import Backend, EnvironmentSource
 from troupe.environments.stepping.closing import close_in_time
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
-from troupe.runtime.progress import kept_from_running
+from troupe.runtime.progress import preempted_seconds
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _BACKEND_SECONDS = 0.05  # for each backend
-_LIKELY = 0.1  # of the most steps that a run may have: most meet their target long before
-_CLEARLY = 1.05  # more actors must be that much faster: they cost memory and lag
+_EXPECTED = 0.1  # of the most steps that a run may have: most runs reach their target long before
+_MIN_GAIN = 1.05  # more actors must be that much faster: they cost memory and lag
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds. An environment that waits (a simulator, a device) takes more time than processor time."""
+    """In seconds. An environment that waits (for a simulator, a device) takes more time than processor time."""
 
     step: float  # of one environment
-    step_computing: float  # the processor's part of that
-    act: dict[int, float]  # by number of observations
+    step_computing: float  # processor time of it
+    act: dict[int, float]  # of one forward pass, by number of observations
 
     @property
     def computing(self) -> float:
@@ -36,9 +36,9 @@ class Costs:
         return min(1.0, self.step_computing / self.step)
 
     def speed(self, actors: int, environments: int, cores: int, *, processes: bool) -> float:
-        """Steps/s of `actors` that play `environments` each, one environment after the other.
+        """Steps/s of `actors` with `environments` each, which an actor steps one after another.
 
-        What waits overlaps; what computes shares the cores, of which threads of one interpreter have one.
+        Waiting overlaps; computing shares the cores, of which threads of one interpreter have one.
         """
         act = self.act[environments]
         waiting = actors * environments / (act + environments * self.step)
@@ -46,16 +46,16 @@ class Costs:
         return min(waiting, computing)
 
     def best(self, total: int, batch: int, cores: int, *, processes: bool) -> tuple[int, int]:
-        """(actors, environments of each): the fewest actors among the fastest ways to deal out `total`
+        """(actors, environments of each): the fewest actors among the fastest ways to divide `total`
         environments, such that `batch` environments are still a whole number of rollouts."""
         ways = [(n, total // n) for n in range(1, total + 1) if total % n == 0 and batch % (total // n) == 0]
         fastest = max(self.speed(*way, cores, processes=processes) for way in ways)
-        return next(way for way in ways if self.speed(*way, cores, processes=processes) * _CLEARLY >= fastest)
+        return next(way for way in ways if self.speed(*way, cores, processes=processes) * _MIN_GAIN >= fastest)
 
 
 def measure(source: EnvironmentSource, config: Environment, network: ActorCritic, sizes: list[int]) -> Costs:
-    """Plays one batch of environments at random for a moment, and acts on observations of each size."""
-    # A native batch may cost little more than one of it; emulators are each a whole machine, slow to make.
+    """Steps one batch of environments with random actions, and the network on batches of each size."""
+    # A native batch may cost little more than one environment; emulators are slow to make.
     count = 1 if not source.is_native(config) else min(max(sizes), 4) if source.atari else max(sizes)
     obs, step, computing = _play(source, config, count, _SECONDS)
     act, device = {}, next(network.parameters()).device
@@ -69,14 +69,14 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
 def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[str, float]:
     """Core-seconds of a step by each backend, of `count` environments together.
 
-    A backend is left out where the run would hardly win back what its start takes (EnvPool's import).
+    A backend is left out where the run would hardly save as much as its start costs (EnvPool's import).
     """
     costs: dict[str, float] = {}
     for name in source.backends:
         config = replace(config, backend=name)
         if costs and not may_pay(source.backend(config), min(costs.values()), count, stop):
             continue
-        with suppress(UsageError):  # it is not the same environment there
+        with suppress(UsageError):  # the environment is not the same with this backend
             _, _, costs[name] = _play(source, config, count, _BACKEND_SECONDS)
     return costs
 
@@ -86,13 +86,14 @@ def may_pay(backend: Backend, cost: float, count: int, stop: Stop) -> bool:
     if not backend.startup_seconds:
         return True
     steps = min(stop.steps or math.inf, stop.seconds / cost if stop.seconds else math.inf)
-    return (cost - backend.call_seconds / count) * _LIKELY * steps > backend.startup_seconds
+    return (cost - backend.call_seconds / count) * _EXPECTED * steps > backend.startup_seconds
 
 
 def _play(
     source: EnvironmentSource, config: Environment, count: int, seconds: float
 ) -> tuple[np.ndarray, float, float]:
-    """Plays `count` environments at random: an observation, and the seconds and core-seconds of a step of one."""
+    """Steps `count` environments with random actions: observations, and the seconds and core-seconds of a step of
+    one."""
     environment = source.make_vector(count, config)
     try:
         obs = seen = environment.reset(np.random.SeedSequence(0)).copy()
@@ -109,8 +110,8 @@ def _play(
 
 
 def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
-    """Seconds for each of about `size` observations in one pass of learning: forwards and back. A memory makes a
-    difference of how many `steps` come one after another."""
+    """Seconds for each of about `size` observations in one forward and backward pass. For a recurrent network it
+    matters how many `steps` follow one another."""
     device = next(network.parameters()).device
     space = network.packing.space
     rows = (min(steps, size), max(1, size // steps)) if network.state_size else (1, size)
@@ -132,15 +133,15 @@ def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
     """Seconds that `work` takes, and seconds of processor time, of all threads; the first call is not counted.
 
-    Seconds in which other programs had the processors are left out: what computes would seem to wait.
+    Seconds in which other programs had the processors are left out: computing would look like waiting.
     """
     work()
-    times, began, used, kept = 0, time.perf_counter(), time.process_time(), kept_from_running()
+    times, began, used, preempted = 0, time.perf_counter(), time.process_time(), preempted_seconds()
     while not times or time.perf_counter() - began < seconds:
         work()
         times += 1
-    kept = kept_from_running() - kept  # first: what comes between it and the clock would make it negative
-    took = time.perf_counter() - began - kept
+    preempted = preempted_seconds() - preempted  # before the clock, or a preemption in between makes `took` negative
+    took = time.perf_counter() - began - preempted
     return took / times, (time.process_time() - used) / times
 
 

@@ -33,13 +33,13 @@ class Counts:
 
 
 @dataclass(slots=True)
-class Share:
-    """What one actor in a process has contributed: sent to the parent with every rollout."""
+class Delta:
+    """What an actor in a process has counted since its last rollout: sent to the parent with every rollout."""
 
     counts: Counts
     episodes: list[Episode]
     lag: "Lag"
-    told: dict[str, str]
+    notices: dict[str, str]
     reward: float = 0.0  # of the steps played, summed
     metrics: Totals = field(default_factory=dict)
 
@@ -58,15 +58,15 @@ class Lag:
 
 
 class Progress:
-    """Counters shared by all threads of a run."""
+    """What a run has counted."""
 
     def __init__(self, counts: Counts | None = None):
         self.counts = counts or Counts()
         self.recent: deque[Episode] = deque(maxlen=100)
-        self.notices: deque[str] = deque()  # what a user should hear of in any case
-        self.news: deque[str] = deque()  # and what only those who follow the run
+        self.notices: deque[str] = deque()  # shown in every display mode but "silent"
+        self.news: deque[str] = deque()  # shown only while progress is
         self.metrics = MetricMeans()
-        self._told: dict[str, str] = {}  # of the notices, those that are told once, by what they are about
+        self._once: dict[str, str] = {}  # the notices of `notice_once`, by what they are about
         self._ended: list[Episode] = []
         self._lag = Lag()
         self._reward, self._reward_steps = 0.0, 0  # since they were last taken
@@ -82,7 +82,7 @@ class Progress:
             self._ended.extend(episodes)
 
     def consume(self, rollouts: Sequence[Rollout], version: int) -> None:
-        """A learner has taken `rollouts`, in this order, while `version` was the newest policy."""
+        """A learner has taken `rollouts`, in this order, while `version` was the newest of the weights."""
         lags = [lag_of(rollout, version) for rollout in rollouts]
         with self._lock:
             for lag in lags:
@@ -95,40 +95,39 @@ class Progress:
             self.counts.stale += 1
 
     def restart(self, notice: str) -> int:
-        """An actor is replaced, for the reason given; returns how many have been."""
+        """An actor is replaced, for the reason in `notice`; returns how many have been."""
         self.notices.append(notice)
         with self._lock:
             self.counts.restarts += 1
             return self.counts.restarts
 
     def notice_once(self, notices: Mapping[str, str]) -> None:
-        """Reports each kind of notice once."""
-        if notices.keys() <= self._told.keys():
+        """Adds the notices about anything that there was no notice about yet."""
+        if notices.keys() <= self._once.keys():
             return
         with self._lock:
             for about, notice in notices.items():
-                if about not in self._told:
-                    self._told[about] = notice
+                if about not in self._once:
+                    self._once[about] = notice
                     self.notices.append(notice)
 
-    def take_share(self, before: Counts) -> Share:
+    def take_delta(self, before: Counts) -> Delta:
         """What has been counted since the counts were set to `before`."""
-        names = Counts.__slots__
-        made = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in names))
-        share = Share(made, self.take_episodes(), self._lag, self._told, self._reward, self.metrics.take())
+        counted = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in Counts.__slots__))
+        delta = Delta(counted, self.take_episodes(), self._lag, self._once, self._reward, self.metrics.take())
         self._lag, self._reward = Lag(), 0.0
-        return share
+        return delta
 
-    def add(self, share: Share) -> None:
+    def add(self, delta: Delta) -> None:
         with self._lock:
             for name in Counts.__slots__:
-                setattr(self.counts, name, getattr(self.counts, name) + getattr(share.counts, name))
-            self.recent.extend(share.episodes)
-            self._ended.extend(share.episodes)
-            self._lag.add(share.lag)
-            self._reward, self._reward_steps = self._reward + share.reward, self._reward_steps + share.counts.played
-        self.metrics.merge(share.metrics)
-        self.notice_once(share.told)
+                setattr(self.counts, name, getattr(self.counts, name) + getattr(delta.counts, name))
+            self.recent.extend(delta.episodes)
+            self._ended.extend(delta.episodes)
+            self._lag.add(delta.lag)
+            self._reward, self._reward_steps = self._reward + delta.reward, self._reward_steps + delta.counts.played
+        self.metrics.merge(delta.metrics)
+        self.notice_once(delta.notices)
 
     def update(self, *, applied: bool) -> None:
         with self._lock:
@@ -137,7 +136,7 @@ class Progress:
 
     def recent_returns(self) -> list[float]:
         """Of the last hundred episodes, in the order in which they ended."""
-        return [episode.total for episode in self.recent.copy()]  # a copy is whole, whoever appends meanwhile
+        return [episode.total for episode in self.recent.copy()]  # a copy is consistent, other threads append meanwhile
 
     def state(self) -> tuple[Counts, tuple[Episode, ...]]:
         with self._lock:
@@ -169,43 +168,43 @@ class Progress:
 
 
 def lag_of(rollout: Rollout, version: int) -> Lag:
-    """The lag of every step of `rollout` while `version` is the newest policy."""
+    """The lag of every step of `rollout` while `version` is the newest of the weights."""
     lags = (version - rollout.policy_version)[rollout.valid]
     return Lag(lags.size, int(lags.sum()), int(lags.max(initial=0)))
 
 
 class Stopwatch:
-    """Seconds by stage: `start(stage)` gives the time from now on to `stage`. One part starts, any may read.
+    """Seconds by stage: from `start(stage)` on, time counts for `stage`. One thread starts stages, any may read.
 
-    Every part has the stages WAIT, in which it can do nothing until another part has done something; PAUSE, in
-    which all parts stand still for an evaluation; and PREEMPTED, in which other programs had the processors.
+    Every worker has the stages WAIT, for other workers; PAUSE, in which all stand still for an evaluation; and
+    PREEMPTED, in which other programs had the processors.
     """
 
     def __init__(self) -> None:
-        self.stage = ""  # the one under way; time before the first belongs to none
+        self.stage = ""  # the current one; time before the first counts for none
         self._spent: dict[str, float] = {}
-        self._since, self._kept = time.perf_counter(), kept_from_running()
+        self._since, self._preempted = time.perf_counter(), preempted_seconds()
 
     def start(self, stage: str) -> float:
-        """The seconds that the stage before has taken, without what other programs did."""
+        """Returns the seconds of the stage before, without those in which it was preempted."""
         now = time.perf_counter()
         spent = now - self._since if self.stage else 0.0
-        if spent > _LONG_SECONDS:  # asking what other programs took costs 20 us; in less time it is nothing
-            kept = kept_from_running()
-            preempted = min(max(kept - self._kept, 0.0), spent)
+        if spent > _LONG_SECONDS:  # reading the preempted seconds costs 20 us; in less time they are nothing
+            total = preempted_seconds()
+            preempted = min(max(total - self._preempted, 0.0), spent)
             self.add({PREEMPTED: preempted})
-            spent, self._kept = spent - preempted, kept
+            spent, self._preempted = spent - preempted, total
         self.add({self.stage: spent})
         self.stage, self._since = stage, now
         return spent
 
     def move(self, seconds: float, stage: str, to: str) -> None:
-        """So much of what `stage` has was spent on something else."""
+        """Counts `seconds` of `stage` for `to` instead."""
         self.add({stage: -seconds, to: seconds})
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Of all stages, the one under way included."""
+        """Of all stages, including the current one."""
         spent, stage = self._spent.copy(), self.stage
         if stage:
             spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - self._since
@@ -218,7 +217,7 @@ class Stopwatch:
         return taken
 
     def add(self, seconds: Mapping[str, float]) -> None:
-        """What was spent elsewhere."""
+        """Adds seconds that another stopwatch has measured."""
         for stage, spent in seconds.items():
             if spent:
                 self._spent[stage] = self._spent.get(stage, 0.0) + spent
@@ -228,8 +227,9 @@ WAIT, PAUSE, PREEMPTED = "wait", "pause", "preempted"
 _LONG_SECONDS = 1e-3
 
 
-def kept_from_running() -> float:
-    """Seconds in which this thread could have run, but no processor was free; 0 where the system does not say."""
+def preempted_seconds() -> float:
+    """Seconds in which this thread could have run, but no processor was free; 0 where the system does not count
+    them."""
     try:
         return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
     except (OSError, IndexError):

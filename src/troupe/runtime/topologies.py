@@ -18,7 +18,7 @@ from torch import Tensor
 from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig
 from troupe.runtime.acting.actor import Actor
-from troupe.runtime.acting.batched_inference import PredictionQueue, Predictor
+from troupe.runtime.acting.inference import PredictionQueue, Predictor
 from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
 from troupe.runtime.execution.runner import ActorContext, ActorRunner, ThreadRunner

@@ -17,7 +17,7 @@ from troupe.environments.checks.contract import Conforming, ContractError, Wrong
 from troupe.environments.checks.observations import Limits, misfit
 from troupe.environments.layers import never_truncates, no_time_limit, time_limit, unwise_wrappers
 from troupe.environments.lookup import packages
-from troupe.environments.packing import MaskPlace
+from troupe.environments.packing import MaskSource
 from troupe.environments.readable import Reduced, reduced
 from troupe.environments.source import EnvironmentSource
 from troupe.environments.spaces import MASK, Space
@@ -63,7 +63,7 @@ def _describe(
     space = None if seen.whole else seen.space
     made, env = env, Conforming(env, space)
     obs, info = _asked(name, "reset", lambda: env.reset(seed=0))
-    masked: MaskPlace = "info" if MASK in info else ""
+    masked: MaskSource = "info" if MASK in info else ""
     if isinstance(seen.space, gym.spaces.Dict) and MASK in seen.space.spaces:
         masked = "observation"
     source = EnvironmentSource(

@@ -14,7 +14,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.checks.contract import ContractError
 from troupe.environments.checks.observations import Limits, misfit
 from troupe.environments.layers import layers
-from troupe.environments.packing import MaskPlace, Packing
+from troupe.environments.packing import MaskSource, Packing
 from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_and_report, report_failure
 from troupe.user_code.guard import contained
@@ -105,7 +105,7 @@ class VectorEnvironment:
         delay_seconds: float = 0.0,
         *,
         episodic_life: bool = False,
-        masked: MaskPlace = "",
+        masked: MaskSource = "",
     ):
         self._vector = vector
         self._name = name

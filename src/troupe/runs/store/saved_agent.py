@@ -12,7 +12,7 @@ from torch import Tensor
 from troupe import safe_files
 from troupe.config import TrainConfig, UsageError, from_toml, one_line, to_toml
 from troupe.environments import spaces
-from troupe.environments.packing import MaskPlace
+from troupe.environments.packing import MaskSource
 from troupe.environments.spaces import Space
 from troupe.runs.store import checkpoint
 from troupe.user_code.files import without_folder
@@ -29,7 +29,7 @@ class SavedAgent:
     weights: Mapping[str, Tensor]
     observation_space: Space
     action_space: Space
-    masked: MaskPlace
+    masked: MaskSource
     custom_network: bool
     about: Mapping[str, str]  # the run it comes from
 

@@ -8,14 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule
-from troupe.config import Environment, Exploration, UsageError
-from troupe.config import Learner as LearnerConfig
-from troupe.networks.actor_critic import ActorCritic
+from troupe.algorithm.schedules import LinearSchedule
+from troupe.config import Exploration, TrainConfig, UsageError
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.acting.actor import Actor, StateTracker
-from troupe.runtime.acting.batched_inference import BatchedInference, PredictionClient
-from troupe.runtime.acting.inference import Inference, LocalInference, generator
+from troupe.runtime.acting.inference import BatchedInference, Inference, LocalInference, PredictionClient, generator
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.rollout import RolloutSpec, allocate
 from troupe.runtime.data.shared_memory import ByValue
@@ -31,31 +28,19 @@ Rollouter = Actor | NStepActor | Worker
 
 
 @dataclass(frozen=True)
-class LearnerPlan:
-    """What a hogwild worker learns with."""
-
-    config: LearnerConfig
-    objective: Objective
-    annealing: LinearSchedule = CONSTANT
-
-
-@dataclass(frozen=True)
 class ActorPlan:
     """Everything an actor is made from; `build` makes it."""
 
     number: int
     source: ByValue
-    environment: Environment
-    environments: int
-    parts: int  # in which they take turns
-    restorable: bool  # whether a checkpoint is to put its environments back where they were
+    config: TrainConfig
+    objective: Objective  # its gamma is a window's; a hogwild worker learns by it
+    annealing: LinearSchedule  # of the learning rate of a hogwild worker
     epsilon: LinearSchedule  # by the steps of all actors
     seeds: np.random.SeedSequence
-    device: str  # where its copy of the network acts
-    window: int
+    device: str  # of its copy of the network
     policy_source: PolicySource
-    learner: LearnerPlan  # a window reads its gamma, the workers of hogwild all of it
-    state_size: int = 0  # of the policy's recurrent state
+    state_size: int  # of a recurrent policy
 
     def seed_process(self, generation: int) -> None:
         """Seeds the global streams of `random`, NumPy and torch, which some environments draw from. For an actor that
@@ -68,62 +53,46 @@ class ActorPlan:
     def build(self, generation: int, progress: Progress, gate: Gate | RemoteGate, pulse: np.ndarray) -> Rollouter:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
-        make = self.source.value.make_restorable if self.restorable else self.source.value.make_vector
-        # Those that are put back, or served by a predictor, go all together.
-        whole = self.restorable or isinstance(self.policy_source, PredictionClient)
-        parts = 1 if whole else min(self.parts, self.environments)
-        sizes = np.bincount(np.arange(self.environments) % parts).tolist()
-        environments = [make(size, self.environment) for size in sizes]
-
-        alone = self.restorable or isinstance(gate, RemoteGate)  # topology serial, or a process
+        source, count, rewards = self.source.value, self.config.actor.environments, self.objective.rewards
+        restorable = self.config.traits.serial  # then a checkpoint puts environments back where they were
+        make = source.make_restorable if restorable else source.make_vector
+        # Those that are put back, or served by a predictor, are one group.
+        whole = restorable or isinstance(self.policy_source, PredictionClient)
+        parts = 1 if whole else min(self.config.actor.parts, count)
+        sizes = np.bincount(np.arange(count) % parts).tolist()
+        environments = [make(size, self.config.env) for size in sizes]
 
         def actor(inference: Inference) -> Actor:
-            rewards = self.learner.objective.rewards
-            gamma = rewards.gamma if rewards.normalize else None
-            count, size = self.environments, self.state_size
-            states = StateTracker(count, size, self.source.value.actions) if size else None
-            seed, epsilon = environment_seed, self.epsilon
-            return Actor(environments, inference, epsilon, progress, seed, pulse, gamma, states, alone=alone)
+            states = StateTracker(count, self.state_size, source.actions) if self.state_size else None
+            return Actor(
+                environments, inference, self.epsilon, progress, environment_seed, pulse,
+                rewards.gamma if rewards.normalize else None, states, alone=restorable or isinstance(gate, RemoteGate),
+            )  # fmt: skip
 
         if isinstance(self.policy_source, PredictionClient):
             return self._windowed(actor(BatchedInference(self.policy_source, gate)))
         network, weights = copy.deepcopy(self.policy_source[0].value).to(self.device), self.policy_source[1]
         if isinstance(weights, HogwildMaster):
-            learner = self._learner(network, weights, progress, gate, action_seed.spawn(2)[1])
+            rng = np.random.default_rng(action_seed.spawn(2)[1])
+            learner = Learner(
+                network, weights, self.objective, self.config.learner, progress, gate, rng, annealing=self.annealing
+            )
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
         own = FlatWeights(network)
-        # Cast once for a rollout, not for every step; but a mean is no less exact than what it is taken from, nor is
-        # what a memory is added up with.
+        # Cast once for a rollout, not for every step; but running means and recurrent states add up, in float32.
         exact = network.normalizer is not None or network.state_size or own.buffers
-        precision = torch.float32 if exact else network.precision
-        own.move_to(own.vector.to(self.device, precision))
+        own.move_to(own.vector.to(self.device, torch.float32 if exact else network.precision))
         draws = generator(action_seed, own.vector.device)
         return self._windowed(actor(LocalInference(own, weights, draws, gate)))
 
     def _windowed(self, actor: Actor) -> Rollouter:
-        if not self.window:
+        steps, source = self.config.actor.window_steps, self.source.value
+        if not steps:
             return actor
-        source = self.source.value
-        return NStepActor(
-            actor,
-            NStepWindow(self.window, self.learner.objective.rewards.gamma),
-            [allocate(RolloutSpec(source.packing.space, 1, 1, source.actions)) for _ in range(self.window + 1)],
-        )
-
-    def _learner(
-        self,
-        network: ActorCritic,
-        master: HogwildMaster,
-        progress: Progress,
-        gate: Gate | RemoteGate,
-        seed: np.random.SeedSequence,
-    ) -> Learner:
-        plan = self.learner
-        return Learner(
-            network, master, plan.objective, plan.config, progress, gate, np.random.default_rng(seed),
-            annealing=plan.annealing,
-        )  # fmt: skip
+        spec = RolloutSpec(source.packing.space, 1, 1, source.actions)
+        rows = [allocate(spec) for _ in range(steps + 1)]
+        return NStepActor(actor, NStepWindow(steps, self.objective.rewards.gamma), rows)
 
     def _seeds(self, generation: int) -> tuple[np.random.SeedSequence, np.random.SeedSequence]:
         first, second = (

@@ -12,7 +12,7 @@ class RolloutQueue:
     """Bounded by the rollouts it was made with, first in first out, and closable from anywhere.
 
     An actor acquires an empty rollout, fills it in place and puts it; a learner gets full ones and
-    releases them. Nothing is allocated on the way, and `close()` wakes everybody who waits.
+    releases them. Nothing is allocated, and `close()` makes every call raise Closed, also those that wait.
     """
 
     def __init__(self, rollouts: Sequence[Rollout]):
@@ -20,20 +20,20 @@ class RolloutQueue:
         self._free = deque(rollouts)
         self._full: deque[Rollout] = deque()
         self._closed = False
-        self._fewest = 1
+        self._least = 1
         lock = threading.Lock()
         self._freed, self._filled = threading.Condition(lock), threading.Condition(lock)
 
     def acquire(self) -> Rollout:
-        """An empty rollout, waiting for one if need be."""
+        """An empty rollout; waits for one."""
         with self._freed:
             self._freed.wait_for(lambda: self._free or self._closed)
             if self._closed:
                 raise Closed
             return self._free.popleft()
 
-    def acquire_at_once(self) -> Rollout | None:
-        """An empty rollout if there is one."""
+    def acquire_nowait(self) -> Rollout | None:
+        """An empty rollout, or None where there is none."""
         with self._freed:
             if self._closed:
                 raise Closed
@@ -44,20 +44,20 @@ class RolloutQueue:
             if self._closed:
                 raise Closed
             self._full.append(rollout)
-            if len(self._full) >= self._fewest:  # a learner woken for less would only go back to sleep
+            if len(self._full) >= self._least:  # with fewer a learner would only go back to sleep
                 self._filled.notify()
 
-    def get(self, fewest: int, take_all: bool = False) -> list[Rollout]:
-        """The `fewest` oldest rollouts, or everything there is, once there are that many.
+    def get(self, least: int, take_all: bool = False) -> list[Rollout]:
+        """The `least` oldest rollouts, or all that there are; waits until there are that many.
 
         All learners of a queue ask for the same number.
         """
         with self._filled:
-            self._fewest = fewest
-            self._filled.wait_for(lambda: len(self._full) >= fewest or self._closed)
+            self._least = least
+            self._filled.wait_for(lambda: len(self._full) >= least or self._closed)
             if self._closed:
                 raise Closed
-            return [self._full.popleft() for _ in range(len(self._full) if take_all else fewest)]
+            return [self._full.popleft() for _ in range(len(self._full) if take_all else least)]
 
     def release(self, rollouts: Sequence[Rollout]) -> None:
         with self._freed:
@@ -72,5 +72,5 @@ class RolloutQueue:
 
     @property
     def depth(self) -> int:
-        """Rollouts that wait for a learner."""
+        """The number of rollouts that wait for a learner."""
         return len(self._full)

@@ -1,4 +1,8 @@
-"""An actor's process: it fills the slots that the run asks for, and ends when the run does, however that ends."""
+"""An actor's process, and the messages between it and the run; it ends when the run does, however that ends.
+
+A request names the slot of an empty rollout. The process fills that slot, in memory that both share, and reports what
+it counted meanwhile. Nothing is pickled.
+"""
 
 import faulthandler
 import logging
@@ -11,9 +15,10 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 
+import msgspec
 import torch
 
 from troupe import signals
@@ -23,8 +28,35 @@ from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.data.rollout import slots
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, RemoteGate
-from troupe.runtime.execution.process_messages import NOTHING, Report, decode_request, encode
-from troupe.runtime.progress import WAIT, Counts, Progress
+from troupe.runtime.progress import WAIT, Counts, Delta, Lag, Progress
+
+
+@dataclass(slots=True)
+class Request:
+    """To the process: fill this slot. Epsilon and learning rate depend on the counts."""
+
+    slot: int
+    played: int
+    steps: int
+    updates: int
+
+
+@dataclass(slots=True)
+class Report:
+    """From the process: the slot is full. Slot -1: it is ready to play, or has failed."""
+
+    slot: int
+    delta: Delta
+    pulls: list[tuple[int, int]] = field(default_factory=list)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    trace: str = ""
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_report = msgspec.msgpack.Decoder(Report).decode
+NOTHING = Delta(Counts(), [], Lag(), {})
 
 
 @quiet_gymnasium()
@@ -64,8 +96,8 @@ def run_actor(
             before = Counts(steps=request.steps, played=request.played, updates=request.updates)
             progress.counts = replace(before)
             actor.collect(rollouts[request.slot])
-            laps, share, pulls = actor.watch.take(), progress.take_share(before), rollouts[request.slot].pulls
-            connection.send_bytes(encode(Report(request.slot, share, pulls, laps)))
+            seconds, delta, pulls = actor.watch.take(), progress.take_delta(before), rollouts[request.slot].pulls
+            connection.send_bytes(encode(Report(request.slot, delta, pulls, seconds)))
     except (EOFError, ConnectionError, Closed):
         pass
     except BaseException as error:

@@ -20,10 +20,9 @@ from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.execution.hang_detector import HangDetector, hung
-from troupe.runtime.execution.process_child import run_actor
+from troupe.runtime.execution.process_child import Request, decode_report, encode, run_actor
 from troupe.runtime.execution.process_launch import no_main, process_context, signals_held_back
-from troupe.runtime.execution.process_messages import Request, decode_report, encode
-from troupe.runtime.progress import Counts, Share, Stopwatch
+from troupe.runtime.progress import Counts, Delta, Stopwatch
 
 _LOOK_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
@@ -119,7 +118,7 @@ class ActorProcess:
         except OSError:
             raise self._lost(self._farewell()) from None
 
-    def receive(self, hang_seconds: float) -> tuple[Rollout | None, Share]:
+    def receive(self, hang_seconds: float) -> tuple[Rollout | None, Delta]:
         """The next rollout that the process has filled, and what it counted meanwhile.
 
         Raises ActorLost when the process is dead, or has been killed for an environment that did not answer
@@ -140,11 +139,11 @@ class ActorProcess:
             raise self._lost(self._farewell()) from None
         if report.error:
             raise ActorFailed(report.error, report.trace)
-        self.watch.add(report.laps)
+        self.watch.add(report.stage_seconds)
         rollout = self.waiting.pop(report.slot, None)
         if rollout is not None:
             rollout.pulls = report.pulls
-        return rollout, report.share
+        return rollout, report.delta
 
     def close(self) -> None:
         """Ends the process: in order where the environment lets it, and by force where it does not."""

@@ -235,11 +235,11 @@ class ProcessRunner:
                 actor.ask(self.queue.acquire(), context.progress.counts)
             if actor.wants_more and context.workers.wanted("actors", self.number):
                 # Never wait for an empty rollout while a full one may be on its way here.
-                another = self.queue.acquire_at_once()
+                another = self.queue.acquire_nowait()
                 if another is not None:
                     actor.ask(another, context.progress.counts)
-            rollout, share = actor.receive(context.hang_seconds)
-            context.progress.add(share)
+            rollout, delta = actor.receive(context.hang_seconds)
+            context.progress.add(delta)
             if rollout is not None:
                 rollout.actor, rollout.generation, rollout.index = self.number, actor.generation, self._index
                 self._index += 1

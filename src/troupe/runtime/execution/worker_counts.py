@@ -1,33 +1,32 @@
-"""How many actors, predictors and learners are at work, the limits of that, and a latch for a common start."""
+"""How many actors, predictors and learners are at work, the limits of that, and a latch until actors are ready."""
 
 import threading
-from dataclasses import dataclass
 
-from troupe.config import TrainConfig
+from troupe.config import Adjust, TrainConfig
 from troupe.runtime.execution.gate import Closed, Gate
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
-@dataclass(frozen=True)
-class WorkerLimits:
-    """The most actors, predictors and learners there can be; the controller stays within these."""
+def adjustment_limits(config: Adjust) -> dict[str, int]:
+    """The most workers of each kind that the controller tries."""
+    return {
+        "actors": config.most_actors,
+        "predictors": config.most_predictors,
+        "learners": config.most_learners,
+    }
 
-    actors: int
-    predictors: int
-    learners: int
 
-    @classmethod
-    def of(cls, config: TrainConfig) -> "WorkerLimits":
-        actors, predictors, learners = config.actor.count, config.inference.predictors, config.learner.count
-        if not config.adjust.every_seconds:
-            return cls(actors, predictors, learners)
-        bounds = config.adjust
-        return cls(
-            max(actors, bounds.most_actors),
-            max(predictors, bounds.most_predictors),
-            max(learners, bounds.most_learners),
-        )
+def worker_limits(config: TrainConfig) -> dict[str, int]:
+    """The most workers of each kind that there can be."""
+    counts = {
+        "actors": config.actor.count,
+        "predictors": config.inference.predictors,
+        "learners": config.learner.count,
+    }
+    if not config.adjust.every_seconds:
+        return counts
+    return {kind: max(counts[kind], most) for kind, most in adjustment_limits(config.adjust).items()}
 
 
 class WorkerCounts:
@@ -52,7 +51,7 @@ class WorkerCounts:
             return
         with self._changed:
             while not self.wanted(kind, number) and not self._gate.stopped:
-                self._changed.wait(_LOOK_SECONDS)
+                self._changed.wait(_POLL_SECONDS)
         if self._gate.stopped:
             raise Closed
 
@@ -82,6 +81,6 @@ class ReadyLatch:
 
     def wait(self) -> None:
         """Raises Closed if the run ends before it opens."""
-        while not self._open.wait(_LOOK_SECONDS):
+        while not self._open.wait(_POLL_SECONDS):
             if self._gate.stopped:
                 raise Closed

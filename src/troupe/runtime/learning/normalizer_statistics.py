@@ -1,6 +1,6 @@
 """Running statistics of observed numbers and of returns, by which both are normalised.
 
-They are updated in one place, once for each rollout that is learned from; so they do not depend on the number of
+They are updated by the learners, once for each rollout that is learned from; so they do not depend on the number of
 actors or, but for rounding, on the order of rollouts.
 """
 
@@ -29,10 +29,10 @@ class NormalizerStatistics:
     Writers count the updates that they have begun and ended: a reader that finds them unequal reads again.
     """
 
-    def __init__(self, numbers: int, places: Sequence[slice] = (), writers: int = 1, *, shared: bool = False):
-        """`places` are those of the normaliser's parameters in the vector of weights: mean, scale and, where it is
-        exact, the mean's rest."""
-        self._numbers, self._places = numbers, places
+    def __init__(self, numbers: int, slices: Sequence[slice] = (), writers: int = 1, *, shared: bool = False):
+        """`slices` say where the normaliser's parameters lie in the vector of weights: mean, scale and, where it is
+        exact, the mean's rounding error in float32."""
+        self._numbers, self._slices = numbers, slices
         counts: tuple[tuple[int, ...], Any] = ((writers,), np.int64)
         self._block = Block(
             {"moments": ((writers, 3, numbers + 1), np.float64), "begun": counts, "ended": counts}, shared=shared
@@ -45,8 +45,8 @@ class NormalizerStatistics:
         normalizer = flat.module.normalizer
         if normalizer is None:
             return cls(0, (), writers, shared=shared)
-        places = [flat.place(parameter) for parameter in normalizer.parameters()]
-        return cls(normalizer.features, places, writers, shared=shared)
+        slices = [flat.slice_of(parameter) for parameter in normalizer.parameters()]
+        return cls(normalizer.features, slices, writers, shared=shared)
 
     def add(self, numbers: Float[Tensor, "N D"] | None, returns: Float[Tensor, " N"], writer: int = 0) -> None:
         moments = self._of_writers[writer]
@@ -58,13 +58,13 @@ class NormalizerStatistics:
 
     def write_to(self, vector: Float[Tensor, " P"]) -> None:
         """Writes mean and scale of the numbers into the weights."""
-        if not self._places:
+        if not self._slices:
             return
-        known, (first, scale, *rest) = self._all(), self._places
+        known, (first, scale, *rest) = self._all(), self._slices
         mean, std = known.mean()[:-1], known.std()[:-1]
         vector[first] = mean.to(vector)
-        for place in rest:
-            vector[place] = (mean - mean.float()).to(vector)
+        for rounding in rest:
+            vector[rounding] = (mean - mean.float()).to(vector)
         least = least_std(mean, torch.float64 if rest else torch.float32)
         vector[scale] = (1 / std.maximum(least)).to(vector)
 
@@ -73,8 +73,8 @@ class NormalizerStatistics:
 
         Otherwise the next batch would change what these weights normalise by.
         """
-        if self._places:
-            mean, scale, *rest = (vector[place].double().cpu() for place in self._places)
+        if self._slices:
+            mean, scale, *rest = (vector[each].double().cpu() for each in self._slices)
             count = self._all().parts[0, :-1]
             self._moments[:, :, :-1] = 0.0
             self._moments[0, :, :-1] = torch.stack([count, sum(rest, mean), count * scale.pow(-2)])
@@ -107,8 +107,8 @@ class NormalizerStatistics:
         self._of_writers = [RunningMoments(each) for each in self._moments]
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return self._numbers, self._places, self._block
+        return self._numbers, self._slices, self._block
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._numbers, self._places, self._block = state
+        self._numbers, self._slices, self._block = state
         self._attach()

@@ -84,12 +84,27 @@ class _Optimized:
 
     vector: Float[Tensor, " P"]
     optimizer: Optimizer
-    statistics: NormalizerStatistics | None
+    statistics: NormalizerStatistics | None  # several writers need no lock
+    _make_optimizer: OptimizerMaker
 
     @property
     def eval_weights(self) -> Float[Tensor, " P"]:
         """The weights to evaluate and to save as the result."""
         return eval_weights(self.optimizer, self.vector)
+
+    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
+        """Adds a batch to the statistics; returns the standard deviation of returns now."""
+        assert self.statistics is not None
+        self.statistics.add(numbers, returns, writer)
+        self.statistics.write_to(self.vector)
+        return self.statistics.return_std
+
+    def _reset_to(self, vector: Float[Tensor, " P"]) -> None:
+        """Continues from `vector` with a fresh optimizer."""
+        self.vector.copy_(vector)
+        if self.statistics:
+            self.statistics.reset_to(vector)
+        load_state(self.optimizer, self._make_optimizer(vector).state())
 
     def state(self) -> dict[str, Tensor]:
         """All but the weights: of the optimizer and the statistics."""
@@ -126,12 +141,8 @@ class Master(_Optimized):
         return self.store.version
 
     def observe(self, numbers: Tensor | None, returns: Tensor, writer: int = 0) -> float:
-        """Adds a batch to the statistics; returns the standard deviation of returns now."""
-        assert self.statistics is not None
         with self.lock:
-            self.statistics.add(numbers, returns, writer)
-            self.statistics.write_to(self.vector)
-            return self.statistics.return_std
+            return super().observe(numbers, returns, writer)
 
     def copy_to(self, vector: Float[Tensor, " P"]) -> None:
         with self.lock:
@@ -148,10 +159,7 @@ class Master(_Optimized):
     def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
         """Resumes from `vector`, as a new version, with a fresh optimizer and a smaller learning rate."""
         with self.lock:
-            self.vector.copy_(vector)
-            if self.statistics:
-                self.statistics.reset_to(vector)
-            load_state(self.optimizer, self._make_optimizer(vector).state())
+            self._reset_to(vector)
             self.step_factor *= step_factor
             self.oldest = self.publish()
 
@@ -225,19 +233,9 @@ class HogwildMaster(_Optimized):
         just then in the middle of an update may spoil it by as much as any two updates spoil each other."""
         self.oldest = np.iinfo(np.int64).max  # meanwhile nobody learns
         self.step_factor *= step_factor
-        self.vector.copy_(vector)
-        if self.statistics:
-            self.statistics.reset_to(vector)
-        load_state(self.optimizer, self._make_optimizer(vector).state())
+        self._reset_to(vector)
         self._block["rollbacks"][0] += 1
         self.oldest = self.version
-
-    def observe(self, numbers: Tensor | None, returns: Tensor, writer: int) -> float:
-        """As a master does, without a lock: what each worker counts is its own."""
-        assert self.statistics is not None
-        self.statistics.add(numbers, returns, writer)
-        self.statistics.write_to(self.vector)
-        return self.statistics.return_std
 
     def count(self, worker: int) -> None:
         """Counts an update of `worker`."""
