@@ -114,7 +114,7 @@ def result(preset: str = "appo", settings: dict[str, Any] | None = None, **chang
     return Result(**usual | changed)
 
 
-def test_limit_and_fraction_worked_out_by_hand() -> None:
+def test_limit_and_fraction_of_a_worked_example() -> None:
     measured = result(steps_per_s=20_000.0, stages={"env": 10e-6, "act": 5e-6, "move": 0.0, "learn": 5e-6})
     assert measured.limit == pytest.approx(100_000)
     assert measured.fraction == pytest.approx(0.2)

@@ -12,7 +12,7 @@ from troupe.runs.evaluate.judge import Judge
 from troupe.runs.store import compatibility
 from troupe.runs.store.checkpoint import Checkpoint
 from troupe.runs.store.writer import RunWriter
-from troupe.runtime.execution.interruption import LOOK_SECONDS
+from troupe.runtime.execution.interruption import POLL_SECONDS
 from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Clock, Episode
 from troupe.runtime.topologies import Serial, Topology
@@ -81,7 +81,7 @@ class RunState:
     def _capture(self, *, even_if_locked: bool = False) -> Checkpoint | None:
         """A copy of everything as it is now."""
         lock = self._topology.master.lock
-        held = lock.acquire(timeout=LOOK_SECONDS)
+        held = lock.acquire(timeout=POLL_SECONDS)
         try:
             return self._checkpoint() if held or even_if_locked else None
         finally:

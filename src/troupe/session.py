@@ -34,7 +34,7 @@ from troupe.runs.store.metrics import Row
 from troupe.runs.store.saved_agent import origin
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble
-from troupe.runtime.execution.interruption import LOOK_SECONDS, on_signal
+from troupe.runtime.execution.interruption import POLL_SECONDS, on_signal
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import Journal
@@ -157,7 +157,7 @@ class Session:
             self._wait_for_actors()
             reporter.begin()
             self._clock.start()
-            while not self._supervisor.wait(LOOK_SECONDS):
+            while not self._supervisor.wait(POLL_SECONDS):
                 self._writer.write_journal()
                 topology.look_after(self._supervisor, self._after_batch)
                 seconds = self._clock.seconds
@@ -182,7 +182,7 @@ class Session:
         ready, limit, began = self._topology.ready, self._config.stop.seconds, time.monotonic()
         most = max(0.0, limit - self._clock.seconds) + _START_SECONDS if limit else math.inf
         while not (ready.open or self._supervisor.wait(0.0)):
-            ready.wait_for(LOOK_SECONDS)
+            ready.wait_for(POLL_SECONDS)
             if self._signal:
                 self._end("interrupted")
             elif time.monotonic() - began > most:
@@ -252,7 +252,7 @@ class Session:
     def _finish(self) -> Run:
         """Saves, evaluates the best weights, and writes the summary and the picture."""
         self._clock.stop()
-        self._stuck = self._supervisor.stop(patience_seconds=LOOK_SECONDS)  # waited for, and still busy
+        self._stuck = self._supervisor.stop(patience_seconds=POLL_SECONDS)  # waited for, and still busy
         self._topology.rewind()
         if self._signal:
             self._outcome = self._outcome or "interrupted"

@@ -115,7 +115,7 @@ class Descent:
 
 
 @dataclass
-class School:
+class LearnerSetup:
     """One learner, on a Line if nothing else was asked for, and all that it was made of."""
 
     learner: Learner
@@ -124,7 +124,7 @@ class School:
     progress: Progress
 
 
-def make_school(
+def make_learner_setup(
     loss: Any,
     *,
     body: nn.Module | None = None,
@@ -134,7 +134,7 @@ def make_school(
     progress: Progress | None = None,
     entropy: tuple[float, LinearSchedule] = (0.0, CONSTANT),
     **settings: Any,
-) -> School:
+) -> LearnerSetup:
     actions = Actions(gym.spaces.Discrete(2))
     packing = Packing(gym.spaces.Box(-1e9, 1e9, (1,), np.float32), actions)
     network = network or ActorCritic(body or Line(), packing, actions)
@@ -153,7 +153,7 @@ def make_school(
         np.random.default_rng(0),
         annealing=LinearSchedule(0, config.anneal_steps, 1.0, 0.0) if config.anneal_steps else CONSTANT,
     )
-    return School(learner, master, master.optimizer, progress)
+    return LearnerSetup(learner, master, master.optimizer, progress)
 
 
 def blank_rollout(steps: int = 1, environments: int = 1, **fields: Any) -> Rollout:
@@ -299,7 +299,7 @@ def retold(script: Sequence[Any], rows: int) -> dict[str, list[Any]]:
     return {name: values[:rows] for name, values in told.items()}
 
 
-def tells(rollouts: Sequence[Rollout], script: Sequence[Any]) -> None:
+def matches_script(rollouts: Sequence[Rollout], script: Sequence[Any]) -> None:
     """Asserts that consecutive rollouts of Counting environments tell all that happened, once, and nothing else:
     final observations stand in line, reset rows are invalid, first flags are right, across every seam."""
     rows = join(rollouts)

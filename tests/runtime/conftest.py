@@ -17,8 +17,8 @@ def stage() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def school() -> Callable[..., Any]:
-    return parts.make_school
+def learner_setup() -> Callable[..., Any]:
+    return parts.make_learner_setup
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +47,8 @@ def join() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def tells() -> Callable[..., Any]:
-    return parts.tells
+def matches_script() -> Callable[..., Any]:
+    return parts.matches_script
 
 
 @pytest.fixture

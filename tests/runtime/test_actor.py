@@ -29,11 +29,11 @@ BACKENDS = ["native", "sync", pytest.param("envpool", marks=NEEDS_ENVPOOL)]
 
 
 @pytest.mark.parametrize("cuts", [[24], [1] * 24, [7, 1, 5, 11], [3, 3, 3, 3, 3, 3, 3, 3]])
-def test_rollouts_tell_the_script_however_time_is_cut_into_them(stage, counting, script, tells, cuts):
+def test_rollouts_match_the_script_whatever_their_lengths(stage, counting, script, matches_script, cuts):
     staged = stage(counting)
     rollouts = [staged.collect(steps) for steps in cuts]
     assert sum(len(each.reward) for each in rollouts) == 24
-    tells(rollouts, script)
+    matches_script(rollouts, script)
 
 
 def test_the_reward_of_a_row_is_that_of_its_own_action(stage, counting):
@@ -182,7 +182,7 @@ def test_returns_count_whole_games_whatever_lives_are_lost(blank):
 # Parts that take turns
 
 
-class Told:
+class ScriptedVector:
     """Two or more environments that say what is asked of them, and answer as a clock: obs = [part, t]."""
 
     def __init__(self, name, count, calls, lives=()):
@@ -217,7 +217,7 @@ class Told:
         return np.stack([np.full(self.count, ord(self.name)), np.full(self.count, self.t)], 1).astype(np.float32)
 
 
-class Teller:
+class CountingInference:
     """Acts by counting, and says for whom."""
 
     def __init__(self, calls):
@@ -235,10 +235,12 @@ class Teller:
         return InferenceOutput(np.full(len(obs), self.acted), np.full(len(obs), -self.acted / 8), 7)
 
 
-def told(counts, steps, **lives):
+def collected(counts, steps, **lives):
     calls = []
-    parts = [Told(name, count, calls, lives.get(name, ())) for name, count in zip("ABC", counts, strict=False)]
-    actor = Actor(parts, Teller(calls), lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1))
+    parts = [
+        ScriptedVector(name, count, calls, lives.get(name, ())) for name, count in zip("ABC", counts, strict=False)
+    ]
+    actor = Actor(parts, CountingInference(calls), lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1))
     rollout = allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), steps, sum(counts)))
     actor.collect(rollout)
     check(rollout)
@@ -246,7 +248,7 @@ def told(counts, steps, **lives):
 
 
 def test_one_part_acts_while_the_other_steps():
-    assert told((2, 2), 2).calls == [
+    assert collected((2, 2), 2).calls == [
         "refresh",
         "act A0", "send A", "act B0", "send B",
         "receive A", "act A1", "send A", "receive B", "act B1", "send B",
@@ -255,13 +257,13 @@ def test_one_part_acts_while_the_other_steps():
 
 
 def test_one_part_alone_acts_and_steps_in_turn():
-    assert told((2,), 2).calls == ["refresh", "act A0", "send A", "receive A", "act A1", "send A", "receive A"]
+    assert collected((2,), 2).calls == ["refresh", "act A0", "send A", "receive A", "act A1", "send A", "receive A"]
 
 
 @pytest.mark.parametrize("counts", [(2, 2), (4, 3), (1, 1, 1), (3, 1, 2)])
 def test_every_column_of_every_part_is_its_own(counts):
     """Actions count through the parts; rewards are 100 for each step and the action; lives go in B's second."""
-    made = told(counts, 3, B=(2,))
+    made = collected(counts, 3, B=(2,))
     rollout, parts = made.rollout, len(counts)
     part_of = np.repeat(np.arange(parts), counts)
     t = np.arange(3)[:, None]
@@ -283,7 +285,7 @@ def test_every_column_of_every_part_is_its_own(counts):
 
 
 def test_every_part_has_seeds_of_its_own_and_is_closed():
-    made = told((2, 3, 1), 1)
+    made = collected((2, 3, 1), 1)
     assert len({tuple(part.seeds.generate_state(4)) for part in made.parts}) == 3
     made.actor.close()
     assert made.calls[-3:] == ["close A", "close B", "close C"]
@@ -297,7 +299,7 @@ SCRIPTS = [
 
 @pytest.mark.parametrize("parts", [(7,), (4, 3), (3, 2, 2), (1,) * 7], ids=str)
 @pytest.mark.parametrize("cuts", [(24,), (1,) * 24, (7, 1, 5, 11)], ids=len)
-def test_parts_tell_their_scripts_whenever_their_episodes_end(stage, counting, tells, parts, cuts):
+def test_groups_match_their_scripts_whenever_their_episodes_end(stage, counting, matches_script, parts, cuts):
     """Seven environments, each with endings of its own: what is true of one column is so however they are dealt."""
     scripts = itertools.cycle(SCRIPTS)
     staged = stage(lambda: counting(script=next(scripts)), parts, epsilon=lambda _: 0.5)
@@ -305,7 +307,7 @@ def test_parts_tell_their_scripts_whenever_their_episodes_end(stage, counting, t
     told_ = {str(each.script) for each in staged.environments}
     assert told_ == {str(each) for each in SCRIPTS}
     for b, environment in enumerate(staged.environments):
-        tells([columns(each, np.array([b])) for each in rollouts], environment.script)
+        matches_script([columns(each, np.array([b])) for each in rollouts], environment.script)
     assert staged.progress.counts.played == sum(each.steps for each in rollouts)
     ended = sum((each.terminated | each.truncated).sum() for each in rollouts)
     assert len(staged.progress.take_episodes()) == ended > 20
@@ -395,7 +397,9 @@ def test_a_run_in_one_thread_has_one_part(assembled, counting):
 
 
 @pytest.mark.parametrize("threads", ["turns", "free"])
-def test_a_run_with_parts_and_a_crew_delivers_what_happened(assembled, run, watched, counting, tells, script, threads):
+def test_a_run_with_groups_and_environment_threads_delivers_every_step(
+    assembled, run, watched, counting, matches_script, script, threads
+):
     settings = {
         "actor.count": 2, "actor.environments": 5, "actor.parts": 2, "actor.place": "thread", "threads": threads,
         "actor.rollout_steps": 6, "learner.threads": 2, "network.hidden": (4,),
@@ -406,7 +410,7 @@ def test_a_run_with_parts_and_a_crew_delivers_what_happened(assembled, run, watc
     assert sum(map(len, delivered.values())) >= 4
     for rollouts in delivered.values():
         if rollouts:
-            tells(rollouts, script)
+            matches_script(rollouts, script)
 
 
 # Slow environments and their actor's pulse
@@ -450,13 +454,13 @@ def test_a_batch_hangs_only_where_one_of_its_environments_does(monkeypatch, play
     def wait():
         for _ in range(50):
             clock[0] += 0.1
-            hung.append(hang_detector.look())
+            hung.append(hang_detector.hangs())
 
     monkeypatch.setattr(SlowAnswers, "wait", staticmethod(wait))
     seeds = np.random.SeedSequence(1)
     if plays == "an actor":
         part = source.make_restorable(16, config)
-        actor = Actor([part], Teller([]), lambda _: 0.0, Progress(), seeds, pulse)
+        actor = Actor([part], CountingInference([]), lambda _: 0.0, Progress(), seeds, pulse)
         part.step(np.zeros(16, np.int64))  # nobody waits for this one
         assert pulse[0] == 0.0
         actor.begin_anew()

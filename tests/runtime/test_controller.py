@@ -142,7 +142,7 @@ def test_a_machine_that_becomes_faster_or_slower_by_itself_persuades_it_of_nothi
             assert machine.control() == START
 
 
-def test_time_in_which_the_run_stands_still_does_not_count(monkeypatch):
+def test_time_in_which_the_run_is_paused_does_not_count(monkeypatch):
     """An evaluation of half a second in every 1.3: the speeds are those of training."""
     speed = hill(13, 2, 3)
     machine = Machine(monkeypatch, speed, pauses=lambda second: second % 1.3 < 0.5)

@@ -75,7 +75,7 @@ def test_the_bonus_is_the_error_over_the_deviation_of_its_own_discounted_sum_wri
         assert bonus.coefficient == CONFIG.coefficient
 
 
-def test_what_stands_on_a_row_that_no_action_led_to_changes_nothing():
+def test_a_reset_row_changes_nothing():
     """The first observation of a rollout, and of an episode, follow no action of it."""
     bonuses = []
     for junk in (0.0, 7.0):
@@ -123,12 +123,12 @@ def test_a_predictors_gradient_that_is_not_finite_is_refused():
 # In the learner
 
 
-def test_the_policy_does_not_teach_the_predictor_nor_the_predictor_the_policy(school):
+def test_the_policy_does_not_teach_the_predictor_nor_the_predictor_the_policy(learner_setup):
     """A learner's predictor is that of a curiosity alone, whatever the loss, and shares no weight with the network."""
     torch.manual_seed(0)
     network = with_bonus_value(build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), TrainConfig(novelty=CONFIG))
     alone, ours = curiosity(), curiosity()
-    made = school(partial(appo, entropy_coefficient=3.0), network=network, epochs=3, minibatches=2)
+    made = learner_setup(partial(appo, entropy_coefficient=3.0), network=network, epochs=3, minibatches=2)
     made.learner.curiosity = ours
     for seed in range(3):
         bonus = alone.bonus(played(seed))
@@ -141,25 +141,25 @@ def test_the_policy_does_not_teach_the_predictor_nor_the_predictor_the_policy(sc
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
-def test_a_gradient_shared_out_is_the_whole_gradient_with_bonuses_too(school, threads):
+def test_a_gradient_shared_out_is_the_whole_gradient_with_bonuses_too(learner_setup, threads):
     torch.manual_seed(0)
     network = with_bonus_value(build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), TrainConfig(novelty=CONFIG))
     found = []
     for number in (1, threads):
-        learner = school(appo, network=copy.deepcopy(network), threads=number).learner
+        learner = learner_setup(appo, network=copy.deepcopy(network), threads=number).learner
         found.append(learner.compute_gradient(played(0), curiosity().bonus(played(0))))
         learner.close()
     torch.testing.assert_close(*found)
 
 
-def test_each_minibatch_has_the_bonuses_of_its_own_environments(school):
+def test_each_minibatch_has_the_bonuses_of_its_own_environments(learner_setup):
     seen = []
 
     def told(outputs, batch):
         seen.append((batch.reward, batch.bonus.reward, batch.bonus.discount))
         return outputs.value.sum(), {}
 
-    made = school(told, network=build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), minibatches=3)
+    made = learner_setup(told, network=build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), minibatches=3)
     made.learner.curiosity = curiosity()
     made.learner.learn(played(0))
     whole, batch = curiosity().bonus(played(0)), torch.from_numpy(played(0).reward).float()

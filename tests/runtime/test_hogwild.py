@@ -120,7 +120,7 @@ def test_one_worker_is_the_algorithm_written_out(request, assembled, watched, en
     assert np.abs(moved).max() > 0.01
 
 
-def test_the_judge_sees_what_workers_change(assembled, counting):
+def test_evaluations_see_the_weights_that_workers_change(assembled, counting):
     """The network that was given is a view of the shared weights, also where those are in shared memory."""
     for place in ("thread", "process"):
         parts = assembled(counting, A3C | {"actor.place": place})
@@ -197,13 +197,13 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_shared_weights(assemble
 def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled, counting, run, monkeypatch):
     """The step size of a warm-up goes by that; each request says it."""
     sent: list[int] = []
-    ask = ActorProcess.ask
+    ask = ActorProcess.request
 
     def told(actor, rollout, counts):
         sent.append(counts.updates)
         ask(actor, rollout, counts)
 
-    monkeypatch.setattr(ActorProcess, "ask", told)
+    monkeypatch.setattr(ActorProcess, "request", told)
     settings = A3C | {"actor.place": "process", "actor.count": 1, "threads": "free", "learner.warmup_updates": 10**9}
     parts = assembled(counting, settings)
     before = parts.master.vector.clone()

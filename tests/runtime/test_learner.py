@@ -48,10 +48,10 @@ def test_the_trace_ends_at_both_boundaries(blank):
     assert to_batch(rollout, Rewards(0.9, 1.0), CPU).trace.tolist() == [[0.0, 0.0, 1.0]]
 
 
-def test_reward_scale_is_for_learning_only(school, blank):
+def test_reward_scale_is_for_learning_only(learner_setup, blank):
     seen = []
     rollout = blank(2, 2, reward=30.0)
-    made = school(
+    made = learner_setup(
         lambda outputs, batch: seen.append(batch.reward) or mean_value(outputs, batch), rewards=Rewards(0.9, 0.1)
     )
     made.learner.learn(rollout)
@@ -77,7 +77,7 @@ def test_reported_returns_are_raw_whatever_the_scale(stage, counting):
         (Rewards(0.9, scale=0.5, clip=1.5), [-1.5, -0.125, 0.0, 0.125, 0.5, 1.5]),
     ],
 )
-def test_rewards_scaled_and_clipped_by_hand_and_the_raw_ones_stay(blank, rewards, expected):
+def test_scaled_and_clipped_rewards_match_a_worked_example_and_the_raw_ones_stay(blank, rewards, expected):
     raw = np.array([-3.0, -0.25, 0.0, 0.25, 1.0, 4.0], np.float32)[:, None]
     rollout = blank(6, reward=raw)
     batch = to_batch(rollout, rewards, CPU)
@@ -92,7 +92,7 @@ def test_the_settings_of_the_loss_become_rewards():
     assert Objective.of(plain).rewards == Rewards(0.7, 1.0, 0.0)
 
 
-def test_a_lost_life_is_a_termination_for_learning_by_hand(blank):
+def test_a_lost_life_is_a_termination_for_learning(blank):
     """Six steps: a life is lost with the second, the game is cut off with the fourth, its reset row, a new one."""
     rollout = blank(6, 1)
     rollout.life_lost[1] = rollout.truncated[3] = rollout.first[5] = True
@@ -107,7 +107,7 @@ def test_a_lost_life_is_a_termination_for_learning_by_hand(blank):
 
 @pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
 @pytest.mark.parametrize("lost", [(), (1,), (2, 4), (0, 1, 2)], ids=str)
-def test_lost_lives_equal_a_batch_cut_by_hand(school, blank, kind, lost):
+def test_lost_lives_equal_a_batch_cut_by_hand(learner_setup, blank, kind, lost):
     """Losses are means over rows: the gradient of six rows is that of the pieces, each by its share of rows.
 
     All pieces but the last are terminated at their ends; V of what comes after enters nowhere.
@@ -118,7 +118,7 @@ def test_lost_lives_equal_a_batch_cut_by_hand(school, blank, kind, lost):
     behaviour, reward = np.log(rng.uniform(0.3, 0.7, (6, 1))), rng.normal(size=(6, 1))
 
     def gradient(rollout):
-        made = school(loss)
+        made = learner_setup(loss)
         made.learner.weights.vector.copy_(torch.tensor([0.7, -0.4]))
         return made.learner.compute_gradient(rollout)
 
@@ -137,21 +137,21 @@ def test_lost_lives_equal_a_batch_cut_by_hand(school, blank, kind, lost):
     torch.testing.assert_close(gradient(whole), pieces, rtol=1e-5, atol=1e-7)
 
 
-def test_a_loss_sees_the_policy_of_t_rows_and_the_value_of_one_more(school, blank):
+def test_a_loss_sees_the_policy_of_t_rows_and_the_value_of_one_more(learner_setup, blank):
     shapes = []
 
     def loss(outputs, batch):
         shapes.append((outputs.distribution.log_probs.shape, outputs.value.shape, batch.action.shape))
         return mean_value(outputs, batch)
 
-    school(loss).learner.learn(blank(5, 3))
+    learner_setup(loss).learner.learn(blank(5, 3))
     assert shapes == [((5, 3, 2), (6, 3), (5, 3))]
 
 
-def test_minibatches_share_out_whole_environments_anew_in_every_epoch(school, blank):
+def test_minibatches_divide_whole_environments_in_another_order_in_every_epoch(learner_setup, blank):
     rollout = blank(3, 8, reward=np.arange(8) + 100 * np.arange(3)[:, None])
     parts = []
-    made = school(
+    made = learner_setup(
         lambda outputs, batch: parts.append(batch.reward) or mean_value(outputs, batch), epochs=2, minibatches=3
     )
     made.learner.learn(rollout)
@@ -166,9 +166,11 @@ def test_minibatches_share_out_whole_environments_anew_in_every_epoch(school, bl
     assert made.progress.counts.updates == 6
 
 
-def test_a_batch_of_fewer_environments_than_minibatches_gives_each_a_minibatch_and_none_an_empty_one(school, blank):
+def test_a_batch_of_fewer_environments_than_minibatches_gives_each_a_minibatch_and_none_an_empty_one(
+    learner_setup, blank
+):
     sizes = []
-    made = school(
+    made = learner_setup(
         lambda outputs, batch: sizes.append(batch.reward.shape[1]) or mean_value(outputs, batch), minibatches=5
     )
     made.learner.learn(blank(2, 3))
@@ -178,23 +180,23 @@ def test_a_batch_of_fewer_environments_than_minibatches_gives_each_a_minibatch_a
 # What reaches the weights
 
 
-def test_gradients_are_assigned_anew_and_never_add_up(school, blank):
-    made = school(mean_value, epochs=3)
+def test_gradients_never_accumulate(learner_setup, blank):
+    made = learner_setup(mean_value, epochs=3)
     for _ in range(2):
         made.learner.learn(blank())
     assert [each.tolist() for each in made.optimizer.gradients] == [[0.0, 1.0]] * 6
 
 
-def test_every_update_is_computed_at_the_weights_the_one_before_it_left(school, blank):
+def test_every_update_is_computed_at_the_weights_the_one_before_it_left(learner_setup, blank):
     """v <- v - 0.1 v, six times."""
-    made = school(half_square, learning_rate=0.1, epochs=3, minibatches=2)
+    made = learner_setup(half_square, learning_rate=0.1, epochs=3, minibatches=2)
     made.master.vector[1] = 1.0
     made.learner.learn(blank(1, 2))
     assert made.master.vector[1].item() == pytest.approx(0.9**6)
 
 
-def test_a_batch_is_published_once_when_all_its_updates_are_made(school, blank):
-    made = school(mean_value, epochs=4)
+def test_a_batch_is_published_once_when_all_its_updates_are_made(learner_setup, blank):
+    made = learner_setup(mean_value, epochs=4)
     made.learner.learn(blank())
     pulled = torch.zeros(2)
     assert made.master.store.pull(pulled, 0) == made.master.store.version == 1
@@ -202,7 +204,7 @@ def test_a_batch_is_published_once_when_all_its_updates_are_made(school, blank):
 
 
 @pytest.mark.parametrize("way", ["nan loss", "infinite loss with a finite gradient", "infinite gradient"])
-def test_what_is_not_finite_never_reaches_the_weights(school, blank, way):
+def test_what_is_not_finite_never_reaches_the_weights(learner_setup, blank, way):
     def loss(outputs, batch):
         value = outputs.value[:-1].mean()
         spoilt = {
@@ -212,7 +214,7 @@ def test_what_is_not_finite_never_reaches_the_weights(school, blank, way):
         }
         return (spoilt[way] if batch.reward[0, 0] else value), {}
 
-    made = school(loss)
+    made = learner_setup(loss)
     made.learner.learn(blank(reward=1.0))
     assert made.master.vector.tolist() == [0.0, 0.0]
     assert not made.optimizer.gradients  # nor the optimizer's own statistics
@@ -221,11 +223,11 @@ def test_what_is_not_finite_never_reaches_the_weights(school, blank, way):
     assert (made.progress.counts.updates, made.progress.counts.skipped_updates) == (1, 1)
 
 
-def test_a_hundred_refused_updates_in_a_row_end_the_run_with_a_word_of_advice(school, blank):
+def test_a_hundred_refused_updates_in_a_row_end_the_run_with_a_word_of_advice(learner_setup, blank):
     def loss(outputs, batch):
         return outputs.value.sum() * (math.nan if batch.reward[0, 0] else 1.0), {}
 
-    made = school(loss)
+    made = learner_setup(loss)
     for _ in range(99):
         made.learner.learn(blank(reward=1.0))
     made.learner.learn(blank())  # one good batch, and patience begins anew
@@ -237,14 +239,14 @@ def test_a_hundred_refused_updates_in_a_row_end_the_run_with_a_word_of_advice(sc
 
 
 @pytest.mark.parametrize(("limit", "length"), [(0.0, 1.0), (0.25, 0.25), (5.0, 1.0)])
-def test_a_gradient_is_cut_to_the_norm_that_is_allowed(school, blank, limit, length):
-    made = school(mean_value, gradient_norm=limit)
+def test_a_gradient_is_cut_to_the_norm_that_is_allowed(learner_setup, blank, limit, length):
+    made = learner_setup(mean_value, gradient_norm=limit)
     made.learner.learn(blank())
     assert made.optimizer.gradients[0].norm().item() == pytest.approx(length)
 
 
-def test_an_annealed_learning_rate_falls_to_nothing_with_the_steps_learned_from(school, blank):
-    made = school(mean_value, learning_rate=0.8, anneal_steps=1000)
+def test_an_annealed_learning_rate_falls_to_nothing_with_the_steps_learned_from(learner_setup, blank):
+    made = learner_setup(mean_value, learning_rate=0.8, anneal_steps=1000)
     for steps in (0, 250, 1000, 3000):
         made.progress.counts.steps = steps
         made.learner.learn(blank())
@@ -271,14 +273,14 @@ def test_the_learning_rate_falls_to_zero_at_a_step_or_to_a_quarter_at_the_limit(
     parts.close()
 
 
-def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(school, blank):
+def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(learner_setup, blank):
     weights = []
 
     def loss(outputs, batch, *, entropy_coefficient):
         weights.append(entropy_coefficient)
         return mean_value(outputs, batch)
 
-    made = school(loss, entropy=(0.01, linear_decay(1000)))
+    made = learner_setup(loss, entropy=(0.01, linear_decay(1000)))
     for steps in (0, 250, 1000, 3000):
         made.progress.counts.steps = steps
         made.learner.learn(blank())
@@ -286,12 +288,12 @@ def test_an_annealed_entropy_bonus_falls_to_nothing_with_the_steps_learned_from(
 
 
 @pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
-def test_what_is_left_of_the_entropy_bonus_takes_the_place_of_its_weight(school, blank, kind):
+def test_the_decayed_entropy_coefficient_replaces_that_of_the_settings(learner_setup, blank, kind):
     """Halfway it is the same update as with half the weight."""
     settings = {"kind": kind, "normalize_advantage": False}
     full, half = (build_loss(Loss(**settings, entropy_coefficient=weight)) for weight in (0.1, 0.05))
     gradients = []
-    for made in (school(full, entropy=(0.1, linear_decay(1000))), school(half), school(full)):
+    for made in (learner_setup(full, entropy=(0.1, linear_decay(1000))), learner_setup(half), learner_setup(full)):
         made.master.vector[0] = 1.0  # else the policy is uniform, and its entropy has no slope
         made.progress.counts.steps = 500
         made.learner.learn(blank(reward=1.0))
@@ -300,16 +302,16 @@ def test_what_is_left_of_the_entropy_bonus_takes_the_place_of_its_weight(school,
     assert not torch.allclose(gradients[0], gradients[2])
 
 
-def test_a_learning_rate_that_warms_up_rises_with_the_updates_made(school, blank):
-    made = school(mean_value, learning_rate=0.8, warmup_updates=4)
+def test_a_learning_rate_that_warms_up_rises_with_the_updates_made(learner_setup, blank):
+    made = learner_setup(mean_value, learning_rate=0.8, warmup_updates=4)
     for _ in range(6):
         made.learner.learn(blank())
     assert made.optimizer.rates == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
 
 
-def test_two_learners_on_one_master_lose_no_update(school, blank):
+def test_two_learners_on_one_master_lose_no_update(learner_setup, blank):
     """The optimizer dawdles between reading and writing: without the lock an update would be overwritten."""
-    first = school(mean_value)
+    first = learner_setup(mean_value)
 
     def dawdle(weights, gradient, learning_rate):
         moved = weights - learning_rate * gradient
@@ -317,7 +319,7 @@ def test_two_learners_on_one_master_lose_no_update(school, blank):
         weights.copy_(moved)
 
     first.optimizer.step = dawdle
-    second = school(mean_value, master=first.master, progress=first.progress)
+    second = learner_setup(mean_value, master=first.master, progress=first.progress)
     rollout = blank()
     threads = [
         threading.Thread(target=lambda made=made: [made.learner.learn(rollout) for _ in range(50)])
@@ -331,9 +333,9 @@ def test_two_learners_on_one_master_lose_no_update(school, blank):
     assert first.progress.counts.updates == first.master.store.version == 100
 
 
-def test_a_learner_builds_on_what_another_learned(school, blank):
-    first = school(half_square, learning_rate=0.5)
-    second = school(half_square, learning_rate=0.5, master=first.master)
+def test_a_learner_builds_on_what_another_learned(learner_setup, blank):
+    first = learner_setup(half_square, learning_rate=0.5)
+    second = learner_setup(half_square, learning_rate=0.5, master=first.master)
     first.master.vector[1] = 1.0
     for made in (first, second, first):
         made.learner.learn(blank())
@@ -372,8 +374,8 @@ def thinking(precision="float32"):
     return network
 
 
-def learned(school, network, loss, rollout, threads, rewards=Rewards(0.9, 0.01)):  # noqa: B008
-    made = school(loss, network=copy.deepcopy(network), threads=threads, rewards=rewards)
+def learned(learner_setup, network, loss, rollout, threads, rewards=Rewards(0.9, 0.01)):  # noqa: B008
+    made = learner_setup(loss, network=copy.deepcopy(network), threads=threads, rewards=rewards)
     gradient = made.learner.compute_gradient(rollout)
     made.learner.close()
     return gradient, means_of(made.progress.metrics.take())
@@ -381,43 +383,43 @@ def learned(school, network, loss, rollout, threads, rewards=Rewards(0.9, 0.01))
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("threads", [2, 3, 5, 8])  # the last: more than there are environments
-def test_a_gradient_shared_out_is_the_whole_gradient(school, played, kind, threads):
+def test_a_gradient_shared_out_is_the_whole_gradient(learner_setup, played, kind, threads):
     network, loss = thinking(), build_loss(LOSSES[kind])
-    (expected, told), (gradient, metrics) = (learned(school, network, loss, played, n) for n in (1, threads))
+    (expected, told), (gradient, metrics) = (learned(learner_setup, network, loss, played, n) for n in (1, threads))
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     assert metrics == pytest.approx(told, rel=1e-5, abs=1e-6)
     assert len(metrics) >= 3
     assert expected.abs().min() < expected.abs().max() < math.inf
 
 
-def test_the_loss_is_one_of_all_environments_and_not_a_mean_of_shares(school, played):
+def test_the_loss_is_one_of_all_environments_and_not_a_mean_of_shares(learner_setup, played):
     """Shares have different numbers of valid rows, and advantages are normalised over all of them."""
     network, loss = thinking(), build_loss(LOSSES["appo"])
-    shares = [learned(school, network, loss, columns(played, np.arange(b, b + 1)), 1)[0] for b in range(5)]
-    gradient, _ = learned(school, network, loss, played, 5)
+    shares = [learned(learner_setup, network, loss, columns(played, np.arange(b, b + 1)), 1)[0] for b in range(5)]
+    gradient, _ = learned(learner_setup, network, loss, played, 5)
     assert not torch.allclose(gradient, torch.stack(shares).mean(0), rtol=0.01)
 
 
-def test_one_environment_is_nothing_to_share_out(school, played):
+def test_one_environment_is_nothing_to_share_out(learner_setup, played):
     network, loss, one = thinking(), build_loss(LOSSES["impala"]), columns(played, np.array([0]))
-    (expected, _), (gradient, _) = (learned(school, network, loss, one, threads) for threads in (1, 4))
+    (expected, _), (gradient, _) = (learned(learner_setup, network, loss, one, threads) for threads in (1, 4))
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_frozen_layer_and_a_loss_of_values_only_are_shared_out_too(school, played):
+def test_a_frozen_layer_and_a_loss_of_values_only_are_shared_out_too(learner_setup, played):
     network = thinking()
     network.body.trunk[0].weight.requires_grad_(False)
-    (expected, _), (gradient, _) = (learned(school, network, mean_value, played, threads) for threads in (1, 3))
+    (expected, _), (gradient, _) = (learned(learner_setup, network, mean_value, played, threads) for threads in (1, 3))
     torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
     assert expected.any()
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("kind", LOSSES)
-def test_a_reward_that_is_no_number_spoils_the_gradient_whoever_computes_it(school, played, kind, threads):
+def test_a_reward_that_is_no_number_spoils_the_gradient_whoever_computes_it(learner_setup, played, kind, threads):
     spoilt = copy.deepcopy(played)
     spoilt.reward[0, 4] = math.nan
-    made = school(build_loss(LOSSES[kind]), network=thinking(), threads=threads)
+    made = learner_setup(build_loss(LOSSES[kind]), network=thinking(), threads=threads)
     before = made.master.vector.clone()
     assert not torch.isfinite(made.learner.compute_gradient(spoilt)).all()
     made.learner.learn(spoilt)
@@ -429,7 +431,7 @@ def test_a_reward_that_is_no_number_spoils_the_gradient_whoever_computes_it(scho
     made.learner.close()
 
 
-def test_an_error_in_a_share_is_raised_and_the_learner_goes_on(school, blank):
+def test_an_error_in_a_share_is_raised_and_the_learner_goes_on(learner_setup, blank):
     class Fails(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -440,7 +442,7 @@ def test_an_error_in_a_share_is_raised_and_the_learner_goes_on(school, blank):
                 raise ValueError("seven")
             return torch.zeros(len(obs), 2), self.v * obs[:, 0]
 
-    made = school(mean_value, body=Fails(), threads=3)
+    made = learner_setup(mean_value, body=Fails(), threads=3)
     bad = blank(2, 3)
     bad.obs[:, 2] = 7
     with pytest.raises(ValueError, match="seven"):
@@ -450,7 +452,7 @@ def test_an_error_in_a_share_is_raised_and_the_learner_goes_on(school, blank):
 
 
 @pytest.mark.parametrize("threads", [2, 3])
-def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(school, threads):
+def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(learner_setup, threads):
     """Passes in several threads meet in torch's store of weights it has cast; here each sum is rounded anew."""
     torch.manual_seed(0)
     space, rng = gym.spaces.Box(0, 255, (36, 36, 2), np.uint8), np.random.default_rng(0)
@@ -460,7 +462,7 @@ def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(school, 
     rollout.action[:], rollout.behaviour_log_prob[:] = rng.integers(3, size=(4, 5)), np.log(1 / 3)
     rollout.reward[:] = rng.normal(size=(4, 5))
     loss = build_loss(LOSSES["impala"])
-    made = [learned(school, network, loss, rollout, n, Rewards(0.9)) for n in (1, *[threads] * 5)]
+    made = [learned(learner_setup, network, loss, rollout, n, Rewards(0.9)) for n in (1, *[threads] * 5)]
     (expected, told), *others = made
     for gradient, metrics in others:
         assert gradient.dtype == torch.float32

@@ -51,7 +51,7 @@ def test_the_share_that_computes() -> None:
         (COMPUTING, 4, 4, 1, True, 1 / 125e-6),
     ],
 )
-def test_speeds_worked_out_by_hand(
+def test_speeds_of_worked_examples(
     costs: Costs, actors: int, environments: int, cores: int, processes: bool, steps_per_s: float
 ) -> None:
     assert costs.speed(actors, environments, cores, processes=processes) == pytest.approx(steps_per_s)

@@ -87,7 +87,7 @@ def stepped(network: Any, rollouts: list[Any]) -> list[tuple[np.ndarray, np.ndar
 
 
 @pytest.mark.parametrize(("name", "core"), slow_unless_in_turn(TOPOLOGIES, ["lstm", "gru"], 1))
-def test_every_rollout_begins_with_what_its_environments_whole_past_makes_of_nothing(
+def test_every_rollout_begins_with_the_state_after_its_environments_whole_past(
     assembled, run, watched, small, name, core
 ):
     parts = assembled(small, FIVE | TOPOLOGIES[name] | {"network.core": core})
@@ -141,11 +141,11 @@ def played(network: Any, steps: int = 12, environments: int = 5) -> Any:
 
 @pytest.mark.parametrize("core", ["lstm", "gru"])
 @pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
-def test_environments_shared_out_among_threads_take_their_memories_with_them(school, core, kind):
+def test_environments_divided_among_threads_keep_their_recurrent_states(learner_setup, core, kind):
     network, loss = remembering(core), build_loss(Loss(kind=kind))
     rollout, gradients = played(network), []
     for threads in (1, 2, 3, 8):
-        made = school(loss, network=copy.deepcopy(network), threads=threads)
+        made = learner_setup(loss, network=copy.deepcopy(network), threads=threads)
         gradients.append(made.learner.compute_gradient(rollout))
         made.learner.close()
     assert gradients[0].abs().max() > 1e-3
@@ -153,7 +153,7 @@ def test_environments_shared_out_among_threads_take_their_memories_with_them(sch
         torch.testing.assert_close(shared_out, gradients[0], rtol=1e-4, atol=1e-6)
 
 
-def test_the_gradient_of_a_batch_is_that_of_its_environments_each_with_its_own_state(school):
+def test_the_gradient_of_a_batch_is_that_of_its_environments_each_with_its_own_state(learner_setup):
     """Of a sum over all rows: whichever environments stand together, in whatever order, and cut out again."""
     network = remembering()
     rollout = played(network)
@@ -162,7 +162,7 @@ def test_the_gradient_of_a_batch_is_that_of_its_environments_each_with_its_own_s
         def total(outputs: Outputs, batch: Any) -> Any:
             return outputs.value.sum() + outputs.distribution.log_prob(batch.action).sum(), {}
 
-        return school(total, network=copy.deepcopy(network)).learner.compute_gradient(given)
+        return learner_setup(total, network=copy.deepcopy(network)).learner.compute_gradient(given)
 
     apart = [columns(rollout, np.array([b])) for b in range(5)]
     expected = torch.stack([gradient(each) for each in apart]).sum(0)
@@ -197,7 +197,7 @@ def test_a_rollout_cut_in_two_is_the_same_if_the_second_begins_with_the_state_th
     torch.testing.assert_close(torch.cat([values[1][:-1], values[2]]), values[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_predictor_steps_the_memory_of_each_that_asks_once_however_often_it_answers():
+def test_a_predictor_advances_each_actors_state_once_however_often_it_answers():
     """A successor of a killed actor finds its predecessor's request still there: both are answered from one state."""
     network = remembering()
     store, gate = WeightStore(FlatWeights(network).vector), Gate()

@@ -27,7 +27,7 @@ def reported(tmp_path: Path, settings: dict[str, Any], preset: str = "appo") -> 
     return [row for row in rows if row["kind"] == "report"]
 
 
-def test_a_mean_is_weighted_by_rows_and_begins_anew_when_it_was_taken():
+def test_a_mean_is_weighted_by_rows_and_starts_over_when_it_is_taken():
     means = MetricMeans()
     means.add({"loss": torch.tensor(1.0)}, 30)
     means.add({"loss": torch.tensor(5.0), "other": 2.0}, 10)
@@ -38,7 +38,7 @@ def test_a_mean_is_weighted_by_rows_and_begins_anew_when_it_was_taken():
     assert means_of(means.take()) == {}
 
 
-def test_many_metrics_are_summed_up_before_they_fill_the_memory():
+def test_pending_metrics_are_summed_before_there_are_too_many():
     means = MetricMeans()
     for number in range(2000):
         means.add({"loss": torch.tensor(float(number))}, 1)
@@ -64,15 +64,15 @@ def test_what_processes_have_counted_is_added_to_what_is_counted_here():
     assert child.metrics.take() == {}
 
 
-def test_every_minibatch_of_every_epoch_and_learner_counts(school, blank):
+def test_every_minibatch_of_every_epoch_and_learner_counts(learner_setup, blank):
     """Two learners of 2 x 2 minibatches on one progress: the mean of the norms of all their gradients."""
 
     def loss(outputs, batch):
         value = batch.reward.mean() * outputs.value[:-1].mean()  # its gradient is the mean reward
         return value, {"reward": batch.reward.mean()}
 
-    first = school(loss, epochs=2, minibatches=2, learning_rate=1e-3)
-    second = school(loss, epochs=2, minibatches=2, master=first.master, progress=first.progress)
+    first = learner_setup(loss, epochs=2, minibatches=2, learning_rate=1e-3)
+    second = learner_setup(loss, epochs=2, minibatches=2, master=first.master, progress=first.progress)
     first.learner.learn(blank(1, 2, reward=[[1.0, 3.0]]))
     second.learner.learn(blank(1, 2, reward=[[10.0, 30.0]]))
     norms = [gradient.norm().item() for gradient in first.optimizer.gradients]
@@ -82,11 +82,11 @@ def test_every_minibatch_of_every_epoch_and_learner_counts(school, blank):
     assert means["reward"] == pytest.approx(11.0)
 
 
-def test_the_gradient_norm_is_the_one_before_clipping_and_a_refused_gradient_has_none(school, blank):
+def test_the_gradient_norm_is_the_one_before_clipping_and_a_refused_gradient_has_none(learner_setup, blank):
     def loss(outputs, batch):
         return batch.reward.mean() * outputs.value[:-1].mean(), {}
 
-    made = school(loss, gradient_norm=0.5)
+    made = learner_setup(loss, gradient_norm=0.5)
     made.learner.learn(blank(reward=4.0))
     made.learner.learn(blank(reward=float("nan")))
     assert made.optimizer.gradients[0].norm().item() == pytest.approx(0.5)
@@ -104,7 +104,7 @@ def test_the_gradient_norm_is_the_one_before_clipping_and_a_refused_gradient_has
     ],
     ids=["serial", "two learners", "hogwild threads", "hogwild processes", "ga3c"],
 )
-def test_reports_have_what_is_looked_at_first(tmp_path, settings, preset):
+def test_reports_have_the_usual_metrics(tmp_path, settings, preset):
     row = reported(tmp_path, settings, preset)[-1]
     assert all(isinstance(row[key], float) for key in KEYS)
     assert row["gradient_norm"] > 0

@@ -53,7 +53,7 @@ def test_who_reads_in_the_middle_of_a_batch_reads_again(shared: bool) -> None:
     assert len(looks) == 3
 
 
-def test_a_writer_that_was_killed_in_the_middle_keeps_nobody_from_reading_and_its_successor_mends_it() -> None:
+def test_a_writer_killed_in_an_update_blocks_no_reader_and_its_successor_repairs_it() -> None:
     statistics, vector = NormalizerStatistics(1, PLACES, 2), torch.zeros(2)
     broken_off(statistics, 1)
     statistics.write_to(vector)

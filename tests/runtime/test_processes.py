@@ -80,7 +80,7 @@ def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, countin
             np.testing.assert_allclose(rollout.behaviour_log_prob, expected, rtol=1e-5)
 
 
-def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, counting, watched, tells, script):
+def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, counting, watched, matches_script, script):
     """Each version publishes another bias; the recorded log mu is that of the recorded version."""
     settings = SMALL | {"actor.place": "process", "actor.count": 1, "network.hidden": (), "exploration.epsilon": 0.0}
     parts = assembled(counting, settings)
@@ -101,7 +101,7 @@ def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, cou
         while len(delivered) < 30:
             parts.queue.release(parts.queue.get(1))
             publish()
-    tells(delivered, script)
+    matches_script(delivered, script)
     versions = [int(rollout.policy_version[0, 0]) for rollout in delivered]
     assert versions == sorted(versions)
     assert versions[-1] >= 30 - 6  # no older than the rollouts that can be under way and waiting
@@ -125,7 +125,7 @@ def test_episodes_and_steps_played_in_processes_are_all_counted(assembled, count
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_what_environments_notice_is_told_once_wherever_and_however_many_they_are(assembled, pays, frozen, place):
+def test_a_notice_of_environments_is_shown_once_wherever_and_however_many_they_are(assembled, pays, frozen, place):
     class Careless(pays):
         observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 
@@ -174,7 +174,7 @@ def unsendable(tmp_path, counting):
         ("network", "the network cannot be sent to actor processes: .*lock"),
     ],
 )
-def test_what_cannot_be_sent_to_a_process_is_said_before_anything_starts(tmp_path, unsendable, what, words):
+def test_what_cannot_be_sent_to_a_process_is_refused_before_anything_starts(tmp_path, unsendable, what, words):
     children, threads = multiprocessing.active_children(), threading.enumerate()
     with pytest.raises(UsageError, match=f"^{words}.*; make inside the factory .*, or set actor.place to thread$") as e:
         troupe.train(**unsendable[what], run_dir=tmp_path / "run", settings={"actor.place": "process"})

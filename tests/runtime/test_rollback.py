@@ -37,7 +37,7 @@ def hogwild(*, shared: bool = False) -> HogwildMaster:
 
 
 @pytest.mark.parametrize("make", [plain, hogwild])
-def test_the_weights_are_the_best_ones_in_place_and_a_new_version_that_actors_get(make):
+def test_a_rollback_publishes_the_best_weights_as_a_new_version(make):
     master, into = make(), torch.zeros(3)
     vector = master.vector
     master.apply(torch.ones(3), 0.1)
@@ -159,7 +159,7 @@ def test_rollouts_from_before_a_rollback_are_dropped_and_counted_whatever_the_bo
     assert parts.progress.counts.stale == 3
 
 
-def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(school, blank):
+def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(learner_setup, blank):
     """A learner holds a gradient, and has epochs left to make, while another one's batch is judged."""
     best = torch.full((2,), 9.0)
 
@@ -168,7 +168,7 @@ def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(school, blank):
             made.master.roll_back(best, 0.5)
         return mean_value(outputs, batch)
 
-    made = school(loss, epochs=3)
+    made = learner_setup(loss, epochs=3)
     made.learner.learn(blank(2, 2))
     assert len(made.optimizer.gradients) == 1
     assert torch.equal(made.master.vector, best)

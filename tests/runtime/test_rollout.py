@@ -107,7 +107,7 @@ def test_a_probability_above_one_is_no_probability(blank):
         check(blank(behaviour_log_prob=0.01))
 
 
-def test_stacked_rollouts_stand_side_by_side_in_the_order_given():
+def test_stacked_rollouts_keep_their_order():
     parts = [numbered(actor) for actor in (3, 1, 2)]
     joined = stack(parts)
     for number, part in enumerate(parts):

@@ -63,7 +63,7 @@ def test_no_two_actors_or_learners_share_a_stream(counting):
     assert len(set(drawn)) == 5
 
 
-def test_an_actor_that_takes_anothers_place_repeats_no_stream(counting):
+def test_an_actor_that_replaces_another_repeats_no_stream(counting):
     """Neither its predecessors' nor another actor's, in environments or actions."""
     plans = [runner._plan for runner in built(counting, 1).runners]
     states = [
@@ -161,7 +161,7 @@ def test_global_streams_differ_from_process_to_process_and_are_the_same_in_the_s
     assert not first & other
 
 
-def test_an_actor_that_takes_anothers_place_repeats_none_of_its_global_streams(counting):
+def test_an_actor_that_replaces_another_repeats_none_of_its_global_streams(counting):
     plan = built(counting, 1).runners[0]._plan
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     drawn = set()

@@ -46,7 +46,7 @@ def test_what_is_published_is_a_copy_both_ways():
     assert again.tolist() == [1.0] * 3
 
 
-def test_nobody_ever_pulls_weights_of_two_versions():
+def test_pulled_weights_are_never_of_two_versions():
     """Version k has the weights k everywhere; a copy begun in the middle of a publication would mix two."""
     store = WeightStore(torch.zeros(100_000))
     done = threading.Event()
@@ -89,7 +89,7 @@ def test_reset_rows_are_no_steps_that_were_learned_from(blank):
     assert progress.counts.steps == 6
 
 
-def test_episodes_are_handed_out_once_and_the_last_hundred_remembered():
+def test_episodes_are_taken_once_and_the_last_hundred_are_kept():
     progress = Progress()
     for number in range(150):
         progress.play(3, [Episode(float(number), 3)])
@@ -125,7 +125,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_clock_stands_still_while_it_is_stopped(now):
+def test_a_stopped_clock_does_not_advance(now):
     clock = Clock(5.0)
     now[0] += 1
     assert clock.seconds == 5.0

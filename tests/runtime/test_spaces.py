@@ -121,7 +121,7 @@ def test_nested_riddles_are_answered_in_every_part_of_a_nested_action(worked):
 
 @pytest.mark.parametrize("topology", ["async", "queue", "ga3c", "hogwild"])
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_no_topology_plays_what_is_forbidden(worked, topology, place):
+def test_no_topology_plays_a_masked_action(worked, topology, place):
     """The environment would raise, and the run fail."""
     more: dict[str, Any] = {"inference.kind": "batched"} if topology == "ga3c" else {}
     if topology == "hogwild":

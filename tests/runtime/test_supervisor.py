@@ -11,7 +11,7 @@ from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.execution.supervisor import Supervisor
 
 
-class Company:
+class Workers:
     """Parts that take turns for ever, and that count what they did."""
 
     def __init__(self, *, one_at_a_time: bool = False) -> None:
@@ -42,39 +42,39 @@ class Company:
 
 
 @pytest.fixture(params=[False, True], ids=["competing", "one at a time"])
-def company(request: pytest.FixtureRequest) -> Iterator[Company]:
-    company = Company(one_at_a_time=request.param)
-    with company.supervisor as supervisor:
-        for name in company.turns:
-            supervisor.start(name, company.play(name))
-        yield company
+def workers(request: pytest.FixtureRequest) -> Iterator[Workers]:
+    workers = Workers(one_at_a_time=request.param)
+    with workers.supervisor as supervisor:
+        for name in workers.turns:
+            supervisor.start(name, workers.play(name))
+        yield workers
 
 
 # The gate
 
 
-def test_parts_stand_still_while_it_is_paused_and_go_on_afterwards(company):
-    company.both_have_played()
-    with company.gate.paused():
-        before = dict(company.turns)
-        time.sleep(0.05)  # for hundreds of turns, if they did not stand still
-        for name, turns in company.turns.items():
-            assert turns <= before[name] + 1, "only a turn that had begun is made to its end"
-    company.both_have_played()
+def test_threads_wait_while_the_gate_is_paused_and_continue_afterwards(workers):
+    workers.both_have_played()
+    with workers.gate.paused():
+        before = dict(workers.turns)
+        time.sleep(0.05)  # for hundreds of turns, if they did not wait
+        for name, turns in workers.turns.items():
+            assert turns <= before[name] + 1, "only a turn that had begun is finished"
+    workers.both_have_played()
 
 
-def test_a_pause_ends_even_if_what_it_was_for_fails(company):
-    with pytest.raises(ZeroDivisionError), company.gate.paused():
+def test_a_pause_ends_even_if_what_it_was_for_fails(workers):
+    with pytest.raises(ZeroDivisionError), workers.gate.paused():
         raise ZeroDivisionError
-    company.both_have_played()
+    workers.both_have_played()
 
 
-def test_a_stop_reaches_those_who_wait_in_a_pause(company):
-    with company.gate.paused():
-        assert company.supervisor.stop(PATIENCE_SECONDS) == []
+def test_a_stop_reaches_those_who_wait_in_a_pause(workers):
+    with workers.gate.paused():
+        assert workers.supervisor.stop(PATIENCE_SECONDS) == []
 
 
-def test_nobody_is_let_into_a_turn_after_the_stop():
+def test_no_turn_begins_after_the_stop():
     gate = Gate()
     gate.stop()
     for _ in range(2):
@@ -118,48 +118,48 @@ def test_a_turn_that_fails_is_given_back():
 # The supervisor
 
 
-def test_stop_ends_all_parts_and_names_nobody(company):
-    company.both_have_played()
-    assert company.supervisor.stop(PATIENCE_SECONDS) == []
-    assert company.supervisor.failure is None
-    assert company.woken
-    assert company.supervisor.wait(0)
+def test_stop_ends_all_threads_and_names_none(workers):
+    workers.both_have_played()
+    assert workers.supervisor.stop(PATIENCE_SECONDS) == []
+    assert workers.supervisor.failure is None
+    assert workers.woken
+    assert workers.supervisor.wait(0)
 
 
-def test_a_part_that_raises_stops_the_others_and_is_named_with_its_traceback(company):
+def test_a_part_that_raises_stops_the_others_and_is_named_with_its_traceback(workers):
     def fail() -> None:
         raise ZeroDivisionError("in the middle of it")
 
-    assert not company.supervisor.wait(0)
-    company.supervisor.start("actor-7", fail)
-    assert company.supervisor.wait(PATIENCE_SECONDS)
-    assert company.supervisor.stop(PATIENCE_SECONDS) == []
-    failure = company.supervisor.failure
+    assert not workers.supervisor.wait(0)
+    workers.supervisor.start("actor-7", fail)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert workers.supervisor.stop(PATIENCE_SECONDS) == []
+    failure = workers.supervisor.failure
     assert failure.part == "actor-7"
     assert str(failure.error) == "in the middle of it"
     assert failure.error.__traceback__.tb_next.tb_frame.f_code.co_name == "fail"
-    assert company.woken
+    assert workers.woken
 
 
-def test_a_part_that_returns_early_has_failed(company):
-    company.supervisor.start("learner-0", lambda: None)
-    assert company.supervisor.wait(PATIENCE_SECONDS)
-    assert company.supervisor.failure.part == "learner-0"
-    assert "returned" in str(company.supervisor.failure.error)
+def test_a_part_that_returns_early_has_failed(workers):
+    workers.supervisor.start("learner-0", lambda: None)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert workers.supervisor.failure.part == "learner-0"
+    assert "returned" in str(workers.supervisor.failure.error)
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, MemoryError])
-def test_no_kind_of_exception_ends_a_part_unseen(company, error):
+def test_no_kind_of_exception_ends_a_part_unseen(workers, error):
     def fail() -> None:
         raise error
 
-    company.supervisor.start("part", fail)
-    assert company.supervisor.wait(PATIENCE_SECONDS)
-    assert isinstance(company.supervisor.failure.error, error)
+    workers.supervisor.start("part", fail)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert isinstance(workers.supervisor.failure.error, error)
 
 
-def test_the_first_failure_is_kept_and_what_trips_over_the_stop_is_no_news(company):
-    gate = company.gate
+def test_the_first_failure_is_kept_and_what_trips_over_the_stop_is_no_news(workers):
+    gate = workers.gate
 
     def trip() -> None:
         while not gate.stopped:
@@ -169,40 +169,40 @@ def test_the_first_failure_is_kept_and_what_trips_over_the_stop_is_no_news(compa
     def fail() -> None:
         raise ZeroDivisionError
 
-    company.supervisor.start("second", trip)
-    company.supervisor.start("first", fail)
-    assert company.supervisor.wait(PATIENCE_SECONDS)
-    assert company.supervisor.stop(PATIENCE_SECONDS) == []
-    assert company.supervisor.failure.part == "first"
+    workers.supervisor.start("second", trip)
+    workers.supervisor.start("first", fail)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert workers.supervisor.stop(PATIENCE_SECONDS) == []
+    assert workers.supervisor.failure.part == "first"
 
 
-def test_a_part_may_end_the_run_itself(company):
+def test_a_part_may_end_the_run_itself(workers):
     def finish() -> None:
-        company.supervisor.end()
+        workers.supervisor.end()
         raise Closed
 
-    company.supervisor.start("judge", finish)
-    assert company.supervisor.wait(PATIENCE_SECONDS)
-    assert company.supervisor.stop(PATIENCE_SECONDS) == []
-    assert company.supervisor.failure is None
+    workers.supervisor.start("judge", finish)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert workers.supervisor.stop(PATIENCE_SECONDS) == []
+    assert workers.supervisor.failure is None
 
 
-def test_a_thread_that_never_returns_is_left_behind_and_named(company):
+def test_a_thread_that_never_returns_is_left_behind_and_named(workers):
     release = threading.Event()
-    company.supervisor.start("actor-3", release.wait)
-    assert company.supervisor.stop(patience_seconds=0.2) == ["actor-3"]
+    workers.supervisor.start("actor-3", release.wait)
+    assert workers.supervisor.stop(patience_seconds=0.2) == ["actor-3"]
     release.set()
 
 
 def test_leaving_the_with_block_stops_the_run_also_after_an_error():
-    company = Company()
+    workers = Workers()
 
     def fails_outside() -> None:
-        with company.supervisor as supervisor:
-            supervisor.start("a", company.play("a"))
+        with workers.supervisor as supervisor:
+            supervisor.start("a", workers.play("a"))
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fails_outside()
-    assert company.gate.stopped
-    assert company.supervisor.stop(PATIENCE_SECONDS) == []
+    assert workers.gate.stopped
+    assert workers.supervisor.stop(PATIENCE_SECONDS) == []

@@ -16,7 +16,7 @@ def pool(request):
     made.close()
 
 
-def test_results_stand_in_the_order_of_the_items(pool):
+def test_results_are_in_the_order_of_the_items(pool):
     def slow_first(item):
         time.sleep(0.01 * (4 - item))
         return item * item
@@ -81,7 +81,7 @@ def test_where_all_raise_one_is_heard_and_all_have_ended():
     pool.close()
 
 
-def test_a_closed_crew_leaves_no_thread_behind():
+def test_a_closed_pool_leaves_no_thread():
     before = set(threading.enumerate())
     pool, barrier = ThreadPool(4), threading.Barrier(4)
     pool.map(lambda _: barrier.wait(PATIENCE_SECONDS), range(4))

@@ -59,7 +59,7 @@ def preset_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", [name for name in EVERY if not name.startswith("article")])
-def test_no_step_is_lost_or_told_twice(assembled, run, watched, counting, script, tells, name):
+def test_no_step_is_lost_or_delivered_twice(assembled, run, watched, counting, script, matches_script, name):
     """In every topology, what an actor delivers is all that its environments did, in order."""
     parts = assembled(counting, EVERY[name] | {"env.backend": "sync", "exploration.epsilon": 0.5})
     delivered = watched(parts)
@@ -68,14 +68,14 @@ def test_no_step_is_lost_or_told_twice(assembled, run, watched, counting, script
     for rollouts in delivered.values():
         assert [each.index for each in rollouts] == list(range(len(rollouts)))
         if rollouts:
-            tells(rollouts, script)
+            matches_script(rollouts, script)
     counts, sums = parts.progress.counts, [each.steps for rollouts in delivered.values() for each in rollouts]
     # A rollout may have been reported and not delivered, when the run ends.
     assert sum(sums) <= counts.played <= sum(sums) + len(parts.runners) * max(sums)
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_the_window_tells_every_step_once_wherever_it_is(assembled, run, watched, counting, script, place):
+def test_a_window_delivers_every_step_once_wherever_it_is(assembled, run, watched, counting, script, place):
     """One sample for each step of the script, in order, whose rewards are those of its horizon."""
     settings = {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.place": place, "actor.count": 2}
     parts = assembled(counting, settings | {"actor.window_steps": 3}, preset="article")

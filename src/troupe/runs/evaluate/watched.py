@@ -14,7 +14,7 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.runs.evaluate.evaluation import BorrowingEvaluator, Evaluator, most_steps
 from troupe.runs.evaluate.scores import Scores
 from troupe.runtime.execution.hang_detector import HangDetector, hung
-from troupe.runtime.execution.interruption import LOOK_SECONDS, BackgroundWork
+from troupe.runtime.execution.interruption import POLL_SECONDS, BackgroundWork
 from troupe.runtime.execution.runner import ThreadRunner
 
 # Environments may take so long for a last answer once the evaluation has been stopped, or its time is over.
@@ -81,13 +81,13 @@ class WatchedEvaluator:
             )
 
         work, hang_detector, waited = BackgroundWork(evaluate, name), HangDetector(pulse, self._hang_seconds), 0.0
-        while not work.wait(LOOK_SECONDS):
-            if hang_detector.look():
+        while not work.wait(POLL_SECONDS):
+            if hang_detector.hangs():
                 self._evaluator = None  # in the middle of a step, so it cannot be closed
                 stood = hung(self._environment, self._hang_seconds, work.stack())
                 self._notice(f"an evaluation is given up, and the run continues: {stood}")
                 raise GivenUp
-            waited += LOOK_SECONDS if stopped() or out_of_time() else 0.0
+            waited += POLL_SECONDS if stopped() or out_of_time() else 0.0
             if waited > (_STOP_SECONDS if stopped() else _TIME_SECONDS):
                 self._evaluator = None
                 self._notice(f"still in a step of {self._environment}, and left behind: an evaluation")

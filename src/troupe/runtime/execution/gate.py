@@ -1,4 +1,4 @@
-"""One switch for all threads and processes of a run: continue, pause or stop."""
+"""Pauses and stops all threads and processes of a run."""
 
 import threading
 import time
@@ -10,26 +10,26 @@ import numpy as np
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.progress import PAUSE, Stopwatch
 
-_LOOK_SECONDS = 0.001
+_POLL_SECONDS = 0.001
 
 
 class Closed(Exception):
-    """The run is over: raised wherever a thread waits, so that it ends."""
+    """The run is over: raised wherever a thread waits, so that the thread ends."""
 
 
 class Retired(Closed):
-    """This thread was replaced while it did not answer; it ends, and the run continues without it."""
+    """This thread was replaced while its environment hung; it ends, and the run continues without it."""
 
 
 class Gate:
-    """Parts do each step inside `with gate.turn()`. Whoever holds `paused` has the machine to itself, but
-    for steps already begun; `stop` lets everybody through, into Closed.
+    """Workers do each step inside `with gate.turn()`. Inside `with gate.paused()` no new step begins; after `stop`
+    every turn raises Closed.
 
-    With `one_at_a_time`, only one thread is inside a turn. Threads share one interpreter lock, which
-    torch gives away at every operation; where operations take microseconds, handing it round costs many
-    times what they do, and threads that wait for each other's turns are faster than threads that compete.
+    With `one_at_a_time`, only one thread is inside a turn. Threads share one interpreter lock, which torch releases at
+    every operation; where operations take microseconds, passing the lock on costs many times as much, and threads
+    that take turns are faster than threads that compete.
 
-    `switches` say both to actors in other processes, where a `RemoteGate` looks at them.
+    `switches` are for actors in other processes, where a `RemoteGate` reads them.
     """
 
     def __init__(self, *, one_at_a_time: bool = False, shared: bool = False) -> None:
@@ -41,7 +41,7 @@ class Gate:
 
     @contextmanager
     def turn(self, watch: Stopwatch | None = None) -> Iterator[None]:
-        """`watch` counts the time until the turn comes."""
+        """`watch` counts the time until the turn begins."""
         watch = watch or Stopwatch()
         stage = watch.stage
         watch.start(PAUSE)
@@ -75,8 +75,8 @@ class Gate:
 
 
 class RemoteGate:
-    """The gate as an actor in another process sees it. It looks instead of waiting: no lock is shared
-    between processes, for one that is killed could never give it back."""
+    """The gate of an actor in another process. It polls: no lock is shared between processes, as one that is killed
+    could not release it."""
 
     def __init__(self, switches: Block):
         self._stopped, self._paused = switches["stopped"], switches["paused"]
@@ -92,7 +92,7 @@ class RemoteGate:
             stage = watch.stage
             watch.start(PAUSE)
             while self._paused[0] and not self._stopped[0]:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             watch.start(stage)
         if self._stopped[0]:
             raise Closed

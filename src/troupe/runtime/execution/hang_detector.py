@@ -10,31 +10,31 @@ from pathlib import Path
 import numpy as np
 
 _TROUPE = str(Path(__file__).parents[2])
-_LONGEST_LOOK_SECONDS = 0.2
+_MAX_POLL_SECONDS = 0.2
 
 
 class HangDetector:
-    """Finds that an environment has not answered for `seconds` (0: never), by its actor's pulse.
+    """Detects by its actor's pulse that an environment has not answered for `seconds` (0: never).
 
-    What counts is the time between looks, and only so much of it: while this process itself stands
-    still (Ctrl-Z, a container that is paused), no environment is late.
+    Time is counted between polls, at most `_MAX_POLL_SECONDS` each: while this process itself is stopped (Ctrl-Z, a
+    container that is paused), no environment hangs.
     """
 
     def __init__(self, pulse: np.ndarray, seconds: float):
         self._pulse, self._seconds = pulse, seconds
-        self._asked, self._waited, self._looked = 0.0, 0.0, time.monotonic()
+        self._asked, self._waited, self._polled = 0.0, 0.0, time.monotonic()
 
-    def look(self) -> bool:
-        """Whether it hangs; call it again and again."""
+    def hangs(self) -> bool:
+        """Whether it hangs; to be polled."""
         now, asked = time.monotonic(), float(self._pulse[0])
-        passed = min(now - self._looked, _LONGEST_LOOK_SECONDS)
+        passed = min(now - self._polled, _MAX_POLL_SECONDS)
         self._waited = self._waited + passed if asked == self._asked else 0.0
-        self._looked, self._asked = now, asked
+        self._polled, self._asked = now, asked
         return bool(self._seconds and asked and self._waited > self._seconds)
 
 
 def stack_of(thread: threading.Thread) -> list[str]:
-    """Where a thread stands, innermost call first; nothing once it has ended."""
+    """A thread's stack, innermost call first; empty once it has ended."""
     frame = sys._current_frames().get(thread.ident or 0)
     return [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))] if frame else []
 

@@ -1,4 +1,4 @@
-"""Signals, and work that can be abandoned when one comes."""
+"""Signals, and work that can be abandoned after one."""
 
 import signal
 import threading
@@ -13,13 +13,13 @@ from troupe.runtime.execution.hang_detector import stack_of
 from troupe.torch_threads import apply_torch_threads
 
 T = TypeVar("T")
-LOOK_SECONDS = 0.05  # how often whoever can be interrupted looks whether it was
+POLL_SECONDS = 0.05  # between two checks for an interruption
 _PATIENCE_SECONDS = 1.0
 
 
 @contextmanager
 def on_signal(act: Callable[[int], None]) -> Iterator[None]:
-    """Answers the first SIGINT, SIGTERM or SIGHUP with `act`; a second one has its ordinary effect."""
+    """Calls `act` with the first SIGINT, SIGTERM or SIGHUP; a second one has its ordinary effect."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -46,17 +46,17 @@ class BackgroundWork(Generic[T]):
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def wait(self, seconds: float = LOOK_SECONDS) -> bool:
+    def wait(self, seconds: float = POLL_SECONDS) -> bool:
         """Whether the work is done, after at most that long."""
         wait([self._done], seconds)
         return self._done.done()
 
     def result(self) -> T:
-        """What came of it, once it is done; raises what the work raised."""
+        """The result, once the work is done; raises what the work raised."""
         return self._done.result()
 
     def stack(self) -> list[str]:
-        """Where the thread stands, innermost call first."""
+        """The thread's stack, innermost call first."""
         return stack_of(self._thread)
 
     def _run(self) -> None:
@@ -68,7 +68,7 @@ class BackgroundWork(Generic[T]):
 
 
 def run_interruptible(work: Callable[[], T], given_up: Callable[[], bool]) -> T | None:
-    """The result of `work`, done in a thread of its own; None if `given_up()` came true and it did not end soon."""
+    """The result of `work`, done in a thread of its own; None if `given_up()` became true and it did not end soon."""
     begun = BackgroundWork(work)
     while not begun.wait() and not given_up():
         pass

@@ -71,8 +71,8 @@ def run_actor(
     generation: int,
     variables: Mapping[str, str],
 ) -> None:
-    """Fills the slots that are asked for, until the pipe is closed."""
-    os.environ.update(variables)  # the server we are forked from has those of its own start
+    """Fills the requested slots until the pipe is closed."""
+    os.environ.update(variables)  # the server has those of its own start
     _leave_the_terminal()
     _die_with_the_parent()
     if hasattr(signal, "SIGUSR1"):
@@ -85,7 +85,7 @@ def run_actor(
     try:
         pulse = pulses["pulse"][plan.number : plan.number + 1]
         plan.seed_process(generation)
-        plan.source.value  # noqa: B018  # what it imports may take its time; what it makes may not
+        plan.source.value  # noqa: B018  # importing has no time limit; making and resetting environments has
         pulse[0] = time.monotonic()  # until the actor takes it over
         actor = plan.build(generation, progress, gate, pulse)
         connection.send_bytes(encode(Report(-1, NOTHING)))
@@ -106,8 +106,8 @@ def run_actor(
             connection.send_bytes(encode(Report(-1, NOTHING, error=one_line(error), trace=trace)))
     finally:
         if actor is not None:
-            logging.getLogger("troupe").disabled = True  # the parent says what goes wrong in closing
-            with suppress(Exception):  # nobody listens any more
+            logging.getLogger("troupe").disabled = True  # the parent reports what goes wrong in closing
+            with suppress(Exception):  # the parent no longer reads
                 actor.close()
 
 
@@ -124,7 +124,7 @@ def _die_with_the_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     if sys.platform == "linux":
-        # By the kernel, when nobody holds the other end of this pipe any more: an environment may be in a
+        # By the kernel, when no process holds the other end of this pipe any more: an environment may be in a
         # call that keeps the interpreter's lock, and no thread here would come to see it.
         import fcntl
 

@@ -1,4 +1,4 @@
-"""How processes are started: from a server that has imported torch once, and out of reach of the terminal's signals."""
+"""Starts processes from a server that has imported torch once, without the terminal's signals."""
 
 import multiprocessing
 import os
@@ -20,16 +20,16 @@ def may_have_processes() -> bool:
 
 
 def warm_up() -> None:
-    """Gets ready to start processes, in the background: what they have in common is imported once."""
+    """Starts the server of processes, which imports in the background what they have in common."""
     if os.name == "posix":
         from multiprocessing import resource_tracker
 
-        resource_tracker.ensure_running()  # first: as it starts, it lets in the signals that are held back below
+        resource_tracker.ensure_running()  # first: its start unblocks the signals that are blocked below
     if _method() == "forkserver":
         from multiprocessing import forkserver
 
         forkserver.set_forkserver_preload(["troupe.runtime.execution.process_child"])
-        with signals_held_back():
+        with signals_blocked():
             forkserver.ensure_running()
 
 
@@ -44,8 +44,9 @@ def process_context() -> Any:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """What is started inside does not get the terminal's Ctrl-C or hangup: this process does, and says what to do."""
+def signals_blocked() -> Iterator[None]:
+    """Processes that are started inside do not get the terminal's Ctrl-C or hangup: this process does, and ends
+    them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -61,8 +62,8 @@ _starting = threading.Lock()
 
 @contextmanager
 def no_main() -> Iterator[None]:
-    """multiprocessing would import the user's script anew in every process, to find there what has been
-    pickled by name. Nothing has: so a script needs no `if __name__ == "__main__"`."""
+    """Keeps multiprocessing from importing the user's script in every process, to find there what was pickled by name.
+    Nothing is: so a script needs no `if __name__ == "__main__"`."""
     with _starting:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")

@@ -1,6 +1,6 @@
-"""The run's side of an actor in a process of its own: starts it, asks it for rollouts, notices when it dies or hangs.
+"""The run's side of an actor's process: starts it, requests rollouts, detects that it is dead or hangs.
 
-No lock is shared with it, so it can be killed at any moment and nothing else notices.
+No lock is shared with it, so it can be killed at any moment without harm to anything else.
 """
 
 import errno
@@ -21,19 +21,19 @@ from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.gate import Closed, Gate
 from troupe.runtime.execution.hang_detector import HangDetector, hung
 from troupe.runtime.execution.process_child import Request, decode_report, encode, run_actor
-from troupe.runtime.execution.process_launch import no_main, process_context, signals_held_back
+from troupe.runtime.execution.process_launch import no_main, process_context, signals_blocked
 from troupe.runtime.progress import Counts, Delta, Stopwatch
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _CLOSE_SECONDS = 0.6  # for an environment to close in order before its process is killed
-_GRACE_SECONDS = 0.3  # whoever ends all processes of a run may reach an actor before the run itself
-_STACK_SECONDS = 2.0  # for a process to say where it stands
-AHEAD = 2  # slots a process has at a time: while one is on its way back, it fills the other
+_GRACE_SECONDS = 0.3  # a signal to all processes of a run may reach an actor before the run itself
+_STACK_SECONDS = 2.0  # for a process to report its stack
+AHEAD = 2  # slots that a process has at a time: it fills one while the other is on its way back
 
 
 class ActorLost(Exception):
-    """The process of an actor is gone, or had to be killed; another can take its place. The first line
-    says why; those after it are a stack."""
+    """The process of an actor is dead, or had to be killed; another can replace it. The first line is the reason; those
+    after it are a stack."""
 
 
 class ActorFailed(TroupeError):
@@ -45,7 +45,7 @@ class ActorFailed(TroupeError):
 
 
 class ActorProcess:
-    """The stand-in for an actor in a process of its own; used by one thread, which owns it."""
+    """An actor's process; used by one thread, which owns it."""
 
     def __init__(self, plan: ActorPlan, buffers: RolloutBuffers, gate: Gate, pulses: Block):
         self.number = plan.number
@@ -70,7 +70,7 @@ class ActorProcess:
         self.receive(hang_seconds)
 
     def _launch(self) -> multiprocessing.process.BaseProcess:
-        """The server answers when it has imported torch: the end of the run is not kept waiting for that."""
+        """Does not keep the end of the run waiting for the server, which answers once it has imported torch."""
         context = process_context()
         self._connection, connection = context.Pipe()
         self._ends = [self._connection]
@@ -85,7 +85,7 @@ class ActorProcess:
 
         def launch() -> None:
             try:
-                with no_main(), signals_held_back():
+                with no_main(), signals_blocked():
                     process.start()
                 done.set_result(None)
             except BaseException as error:
@@ -97,7 +97,7 @@ class ActorProcess:
         threading.Thread(target=launch, name=f"launch-{self.number}", daemon=True).start()
         while not done.done():
             with suppress(TimeoutError):
-                done.exception(_LOOK_SECONDS)
+                done.exception(_POLL_SECONDS)
             if self._gate.stopped and not done.done():
                 raise Closed
         if isinstance(done.exception(), EOFError | ConnectionError):
@@ -110,33 +110,33 @@ class ActorProcess:
     def wants_more(self) -> bool:
         return len(self.waiting) < AHEAD
 
-    def ask(self, rollout: Rollout, counts: Counts) -> None:
+    def request(self, rollout: Rollout, counts: Counts) -> None:
         """Hands an empty rollout to the process."""
         self.waiting[rollout.slot] = rollout
         try:
             self._connection.send_bytes(encode(Request(rollout.slot, counts.played, counts.steps, counts.updates)))
         except OSError:
-            raise self._lost(self._farewell()) from None
+            raise self._lost(self._exit_message()) from None
 
     def receive(self, hang_seconds: float) -> tuple[Rollout | None, Delta]:
-        """The next rollout that the process has filled, and what it counted meanwhile.
+        """The next rollout that the process has filled, and what it has counted since the last one.
 
         Raises ActorLost when the process is dead, or has been killed for an environment that did not answer
         for `hang_seconds` (0: any time); ActorFailed with what the actor raised; Closed at the end of the run.
         """
         hang_detector = HangDetector(self._pulses["pulse"][self.number : self.number + 1], hang_seconds)
-        while not self._connection.poll(_LOOK_SECONDS):
+        while not self._connection.poll(_POLL_SECONDS):
             if self._gate.stopped:
                 raise Closed
-            # Its end of the pipe may outlive it, in processes that its environments have forked.
+            # Processes that its environments have forked may hold its end of the pipe.
             if self._is_dead() and not self._connection.poll():
-                raise self._lost(self._farewell())
-            if hang_detector.look():
-                raise ActorLost(self._hung(hang_seconds))
+                raise self._lost(self._exit_message())
+            if hang_detector.hangs():
+                raise ActorLost(self._kill_hung(hang_seconds))
         try:
             report = decode_report(self._connection.recv_bytes())
         except (EOFError, OSError):
-            raise self._lost(self._farewell()) from None
+            raise self._lost(self._exit_message()) from None
         if report.error:
             raise ActorFailed(report.error, report.trace)
         self.watch.add(report.stage_seconds)
@@ -146,11 +146,11 @@ class ActorProcess:
         return rollout, report.delta
 
     def close(self) -> None:
-        """Ends the process: in order where the environment lets it, and by force where it does not."""
+        """Ends the process: in order if its environment closes in time, else by force."""
         if self._process is not None:
             self._connection.close()
             self._process.join(_CLOSE_SECONDS)
-            # Also where it has ended: its environments may have left processes of their own.
+            # Even if it has ended: processes of its environments may be left.
             _kill(self._process)
             self._process.join(_CLOSE_SECONDS)
             self._process = None
@@ -164,20 +164,20 @@ class ActorProcess:
             return False
         try:
             if os.name == "posix":
-                os.kill(self._process.pid or 0, 0)  # the library takes all for dead when their server is
+                os.kill(self._process.pid or 0, 0)  # the library believes all of them dead when their server is
                 return False
         except ProcessLookupError:
             pass
         return True
 
     def _lost(self, why: str) -> Exception:
-        """ActorLost; or Closed, where the same hand that ended the process is just ending the run."""
+        """ActorLost; or Closed, where what ended the process is ending the run as well."""
         end = time.monotonic() + _GRACE_SECONDS
         while not self._gate.stopped and time.monotonic() < end:
             time.sleep(_GRACE_SECONDS / 10)
         return Closed() if self._gate.stopped else ActorLost(why)
 
-    def _farewell(self) -> str:
+    def _exit_message(self) -> str:
         assert self._process is not None
         self._process.join(_CLOSE_SECONDS)
         code = self._process.exitcode
@@ -186,19 +186,19 @@ class ActorProcess:
             how = f"was killed by {signal.Signals(-code).name}"
         return f"its process {how}"
 
-    def _hung(self, seconds: float) -> str:
+    def _kill_hung(self, seconds: float) -> str:
         assert self._process is not None
-        stack = self._ask_where(self._process.pid) if hasattr(signal, "SIGUSR1") else ""
+        stack = self._request_stack(self._process.pid) if hasattr(signal, "SIGUSR1") else ""
         _kill(self._process)
         return hung(self._plan.source.value.id, seconds, stack.splitlines()[1:])
 
-    def _ask_where(self, pid: int | None) -> str:
-        """The process's stack, which the interpreter there writes piece by piece without needing its lock."""
+    def _request_stack(self, pid: int | None) -> str:
+        """The process's stack, which its interpreter writes in pieces, without its lock."""
         with suppress(ProcessLookupError):
             os.kill(pid or 0, signal.SIGUSR1)
         stack, end = b"", time.monotonic() + _STACK_SECONDS
         while not self._gate.stopped and time.monotonic() < end:
-            if self._stacks.poll(_LOOK_SECONDS):
+            if self._stacks.poll(_POLL_SECONDS):
                 piece = os.read(self._stacks.fileno(), 65536)
                 if not piece:
                     break

@@ -18,7 +18,7 @@ from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.execution.gate import Closed, Gate, Retired
 from troupe.runtime.execution.hang_detector import HangDetector, hung, stack_of
-from troupe.runtime.execution.interruption import LOOK_SECONDS
+from troupe.runtime.execution.interruption import POLL_SECONDS
 from troupe.runtime.execution.processes import ActorLost, ActorProcess
 from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts
 from troupe.runtime.journal import NoJournal
@@ -88,7 +88,7 @@ class ThreadRunner:
     def __init__(self, plan: ActorPlan, context: ActorContext):
         self.number, self.queue = plan.number, context.buffers.queues[plan.number]
         self._plan, self._context = plan, context
-        self._look_anew()
+        self._reset_hang_detector()
         self._generation, self._index = 0, 0
         self._collecting = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -128,7 +128,7 @@ class ThreadRunner:
     def lent(self) -> Iterator[None]:
         """Inside, the actor is between two rollouts and its environments are another's; it begins new episodes then."""
         assert isinstance(self.actor, Actor)
-        while not self._collecting.acquire(timeout=LOOK_SECONDS):
+        while not self._collecting.acquire(timeout=POLL_SECONDS):
             if self._context.gate.stopped:
                 raise Closed
         try:
@@ -161,13 +161,13 @@ class ThreadRunner:
     def successor(self) -> Deliverer | None:
         """The thread of an environment that hangs cannot be ended. It keeps the rollout it has, and ends by itself if
         its environment ever answers."""
-        if not self._hang_detector.look():
+        if not self._hang_detector.hangs():
             return None
         assert self._thread is not None
         stack = stack_of(self._thread)
         self._generation += 1
         self.actor.retire()
-        self._look_anew()
+        self._reset_hang_detector()
         return partial(self._take_over, hung(self._plan.source.value.id, self._context.hang_seconds, stack))
 
     def _take_over(self, why: str, deliver: Deliver) -> None:
@@ -183,7 +183,7 @@ class ThreadRunner:
         self.actor = actor
         self.run(deliver)
 
-    def _look_anew(self) -> None:
+    def _reset_hang_detector(self) -> None:
         self._pulse = np.zeros(1)
         self._hang_detector = HangDetector(self._pulse, self._context.hang_seconds)
 
@@ -232,12 +232,12 @@ class ProcessRunner:
         while True:
             if not actor.waiting:
                 context.workers.wait("actors", self.number)
-                actor.ask(self.queue.acquire(), context.progress.counts)
+                actor.request(self.queue.acquire(), context.progress.counts)
             if actor.wants_more and context.workers.wanted("actors", self.number):
                 # Never wait for an empty rollout while a full one may be on its way here.
                 another = self.queue.acquire_nowait()
                 if another is not None:
-                    actor.ask(another, context.progress.counts)
+                    actor.request(another, context.progress.counts)
             rollout, delta = actor.receive(context.hang_seconds)
             context.progress.add(delta)
             if rollout is not None:

@@ -15,16 +15,16 @@ from troupe.torch_threads import apply_torch_threads
 
 @dataclass(frozen=True)
 class Failure:
-    """Which part failed, and how; the exception carries its traceback."""
+    """The thread that failed, and its exception with the traceback."""
 
     part: str
     error: BaseException
 
 
 class Supervisor:
-    """Starts parts as threads. `with` guarantees that they have been told to stop when it is left.
+    """Starts threads, and stops all of them at the end of `with`.
 
-    Every part looks at the `gate`; `on_stop` wakes those that wait elsewhere (it closes the queue).
+    Every thread passes the `gate`; `on_stop` wakes those that wait elsewhere (it closes the queue).
     """
 
     def __init__(self, gate: Gate, on_stop: Callable[[], None]):
@@ -41,14 +41,14 @@ class Supervisor:
         self.stop()
 
     def start(self, name: str, run: Callable[[], None], core: int | None = None) -> None:
-        """Starts a part in a thread of its own, on processor `core` if one is given."""
+        """Starts a thread, on processor `core` if one is given."""
         # Daemons: an environment that never returns must not keep the process alive.
         thread = threading.Thread(target=self._guard, args=(name, run, core), name=name, daemon=True)
-        thread.start()  # which may fail, where no more threads can be had: only those that run are waited for
+        thread.start()  # raises where there can be no more threads; `stop` waits for those that run
         self._threads.append(thread)
 
     def wait(self, seconds: float) -> bool:
-        """Waits at most that long; true once the run is over, because a part says so or failed."""
+        """Waits at most that long; true once the run is over, by `end` or by a failure."""
         return self._ended.wait(seconds)
 
     def end(self) -> None:
@@ -58,7 +58,7 @@ class Supervisor:
         self._ended.set()
 
     def fail(self, part: str, error: BaseException) -> None:
-        """Ends the run for what `part` has raised; the first failure is kept."""
+        """Ends the run because thread `part` has raised `error`; the first failure is kept."""
         with self._lock:
             self.failure = self.failure or Failure(part, error)
         self.end()
@@ -74,11 +74,11 @@ class Supervisor:
     def _guard(self, name: str, run: Callable[[], None], core: int | None) -> None:
         try:
             if core is not None:
-                with suppress(OSError):  # a container may forbid it; it is a matter of speed only
+                with suppress(OSError):  # a container may forbid it; only speed depends on it
                     os.sched_setaffinity(0, {core})  # 0: this thread, not the process
             apply_torch_threads()
             run()
-            raise RuntimeError("it returned, and nobody had told it to stop")
+            raise RuntimeError("it returned before the run had ended")
         except BaseException as error:
             if isinstance(error, Retired) or (isinstance(error, Closed) and self._gate.stopped):
                 return
@@ -89,10 +89,10 @@ class Supervisor:
 
 
 def idlest_core() -> int | None:
-    """The processor with most time to spare, for threads that take turns; None where none can be chosen.
+    """The processor that is idle most, for threads that take turns; None where none can be chosen.
 
-    Only one of them runs at a time, and each finds the interpreter's memory in the cache if all run on
-    one processor: on two, the article's eight actors make half as many steps.
+    Only one of them runs at a time, and finds the interpreter's memory in the cache if all run on one processor: on
+    two, the article's eight actors make half as many steps.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None
@@ -105,7 +105,7 @@ def idlest_core() -> int | None:
 
 
 def _idle_ticks() -> dict[int, int]:
-    """Ticks each processor has been idle, as Linux counts them; nothing where it does not say."""
+    """Ticks that each processor has been idle, as Linux counts them; empty elsewhere."""
     try:
         lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
