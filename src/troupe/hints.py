@@ -1,7 +1,7 @@
 """What to do next with a run: a command where one was begun by a command, and a call in Python otherwise."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -30,6 +30,13 @@ def by_command() -> Iterator[None]:
 def option(name: str, keyword: str = "") -> str:
     """`--run-dir` or `run_dir=`; `keyword` is its name in Python, where that is another."""
     return f"--{name}" if _by_command.get() else f"{keyword or name.replace('-', '_')}="
+
+
+def options(preset: str, settings: Mapping[str, float]) -> str:
+    """`--preset appo --novelty.coefficient 0.5`, or the same as arguments of `troupe.train`."""
+    if _by_command.get():
+        return " ".join([f"--preset {preset}", *(f"--{name} {value:g}" for name, value in settings.items())])
+    return f"preset={preset!r}, settings={dict(settings)!r}"
 
 
 def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:

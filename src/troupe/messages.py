@@ -8,12 +8,15 @@ from troupe.config import TrainConfig, load_preset, protocol_of
 from troupe.environments import EnvironmentSource, spaces
 from troupe.run import Outcome, outcome_text
 from troupe.runs.evaluate.scores import Scores
+from troupe.runs.report.curves import only_return
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.learning import annealing
 from troupe.runtime.progress import Counts
 from troupe.runtime.topologies import Topology
 from troupe.text import format_return
+
+_FEWEST_EPISODES = 20  # that had the same return before it is said that all have it
 
 
 def introduction(
@@ -47,10 +50,12 @@ def introduction(
         notes.append(f"actions as the {source.masked}'s {spaces.MASK} allows")
     if described := annealing.described(topology.schedule, config, steps):
         notes.append(described)
+    rollout_steps, environments = config.actor.rollout_shape
+    batch = topology.rollouts_in_batch * rollout_steps * environments
     return [
         f"{source.id}: preset {config.preset}{tuned}, seed {config.seed}"
         + (f", resumed at step {steps:,}" if resumed else ""),
-        f"  {topology.describe(placed)}",
+        f"  {topology.describe(placed)}, {'at least ' if config.learner.take_all else ''}{batch:,} steps a batch",
         *(f"  {note}" for note in notes),
         f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {path}",
     ]
@@ -100,6 +105,7 @@ def result(
     spent, *others = training
     if outcome == "interrupted":
         resume = f"to continue: {hints.call('resume', path, config)}"
+        others += _nothing_learned(config, path)
         return [f"interrupted after {spent}", *_indented(*others, f"checkpoint {saved}", resume)]
     reached = outcome_text(outcome)
     unevaluated = [f"checkpoint {saved}", f"to evaluate it: {hints.call('evaluate', path, config)}"]
@@ -121,9 +127,24 @@ def result(
         f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes{remarks}",
         *_indented(
             *training,
+            *(() if outcome == "solved" else _nothing_learned(config, path)),
             f"picture {picture or 'none: no episode ended while training'}",
             f"watch:  {hints.call('watch', path, config)}",
         ),
+    ]
+
+
+def _nothing_learned(config: TrainConfig, path: Path) -> list[str]:
+    """Where all episodes had the same return, no action was better than another: what may help."""
+    same = only_return(path, _FEWEST_EPISODES)
+    if same is None:
+        return []
+    helps = "more steps, longer episodes (env.max_steps), or a reward on the way to the goal"
+    if config.preset != "appo" or not config.novelty.coefficient:
+        options = hints.options("appo", {"novelty.coefficient": 0.5})
+        helps = f"the default preset with a bonus for novel observations ({options}), or {helps}"
+    return [
+        f"no episode ever returned anything but {same:g}, and so there was nothing to learn; what may help: {helps}"
     ]
 
 

@@ -27,7 +27,7 @@ from troupe.runs.evaluate.watched import make_evaluator
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.report.labels import read_measured
 from troupe.runs.report.reporter import Reporter
-from troupe.runs.report.words import Limits
+from troupe.runs.report.words import limits_of
 from troupe.runs.store.checkpoint import Checkpoint
 from troupe.runs.store.directory import RunDirectory
 from troupe.runs.store.metrics import Row
@@ -231,8 +231,7 @@ class Session:
         self._show_notices()
         while self._progress.news:
             self._display.news(self._progress.news.popleft())
-        stop, greedy = self._config.stop, self._config.evaluation.greedy
-        limits = Limits(stop.steps, stop.seconds, self._target, greedy)
+        limits = limits_of(self._config, self._target)
         self._rows.append(report)
         while self._rows:
             row = self._rows.popleft()

@@ -95,8 +95,8 @@ def test_a_run_with_too_large_a_learning_rate_collapses_and_reports_it(tmp_path,
     assert seen[:5] == [5.0] * 5
     assert set(seen[5:]) == {0.0}
     assert [record.message for record in caplog.records] == [
-        "collapse at step 536: the evaluation return is 0.00 where it was 5.00 (the run began at 3.12), and the last 3 "
-        "evaluations say so; the weights of step 336 are kept (--on-collapse rollback returns to them)"
+        "collapse at step 536: evaluation return 0.00, best evaluation 5.00; confirmed by the last 3 evaluations and "
+        "by the training return; the weights of step 336 are kept (--on-collapse rollback returns to them)"
     ]
     (row,) = rows(run.path, "collapse")
     assert (row["steps"], row["mean"], row["answer"], row["best_steps"]) == (536, 0.0, "report", 336)

@@ -27,8 +27,8 @@ def check_together(config: TrainConfig) -> None:
         )
     if config.novelty.coefficient and config.actor.window_steps:
         raise UsageError(
-            "novelty.coefficient: a window's samples do not show what follows each action, so they earn no bonus; "
-            "set actor.window_steps to 0"
+            "novelty.coefficient: the samples of a window (actor.window_steps) do not show what follows each action, "
+            "so they earn no bonus; take a preset that learns from rollouts (--preset appo or impala)"
         )
     _check_topology(config)
     if config.collapse.answer == "rollback":

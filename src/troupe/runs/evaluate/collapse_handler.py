@@ -45,7 +45,7 @@ class CollapseHandler:
             self.rollbacks += 1
             self._topology.roll_back(verdict.best_weights, self._config.step_factor)
             self._watch.reset()
-        self._topology.progress.notices.append(f"{self._what(scores, steps)}; {self._done(answer, best_steps)}")
+        self._topology.progress.notices.append(f"{self._what(scores, steps, recent)}; {self._done(answer, best_steps)}")
         self._log(
             {
                 "kind": "collapse",
@@ -80,15 +80,13 @@ class CollapseHandler:
     def _may_roll_back(self) -> bool:
         return self._config.answer == "rollback" and self.rollbacks < self._config.rollbacks
 
-    def _what(self, scores: Scores, steps: int) -> str:
-        first, best, times = self._watch.first, self._watch.best, self._config.evaluations
-        assert first is not None
+    def _what(self, scores: Scores, steps: int, recent: Score | None) -> str:
+        best, times = self._watch.best, self._config.evaluations
         assert best is not None
-        evaluations = "the last evaluation" if times == 1 else f"the last {times} evaluations"
+        confirmed = "the last evaluation" if times == 1 else f"the last {times} evaluations"
         return (
-            f"collapse at step {steps:,}: the evaluation return is {format_return(scores.mean)} "
-            f"where it was {format_return(best.mean)} (the run began at {format_return(first.mean)}), "
-            f"and {evaluations} say so"
+            f"collapse at step {steps:,}: evaluation return {format_return(scores.mean)}, best evaluation "
+            f"{format_return(best.mean)}; confirmed by {confirmed}{' and by the training return' if recent else ''}"
         )
 
     def _done(self, answer: str, best_steps: int) -> str:

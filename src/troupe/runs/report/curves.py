@@ -62,6 +62,15 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
     )  # fmt: skip
 
 
+def only_return(run: str | os.PathLike[str], episodes: int) -> float | None:
+    """The return of every training and evaluation episode so far, if all had the same; None also where fewer training
+    episodes than `episodes` have ended."""
+    rows = [row for row in read_metrics(run) if row.get("kind") in ("report", "evaluation")]
+    ended = max((row.get("episodes") or 0 for row in rows if row["kind"] == "report"), default=0)
+    bounds = {row.get(name) for row in rows for name in ("return_min", "return_max", "min", "max")} - {None}
+    return bounds.pop() if len(bounds) == 1 and ended >= episodes else None
+
+
 def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Without what a resumed run repeated: rows with more steps than a later report.
 

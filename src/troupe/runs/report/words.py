@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from troupe.config import TrainConfig
 from troupe.text import format_duration, format_return
 
 
@@ -15,6 +16,10 @@ class Limits:
     seconds: float = 0.0
     target: float | None = None
     greedy: bool = True
+
+
+def limits_of(config: TrainConfig, target: float | None) -> Limits:
+    return Limits(config.stop.steps, config.stop.seconds, target, config.evaluation.greedy)
 
 
 def progress(row: Mapping[str, Any], limits: Limits, returns: Sequence[float]) -> tuple[float, str]:
