@@ -16,7 +16,7 @@ _COVERAGE.start()
 
 
 class _State:
-    failed = False
+    failed, saved = False, 0.0
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,6 +27,9 @@ def pytest_runtest_protocol(item: Any, nextitem: Any) -> Any:
     row = [item.nodeid, round(time.perf_counter() - began, 3), not _State.failed]
     with (_FOLDER / f"tests.{_PID}").open("a") as file:
         file.write(json.dumps(row) + "\n")
+    if time.monotonic() > _State.saved + 60:  # a run that is stopped is of use, too
+        _COVERAGE.save()
+        _State.saved = time.monotonic()
     return result
 
 

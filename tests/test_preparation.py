@@ -304,10 +304,10 @@ def test_numbers_of_threads_that_were_asked_for_are_left_alone(measured, asked, 
     assert len(said) == (len(asked) == 1)
 
 
-def test_a_run_in_one_thread_has_one_thread_and_measures_none(measured):
+def test_serial_measures_nothing_so_it_is_the_same_every_time(measured):
     measured.cores = 16
-    config, said = fitted(settings={"topology": "serial", "network.precision": "float32"})
-    assert (config.learner.threads, config.env.threads) == (1, 0)
+    config, said = fitted(settings={"topology": "serial"})
+    assert (config.network.precision, config.learner.threads, config.env.threads) == ("float32", 1, 0)
     assert said == measured.asked == measured.passes == []
     config, _ = fitted(settings={"topology": "serial", "learner.threads": 2})
     assert config.learner.threads == 2

@@ -37,20 +37,22 @@ def fit(
     """Decides by measurement what the configuration leaves open; returns it with notices of what was found.
 
     That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
-    images, `network.precision`, `learner.threads` and `env.threads`.
+    images, `network.precision`, `learner.threads` and `env.threads`. In `serial` nothing is measured.
     """
     images = network is None and sees_images(source, config)
     notices: list[str] = []
     _check_epsilon(config, source, notices, named)
+    serial = config.traits.serial  # which is the same every time
     if config.network.precision == "auto":
+        measured = images and not serial
         config = (
-            _fit_precision(config, source, notices) if images else replace(config, {"network.precision": "float32"})
+            _fit_precision(config, source, notices) if measured else replace(config, {"network.precision": "float32"})
         )
     config = _fit_placement(config, source, notices)
-    if not config.traits.serial:  # which is the same on every machine
+    if not serial:
         config = _fit_backend(config, source, notices)
     config = _fit_actors(config, source, network, notices, named)
-    if images and not config.traits.serial:
+    if images and not serial:
         config = _fit_threads(config, source, notices)
     return replace(config, {"learner.threads": config.learner.threads or 1}), notices
 

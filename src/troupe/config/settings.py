@@ -176,7 +176,7 @@ class Network:
     core_inputs: Annotated[bool, _doc("the recurrent layer also reads the previous action and reward")] = False
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        _doc("number format of the network's computations; auto: bfloat16 for images if measured to be faster"),
+        _doc("number format of the computations; auto: bfloat16 for images if measured to be faster (not in serial)"),
     ] = "auto"
 
 
