@@ -1,4 +1,4 @@
-"""From observations to features: a module for each kind of leaf, and one for all of them together."""
+"""Encoders: from observations to features, by a module for each kind of leaf."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,71 +37,73 @@ class Numbers(nn.Module):
 
 
 class OneHots(nn.Module):
-    """Leaves of a Discrete or MultiDiscrete, a one for each: [N, ...] each -> [N, features]."""
+    """Leaves of a Discrete or MultiDiscrete, one-hot: [N, ...] each -> [N, features]."""
 
     def __init__(self, leaves: Sequence[Leaf]):
         super().__init__()
         self.leaves = leaves
-        self._choices = [[(int(n), int(first)) for n, first in _choices(leaf.space)] for leaf in leaves]
+        self._choices = [_choices(leaf.space) for leaf in leaves]
         self.features = sum(n for choices in self._choices for n, _ in choices)
 
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
-        hot = []
+        one_hot = []
         for leaf, choices in zip(self.leaves, self._choices, strict=True):
             value = leaf.of(obs)
             columns = value.reshape(value.shape[0], leaf.size).long().unbind(-1)
-            hot += [
-                nn.functional.one_hot(column - first, n) for column, (n, first) in zip(columns, choices, strict=True)
-            ]
-        return torch.cat(hot, -1).float()
+            for column, (n, first) in zip(columns, choices, strict=True):
+                one_hot.append(nn.functional.one_hot(column - first, n))
+        return torch.cat(one_hot, -1).float()
 
 
-def _choices(space: gym.Space[Any]) -> list[tuple[Any, Any]]:
+def _choices(space: gym.Space[Any]) -> list[tuple[int, int]]:
+    """The number of alternatives and the first one, of each choice."""
     if isinstance(space, gym.spaces.MultiDiscrete):
-        return list(zip(space.nvec.flat, space.start.flat, strict=True))
+        return [(int(n), int(first)) for n, first in zip(space.nvec.flat, space.start.flat, strict=True)]
     assert isinstance(space, gym.spaces.Discrete)
-    return [(space.n, space.start)]
+    return [(int(space.n), int(space.start))]
 
 
 class Encoder(nn.Module):
-    """From observations, nested as the environment gives them, to one vector of features.
-
-    Numbers are normalised if the configuration says so, choices become ones and zeros, and every image is seen by
-    convolutions of its own; all stand beside one another.
-    """
+    """From observations, nested as the environment's, to one vector of features: numbers, normalised if the settings
+    say so, choices, one-hot, and the features of each image, by convolutions of its own."""
 
     def __init__(self, leaves: Sequence[Leaf], config: Network):
         super().__init__()
-        kinds = [_kind(leaf, config) for leaf in leaves]
-        numbers = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == "numbers"]
-        choices = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind == "choices"]
-        self._pictures = [leaf for leaf, kind in zip(leaves, kinds, strict=True) if kind in CONVOLUTIONS]
-        self.numbers = Numbers(numbers) if numbers else None
+        by_kind: dict[str, list[Leaf]] = {"numbers": [], "choices": []}
+        self._image_leaves, images = [], []
+        for leaf in leaves:
+            kind = _kind(leaf, config)
+            if kind in by_kind:
+                by_kind[kind].append(leaf)
+            else:
+                assert isinstance(leaf.space, gym.spaces.Box)
+                self._image_leaves.append(leaf)
+                images.append(Images(leaf.space, kind))
+        self.numbers = Numbers(by_kind["numbers"]) if by_kind["numbers"] else None
         self.normalizer = (
             Normalizer(self.numbers.features, exact=self.numbers.exact) if self.numbers and config.normalize else None
         )
-        self.choices = OneHots(choices) if choices else None
-        self.images = nn.ModuleList(
-            Images(leaf.space, kind)
-            for leaf, kind in zip(leaves, kinds, strict=True)
-            if kind in CONVOLUTIONS and isinstance(leaf.space, gym.spaces.Box)
-        )
-        parts = [self.numbers, self.choices, *self.images]
-        self.features: int = sum(int(part.features) for part in parts if part is not None)
+        self.choices = OneHots(by_kind["choices"]) if by_kind["choices"] else None
+        self.images = nn.ModuleList(images)
+        parts = [self.numbers, self.choices, *images]
+        self.features: int = sum(part.features for part in parts if part is not None)
 
     @property
     def only_images(self) -> bool:
         return self.numbers is None and self.choices is None
 
+    def vector(self, obs: Any) -> Float[Tensor, "N D"]:
+        """The numbers, where there are any, normalised if there is a normaliser."""
+        assert self.numbers is not None
+        vector: Tensor = self.numbers(obs)
+        return vector.float() if self.normalizer is None else self.normalizer(vector)
+
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
-        seen = []
-        if self.numbers is not None:
-            vector = self.numbers(obs)
-            seen.append(vector.float() if self.normalizer is None else self.normalizer(vector))
+        parts = [] if self.numbers is None else [self.vector(obs)]
         if self.choices is not None:
-            seen.append(self.choices(obs))
-        seen += [images(leaf.of(obs)) for images, leaf in zip(self.images, self._pictures, strict=True)]
-        return seen[0] if len(seen) == 1 else torch.cat(seen, -1)
+            parts.append(self.choices(obs))
+        parts += [images(leaf.of(obs)) for images, leaf in zip(self.images, self._image_leaves, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def numeric(leaf: Leaf) -> bool:
@@ -110,7 +112,7 @@ def numeric(leaf: Leaf) -> bool:
 
 
 def _kind(leaf: Leaf, config: Network) -> str:
-    """numbers, choices, or the convolutions that see it."""
+    """numbers, choices, or the convolutions that encode it."""
     if isinstance(leaf.space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
         return "choices"
     return convolutions_for(leaf.space, config.encoder) or "numbers"

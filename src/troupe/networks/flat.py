@@ -1,6 +1,6 @@
 """A module's weights as one vector: published, pulled, updated and checked by single operations."""
 
-import math
+from itertools import accumulate, pairwise
 from typing import Generic, TypeVar
 
 import torch
@@ -13,12 +13,11 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class FlatWeights(Generic[M]):
-    """Makes every parameter of `module` a view of `vector`, in the module's own order, and after them its float32
-    buffers, such as the running statistics of batch normalisation: whoever has the weights has those that belong to
-    them.
+    """Makes every parameter of `module` a view of `vector`, in the module's own order, followed by its float32 buffers,
+    such as the running statistics of batch normalisation, which belong to the weights.
 
-    Copying a vector in changes the module at once, so weights travel as one memcpy and an optimizer
-    step is a handful of operations, however many layers there are.
+    Copying into the vector changes the module at once, so weights travel as one memcpy and an optimizer step is a
+    handful of operations, however many layers there are.
     """
 
     def __init__(self, module: M):
@@ -32,57 +31,53 @@ class FlatWeights(Generic[M]):
                 raise UsageError(f"network: parameter '{name}' is {parameter.dtype}; weights are kept in float32")
             if not torch.isfinite(parameter).all():
                 raise UsageError(f"network: parameter '{name}' holds values that are not finite")
+        self._tensors = [*self.parameters, *self.buffers]
+        ends = accumulate((each.numel() for each in self._tensors), initial=0)
+        self._slices = [slice(*bounds) for bounds in pairwise(ends)]
         self.vector = torch.empty(0)
-        self.move_to(torch.cat([each.detach().reshape(-1) for each in (*self.parameters, *self.buffers)]))
+        self.move_to(torch.cat([each.detach().reshape(-1) for each in self._tensors]))
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Makes parameters and buffers views of `vector`, whatever is in it and of whichever type it is."""
-        self.vector, start = vector, 0
-        for each in (*self.parameters, *self.buffers):
-            end = start + math.prod(each.shape)
-            each.data = vector[start:end].view(each.shape)
-            start = end
+        """Makes parameters and buffers views of `vector`, whatever its values and its type."""
+        self.vector = vector
+        for each, part in zip(self._tensors, self._slices, strict=True):
+            each.data = vector[part].view(each.shape)
 
     def slice_of(self, parameter: nn.Parameter) -> slice:
-        """Where a parameter of the module lies in the vector."""
-        start = 0
-        for each in self.parameters:
-            if each is parameter:
-                return slice(start, start + each.numel())
-            start += each.numel()
-        raise KeyError("no parameter of this module")
+        """The slice of the vector that holds a parameter of the module."""
+        return next(part for each, part in zip(self._tensors, self._slices, strict=True) if each is parameter)
 
     @property
     def fixed(self) -> list[slice]:
-        """Where that lies which no gradient reaches: frozen parameters, and the buffers."""
+        """The slices that no gradient reaches: frozen parameters, and the buffers."""
         frozen = [self.slice_of(parameter) for parameter in self.parameters if not parameter.requires_grad]
         return [*frozen, self.running]
 
     @property
     def running(self) -> slice:
-        """Where the buffers lie, which a pass in train mode may change."""
+        """The slice of the buffers, which a forward pass in train mode may change."""
         return slice(len(self.vector) - sum(each.numel() for each in self.buffers), len(self.vector))
 
     def gradient(self, loss: Tensor) -> Float[Tensor, " P"]:
         """A new vector each time: nothing accumulates, and threads do not share `.grad`."""
         learned = [parameter for parameter in self.parameters if parameter.requires_grad]
         gradients = iter(torch.autograd.grad(loss, learned, materialize_grads=True))
-        parts = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self.parameters]
-        return torch.cat([part.reshape(-1) for part in (*parts, *map(torch.zeros_like, self.buffers))])
+        parts = [next(gradients) if each.requires_grad else torch.zeros_like(each) for each in self._tensors]
+        return torch.cat([part.reshape(-1) for part in parts])
 
     def named(self, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
         return named(self.module, vector)
 
 
 def named(module: nn.Module, vector: Float[Tensor, " P"]) -> dict[str, Tensor]:
-    """A vector of the module's layout cut into named tensors, as its state_dict names them: a parameter
-    that is used in two places has two names."""
-    flat = [*module.parameters(), *float_buffers(module)]
-    parts = torch.split(vector, [each.numel() for each in flat])
-    part_of = {id(each): part.view(each.shape) for each, part in zip(flat, parts, strict=True)}
+    """A vector with the module's layout as tensors named as in its state_dict: a parameter that is used twice has two
+    names."""
+    tensors = [*module.parameters(), *float_buffers(module)]
+    parts = torch.split(vector, [each.numel() for each in tensors])
+    part_of = {id(each): part.view(each.shape) for each, part in zip(tensors, parts, strict=True)}
     return {name: part_of[id(each)] for name, each in module.state_dict(keep_vars=True).items() if id(each) in part_of}
 
 
 def float_buffers(module: nn.Module) -> list[Tensor]:
-    """What of a module's buffers is kept in the vector, after the parameters."""
+    """The buffers that are kept in the vector, after the parameters."""
     return [buffer for buffer in module.buffers() if buffer.dtype == torch.float32]

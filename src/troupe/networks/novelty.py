@@ -1,4 +1,4 @@
-"""How new an observation is: the error of a network that learns to predict another, random one."""
+"""Intrinsic rewards: the prediction error of a random network's output (random network distillation)."""
 
 import math
 from dataclasses import replace
@@ -19,15 +19,15 @@ from troupe.networks.images import Layout, convolutions_for, layout
 from troupe.networks.layers import hidden_layers, orthogonal
 from troupe.networks.user_encoder import EncoderMaker, make_encoder
 
-_CLIP = 5.0  # deviations from the mean, as in the paper
+_CLIP = 5.0  # standard deviations from the mean, as in the paper
 
 
 class Novelty(nn.Module):
     """Random network distillation (Burda et al. 2018, section 2.2): (f'(s) - f(s))^2, averaged over the features,
-    of a fixed random network f and a predictor f', which has been trained where the agent has been.
+    of a fixed random network f and a predictor f' that is trained where the agent has been.
 
-    Observations are whitened and clipped before either sees them (section 2.4): a network that is not
-    trained cannot adapt to their scale. Any space is read as one vector; a picture is then given its shape back.
+    Observations are normalised and clipped first (section 2.4), as a random network cannot adapt to their scale. Any
+    space is read as one vector; large images then get their shape back.
     """
 
     def __init__(self, packing: Packing, config: Config):
@@ -35,29 +35,27 @@ class Novelty(nn.Module):
         self._packing = packing
         self.flat = encoder(packing, Network(encoder="flat", normalize=False))
         space = packing.seen
-        self.target = _tower(space, self.flat.features, config.hidden).requires_grad_(requires_grad=False)
-        # The predictor has a layer more than what it predicts, so that it is the data that is missing, not the form.
-        self.predictor = _tower(space, self.flat.features, (*config.hidden, config.hidden[-1]))
+        self.target = _network(space, self.flat.features, config.hidden).requires_grad_(requires_grad=False)
+        # One layer more than the target has, so that errors come from a lack of data, not of capacity.
+        self.predictor = _network(space, self.flat.features, (*config.hidden, config.hidden[-1]))
 
     def flatten(self, obs: Shaped[Tensor, "N *shape"]) -> Float[Tensor, "N features"]:
-        """Of packed observations."""
+        """Packed observations as vectors."""
         features: Tensor = self.flat(self._packing.unpack(obs)[0])
         return features
 
     def forward(
-        self, flat: Float[Tensor, "N features"], mean: Float[Tensor, " features"], deviation: Float[Tensor, " features"]
+        self, flat: Float[Tensor, "N features"], mean: Float[Tensor, " features"], std: Float[Tensor, " features"]
     ) -> Float[Tensor, " N"]:
-        # What has never changed is no news, and must not divide: the first change of it counts as much as can be.
-        whitened = ((flat - mean) / (deviation + 1e-8)).clamp(-_CLIP, _CLIP)
-        error: Tensor = self.predictor(whitened) - self.target(whitened)
+        # A number that never changed is 0; its first change is clipped.
+        normalized = ((flat - mean) / (std + 1e-8)).clamp(-_CLIP, _CLIP)
+        error: Tensor = self.predictor(normalized) - self.target(normalized)
         return error.square().mean(1)
 
 
 class BonusValue(nn.Module):
-    """The value of bonuses to come: a network of its own, which only those who learn compute.
-
-    It has the policy's normaliser, whose statistics are kept up to date.
-    """
+    """The value function of intrinsic rewards: a network of its own, which only learners compute. It shares the
+    policy's normaliser."""
 
     def __init__(
         self, packing: Packing, config: Network, normalizer: Normalizer | None, user_encoder: EncoderMaker | None = None
@@ -70,29 +68,32 @@ class BonusValue(nn.Module):
         self.value = orthogonal((self.encoder.features, *hidden)[-1], 1, 1.0)
 
     def forward(self, obs: Any) -> Float[Tensor, " N"]:
-        """Of observations as the environment nests them."""
+        """Of observations nested as the environment's."""
         value: Tensor = self.value(self.trunk(self.encoder(obs))).squeeze(-1)
         return value
 
 
-def _tower(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """From whitened observations [N, features] to as many numbers as the last hidden layer has units."""
-    eyes: list[nn.Module] = []
-    lies = layout(space)
-    if lies and convolutions_for(space, "auto") == "nature":  # large enough
+def _network(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> nn.Sequential:
+    """From normalised observations [N, features] to as many outputs as the last hidden layer has units."""
+    convolutions: list[nn.Module] = []
+    image = layout(space)
+    if image and convolutions_for(space, "auto") == "nature":  # large enough
         assert space.shape is not None
-        eyes = [nn.Unflatten(1, space.shape), *_convolutions(lies), nn.Flatten()]
+        convolutions = [nn.Unflatten(1, space.shape), *_convolutions(image), nn.Flatten()]
         with torch.no_grad():
-            features = nn.Sequential(*eyes)(torch.zeros(1, features)).shape[1]
+            features = nn.Sequential(*convolutions)(torch.zeros(1, features)).shape[1]
     last = orthogonal(hidden[-1], hidden[-1], math.sqrt(2))
-    return nn.Sequential(*eyes, hidden_layers(features, hidden, "relu"), last)
+    return nn.Sequential(*convolutions, hidden_layers(features, hidden, "relu"), last)
 
 
-def _convolutions(lies: Layout) -> list[nn.Module]:
-    """The paper's three, on images however they lie."""
-    turned: dict[str, list[nn.Module]] = {"last": [_ChannelsFirst()], "none": [nn.Unflatten(1, (1, lies.height))]}
-    layers = turned.get(lies.channel_axis, [])
-    for inputs, outputs, size, stride in ((lies.channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
+def _convolutions(image: Layout) -> list[nn.Module]:
+    """The paper's three, for images of any layout."""
+    layers: list[nn.Module] = []
+    if image.channel_axis == "last":
+        layers.append(_ChannelsFirst())
+    elif image.channel_axis == "none":
+        layers.append(nn.Unflatten(1, (1, image.height)))
+    for inputs, outputs, size, stride in ((image.channels, 32, 8, 4), (32, 64, 4, 2), (64, 64, 3, 1)):
         layers += [nn.Conv2d(inputs, outputs, size, stride), nn.LeakyReLU()]
     return layers
 
@@ -105,7 +106,7 @@ class _ChannelsFirst(nn.Module):
 def with_bonus_value(
     network: ActorCritic, config: TrainConfig, user_encoder: EncoderMaker | None = None
 ) -> ActorCritic:
-    """The network, able to value bonuses where a run has any."""
+    """The network, with a value function of intrinsic rewards where a run has them."""
     if config.novelty.coefficient:
         network.bonus_value = BonusValue(network.packing, config.network, network.normalizer, user_encoder)
     return network

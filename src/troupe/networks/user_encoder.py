@@ -64,9 +64,7 @@ class UserEncoder(Encoder):
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
         values = {leaf.path: leaf.of(obs) for leaf in self._leaves}
         if self.numbers is not None:
-            vector = self.numbers(obs)
-            vector = vector.float() if self.normalizer is None else self.normalizer(vector)
-            parts = vector.split_with_sizes([leaf.size for leaf in self.numbers.leaves], -1)
+            parts = self.vector(obs).split_with_sizes([leaf.size for leaf in self.numbers.leaves], -1)
             for leaf, part in zip(self.numbers.leaves, parts, strict=True):
                 values[leaf.path] = part.reshape(part.shape[0], *(leaf.space.shape or ()))
         features: Tensor = self.module(with_entries(self._space, iter(values.values())))
