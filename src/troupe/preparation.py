@@ -142,7 +142,7 @@ def _fit_actors(
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
     speed = costs.speed(count, environments, cores(), processes=placement_of(config, source).in_processes)
-    return config if "actor.rollout_steps" in named else _fit_rollout(config, speed, notices)
+    return _fit_rollout(config, speed, notices, named)
 
 
 def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str], named: Collection[str]) -> TrainConfig:
@@ -154,16 +154,17 @@ def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str],
     )
     changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": min(batch, count)})
-    return (
-        config if "actor.rollout_steps" in named else _fit_rollout(config, count * _SUPPOSED_SPEED, notices, "supposed")
-    )
+    return _fit_rollout(config, count * _SUPPOSED_SPEED, notices, named, "supposed")
 
 
-def _fit_rollout(config: TrainConfig, speed: float, notices: list[str], known: str = "at most") -> TrainConfig:
-    """Shorter rollouts where the first batch would take long at `speed`, in steps/s; then smaller batches, too."""
+def _fit_rollout(
+    config: TrainConfig, speed: float, notices: list[str], named: Collection[str], known: str = "at most"
+) -> TrainConfig:
+    """Shorter rollouts where the first batch would take long at `speed`, in steps/s, then smaller batches, too; none of
+    it where the length of rollouts is `named`."""
     actor, learner = config.actor, config.learner
     most = speed * _FIRST_UPDATE_SECONDS / (learner.rollouts * actor.environments)  # steps of each environment
-    if most >= actor.rollout_steps:
+    if most >= actor.rollout_steps or "actor.rollout_steps" in named:
         return config
     steps = min(actor.rollout_steps, max(_LEAST_ROLLOUT, int(most)))
     rollouts = learner.rollouts if most >= steps else max(1, int(learner.rollouts * most / steps))

@@ -106,10 +106,9 @@ def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
     paths = newest_first(run)
     for path in paths:
         try:
-            return _read(path)
-        except Exception as error:  # a file from a stranger may raise anything
-            further = "" if path == paths[-1] else "; trying the one before it"
-            warn(f"checkpoint {path} is damaged ({one_line(error)}){further}")
+            return load_one(path)
+        except UsageError as error:
+            warn(f"{error}{'' if path == paths[-1] else '; trying the one before it'}")
     raise UsageError(f"'{run}' holds no whole checkpoint")
 
 
@@ -118,7 +117,7 @@ def load_one(path: Path) -> Checkpoint:
     try:
         return _read(path)
     except Exception as error:  # a file from a stranger may raise anything
-        raise UsageError(f"checkpoint {path} is damaged: {one_line(error)}") from None
+        raise UsageError(f"checkpoint {path} is damaged ({one_line(error)})") from None
 
 
 def is_checkpoint(path: Path) -> bool:
