@@ -432,8 +432,8 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
     [
         (
             "FourValues",
-            ": step returned 4 values: expected 5, (observation, reward, terminated, truncated, info); before "
-            "Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments",
+            ": step returned 4 values: expected 5, (observation, reward, terminated, truncated, info); "
+            "Gym had one `done` for both; shimmy's GymV21CompatibilityV0 adapts such environments",
         ),
         ("NoTuple", ": step returned ndarray: expected (observation, reward, terminated, truncated, info)"),
         ("ObservationOnly", ": reset returned only an observation (ndarray): expected (observation, info)"),
@@ -441,8 +441,8 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ("PairOnly", ": reset returned only an observation (tuple of length 2): expected (observation, info)"),
         (
             "NoSeed",
-            ": reset does not take what Gymnasium gives it: expected reset(self, *, seed=None, options=None), found "
-            "TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'",
+            ": reset does not take the arguments that Gymnasium passes: expected reset(self, *, seed=None, "
+            "options=None), found TypeError: NoSeed.reset() got an unexpected keyword argument 'seed'",
         ),
         ("Info", ": step returned str as info: expected a dict"),
         (
@@ -462,7 +462,7 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ("nothing", ": the factory returned dict, not a gymnasium.Env"),
         (
             "Old",
-            ": the factory returned Old, not a gymnasium.Env; before Gymnasium `done` stood for both ends; shimmy's "
+            ": the factory returned Old, not a gymnasium.Env; Gym had one `done` for both; shimmy's "
             "GymV21CompatibilityV0 adapts such environments",
         ),
     ],

@@ -165,7 +165,7 @@ def test_bench_has_them_too(run_command, monkeypatch):
         ),
         ("worlds.py:World --env.kwargs.size big", "env.kwargs.size = 'big': expected a whole number"),
         ("worlds.py:World --env.kwargs.size", "--env.kwargs.size: expected --env.kwargs.NAME VALUE"),
-        ("worlds.py:World --env.kwargs.render_mode human", "env.kwargs.render_mode: it is set by what shows"),
+        ("worlds.py:World --env.kwargs.render_mode human", "env.kwargs.render_mode: it is set by what renders"),
         (
             "worlds.py:needs --env.kwargs.depth 1",
             "environment worlds.py:needs needs an argument: --env.kwargs.capacity VALUE",

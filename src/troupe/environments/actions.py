@@ -31,7 +31,7 @@ class Part:
 
 
 class Actions:
-    """What an action space means to a policy, and how rows become actions and back."""
+    """How a policy represents the actions of a space, and how rows become actions."""
 
     def __init__(self, space: Space):
         """Raises UsageError for a space that is not supported."""
@@ -48,7 +48,7 @@ class Actions:
 
     @cached_property
     def countable(self) -> bool:
-        """Whether there are finitely many actions: then the policy has probabilities, else densities."""
+        """Whether there are finitely many actions, so that the policy has probabilities and not densities."""
         return all(part.choices for part in self.parts)
 
     @property
@@ -57,7 +57,7 @@ class Actions:
         return sum(part.choices for part in self.parts)
 
     def to_environment(self, rows: np.ndarray) -> Any:
-        """Actions of the space, for a batch [B, ...] of rows: nested as it is, each leaf [B, ...]."""
+        """Rows [B, ...] as a batch of actions, nested as the space is, each leaf [B, ...]."""
         if self.single:
             return rows + self._first
         values, start = [], 0
@@ -68,16 +68,16 @@ class Actions:
         return with_entries(self.space, iter(values))
 
     def random(self, rng: np.random.Generator, count: int, masks: np.ndarray | None = None) -> np.ndarray:
-        """`count` rows, each allowed choice as likely as any other, and each number as any between the bounds."""
+        """`count` rows, uniform among the allowed choices and between the bounds of a Box."""
         columns: list[np.ndarray] = []
         start = 0
         for part in self.parts:
             if part.choices:
-                lots = rng.random((count, part.choices))
+                scores = rng.random((count, part.choices))
                 if masks is not None:
-                    lots *= masks[:, start : start + part.choices]
+                    scores *= masks[:, start : start + part.choices]
                     start += part.choices
-                columns.append(lots.argmax(1)[:, None])
+                columns.append(scores.argmax(1)[:, None])
             else:
                 columns.append(rng.uniform(-1, 1, (count, part.width)))
         rows: np.ndarray = np.concatenate(columns, 1).astype(self.dtype)
@@ -91,8 +91,8 @@ class Actions:
         return with_entries(self.space, iter([leaf.of(batch)[0] for leaf in self.leaves]))
 
     def mask(self, given: Any) -> np.ndarray:
-        """A mask as one row of booleans: an array of all alternatives in order, or nested as the space is,
-        with one array for each choice. Raises ValueError where it is neither."""
+        """A mask as one row of booleans. `given` is an array of all alternatives in order, or one array per choice,
+        nested as the space is. Raises ValueError if it is neither."""
         row = np.concatenate([np.ravel(each) for each in _flat(given, self.space)]).astype(np.bool_)
         if row.shape != (self.mask_size,):
             raise ValueError(f"has {len(row)} entries, expected {self.mask_size}")
@@ -130,7 +130,7 @@ def lowest(space: Space) -> np.ndarray | None:
 
 
 def unscaled(row: np.ndarray, space: Space) -> np.ndarray:
-    """From the policy's unit to the environment's, within its bounds."""
+    """Numbers of a row in the environment's unit, clipped to its bounds."""
     assert isinstance(space, gym.spaces.Box)
     middle, unit = scale(space)
     clipped: np.ndarray = np.clip(middle + row * unit, space.low, space.high).astype(space.dtype)
@@ -138,15 +138,15 @@ def unscaled(row: np.ndarray, space: Space) -> np.ndarray:
 
 
 def scale(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
-    """Where the policy's 0 lies in each of a Box's numbers, and how much its 1 is there."""
+    """Middle and unit of each number of a Box: an action is middle + unit * row."""
     with np.errstate(over="ignore"):
-        bounded = np.isfinite(space.high - space.low)  # the largest numbers there are, as bounds, are none
+        bounded = np.isfinite(space.high - space.low)  # bounds as large as the dtype's largest numbers count as none
     low, high = np.where(bounded, space.low, -1), np.where(bounded, space.high, 1)
     return (low + high) / 2, (high - low) / 2
 
 
 def _flat(nested: Any, space: Space | None) -> list[Any]:
-    """The arrays of a mask in the order of the space: its own Dict may have been written in another."""
+    """The arrays of a nested mask in the order of the space, which may differ from that of the mask's own dict."""
     if isinstance(nested, dict):
         named = space.spaces if isinstance(space, gym.spaces.Dict) else dict.fromkeys(nested)
         if unknown := [key for key in nested if key not in named]:

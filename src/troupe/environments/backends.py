@@ -1,4 +1,4 @@
-"""Environment backends: what makes a batch of environments that step together, native, EnvPool, Python or the user's.
+"""Environment backends, which make batches of environments: native, EnvPool, Python, or the user's.
 
 A backend of the user's is a callable, passed from Python or named by its file (docs/extending.md).
 """
@@ -53,7 +53,7 @@ class Sync(Backend):
 
 
 class EnvPool(Backend):
-    """EnvPool, where it has the same environment (stepping/pool.py)."""
+    """EnvPool, if it has the same environment (stepping/pool.py)."""
 
     name = "envpool"
     penalty = 1.1
@@ -118,7 +118,7 @@ class UserBackend(Backend):
 
 
 def _departure(vector: Any, source: EnvironmentSource, count: int) -> str:
-    """What is wrong with a batch as one of `count` environments of `source`; "" if nothing is."""
+    """Why `vector` is not a batch of `count` environments of `source`; "" if it is."""
     if not isinstance(vector, VectorEnv):
         return f"gave {type(vector).__name__}, not a gymnasium.vector.VectorEnv"
     if vector.num_envs != count:
@@ -135,7 +135,7 @@ def _departure(vector: Any, source: EnvironmentSource, count: int) -> str:
     return ""
 
 
-_BUILT_IN: tuple[Backend, ...] = (Native(), Sync(), EnvPool())  # the ones that cost nothing to try first
+_BUILT_IN: tuple[Backend, ...] = (Native(), Sync(), EnvPool())  # the cheapest to try first
 
 
 def with_backends(source: EnvironmentSource, config: Environment) -> EnvironmentSource:

@@ -1,4 +1,4 @@
-"""What an environment and its wrappers show: the time limit that they declare, and wrappers that are unwise here."""
+"""The layers of a wrapped environment: the time limit that they declare, and wrappers that are unwise here."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ _OF_OBSERVATIONS = ("NormalizeObservation", "VecNormalize")
 
 
 def layers(env: Any) -> Iterator[Any]:
-    """The environment and what it wraps, outermost first. Wrappers of other packages keep what they wrap as Gymnasium's
-    do, in `env`, or in `venv`."""
+    """The environment and those that it wraps, outermost first. Wrappers keep what they wrap in `env`, as Gymnasium's
+    do, or in `venv`."""
     seen = set()
     while env is not None and id(env) not in seen:
         seen.add(id(env))
@@ -47,7 +47,7 @@ def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> b
     `act` chooses an action from an observation and its info. False for an environment too slow to tell.
     """
     began = time.perf_counter()
-    with suppress(Exception), user_code():  # what is wrong with its steps shows in the run
+    with suppress(Exception), user_code():  # faults in its steps are reported by the run
         obs, info = env.reset()
         for _ in range(_TRIAL_STEPS):
             obs, _, terminated, truncated, info = env.step(act(obs, info))
@@ -68,7 +68,7 @@ def no_time_limit(name: str) -> str:
 
 
 def unwise_wrappers(env: gym.Env[Any, Any]) -> Iterator[str]:
-    """A notice for each wrapper that does what is done here, and less well."""
+    """A notice for each wrapper that duplicates what troupe does, without saving its statistics."""
     for name in (type(layer).__name__ for layer in layers(env)):
         if name in _OF_REWARDS:
             yield (

@@ -1,8 +1,8 @@
-"""Observations as one array, whatever the observation space: what rollouts hold and networks take apart.
+"""Packs observations of any space into one array, for rollouts; the network unpacks them.
 
-A Box, Discrete, MultiDiscrete or MultiBinary is that array itself, in its own dtype. Nested observations, and
-those with an action mask, become rows of bytes: each leaf's own bytes after one another, the mask the last. So
-a rollout, a queue and a predictor's cells are the same for all, and nothing is converted before the network.
+A Box, Discrete, MultiDiscrete or MultiBinary stays the array that it is, in its own dtype. Nested observations, and
+those with an action mask, become rows of bytes: the bytes of each leaf in order, then the mask. So rollouts and
+buffers have one layout for all spaces, and nothing is converted before the network.
 """
 
 from collections.abc import Iterator
@@ -23,9 +23,9 @@ _ALIGNMENT_BYTES = 8  # of the largest number
 
 
 class Packing:
-    """How observations of `space` are packed. `masked` says where action masks come from, "" that there are none.
+    """The layout of packed observations of `space`. `masked` is where action masks come from; "": there are none.
 
-    A mask in the observation is the entry `action_mask` of a Dict; what is left of it is `seen` by the network.
+    A mask in the observation is the entry `action_mask` of a Dict; the network sees the space without it, `seen`.
     """
 
     def __init__(self, space: Space, actions: Actions, masked: MaskSource = ""):
@@ -37,7 +37,7 @@ class Packing:
         if not self.leaves:
             raise UsageError(f"observation space {space} is not supported: nothing is observed")
         self.plain = not masked and not self.leaves[0].path
-        self.space = self.seen  # of what is packed
+        self.space = self.seen  # of packed observations
         if not self.plain:
             bytes_each = [leaf.size * _dtype(leaf).itemsize for leaf in self.leaves]
             bytes_each += [actions.mask_size] if masked else []
@@ -45,9 +45,9 @@ class Packing:
             self.space = gym.spaces.Box(0, 255, (self._ends[-1],), np.uint8)
 
     def pack(self, obs: Any, mask: np.ndarray | None = None) -> np.ndarray:
-        """A batch of observations, each leaf [B, ...], and of masks [B, mask_size] as one array [B, ...].
+        """Packs a batch of observations, each leaf [B, ...], and of masks [B, mask_size] into one array [B, ...].
 
-        Raises ValueError, naming the leaf, where one has another shape than its space.
+        Raises ValueError, naming the leaf, if one does not have the shape of its space.
         """
         if self.plain:
             (leaf,) = self.leaves
@@ -61,8 +61,8 @@ class Packing:
         return rows
 
     def mask(self, given: Any = None, *, over: bool = False) -> np.ndarray:
-        """One environment's mask as a row; all true where none is given, or where the episode is `over`, for what
-        is chosen then is ignored. Raises ValueError where it does not fit or forbids every action."""
+        """One environment's mask as a row [mask_size]. All true if none is given, or if the episode is `over`, as the
+        next action is ignored. Raises ValueError if it does not fit or forbids every action."""
         if given is None or over:
             return np.ones(self._actions.mask_size, np.bool_)
         row = self._actions.mask(given)
@@ -74,13 +74,13 @@ class Packing:
         return row
 
     def mask_of(self, obs: Any, info: Any, *, over: bool = False) -> np.ndarray | None:
-        """The same out of one environment's observation or info; None without masks."""
+        """The mask row from one environment's observation or info; None if it has no masks."""
         if not self.masked:
             return None
         return self.mask((obs if self.masked == "observation" else info).get(MASK), over=over)
 
     def pack_one(self, obs: Any, mask: np.ndarray | None = None) -> np.ndarray:
-        """The same for one observation as the environment gives it, without the batch axis."""
+        """Packs one observation as the environment returns it, without the batch axis."""
         if self.plain:
             return np.asarray(obs, self.space.dtype)
         batch = with_entries(self.seen, iter([np.asarray(leaf.of(obs))[None] for leaf in self.leaves]))
@@ -88,7 +88,7 @@ class Packing:
         return packed
 
     def unpack(self, packed: Shaped[Tensor, "N *shape"]) -> tuple[Any, Bool[Tensor, "N choices"] | None]:
-        """Observations as the environment nests them, each leaf [N, ...] in its own dtype; and the masks."""
+        """Observations, nested as the environment's, each leaf [N, ...] in its own dtype; and the masks."""
         if self.plain:
             return packed, None
         starts = [0, *self._ends]

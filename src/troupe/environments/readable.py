@@ -17,7 +17,7 @@ _MASK = (MASK,)  # its path; it stays, whatever it consists of
 
 
 class Reduced(NamedTuple):
-    """An observation space without the entries that are left out; the same object where none is."""
+    """An observation space without the entries that are left out; the same object if none is."""
 
     space: Space
     unreadable: list[Leaf]
@@ -29,7 +29,7 @@ class Reduced(NamedTuple):
 
     @property
     def notices(self) -> list[str]:
-        """What a user should know of it."""
+        """For the start of a run."""
         entries = ", ".join(f"{leaf.dotted} ({type(leaf.space).__name__})" for leaf in self.unreadable)
         return [f"left out of the observation, for no network reads it: {entries}"] if entries else []
 
@@ -37,7 +37,7 @@ class Reduced(NamedTuple):
 def reduced(space: Space, ignore: Sequence[str] = ()) -> Reduced:
     """Leaves out what cannot be read, and the entries that `ignore` names (`mission`, `camera.depth`, `0.pose`).
 
-    An action mask stays. Raises UsageError for a name that fits no entry, and where nothing that can be read remains.
+    An action mask stays. Raises UsageError for a name that matches no entry, and if no supported entry remains.
     """
     found = list(all_leaves(space, whole=_MASK))
     for name in ignore:
@@ -59,7 +59,7 @@ def reduced(space: Space, ignore: Sequence[str] = ()) -> Reduced:
 
 
 def pick(space: Space, obs: Any) -> Any:
-    """What a reduced space has of a full observation; raises LookupError or TypeError where an entry is missing."""
+    """The entries of a full observation that a reduced space has; raises LookupError or TypeError if one is missing."""
     return with_entries(space, (leaf.of(obs) for leaf in all_leaves(space)))
 
 
@@ -68,7 +68,7 @@ def _within(leaf: Leaf, name: str) -> bool:
 
 
 def _without(space: Space, dropped: set[Path], path: Path = ()) -> Space:
-    """Without the leaves at the paths `dropped`, and without what holds nothing else."""
+    """The space without the leaves at the paths `dropped`, and without parts that hold no others."""
     parts = None if path == _MASK else parts_of(space)
     if parts is None:
         return space

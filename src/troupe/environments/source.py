@@ -1,4 +1,4 @@
-"""What makes environments: one, or a batch stepped together, by the backend that a run asks for."""
+"""Makes one environment, or a batch that steps together by the backend that the settings choose."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Maker = Callable[..., gym.Env[Any, Any]]
 
 
 def name_of(env: str | Maker) -> str:
-    """An environment as settings name it (`env.id`)."""
+    """The name of an environment in settings (`env.id`)."""
     name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
     try:
         name.encode()
@@ -38,9 +38,9 @@ def name_of(env: str | Maker) -> str:
 
 @dataclass(frozen=True)
 class EnvironmentSource:
-    """Makes one environment, or many at once; knows the spaces and the score that counts as solved.
+    """Makes one environment or a batch; holds its spaces and its reward threshold.
 
-    `make(render_mode, config)` makes one; both can be left out, and only Atari games read `config`.
+    `make(render_mode, config)` makes one; both arguments are optional, and only Atari games read `config`.
     """
 
     id: str
@@ -52,11 +52,11 @@ class EnvironmentSource:
     native_vector: Callable[[int, Environment], VectorEnv[Any, Any, Any]] | None = None
     atari: bool = False
     time_limit: int | None = None  # steps of an episode, where the environment declares it (probe.py)
-    pool_name: str = ""  # of the same environment in EnvPool, where it has it
-    left_out: tuple[str, ...] = ()  # entries of its observation that are not in `observation_space`
-    notices: tuple[str, ...] = ()  # what a user should know of it at the start of a run
+    pool_name: str = ""  # its name in EnvPool; "": EnvPool does not have the same environment
+    left_out: tuple[str, ...] = ()  # entries of its observation that `observation_space` lacks
+    notices: tuple[str, ...] = ()  # printed at the start of a run
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # the arguments it is made with, as config.toml holds them
-    changed: tuple[str, ...] = ()  # which of env.kwargs, wrappers, max_steps make a registered environment another
+    changed: tuple[str, ...] = ()  # which of env.kwargs, wrappers, max_steps change the registered environment
     known_backends: tuple["Backend", ...] = ()
 
     @cached_property
@@ -70,7 +70,7 @@ class EnvironmentSource:
 
     @cached_property
     def unsendable(self) -> str:
-        """Why the environment cannot be sent to another process; nothing where it can."""
+        """Why the environment cannot be sent to another process; "" if it can."""
         try:
             cloudpickle.dumps(self)
         except Exception as error:
@@ -93,7 +93,7 @@ class EnvironmentSource:
 
     @property
     def backends(self) -> list[str]:
-        """The backends among which auto chooses, the ones that cost nothing to try first."""
+        """The backends among which auto chooses, the cheapest to try first."""
         return [backend.name for backend in self.known_backends if backend.available(self)]
 
     def penalty(self, backend: str) -> float:
@@ -106,24 +106,24 @@ class EnvironmentSource:
         return not self.backend(config).in_python
 
     def has_threads(self, config: Environment) -> bool:
-        """Whether a batch steps in threads of its own, so that `env.threads` means something."""
+        """Whether a batch steps in threads of its own (`env.threads`)."""
         return self.atari or self.backend(config).threaded
 
     def is_restorable(self, config: Environment) -> bool:
-        """Whether `make_restorable` gives environments that can be put back where they were.
+        """Whether `make_restorable` makes environments whose state a checkpoint can restore.
 
-        A game of Atari is long, and playing it again takes as long: only if sync is asked for.
+        Restoring replays the episode, which takes long in Atari games: there only if backend sync is asked for.
         """
         return config.backend == "sync" or (config.backend == "auto" and not self.atari)
 
     def make_vector(self, count: int, config: Environment) -> VectorEnvironment:
-        """`count` environments stepped together, by the backend that `config` asks for."""
+        """`count` environments that step together, by the backend that `config` chooses."""
         self.check(config)
         with quiet_gymnasium():
             return self.backend(config).make(self, count, config)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
-        """The same, of environments that a checkpoint can put back where they were, if `is_restorable`."""
+        """The same, of environments whose state a checkpoint can restore, if `is_restorable`."""
         if not self.is_restorable(config):
             return self.make_vector(count, config)
         self.check(config)
@@ -140,7 +140,7 @@ class EnvironmentSource:
         return kind(vector, self.id, config.delay_seconds, episodic_life=config.episodic_life, masked=self.masked)
 
     def check(self, config: Environment) -> None:
-        """Raises UsageError where the environment cannot be played as `config` says."""
+        """Raises UsageError if the settings `config` do not fit the environment."""
         backend = self.backend(config)
         if refusal := backend.refusal(self, config):
             raise UsageError(f"env.backend = '{backend.name}': {refusal}")
@@ -155,12 +155,12 @@ class EnvironmentSource:
         return ", ".join(f"env.{name}" for name in self.changed)
 
     def random_actions(self, rng: np.random.Generator, obs: np.ndarray) -> np.ndarray:
-        """A row for each of the packed observations, among the allowed actions."""
+        """Random allowed actions, a row for each packed observation [B, ...]."""
         masks = self.packing.unpack(torch.from_numpy(obs))[1] if self.masked else None
         return self.actions.random(rng, len(obs), None if masks is None else masks.numpy())
 
     def random_action(self, rng: np.random.Generator, obs: Any, info: Any) -> Any:
-        """An allowed action as the environment's own `step` takes it, after its observation and info.
+        """A random allowed action for the environment's own `step`, given its observation and info.
 
         Raises ValueError or AttributeError for a mask that does not fit.
         """
@@ -170,7 +170,7 @@ class EnvironmentSource:
     def sync_vector(
         self, count: int, config: Environment, wrap: Callable[[gym.Env[Any, Any]], gym.Env[Any, Any]] = lambda env: env
     ) -> SyncVectorEnv:
-        """`count` environments in Python, each in `wrap`. Raises UsageError where so many cannot be made."""
+        """`count` environments in Python, each wrapped by `wrap`. Raises UsageError if so many cannot be made."""
         read = (MASK, "lives") if self.atari or config.episodic_life else (MASK,)
         made: list[gym.Env[Any, Any]] = []
 
@@ -179,11 +179,11 @@ class EnvironmentSource:
             return made[-1]
 
         try:
-            # copy=False: what is returned is the vector's own buffer, and the actor copies it at once.
+            # copy=False: returns the vector's own buffer, which the actor copies at once.
             with user_code():
                 makers = [partial(make, number) for number in range(count)]
                 return SyncVectorEnv(makers, copy=False, autoreset_mode=AutoresetMode.NEXT_STEP)
-        except Exception as error:  # what could be made once may fail the second time, or differ
+        except Exception as error:  # the second may fail, or have other spaces
             for each in made:
                 close_in_time(each.close, self.id)
             raise UsageError(
@@ -192,7 +192,7 @@ class EnvironmentSource:
             ) from error
 
     def exists_once(self, config: Environment) -> bool:
-        """Whether a second one cannot be made while one is open: it needs a licence, a port, a device."""
+        """Whether a second one cannot be made while one is open, as with a licence, a port or a device."""
         made: list[gym.Env[Any, Any]] = []
         try:
             for _ in range(2):
@@ -207,21 +207,21 @@ class EnvironmentSource:
 
 
 class Backend(ABC):
-    """A way to step a batch of environments (backends.py has those that there are)."""
+    """A way to step a batch of environments; backends.py has the built-in ones."""
 
     name: str
-    penalty: float = 1.0  # by which its measured cost is multiplied in the choice, if it is not the default
+    penalty: float = 1.0  # factor on its measured cost in the choice of auto, if it is not the default
     in_python: bool = False  # steps environment by environment in Python: actors are processes
     threaded: bool = False  # in threads of its own (env.threads)
-    startup_seconds: float = 0.0  # what it costs a run before the first step ...
-    call_seconds: float = 0.0  # ... and each step, however many environments it has
+    startup_seconds: float = 0.0  # cost before the first step ...
+    call_seconds: float = 0.0  # ... and of each step, whatever the size of the batch
 
     def available(self, source: EnvironmentSource) -> bool:
         """Whether it is a candidate of auto."""
         return not self.refusal(source, Environment())
 
     def refusal(self, source: EnvironmentSource, config: Environment) -> str:  # noqa: ARG002
-        """Why it cannot step `source` as `config` says; "" where it can."""
+        """Why it cannot step `source` with the settings `config`; "" if it can."""
         return ""
 
     @abstractmethod

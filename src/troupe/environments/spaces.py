@@ -1,7 +1,7 @@
-"""Spaces: their leaves, as JSON, and what a run says about its environment's.
+"""Spaces: their leaves, and their description as JSON.
 
 A space may be nested: Dict and Tuple hold others, to any depth. Their leaves are Box, Discrete,
-MultiDiscrete and MultiBinary; a leaf's path says how to get at it in a nested value.
+MultiDiscrete and MultiBinary; a leaf's path is its keys and positions, from the outside in.
 """
 
 import math
@@ -39,16 +39,16 @@ class Leaf(NamedTuple):
 
     @property
     def dotted(self) -> str:
-        """`key.0`: how a user writes it."""
+        """`key.0`, as in settings."""
         return ".".join(map(str, self.path))
 
     def named(self, root: str) -> str:
-        """`root.key.0`: a name for where a nested value is taken apart."""
+        """`root.key.0`, for one array of many."""
         return ".".join([root, *map(str, self.path)])
 
 
 def leaves(space: Space, what: str = "space") -> list[Leaf]:
-    """All leaves in order; raises UsageError that names one which is not supported. `what` it is the space of."""
+    """All leaves in order. Raises UsageError for one that is not supported; `what` says what the space is of."""
     found = list(all_leaves(space))
     for leaf in found:
         if not is_readable(leaf.space):
@@ -78,14 +78,14 @@ def parts_of(space: Space) -> dict[Any, Space] | None:
 
 
 def is_readable(space: Space) -> bool:
-    """Whether a network can read values of a leaf: numbers of at most 64 bits, and choices."""
+    """Whether a leaf is supported: numbers of at most 64 bits, and choices."""
     if isinstance(space, gym.spaces.Box):
         return space.dtype is not None and space.dtype.kind in "biuf" and space.dtype.itemsize <= 8
     return isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete | gym.spaces.MultiBinary)
 
 
 def with_entries(space: Space, values: Iterator[Any]) -> Any:
-    """A value of a nested space, its leaves taken from `values` in order."""
+    """A value of a nested space made of its leaves' values, in order."""
     if isinstance(space, gym.spaces.Dict):
         return {key: with_entries(part, values) for key, part in space.spaces.items()}
     if isinstance(space, gym.spaces.Tuple):
@@ -94,7 +94,7 @@ def with_entries(space: Space, values: Iterator[Any]) -> Any:
 
 
 def describe(space: Space) -> dict[str, Any]:
-    """What `restore` needs. Bounds of a Box are kept as two numbers where they are all the same."""
+    """The space as JSON, for `restore`. Equal bounds of a Box are kept as one number."""
     if isinstance(space, gym.spaces.Dict):
         return {"type": "Dict", "spaces": [[key, describe(part)] for key, part in space.spaces.items()]}
     if isinstance(space, gym.spaces.Tuple):

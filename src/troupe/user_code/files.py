@@ -41,19 +41,19 @@ def code_of(name: str) -> Iterator[Path]:
 
 
 def absolute(name: str) -> str:
-    """`name` with the absolute path of its file; unchanged where it names none."""
+    """`name` with the absolute path of its file; unchanged if it names no file."""
     path = path_of(name)
     return f"{os.path.abspath(path)}:{name.rpartition(':')[2]}" if path else name
 
 
 def without_folder(name: str) -> str:
-    """`name` as it is shown: the file without its folder."""
+    """`name` for messages: the file without its folder."""
     path = path_of(name)
     return f"{path.name}:{name.rpartition(':')[2]}" if path else name
 
 
 def digests(names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files in `names`, by absolute path. Raises UsageError where one cannot be read."""
+    """SHA-256 of the files in `names`, by absolute path. Raises UsageError if one cannot be read."""
     paths = [os.path.abspath(path) for path in map(path_of, names) if path]
     try:
         return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
@@ -62,7 +62,7 @@ def digests(names: Iterable[str]) -> dict[str, str]:
 
 
 def refuse_inside(run: Path, paths: Iterable[Path], what: str) -> None:
-    """Raises UsageError for code that lies in the run directory, which may come from anybody."""
+    """Raises UsageError for code in the run directory, which may come from anybody."""
     for path in paths:
         if any(run.resolve() in each.parents for each in (Path(os.path.abspath(path)), path.resolve())):
             raise UsageError(
@@ -88,8 +88,8 @@ def warn_of_changes(names: Iterable[str], hashes: Mapping[str, str], consequence
 class FileCallable:
     """A callable defined in a Python file.
 
-    It reaches another process as the text of that file, which is executed there: what the file holds at
-    module level need not be picklable, and a file that changes meanwhile does not matter.
+    It is pickled as the text of that file, which another process executes: its module-level objects need not be
+    picklable, and later changes of the file do not matter.
     """
 
     path: Path
@@ -106,7 +106,7 @@ class FileCallable:
 
 @dataclass(frozen=True, eq=False)
 class PassedCallable:
-    """A callable of a script or a notebook: it reaches another process with its code."""
+    """A callable of a script or a notebook, pickled with its code."""
 
     value: Callable[..., Any]
 
@@ -132,7 +132,7 @@ def unwrapped(found: Callable[..., Any]) -> Callable[..., Any]:
 def load_callable(name: str, setting: str, what: str) -> Callable[..., Any]:
     """The callable that `path/to/file.py:NAME` or `module:NAME` names.
 
-    Raises UsageError, in one line that begins with `setting` where that is not clear from the name.
+    Raises UsageError, in one line that begins with `setting` unless the name makes that clear.
     """
     if path_of(name):
         return load(name, what)
@@ -152,9 +152,9 @@ def load_callable(name: str, setting: str, what: str) -> Callable[..., Any]:
 
 
 def load(name: str, what: str) -> FileCallable:
-    """The callable that `path/to/file.py:NAME` names; `what` says in error messages what it is.
+    """The callable that `path/to/file.py:NAME` names; `what` is its kind, for error messages.
 
-    Raises UsageError, in one line, where there is no such file or callable, or where the file raises.
+    Raises UsageError, in one line, if there is no such file or callable, or if the file raises.
     """
     path = path_of(name)
     assert path is not None
@@ -174,7 +174,7 @@ def _from_text(path: Path, name: str, text: bytes) -> FileCallable:
 
 
 class _Text(importlib.abc.InspectLoader):
-    """Imports the text that was read, whatever the file holds by now."""
+    """Imports the text that was read, even if the file has changed since."""
 
     def __init__(self, text: bytes, path: str):
         self._text, self._path = text, path
@@ -189,8 +189,7 @@ class _Text(importlib.abc.InspectLoader):
 def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
     """The file as a module, executed once for each text it has had.
 
-    It stands in sys.modules, where dataclasses look up its postponed annotations, under a name that no
-    other file has.
+    It is in sys.modules, where dataclasses look up postponed annotations, under a unique name.
     """
     key = hashlib.sha256(str(path).encode() + b"\0" + text).hexdigest()[:16]
     name = f"troupe_file_{path.stem}_{key}"
@@ -215,13 +214,13 @@ def _module(path: Path, text: bytes, shown: Path) -> ModuleType:
 
 @contextmanager
 def _neighbours_importable(folder: Path) -> Iterator[None]:
-    """Lets a file import those beside it, as a script may; first while it is executed, and last from then on,
-    so that later imports of other packages do not find a file of the same name there.
+    """Lets a file import those beside it, as a script may: its folder is first in sys.path while it is executed, and
+    last afterwards, so that it does not shadow other packages.
 
     Actor processes start with the same sys.path.
     """
     directory = str(folder)
-    for name, module in list(sys.modules.items()):  # another environment's neighbour of the same name
+    for name, module in list(sys.modules.items()):  # a file of the same name beside another environment
         file = getattr(module, "__file__", None)
         beside = "." not in name and file and os.path.dirname(file) in _folders - {directory}
         if beside and not name.startswith("troupe_file_") and (folder / f"{name}.py").is_file():

@@ -1,4 +1,4 @@
-"""Running an environment's own code: what it raises to end the program is an error like any other."""
+"""Runs the user's code: SystemExit and KeyboardInterrupt that it raises become ordinary errors."""
 
 import signal
 import threading
@@ -9,14 +9,14 @@ from troupe.config import TroupeError
 
 
 class ExitAttempt(TroupeError):
-    """An environment called sys.exit, or raised KeyboardInterrupt, which would have ended the program."""
+    """The user's code called sys.exit or raised KeyboardInterrupt, which would have ended the program."""
 
 
 @contextmanager
 def user_code() -> Iterator[None]:
-    """Runs an environment's code: imports it, makes, resets, steps or closes it.
+    """Around code of the user's, such as an environment's import, construction, reset, step or close.
 
-    Whatever it raises comes out as an Exception; only an interrupt by a signal passes through.
+    Turns whatever it raises into an Exception; only an interrupt by a signal passes through.
     """
     try:
         yield
@@ -27,8 +27,8 @@ def user_code() -> Iterator[None]:
 
 
 def contained(error: BaseException) -> Exception:
-    """`error` as an Exception, for an `except BaseException` around an environment's code where `user_code` would
-    be too slow. Raises it again where a signal has raised it."""
+    """`error` as an Exception, for an `except BaseException` around the user's code where `user_code` would be too
+    slow. Raises it again if a signal raised it."""
     if isinstance(error, Exception):
         return error
     if _is_interrupt(error):
@@ -39,9 +39,9 @@ def contained(error: BaseException) -> Exception:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Signals are answered in the main thread; our handlers put the signal's number into the exception.
+    """Signals arrive in the main thread, and troupe's handlers put the signal's number into the exception.
 
-    Under Python's own handler the two cannot be told apart: then it counts as the user's.
+    With Python's own handler the two cannot be distinguished: then it counts as an interrupt by the user.
     """
     if not isinstance(error, KeyboardInterrupt) or threading.current_thread() is not threading.main_thread():
         return False

@@ -1,6 +1,6 @@
 """`troupe check`: plays a few hundred random steps, and reports what is wrong with an environment and what is unwise.
 
-What breaks the interface or makes results unrepeatable is wrong; what can be learned from, but badly, is unwise.
+Wrong: what breaks the interface or makes results unrepeatable. Unwise: what makes learning harder.
 """
 
 import re
@@ -24,11 +24,11 @@ from troupe.user_code.guard import user_code
 
 STEPS = 400
 _REPEATED_STEPS = 100  # of an episode that is played again
-_SECONDS = 20.0  # for the whole check of a slow environment, half of them for the steps that are played first
+_SECONDS = 20.0  # limit on the check of a slow environment, half of it for the first pass
 _SLOW_RESET_SECONDS = 1.0
-_RESETS_OF_GYMNASIUMS = 8  # about as many are in its check_env
+_RESETS_OF_GYMNASIUMS = 8  # about as many as check_env makes
 _INTERFACE = "return what gymnasium.Env documents for reset and step"
-# Advice of Gymnasium's checker that is not about training, or that is given here in other words.
+# Warnings of Gymnasium's checker that are not about training, or that duplicate findings here.
 _NOT_OURS = re.compile(
     "different from the unwrapped|render|is (-)?infinity|not an image|symmetric and normalized|conventional|"
     "expecting a numpy array|Casting input|reward returned|precision lowered|flattened|not within the observation space"
@@ -42,7 +42,7 @@ class Report:
     name: str
     steps: int = 0
     episodes: int = 0
-    complete: bool = True  # or else the time was over first
+    complete: bool = True  # False if the time limit came first
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -77,7 +77,7 @@ class Report:
 
 
 def check(name: str, find: Callable[[], EnvironmentSource], steps: int = STEPS, seed: int = 0) -> Report:
-    """`find` makes the environment's source. Raises UsageError where there is no environment to be checked."""
+    """Checks the environment that `find` makes. Raises UsageError if there is none."""
     report = Report(name)
     try:
         source = find()
@@ -131,7 +131,7 @@ class _Recorder(gym.Wrapper[Any, Any, Any, Any]):
 
 @contextmanager
 def _made(source: EnvironmentSource) -> Iterator[tuple[Conforming, _Recorder]]:
-    """An environment, and what records it; closed in the end."""
+    """An environment and its recorder; closes it at the end."""
     with user_code():
         env = source.make()
     recorder = _Recorder(env.env if isinstance(env, Conforming) else env)
@@ -150,10 +150,9 @@ def _play(
     seen: Seen,
     until: float,
 ) -> None:
-    """Plays random allowed actions, which like the episodes follow from the seed: at least one step, and none after the
-    time `until`."""
+    """Plays random allowed actions, seeded like the episodes: at least one step, and none after the time `until`."""
     rng = np.random.default_rng(seed)
-    verb, number = "reset", 0  # of the step, which is counted only when it has been seen
+    verb, number = "reset", 0  # what is called next, and in which step
     try:
         with user_code():
             obs, info = env.reset(seed=seed)
@@ -174,13 +173,13 @@ def _play(
 
 
 def _slow_reset(seconds: list[float]) -> list[Finding]:
-    """By the fastest reset: the first may load what the others share."""
+    """Judged by the fastest reset: the first may load what the others reuse."""
     least = min(seconds, default=0.0)
     if least < _SLOW_RESET_SECONDS:
         return []
     change = (
         "keep what is slow to load or to start from one episode to the next; an actor resets its environments one "
-        "after another (--actor.environments 1 has no other one wait)"
+        "after another (with --actor.environments 1 no other waits)"
     )
     return [unwise(f"a reset takes {least:.1f} s", change)]
 

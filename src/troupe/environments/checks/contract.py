@@ -1,6 +1,6 @@
-"""Checks what `reset` and `step` return: an error has what was expected and what was found.
+"""Checks what `reset` and `step` return; errors name what was expected and what was found.
 
-Harmless differences are removed: a reward becomes a float, the two ends bools, an info a dict.
+Harmless deviations are corrected: a reward becomes a float, terminated and truncated bools, an info a dict.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ from troupe.environments.readable import pick
 from troupe.environments.spaces import Space, leaves
 
 _VALUES = "(observation, reward, terminated, truncated, info)"
-OLD_INTERFACE = "before Gymnasium `done` stood for both ends; shimmy's GymV21CompatibilityV0 adapts such environments"
+OLD_INTERFACE = "Gym had one `done` for both; shimmy's GymV21CompatibilityV0 adapts such environments"
 
 
 class ContractError(Exception):
-    """`reset` or `step` violated Gymnasium's interface; the text is a whole sentence."""
+    """`reset` or `step` violated Gymnasium's interface; the message is a whole sentence."""
 
 
 class WrongEnvironment(UsageError):
-    """The first reset or step of an environment is wrong; nothing has started."""
+    """The first reset or step of an environment violates the interface; nothing has started yet."""
 
 
 class Conforming(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment whose answers are checked on their way out, its observations reduced to `space` if one is given.
+    """Checks what the environment returns; reduces its observations to `space` if one is given.
 
-    Shapes and values of observations are checked where they are gathered (vector.py).
+    Shapes and values of observations are checked in batches (vector.py).
     """
 
     def __init__(self, env: gym.Env[Any, Any], space: Space | None = None):
@@ -63,13 +63,13 @@ class Conforming(gym.Wrapper[Any, Any, Any, Any]):
         try:
             return pick(self._space, obs)
         except (LookupError, TypeError):
-            return obs  # an entry is missing, which the check of shapes names
+            return obs  # an entry is missing: the check of shapes will report it
 
 
 def of_reset(answer: Any, space: Space) -> tuple[Any, dict[str, Any]]:
-    """The observation and the info in what `reset` returned; raises ContractError where it is not these two."""
+    """The observation and the info that `reset` returned; raises ContractError for anything else."""
     pair = isinstance(answer, tuple | list) and len(answer) == 2
-    if pair and isinstance(space, gym.spaces.Tuple) and len(space.spaces) == 2:  # the observation alone is a pair, too
+    if pair and isinstance(space, gym.spaces.Tuple) and len(space.spaces) == 2:  # an observation alone is a pair, too
         parts = leaves(space)
         pair = not misfit(parts, answer[0]) or bool(misfit(parts, answer))
     if pair and (answer[1] is None or isinstance(answer[1], Mapping)):

@@ -1,4 +1,4 @@
-"""Findings of `troupe check` from the steps of an environment: faults, and numbers that are hard to learn from."""
+"""Findings of `troupe check` about the steps of an environment: faults, and numbers that make learning hard."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _DWARFS = 1000.0  # times the usual reward
 
 
 class Finding(NamedTuple):
-    """`wrong`, or unwise; what was found, and what to change."""
+    """What was found and what to change; `wrong` or unwise."""
 
     wrong: bool
     what: str
@@ -32,7 +32,7 @@ def unwise(what: str, change: str) -> Finding:
 
 
 class Seen:
-    """Collects findings step by step; of observations it keeps statistics only."""
+    """Collects findings step by step; keeps statistics of the observations only."""
 
     def __init__(self, source: EnvironmentSource):
         self._source = source
@@ -41,11 +41,11 @@ class Seen:
         self._digests: list[bytes] = []
         self._rewards: list[float] = []
         self._found: dict[str, Finding] = {}
-        self._before: list[tuple[str, np.ndarray, np.ndarray]] = []  # what was shown before, and a copy of it
+        self._before: list[tuple[str, np.ndarray, np.ndarray]] = []  # the last observation's arrays, and copies of them
 
     @property
     def wrong(self) -> list[Finding]:
-        """What makes playing on pointless."""
+        """Faults after which no further step makes sense."""
         return [finding for name, finding in self._found.items() if name == "fails"]
 
     def fail(self, what: str, change: str) -> None:
@@ -78,7 +78,7 @@ class Seen:
         return [*self._found.values(), *numbers, *self._of_rewards(), *self._of_actions()]
 
     def first_difference(self, other: "Seen") -> int | None:
-        """The step from which two sequences differ; None where one begins the other."""
+        """The first step in which two sequences differ; None if one is a prefix of the other."""
         pairs = enumerate(zip(self._digests, other._digests, strict=False))
         return next((step for step, (mine, theirs) in pairs if mine != theirs), None)
 
@@ -88,7 +88,7 @@ class Seen:
     def _check_info(self, verb: str, info: Any) -> None:
         if info is None:
             what = f"{verb} returns None as info"
-            self._note("info", unwise(what, "return a dict, {} where there is nothing to tell"))
+            self._note("info", unwise(what, "return a dict, {} if there is nothing to report"))
 
     def _observe(self, obs: Any, about: bytes) -> None:
         for what, shown, copy in self._before:
@@ -118,7 +118,7 @@ class Seen:
         self._digests.append(digest.digest())
 
     def _kind(self, leaf: Leaf, value: Any) -> None:
-        """What is converted on its way to the network."""
+        """Notes an observation whose dtype is converted for the network."""
         if not isinstance(leaf.space, gym.spaces.Box):
             return
         name, expected = f"the observation{leaf.name}", np.dtype(leaf.space.dtype)
@@ -135,7 +135,7 @@ class Seen:
         if not len(sizes):
             yield unwise(
                 f"every reward of {self.steps} random steps is 0",
-                "reward what leads to the goal, or look for what is new (novelty.coefficient)",
+                "reward progress towards the goal, or novelty (novelty.coefficient)",
             )
             return
         usual, most = float(np.sort(sizes)[len(sizes) // 2]), float(sizes.max())
@@ -146,7 +146,7 @@ class Seen:
         if most > _DWARFS * usual:
             yield unwise(
                 f"one reward of {most:g} dwarfs the others, half of which are at most {usual:g}",
-                "bring them nearer to one another, or hold them within bounds for learning (loss.reward_clip)",
+                "scale them closer together, or clip them for learning (loss.reward_clip)",
             )
 
     def _of_actions(self) -> Iterator[Finding]:
@@ -160,7 +160,7 @@ class Seen:
 
 
 class _SeenLeaf:
-    """The numbers of one leaf: how large, and which of them ever changed."""
+    """Statistics of one leaf: the largest magnitude, and which numbers ever changed."""
 
     def __init__(self, leaf: Leaf):
         self.leaf, self.limits = leaf, Limits(leaf)
@@ -181,9 +181,9 @@ class _SeenLeaf:
         whole = constant == size
         if size and (whole or (constant and len(self.leaf.space.shape or ()) == 1)):
             which = f"{name} never changed" if whole else f"{constant} of the {size} numbers of {name} never changed"
-            yield unwise(f"{which} in {steps} steps", "leave out what says nothing (--env.ignore)")
+            yield unwise(f"{which} in {steps} steps", "leave out what carries no information (--env.ignore)")
         if self._most > _HUGE and isinstance(self.leaf.space, gym.spaces.Box):
             yield unwise(
                 f"{name} holds numbers as large as {self._most:g}",
-                "show differences, or other units; network.normalize, on by default, brings them to one scale",
+                "use differences or other units; network.normalize, on by default, brings them to one scale",
             )

@@ -1,4 +1,4 @@
-"""What can be wrong with an observation: it lacks an entry, has another shape, or holds what its space does not."""
+"""Checks of observations against their space: missing entries, shapes, values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from troupe.environments.spaces import Leaf
 
 
 def misfit(leaves: Sequence[Leaf], obs: Any) -> str:
-    """The first leaf of one observation that is missing or cannot be read as its space says; empty if all can."""
+    """Describes the first leaf of one observation that is missing or does not fit its space; "" if all fit."""
     for leaf in leaves:
         try:
             value = leaf.of(obs)
@@ -33,7 +33,7 @@ def misfit(leaves: Sequence[Leaf], obs: Any) -> str:
 
 
 def _lost(array: np.ndarray, dtype: np.dtype[Any]) -> Any:
-    """The first number that a conversion to whole numbers would change without a word; None if there is none."""
+    """The first number that a conversion to integers would change silently; None if there is none."""
     if dtype.kind not in "biu":
         return None
     with np.errstate(invalid="ignore"):
@@ -54,7 +54,7 @@ class Limits:
         self.leaf, space = leaf, leaf.space
         self._floats = np.dtype(space.dtype).kind == "f"
         self._box = isinstance(space, gym.spaces.Box)
-        self._low: Any = None  # where there is nothing to be found outside, as with bytes
+        self._low: Any = None  # None: every value is within bounds, as with bytes
         self._high: Any = None
         if isinstance(space, gym.spaces.Discrete):
             self._low, self._high = space.start, space.start + space.n - 1
@@ -66,7 +66,7 @@ class Limits:
             self._low, self._high = space.low, space.high
 
     def unfit(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first environment whose value cannot be learned from, and why."""
+        """The index of the first environment whose value is not finite or not in its space, and why."""
         if self._floats and not np.isfinite(value).all():
             return _first(~np.isfinite(value), value)
         if self._box or self._low is None:
@@ -74,7 +74,8 @@ class Limits:
         return self._outside(value)
 
     def outside_box(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The first environment whose value has left its Box, once; no error: many bounds are declared carelessly."""
+        """The index of the first environment whose value is outside its Box, and how; once only. This is no error, for
+        many declared bounds are wrong."""
         if not self._box or self._low is None:
             return None
         found = self._outside(value)

@@ -1,1 +1,1 @@
-"""From an id, a file or a callable to a factory of environments."""
+"""Finds an environment by its id, its file or its callable."""

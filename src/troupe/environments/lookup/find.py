@@ -1,4 +1,4 @@
-"""Where environments come from: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
+"""Finds environments: a Gymnasium id, `module:Id`, `path/to/file.py:factory`, or a callable."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
@@ -19,13 +19,13 @@ from troupe.user_code import files
 
 
 def find(env: str | Maker, options: Environment | None = None, texts: Collection[str] = ()) -> EnvironmentSource:
-    """Resolves `env` and makes it once, to see that it can be made and what its spaces are.
+    """Resolves `env` and makes it once, to check it and to learn its spaces.
 
-    Of `options`, `kwargs`, `wrappers`, `max_steps` and `ignore` are part of the environment. Strings of the arguments
-    named in `texts` are read as a shell gives them.
+    Of `options`, `kwargs`, `wrappers`, `max_steps`, `ignore` and `backend` matter here. The arguments named in `texts`
+    are text from a shell, and are converted.
 
-    Raises UsageError in one line: no such name (with the nearest), a package that is missing (with the
-    command that installs it), a factory that fails, arguments or wrappers that do not fit.
+    Raises UsageError in one line: an unknown name (with the nearest), a missing package (with the command that
+    installs it), a factory that fails, arguments or wrappers that do not fit.
     """
     options = options or Environment()
     if callable(env):
@@ -42,8 +42,8 @@ def find(env: str | Maker, options: Environment | None = None, texts: Collection
 def settle(
     config: TrainConfig, env: str | Maker, env_kwargs: Mapping[str, Any] | None = None
 ) -> tuple[TrainConfig, EnvironmentSource]:
-    """The environment of a new run, and `config` with all that finds the same one again: arguments with their
-    types (`env_kwargs` as they are), and files of every setting that names one by absolute path and hash."""
+    """The environment of a new run, and `config` completed so that it finds the same one again: typed arguments
+    (`env_kwargs` as they are), and absolute paths and hashes of all files that settings name."""
     exact = {f"env.kwargs.{name}": value for name, value in (env_kwargs or {}).items()}
     config = configuration.replace(config, exact)
     wrappers = tuple(files.absolute(name.strip()) for name in config.env.wrappers)
@@ -59,7 +59,7 @@ def settle(
 
 
 def of_run(run: Path, config: Environment, env: Maker | None = None) -> EnvironmentSource:
-    """The environment of a run; `env` gives it where it was a callable, which no file can hold.
+    """The environment of a run; `env` is its callable, if it was one, as config.toml cannot hold it.
 
     A run directory may come from anybody: code that lies in it is not executed.
     """
@@ -79,7 +79,7 @@ def report_changes(config: Environment) -> None:
 
 
 def _code_of(name: str) -> Iterator[Path]:
-    """The files that `name` would have imported; none where Gymnasium knows the environment already."""
+    """The files that finding `name` would import; none if it is registered already."""
     module, _, registered = name.rpartition(":")
     if files.path_of(name):
         yield from files.code_of(name)

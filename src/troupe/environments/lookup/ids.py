@@ -1,4 +1,4 @@
-"""From an id to the registered environment; what to say of an id that nothing registers."""
+"""From an id to the registered environment; error messages for unknown ids."""
 
 import difflib
 import re
@@ -19,8 +19,8 @@ _FEW = 4  # ids of a package that are named
 def lookup(env_id: str) -> EnvSpec:
     """The registered environment `Id`, or that of `module:Id`, whose module is imported first.
 
-    Where nothing registered has that id, what may register it is imported, one package after another (packages.py).
-    Raises UsageError in one line: no such id (with the nearest), or a package that is missing (with its command).
+    If the id is unknown, packages that may register it are imported one after another (packages.py).
+    Raises UsageError in one line: no such id (with the nearest), or a missing package (with its pip command).
     """
     module, _, name = env_id.rpartition(":")
     asked, others = packages.registrars(name, module)
@@ -52,7 +52,7 @@ def _registered(name: str) -> EnvSpec | None:
 
 
 def _not_installed(env_id: str, module: str, error: Exception) -> str:
-    """What installs the well-known package that was named, where it is not here."""
+    """The message for a well-known package that is not installed; "" otherwise."""
     if not isinstance(error, ModuleNotFoundError) or error.name != packages.root(module):
         return ""
     commands = [package.command for package in packages.KNOWN if error.name in package.modules]
@@ -60,7 +60,7 @@ def _not_installed(env_id: str, module: str, error: Exception) -> str:
 
 
 def _unknown(env_id: str, imported: Sequence[str]) -> str:
-    """`imported` are the modules that the id has asked for."""
+    """The message for an unknown id; `imported` are the modules that it names."""
     name = env_id.rpartition(":")[2]
     suited = packages.known(name)
     if suited and not imported:
@@ -82,7 +82,7 @@ def _unknown(env_id: str, imported: Sequence[str]) -> str:
             return f"no environment '{env_id}'{hint} ({modules} was imported and registers {_few(name, ids)})"
         return f"no environment '{env_id}': {modules} was imported and registers no such id, but {_few(name, ids)}"
     namespace, slash, _ = name.partition("/")
-    if slash:  # of no package that is installed: a name that looks alike is another's
+    if slash:  # of no installed package: similar names belong to others
         return (
             f"no environment '{env_id}': no installed package declares the namespace '{namespace}'; "
             f"name the module that registers it, MODULE:{name}"
@@ -92,7 +92,7 @@ def _unknown(env_id: str, imported: Sequence[str]) -> str:
 
 
 def _few(name: str, ids: Sequence[str]) -> str:
-    """Some of the ids, the nearest first."""
+    """The nearest of the ids, and how many more there are."""
     nearest = sorted(sorted(ids), key=lambda each: -difflib.SequenceMatcher(None, each.lower(), name.lower()).ratio())
     more = f" and {len(ids) - _FEW:,} more" if len(ids) > _FEW else ""
     return f"{', '.join(nearest[:_FEW])}{more}"
@@ -103,7 +103,7 @@ def _current(ids: Iterable[str]) -> list[str]:
 
 
 def _same_game(name: str, ids: Iterable[str]) -> str:
-    """Those of the ids that differ in version or case only, else in namespace as well; of each, the newest version."""
+    """Suggests ids that differ in version or case only, or else in namespace as well; the newest version of each."""
     newest: dict[str, tuple[int, str]] = {}
     for each in _current(ids):
         if _bare(each) == _bare(name):

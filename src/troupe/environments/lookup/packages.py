@@ -1,7 +1,7 @@
-"""Packages that register environments: which to import for an id that is not registered yet, and what pip installs.
+"""Packages that register environments: which to import for an unregistered id, and how pip installs them.
 
-Gymnasium imports none by itself. A package is imported only for an id that asks for it: one of a well-known package, or
-one of a namespace that an installed package declares as an entry point of the group `gymnasium.envs`.
+Gymnasium imports none by itself. A package is imported only for an id that it is known to register, or whose namespace
+it declares as an entry point of the group `gymnasium.envs`.
 """
 
 import importlib
@@ -33,7 +33,7 @@ _GAMES = (
 
 @dataclass(frozen=True)
 class Registrar:
-    """What registers environments: the import of a module, or `module:function`; all ids within a namespace, if any."""
+    """Registers environments when imported (`module`) or called (`module:function`), in a namespace, if any."""
 
     value: str
     namespace: str = ""
@@ -45,13 +45,13 @@ class Registrar:
 
 @dataclass(frozen=True)
 class Package:
-    """A well-known package. `ids` is a regular expression of its ids without version; all `modules` must be there."""
+    """A well-known package. `ids`: a regular expression of its ids without version; it needs all `modules`."""
 
     ids: str
     modules: tuple[str, ...]
     registers: str
-    requirement: str = ""  # what pip installs
-    extra: str = ""  # or the extra of ours that stands for it
+    requirement: str = ""  # for pip
+    extra: str = ""  # or an extra of troupe's
 
     @property
     def installed(self) -> bool:
@@ -98,13 +98,13 @@ KNOWN = (
 
 
 def known(name: str) -> list[Package]:
-    """The well-known packages that have an environment of this name, whatever its version."""
+    """The well-known packages that have an environment of this name, in any version."""
     bare = re.sub(r"-v\d+$", "", name)
     return [package for package in KNOWN if re.fullmatch(package.ids, bare, re.IGNORECASE)]
 
 
 def registrars(name: str, module: str = "") -> tuple[list[Registrar], list[Registrar]]:
-    """What the id `name` asks for, and what may register it besides; with `module`, only what is of its package."""
+    """What the id `name` names, and what else may register it; with `module`, only what belongs to its package."""
     if module:
         mine = [Registrar(package.registers) for package in KNOWN if root(module) in package.modules]
         return [Registrar(module), *mine, *(each for each in _declared() if root(each.module) == root(module))], []
@@ -114,11 +114,11 @@ def registrars(name: str, module: str = "") -> tuple[list[Registrar], list[Regis
     return asked, [each for each in _declared() if not each.namespace]
 
 
-_registered: dict[str, set[str]] = {}  # by package, what its import has brought; it is imported only once
+_registered: dict[str, set[str]] = {}  # ids by package, as its import registered them
 
 
 def load(registrar: Registrar) -> None:
-    """Imports it, and calls its function; raises whatever the package raises."""
+    """Imports the module and calls its function, if any; raises what the package raises."""
     module, _, function = registrar.value.partition(":")
     before = set(gym.registry)
     with _namespace(registrar.namespace):
@@ -129,14 +129,14 @@ def load(registrar: Registrar) -> None:
 
 
 def ids_of(module: str) -> set[str]:
-    """The registered ids that a package has brought, or whose environments it makes."""
+    """The ids that a package registered, or whose entry points it has."""
     makers = {key: spec.entry_point for key, spec in gym.registry.items()}
     makes = {key for key, maker in makers.items() if root(_module_of(maker)) == root(module)}
     return makes | (_registered.get(root(module), set()) & set(makers))
 
 
 def missing(env_id: str, error: Exception) -> str:
-    """What to say of an environment that is registered, and whose making raised that something is not installed."""
+    """The message for a registered environment that cannot be made because a package is missing."""
     module = _module_of(getattr(gym.registry.get(env_id.rpartition(":")[2]), "entry_point", ""))
     commands = [command(extra) for extra in _GYMNASIUM if extra in module.split(".")]
     commands += [
@@ -152,7 +152,7 @@ def root(module: str) -> str:
 
 
 def _declared() -> Iterator[Registrar]:
-    """What the installed packages declare as entry points, whose name is the namespace of the ids."""
+    """Entry points of installed packages; an entry point's name is the namespace of its ids."""
     for group in _GROUPS:
         for entry in entry_points(group=group):
             at_root = group != _GROUPS[0] or re.fullmatch("__.*__", entry.name)
@@ -167,7 +167,7 @@ def _module_of(entry_point: object) -> str:
 
 @contextmanager
 def _namespace(name: str) -> Iterator[None]:
-    """Gymnasium's own does not end where what is inside raises."""
+    """Sets Gymnasium's current namespace, whose own context manager does not reset it after an error."""
     before, registration.current_namespace = registration.current_namespace, name or registration.current_namespace
     try:
         yield

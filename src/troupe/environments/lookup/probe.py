@@ -1,4 +1,4 @@
-"""Makes an environment once and plays its first step, to learn its spaces and to check its interface."""
+"""Makes an environment once and plays one step, to learn its spaces and to check its interface."""
 
 import logging
 import re
@@ -24,15 +24,16 @@ from troupe.environments.spaces import MASK, Space
 from troupe.environments.stepping.closing import close_in_time
 from troupe.user_code.guard import user_code
 
-SLOW_SECONDS = 10.0  # after which an environment that has not answered is named
+SLOW_SECONDS = 10.0  # a call that takes longer is reported
 
 
 def probe(
     name: str, make: Callable[..., gym.Env[Any, Any]], threshold: float | None = None, ignore: Sequence[str] = ()
 ) -> EnvironmentSource:
-    """Makes one environment to learn its spaces and limits, and plays one step to check what it returns.
+    """Makes one environment to learn its spaces and its time limit, and plays one step to check what it returns.
 
-    Entries of its observation that cannot be read, or that `ignore` names, are left out. Raises UsageError in one line.
+    Entries of its observation that no network reads, or that `ignore` names, are left out. Raises UsageError in one
+    line.
     """
     try:
         with _named_if_slow(name, "making it"), user_code():
@@ -56,7 +57,7 @@ def _describe(
     seen: Reduced,
     threshold: float | None,
 ) -> EnvironmentSource:
-    if getattr(env.unwrapped, "ale", None) is not None:  # known to keep the interface, and slow to begin
+    if getattr(env.unwrapped, "ale", None) is not None:  # conforms to the interface, and is slow to start
         return EnvironmentSource(
             name, make, seen.space, env.action_space, reward_threshold=threshold, time_limit=time_limit(env)
         )
@@ -106,7 +107,7 @@ def _conforming(
 
 @contextmanager
 def _named_if_slow(name: str, verb: str) -> Iterator[None]:
-    """Logs what is being waited for: before a run begins, nothing else would show that an environment blocks."""
+    """Logs a slow call: before a run begins, nothing else would show that an environment blocks."""
     text = f"environment {name}: {verb} has not returned after {SLOW_SECONDS:g} s; still waiting (Ctrl-C gives up)"
     timer = threading.Timer(SLOW_SECONDS, logging.getLogger("troupe").warning, [text])
     timer.daemon = True
@@ -126,14 +127,14 @@ def _asked(name: str, verb: str, ask: Callable[[], Any]) -> Any:
     except Exception as error:
         if verb == "reset" and isinstance(error, TypeError) and re.search(r"unexpected keyword argument", str(error)):
             raise WrongEnvironment(
-                f"environment {name}: reset does not take what Gymnasium gives it: expected "
+                f"environment {name}: reset does not take the arguments that Gymnasium passes: expected "
                 f"reset(self, *, seed=None, options=None), found {one_line(error)}"
             ) from error
         raise WrongEnvironment(f"environment {name}: {verb} raised {one_line(error)}") from error
 
 
 def _check(source: EnvironmentSource, verb: str, obs: Any) -> None:
-    """Raises UsageError for an observation of which nothing can be learned."""
+    """Raises UsageError for an observation that does not fit its space or is not finite."""
     where = f"environment {source.id}, first {verb}"
     if wrong := misfit(source.packing.leaves, obs):
         raise WrongEnvironment(f"{where}: {wrong}")

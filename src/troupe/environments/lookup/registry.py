@@ -102,7 +102,7 @@ def _fill(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The environment's arguments out of `given`: see `signatures.fill`."""
     if "render_mode" in given:
-        raise UsageError("env.kwargs.render_mode: it is set by what shows the environment (troupe watch); leave it out")
+        raise UsageError("env.kwargs.render_mode: it is set by what renders it (troupe watch); leave it out")
     if "max_episode_steps" in given and "max_episode_steps" not in parameters.known and not parameters.open:
         raise _not_taken(env_id, parameters, "max_episode_steps")
     return signatures.fill(f"environment {env_id}", _TABLE, parameters, given, texts, passed=["render_mode"])
@@ -110,7 +110,7 @@ def _fill(
 
 @contextmanager
 def _naming_unexpected(env_id: str, parameters: Parameters, given: Collection[str]) -> Iterator[None]:
-    """Names the argument among `given` that the environment does not take, if that is why it could not be made."""
+    """Names the argument in `given` that the environment does not take, if that is why it could not be made."""
     try:
         yield
     except UsageError as error:
@@ -127,7 +127,7 @@ def _not_taken(env_id: str, parameters: Parameters, name: str) -> UsageError:
 
 
 def _parameters(entry_point: Any, defaults: Mapping[str, Any]) -> Parameters:
-    """What an entry point takes; open where it cannot be imported, for the error of making it says why."""
+    """The parameters of an entry point; open if it cannot be imported, as making it will raise the error."""
     try:
         creator = gym.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
         return parameters_of(creator, defaults) if creator else Parameters({}, open=True)
@@ -143,13 +143,13 @@ def _native_takes(spec: gym.envs.registration.EnvSpec, options: Environment) -> 
 
 
 def _resets_on_the_next_step(spec: Any, native: Callable[[int, Environment], VectorEnv[Any, Any, Any]]) -> bool:
-    """Whether the environment's own vector version exists, can be made, and keeps the rollout contract."""
+    """Whether the environment's own vector version exists, can be made, and resets as rollouts expect."""
     if spec.vector_entry_point is None:
         return False
     try:
         with quiet_gymnasium(), user_code():
             vector = native(1, Environment())
-    except Exception:  # it needs packages that are not ours (JAX): the Python version serves
+    except Exception:  # it needs other packages (JAX): the Python version is used
         return False
     mode = vector.metadata.get("autoreset_mode")
     vector.close()

@@ -1,4 +1,4 @@
-"""What `env.wrappers` and `env.max_steps` put around an environment."""
+"""Applies `env.wrappers` and `env.max_steps` to an environment."""
 
 import inspect
 from collections.abc import Callable
@@ -16,9 +16,9 @@ Wrap = Callable[[Env], Env]
 
 
 def wrapping(config: Environment) -> Wrap:
-    """What puts the wrappers around an environment, in their order, and the time limit around them all.
+    """A function that applies the wrappers in their order, and the time limit around them all.
 
-    Raises UsageError, in one line, for a wrapper that does not exist or cannot be one.
+    Raises UsageError, in one line, for a wrapper that does not exist or is none.
     """
     wrappers = [(name, _load(name)) for name in config.wrappers]
 

@@ -1,1 +1,1 @@
-"""Environments stepped together, and what is put around each."""
+"""Batches of environments that step together, and the wrappers around each."""

@@ -1,7 +1,7 @@
 """Atari games: ale-py's own vector version, and single emulators that play the same game frame for frame.
 
-Both show four gray frames of 84 x 84, [84, 84, 4], the newest last; a step is `frame_skip` frames, of the
-last two of which the brighter pixels are taken. Rewards are raw, and only the end of a game ends an episode.
+Observations are the four newest gray frames [84, 84, 4], the newest last. A step is `frame_skip` frames, and shows the
+maximum of the last two (Mnih et al. 2015). Rewards are raw, and an episode is a whole game.
 """
 
 import re
@@ -19,7 +19,7 @@ from troupe.environments.stepping.vector import VectorEnvironment
 
 ONLY_HERE = ("threads", "protocol", "sticky", "episodic_life", "fire_reset", "noops", "frame_skip")  # of Environment
 ARGUMENTS = ("mode", "difficulty", "full_action_space")  # of ale-py's environment; single emulators take them
-MAX_FRAMES = 108_000  # half an hour of play, after which a game is cut off
+MAX_FRAMES = 108_000  # half an hour of play, after which a game is truncated (Machado et al. 2018)
 _FRAMES_PER_SECOND = 60
 _STACK, _SIZE = 4, 84
 SPACE = gym.spaces.Box(0, 255, (_SIZE, _SIZE, _STACK), np.uint8)
@@ -27,7 +27,7 @@ _OLD_NAME = re.compile(r"(\w+?)(NoFrameskip|Deterministic)?-v\d+")
 
 
 def register() -> None:
-    """Makes the games known to Gymnasium, which ale-py does when it is imported; without ale-py nothing happens."""
+    """Imports ale-py, which registers the games with Gymnasium; without ale-py nothing happens."""
     with suppress(ImportError):
         import ale_py
 
@@ -35,7 +35,7 @@ def register() -> None:
 
 
 def is_game(spec: gym.envs.registration.EnvSpec) -> bool:
-    """Raises UsageError, with the new name, for the names that the games had before."""
+    """Whether it is an Atari game. Raises UsageError, with the new name, for an old name."""
     if is_old(spec):
         name = new_name(spec.id)
         raise UsageError(
@@ -55,7 +55,7 @@ def new_name(name: str) -> str:
 
 
 def batch(game: str, count: int, config: Environment) -> VectorEnv[Any, Any, Any]:
-    """Emulators in threads of their own, without Python."""
+    """ale-py's vector version: emulators in C++ threads."""
     register()
     from ale_py.vector_env import AtariVectorEnv
 
@@ -78,7 +78,7 @@ def batch(game: str, count: int, config: Environment) -> VectorEnv[Any, Any, Any
 
 
 def single(env_id: str, config: Environment | None = None, **asked: Any) -> gym.Env[Any, Any]:
-    """One emulator, made with the arguments `asked`; it draws the picture in colour."""
+    """One emulator, made with the arguments `asked`; it renders in colour."""
     register()
     config = config or Environment()
     env: gym.Env[Any, Any] = gym.make(
@@ -86,7 +86,7 @@ def single(env_id: str, config: Environment | None = None, **asked: Any) -> gym.
         disable_env_checker=True,
         frameskip=1,
         repeat_action_probability=config.sticky,
-        max_num_frames_per_episode=0,  # no limit: `Games` has one, which does not count the frames before a game
+        max_num_frames_per_episode=0,  # no limit: `Games` has one that does not count the frames before a game
         **asked,
     )
     env = Games(env, config)
@@ -98,9 +98,9 @@ def single(env_id: str, config: Environment | None = None, **asked: Any) -> gym.
 
 
 class Games(gym.Wrapper[Any, Any, Any, Any]):
-    """Begins and cuts off games as ale-py's vector version does, with the same random numbers.
+    """Starts and truncates games as ale-py's vector version does, with the same random numbers.
 
-    One step is one frame. See src/ale/vector/preprocessed_env.cpp there.
+    One step is one frame. See src/ale/vector/preprocessed_env.cpp in ale-py.
     """
 
     def __init__(self, env: gym.Env[Any, Any], config: Environment):
@@ -112,21 +112,21 @@ class Games(gym.Wrapper[Any, Any, Any, Any]):
         self._frames = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Without a seed the next game begins, which follows from the last seed and from what was played."""
+        """Without a seed, the next game of the same random stream."""
         from ale_py import Action
 
         if seed is not None:
             seed = emulator_seed(seed)
             self._random = np.random.RandomState(seed)
             self._ale.setInt("random_seed", seed)
-            self._load()  # which is when the emulator reads it
+            self._load()  # the emulator reads the seed when it loads the game
         _, info = self.env.reset(options=options)
         noops = _below(self._most_noops + 1, self._random)
         if self._fires:
             self._ale.act(Action.FIRE)
             noops -= 1
         for _ in range(noops):
-            self._ale.act(Action.NOOP)  # not through step: a few games do not have it among their actions
+            self._ale.act(Action.NOOP)  # not by step: a few games lack NOOP among their actions
             if self._ale.game_over():
                 self._ale.reset_game()
         self._frames = 0
@@ -139,10 +139,9 @@ class Games(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class AtariEnvironment(VectorEnvironment):
-    """ale-py's vector version: between `send` and `receive` the emulators play while the caller does other things.
+    """ale-py's vector version: between `send` and `receive` the emulators step while the caller does other work.
 
-    Every emulator goes on with its own random numbers from game to game, so the number of threads
-    changes nothing in what is played.
+    Every emulator has its own random stream, so the number of threads does not change the games.
     """
 
     _vector: Any
@@ -155,7 +154,7 @@ class AtariEnvironment(VectorEnvironment):
         self._frames = Frames(self.count)
 
     def _begin(self, seeds: np.ndarray) -> Any:
-        if self._asked:  # nobody will read it, but it has to be fetched before anything else can be asked
+        if self._asked:  # the result is not needed, but must be received before the next call
             self._vector.recv()
         obs, info = self._vector.reset(seed=np.array([emulator_seed(int(seed)) for seed in seeds]))
         return self._frames.begin(obs), info
@@ -169,10 +168,10 @@ class AtariEnvironment(VectorEnvironment):
 
 
 class Frames:
-    """The last four frames of each game side by side in every pixel, as convolutions read them fastest.
+    """Stacks the last four frames with channels last, [games, 84, 84, 4], which convolutions read fastest.
 
-    ale-py gives them one after the other, and three of four are known: only the newest has to be put in
-    place. A pixel's four bytes are one word, whose lowest is the oldest frame.
+    ale-py returns them with channels first, and three of the four are known, so only the newest is copied. A pixel's
+    four bytes are one word, whose lowest byte is the oldest frame.
     """
 
     def __init__(self, games: int):
@@ -181,14 +180,14 @@ class Frames:
         self._ended = np.zeros(games, np.bool_)
 
     def begin(self, obs: np.ndarray) -> np.ndarray:
-        """Takes all frames [games, 4, 84, 84]."""
+        """All frames [games, 4, 84, 84] after a reset -> [games, 84, 84, 4]."""
         self._pixels[:] = np.moveaxis(obs, 1, -1)
         self._ended[:] = False
         return self._pixels
 
     def push(self, obs: np.ndarray, ended: np.ndarray) -> np.ndarray:
-        """Takes the newest frames, and all those of games that have just begun; what comes back is overwritten
-        by the next call."""
+        """Adds the newest of the frames [games, 4, 84, 84]; takes all four of games that have just begun. The next call
+        overwrites what this one returns."""
         self._words >>= 8
         self._pixels[..., -1] = obs[:, -1]
         self._pixels[self._ended] = np.moveaxis(obs[self._ended], 1, -1)
@@ -197,12 +196,12 @@ class Frames:
 
 
 def emulator_seed(seed: int) -> int:
-    """What emulators take: 31 bits."""
+    """A seed of 31 bits, which is what emulators take."""
     return seed & 0x7FFFFFFF
 
 
 def _below(bound: int, random: np.random.RandomState) -> int:
-    """From 0 to bound - 1, as std::uniform_int_distribution of GNU's library draws it (Lemire 2019)."""
+    """A random integer from 0 to bound - 1, as std::uniform_int_distribution of libstdc++ draws it (Lemire 2019)."""
     while True:
         product = int(random.randint(0, 2**32, dtype=np.uint32)) * bound
         if product % 2**32 >= 2**32 % bound:

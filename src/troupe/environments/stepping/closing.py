@@ -1,4 +1,4 @@
-"""Closes environments within a deadline: some wait for a simulator that has gone."""
+"""Closes environments within a deadline: some wait for a simulator that is gone."""
 
 import logging
 import threading
@@ -8,11 +8,11 @@ from troupe.config import one_line
 from troupe.user_code.guard import user_code
 
 CLOSE_SECONDS = 2.0
-_reported: set[str] = set()  # of this process: each of many environments may fail alike
+_reported: set[str] = set()  # in this process: many environments may fail in the same way
 
 
 def report_failure(name: str, error: BaseException) -> None:
-    """Logs, once, that an environment's close has raised: what it was needed for is done."""
+    """Logs, once, that an environment's close raised, which costs the run nothing."""
     text = one_line(error)
     if text not in _reported:
         _reported.add(text)
@@ -20,7 +20,7 @@ def report_failure(name: str, error: BaseException) -> None:
 
 
 def close_and_report(close: Callable[[], object], name: str) -> None:
-    """Calls `close`, in this thread; what it raises is logged."""
+    """Calls `close` in this thread; logs what it raises."""
     try:
         with user_code():
             close()
@@ -29,7 +29,7 @@ def close_and_report(close: Callable[[], object], name: str) -> None:
 
 
 def close_in_time(close: Callable[[], object], name: str, seconds: float | None = None) -> None:
-    """Calls `close`. What it raises is logged, and so is that it has not returned in time; then it is left behind."""
+    """Calls `close` in a thread. Logs what it raises, or that it has not returned in time, and then abandons it."""
     seconds = CLOSE_SECONDS if seconds is None else seconds
     failures: list[BaseException] = []
 

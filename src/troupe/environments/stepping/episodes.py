@@ -1,7 +1,7 @@
-"""Environments that can be put back where they were, which Gymnasium has no word for.
+"""Environments whose state can be saved and restored, for which Gymnasium has no interface.
 
-Every episode begins with a seed of its own, so that what an environment is follows from that seed and
-from the actions since: keeping these keeps the environment, and playing them again restores it.
+Every episode begins with a seed of its own, so an environment's state follows from that seed and the actions since:
+these are saved, and replayed to restore it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from troupe.user_code.guard import user_code
 
 @dataclass(frozen=True)
 class Prefix:
-    """The first `length` items of a list that only grows: a copy that costs nothing until an array is made of it."""
+    """The first `length` items of a list that only grows: a copy that costs nothing until it becomes an array."""
 
     items: list[Any]
     length: int
@@ -31,7 +31,7 @@ class Prefix:
 
 
 class Episodes(gym.Wrapper[Any, Any, Any, Any]):
-    """Seeds each episode by the environment's own seed and the episode's number, and keeps its actions."""
+    """Seeds each episode by the environment's seed and the episode's number, and records its actions."""
 
     def __init__(self, env: gym.Env[Any, Any]):
         super().__init__(env)
@@ -43,7 +43,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         self._kind: Any = np.result_type(*(leaf.space.dtype for leaf in self._leaves))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """With a seed the first episode of that seed begins, without one the next."""
+        """With a seed, the first episode of that seed; without one, the next episode."""
         if seed is None:
             self._episode += 1
         else:
@@ -54,10 +54,10 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        if self._over:  # it was put back here: the vector does not know that its next step is the reset row
+        if self._over:  # it was restored at an episode's end: the vector does not know that its next step is a reset
             obs, info = self.reset()
             return obs, 0.0, False, False, info
-        row = self._row(action)  # before the environment can change it
+        row = self._row(action)  # before the environment can modify it
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._actions.append(row)
         self._total += float(reward)
@@ -67,7 +67,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def lives(self) -> int:
-        """Those that can be lost in the next step; 0 where nothing counts them."""
+        """The lives left; 0 after an episode's end, and where nothing counts them."""
         return 0 if self._over else self._lives
 
     def state(self) -> dict[str, Any]:
@@ -80,22 +80,22 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         }
 
     def restore(self, state: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """Plays the episode again up to where it was; returns the observation and the info there.
+        """Replays the episode up to the saved step; returns the observation and the info there.
 
-        Raises StrayedError where that is seen to be elsewhere.
+        Raises DivergedError if it differs from what was saved.
         """
         self._seed, self._episode = state["seed"], state["episode"] - 1
         obs, info = self.reset()
         for row in state["actions"]:
             if self._over:
-                raise StrayedError
+                raise DivergedError
             obs, _, _, _, info = self.step(self._action(row))
         if (self._over, self._total) != (state["over"], state["total"]):
-            raise StrayedError
+            raise DivergedError
         return obs, info
 
     def _row(self, action: Any) -> Any:
-        """An action as plain numbers, of which arrays can be made; nested ones leaf after leaf."""
+        """An action as a list of numbers; a nested one leaf after leaf."""
         if not self._leaves[0].path:
             return np.asarray(action).tolist()
         return [number for leaf in self._leaves for number in np.ravel(leaf.of(action)).tolist()]
@@ -109,8 +109,8 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         return with_entries(self.action_space, iter(values))
 
 
-class StrayedError(Exception):
-    """The same seed and actions have led elsewhere."""
+class DivergedError(Exception):
+    """The same seed and actions led to another state."""
 
 
 class RestorableEnvironment(VectorEnvironment):
@@ -126,22 +126,23 @@ class RestorableEnvironment(VectorEnvironment):
         return [each.state() for each in self._episodes]
 
     def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
-        """Puts environments that have just been reset back where they showed `obs`.
+        """Restores environments that have just been reset to the state in which they returned `obs`.
 
-        Those that come out elsewhere are returned. They have begun their next episode, and it is in `obs`.
+        Returns the indices of those that diverged; they begin their next episode, whose observation replaces that in
+        `obs`.
         """
-        strayed = []
+        diverged = []
         for number, (each, kept) in enumerate(zip(self._episodes, state, strict=True)):
             try:
                 with user_code():
                     row = self._pack_one(*each.restore(kept), over=kept["over"])
                 if not np.array_equal(row, obs[number]):
-                    raise StrayedError
-            except Exception:  # whatever it is, the environment is not what it was
-                strayed.append(number)
+                    raise DivergedError
+            except Exception:  # whatever the cause, the environment is in another state
+                diverged.append(number)
                 obs[number] = self._pack_one(*self._begun(each))
         self._lives = np.array([each.lives for each in self._episodes])
-        return strayed
+        return diverged
 
     def _begun(self, each: gym.Env[Any, Any]) -> tuple[Any, dict[str, Any]]:
         try:
@@ -151,5 +152,5 @@ class RestorableEnvironment(VectorEnvironment):
 
 
 def episode_seed(seed: int, episode: int) -> int:
-    """32 bits, which is what environments take."""
+    """A seed of 32 bits, which is what environments take."""
     return int(np.random.SeedSequence(seed, spawn_key=(episode,)).generate_state(1)[0])

@@ -1,8 +1,7 @@
-"""EnvPool: batches of environments in C++ (Weng et al. 2022), where they are the same as Gymnasium's.
+"""EnvPool: batches of environments in C++ (Weng et al. 2022), for those that are the same as Gymnasium's.
 
-What EnvPool does, which the tests hold it to: an episode's end is seen with its last observation, and
-the step after it is the reset row, with reward 0. One thing is lost: an episode that terminates in the
-very step of its time limit is said to be truncated only.
+EnvPool resets on the step after an episode's end, whose reward is 0, as the tests check. One difference remains: an
+episode that terminates in the very step of its time limit is reported as truncated only.
 """
 
 import importlib.util
@@ -20,8 +19,8 @@ _MUJOCO = (
     "Ant", "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "InvertedDoublePendulum", "InvertedPendulum",
     "Pusher", "Reacher", "Swimmer", "Walker2d",
 )  # fmt: skip
-# Compared with Gymnasium's: classic control and MuJoCo step by step (to rounding, with one release of
-# MuJoCo), Box2D and Pusher by what a fixed policy gets and sees over a hundred episodes or more.
+# Compared with Gymnasium's: classic control and MuJoCo step by step (up to rounding, with one release of
+# MuJoCo), Box2D and Pusher by the returns and observations of a fixed policy over a hundred episodes or more.
 SAME = frozenset(
     [
         "Acrobot-v1", "BipedalWalker-v3", "BipedalWalkerHardcore-v3", "CartPole-v1", "LunarLander-v3",
@@ -29,11 +28,11 @@ SAME = frozenset(
         *(f"{name}-v5" for name in _MUJOCO),
     ]
 )  # fmt: skip
-# Those that EnvPool has under Gymnasium's name, and that are left out.
+# Those that EnvPool has under Gymnasium's name but that are not used, and why.
 _TABLES = "a table is looked up as fast in Python"
 OTHERWISE = {
     "Blackjack-v1": "its observation is an array there and a tuple in Gymnasium",
-    "CarRacing-v3": "its pictures are drawn by another program there",
+    "CarRacing-v3": "its images are rendered by another program there",
     "CartPole-v0": "only its newest version has been compared",
     "CliffWalking-v1": _TABLES,
     "CliffWalkingSlippery-v1": _TABLES,
@@ -43,18 +42,18 @@ OTHERWISE = {
 
 
 def installed() -> bool:
-    """Whether EnvPool is there. Importing it, which takes half a second, is left to those who use it."""
+    """Whether EnvPool is installed. It is imported, which takes half a second, only where it is used."""
     return importlib.util.find_spec("envpool") is not None
 
 
 def name_of(spec: EnvSpec) -> str:
-    """EnvPool's name of an environment that it has the same; nothing where it has not."""
+    """EnvPool's name of an environment; "" if it does not have the same one."""
     own = isinstance(spec.entry_point, str) and spec.entry_point.startswith("gymnasium.envs.")
     return spec.id if own and spec.id in SAME else ""
 
 
 def refusal(name: str, observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> str:
-    """Why the EnvPool that is installed cannot play `name` as Gymnasium does; nothing where it can."""
+    """Why the installed EnvPool's `name` differs from Gymnasium's; "" if it does not."""
     import envpool
 
     if name not in envpool.list_all_envs():
@@ -73,12 +72,12 @@ def refusal(name: str, observation_space: gym.Space[Any], action_space: gym.Spac
 
 
 def _alike(theirs: gym.Space[Any], ours: gym.Space[Any]) -> bool:
-    """Not by bounds: those that EnvPool states for the observations of Box2D are placeholders."""
+    """Bounds are not compared: those of EnvPool's Box2D observations are placeholders."""
     return (type(theirs), theirs.shape, theirs.dtype) == (type(ours), ours.shape, ours.dtype)
 
 
 def _same_actions(theirs: gym.Space[Any], ours: gym.Space[Any]) -> bool:
-    """Not by dtype: EnvPool converts what it is given, and says float64 where Gymnasium says float32."""
+    """Dtypes are not compared: EnvPool converts actions, and declares float64 where Gymnasium has float32."""
     if isinstance(theirs, gym.spaces.Box) and isinstance(ours, gym.spaces.Box):
         bounds = (theirs.low, ours.low), (theirs.high, ours.high)
         return all(np.array_equal(a.astype(np.float32), b.astype(np.float32)) for a, b in bounds)
@@ -86,10 +85,10 @@ def _same_actions(theirs: gym.Space[Any], ours: gym.Space[Any]) -> bool:
 
 
 class PoolVector(VectorEnv[Any, Any, Any]):
-    """A batch of EnvPool's as Gymnasium's vector environment, with Gymnasium's spaces.
+    """A batch of EnvPool's as a vector environment of Gymnasium, with Gymnasium's spaces.
 
-    EnvPool takes seeds when a pool is made and at no other time, so every `reset` makes a new one:
-    that takes 3 ms for 100 of CartPole, and 160 for 100 of HalfCheetah.
+    EnvPool takes seeds only when a pool is made, so every `reset` makes a new one: 3 ms for 100 environments of
+    CartPole, 160 ms for 100 of HalfCheetah.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -110,7 +109,7 @@ class PoolVector(VectorEnv[Any, Any, Any]):
         self._pool: Any = None
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:  # noqa: ARG002
-        """`seed` is one for each environment, of 31 bits."""
+        """`seed`: one for each environment, of 31 bits."""
         import envpool
 
         self._pool = envpool.make_gymnasium(self._name, num_envs=self.num_envs, num_threads=self._threads, seed=seed)
@@ -121,7 +120,7 @@ class PoolVector(VectorEnv[Any, Any, Any]):
         return self.receive()
 
     def send(self, actions: Any) -> None:
-        """Begins a step, which EnvPool's threads do without Python."""
+        """Begins a step, in EnvPool's threads."""
         self._pool.send(actions)
 
     def receive(self) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -132,7 +131,7 @@ class PoolVector(VectorEnv[Any, Any, Any]):
 
 
 class PoolEnvironment(VectorEnvironment):
-    """Between `send` and `receive` the environments step while the caller does other things."""
+    """Between `send` and `receive` the environments step while the caller does other work."""
 
     _vector: Any
 

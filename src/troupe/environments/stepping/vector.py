@@ -1,4 +1,4 @@
-"""A batch of environments stepped together; every fault becomes an error that names environment, step and field."""
+"""A batch of environments that step together; errors name the environment, the step and the field."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,11 +19,11 @@ from troupe.environments.spaces import MASK
 from troupe.environments.stepping.closing import close_and_report, report_failure
 from troupe.user_code.guard import contained
 
-_LARGEST_REWARD = 1e100  # sums and squares of larger ones leave what float64 holds
+_LARGEST_REWARD = 1e100  # sums and squares of larger ones overflow float64
 
 
 class EnvironmentFailed(TroupeError):
-    """An environment raised, or returned what cannot be learned from."""
+    """An environment raised, or returned values that cannot be learned from."""
 
 
 class Transition(NamedTuple):
@@ -40,8 +40,8 @@ class Transition(NamedTuple):
 
 
 class Numbered(gym.Wrapper[Any, Any, Any, Any]):
-    """One of a batch: what it raises says which one it was. Of an info, whose entries may be anything and change from
-    step to step, only those named in `read` reach the batch, where Gymnasium makes arrays of them."""
+    """One environment of a batch: adds its index to what it raises. Of an info, whose entries may be anything and may
+    change from step to step, it passes on only those in `read`, of which Gymnasium makes arrays."""
 
     def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
         super().__init__(env)
@@ -66,14 +66,14 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
         return obs, float(reward), terminated, truncated, self._readable(info)
 
     def close(self) -> None:
-        """Remembers what it raises: the others of the batch are still to be closed."""
+        """Keeps what it raises: the others of the batch must still be closed."""
         try:
             self.env.close()
         except BaseException as error:
             self.close_error = contained(error)
 
     def _answered(self) -> None:
-        if self.pulse[0]:  # while nobody waits for the batch, the pulse stays 0
+        if self.pulse[0]:  # 0: nobody waits for the batch
             self.pulse[0] = time.monotonic()
 
     def _readable(self, info: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
 
 
 class _Raised(Exception):
-    """Environment `number` has raised the cause when it was asked to `verb`."""
+    """Environment `number` raised the cause in its method `verb`."""
 
     def __init__(self, number: int, verb: str):
         super().__init__(number, verb)
@@ -91,11 +91,11 @@ class _Raised(Exception):
 class VectorEnvironment:
     """B environments that reset on the step after an episode's end.
 
-    The observation that ends an episode is therefore always seen; the row that follows it is not a
-    transition (its action is ignored and its reward is 0), and the rollout marks it invalid.
+    An episode's last observation is therefore always returned; the row that follows it is not a transition (its
+    action is ignored and its reward is 0), and the rollout marks it invalid.
 
-    A step is a `send` and a `receive`. Here all the work is done in `receive`; AtariEnvironment begins
-    it with `send`. `notices` has a line for each kind of harmless fault that it has seen.
+    A step is a `send` and a `receive`. Here all the work is done in `receive`; subclasses begin it in `send`. `notices`
+    has a line for each kind of harmless fault so far.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class VectorEnvironment:
         self._none.setflags(write=False)
 
     def reset(self, seeds: np.random.SeedSequence) -> np.ndarray:
-        """Every environment gets a seed of its own (see `_begin` for the exception)."""
+        """Resets all, each with a seed of its own (see `_begin` for the exception): packed observations [B, ...]."""
         try:
             obs, info = self._begin(seeds.generate_state(self.count))
         except BaseException as error:
@@ -137,19 +137,20 @@ class VectorEnvironment:
         return self._checked(obs, info, self._none)
 
     def answer_to(self, pulse: Float[np.ndarray, "1"]) -> None:
-        """From now on each answer of one environment of the batch renews `pulse[0]`, the moment (time.monotonic) since
-        which the batch has not answered; 0 while it is not asked. A batch that does not step in Python answers as one.
+        """From now on, whenever an environment of the batch returns from a call, `pulse[0]` is set to the time
+        (time.monotonic), unless it is 0, which means that no call is under way. Batches that do not step in Python
+        leave this to the caller.
         """
         for env in self._numbered:
             env.pulse = pulse
 
     def delay(self) -> None:
-        """The pause before a step that the configuration asks for."""
+        """Sleeps for `env.delay_seconds` before a step."""
         if self._delay:
             time.sleep(self._delay)
 
     def step(self, action: np.ndarray) -> Transition:
-        """`action` holds rows as policies draw them (actions.py)."""
+        """`action` [B, ...] holds rows (actions.py)."""
         self.send(action)
         return self.receive()
 
@@ -163,7 +164,7 @@ class VectorEnvironment:
         self._asked = True
 
     def receive(self) -> Transition:
-        """The second half: what came of it. Once for every `send`."""
+        """The second half, once for every `send`."""
         assert self._asked, "receive without send"
         self._asked = False
         try:
@@ -179,21 +180,21 @@ class VectorEnvironment:
         return Transition(packed, reward, terminated, truncated, self._life_lost(terminated, truncated, info))
 
     def state(self) -> Sequence[Mapping[str, Any]] | None:
-        """What `restore` needs; None where environments cannot be put back where they were (episodes.py)."""
+        """The state for `restore`; None if it cannot be restored (episodes.py)."""
         return None
 
     def restore(self, state: Sequence[Mapping[str, Any]], obs: np.ndarray) -> list[int]:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Closes them all; what that raises is logged."""
+        """Closes them all; logs what that raises."""
         close_and_report(self._vector.close, self._name)
         for env in self._numbered:
             if env.close_error:
                 report_failure(self._name, env.close_error)
 
     def _begin(self, seeds: np.ndarray) -> tuple[Any, dict[str, Any]]:
-        """A native vector of Gymnasium's draws all its episodes from one stream, and takes the first seed."""
+        """A native vector environment of Gymnasium has one random stream for all, and takes the first seed."""
         if isinstance(self._vector, SyncVectorEnv):
             return self._vector.reset(seed=seeds.tolist())
         return self._vector.reset(seed=int(seeds[0]))
@@ -209,11 +210,11 @@ class VectorEnvironment:
             return self._none
         before, self._lives = self._lives, np.array(info["lives"])
         lost: np.ndarray = (self._lives < before) & ~terminated
-        self._lives[terminated | truncated] = 0  # the next game, with however many lives, has lost none
+        self._lives[terminated | truncated] = 0  # the next game begins with none lost
         return lost
 
     def _checked(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:
-        """The observations packed, with their masks; raises EnvironmentFailed for what cannot be learned from."""
+        """Packs the observations and their masks; raises EnvironmentFailed for values that cannot be learned from."""
         for limits in self._limits:
             value = limits.leaf.of(obs)
             if unfit := limits.unfit(value):
@@ -241,7 +242,7 @@ class VectorEnvironment:
         return masks
 
     def _pack_one(self, obs: Any, info: Mapping[str, Any], *, over: bool = False) -> np.ndarray:
-        """What one environment shows, as a row of a batch; `over` where its episode has ended."""
+        """One environment's observation and mask, packed; `over`: its episode has ended."""
         return self._packing.pack_one(obs, self._packing.mask_of(obs, info, over=over))
 
     def _at(self, number: int) -> str:
@@ -260,10 +261,10 @@ class VectorEnvironment:
         return EnvironmentFailed(f"environment {self._name}{number}: {why} (step {self._steps})")
 
     def _misshapen(self) -> str:
-        """Which environment has shown what does not fit its space, where one has and so broke the batch."""
-        shown = getattr(self._vector, "_env_obs", None) or []
-        for number, obs in enumerate(shown):
-            if obs is None:  # it has not shown anything yet
+        """Names the environment whose observation does not fit its space, if that is why the batch failed."""
+        returned = getattr(self._vector, "_env_obs", None) or []
+        for number, obs in enumerate(returned):
+            if obs is None:  # it has not been reset yet
                 continue
             if wrong := misfit(self._packing.leaves, obs):
                 return f"{self._at(number)}: {wrong}"
@@ -275,7 +276,7 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _entry(batched: Any, number: int) -> Any:
-    """One environment's part of what Gymnasium has gathered of all; it puts "_name" beside each name."""
+    """One environment's part of a batched value of Gymnasium, which adds "_name" beside each name."""
     if isinstance(batched, dict):
         return {key: _entry(part, number) for key, part in batched.items() if not str(key).startswith("_")}
     if isinstance(batched, tuple):
