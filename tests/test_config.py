@@ -249,7 +249,7 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         ),
         (
             {"novelty.coefficient": 1.0, "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
-            "novelty.coefficient: a window's samples do not show what follows each action, .*; set actor.window_steps",
+            r"novelty.coefficient: the samples of a window \(actor.window_steps\) .*; take a preset that learns",
         ),
         (
             {"network.core": "gru", "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},

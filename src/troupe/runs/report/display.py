@@ -4,15 +4,15 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Literal, Self, TextIO, cast
 
 from troupe.config import printable
 from troupe.runs.evaluate.scores import Tally
-from troupe.runs.report.panel import NotebookPanel, TerminalPanel, in_notebook
-from troupe.runs.report.words import Limits, training_return
+from troupe.runs.report.panel import NotebookPanel, TerminalPanel, TextOutput, in_notebook
+from troupe.runs.report.words import Limits, View, training_return
 from troupe.text import format_return, wrapped
 
 Mode = Literal["auto", "plain", "quiet", "silent"]
@@ -96,8 +96,7 @@ class Display:
 
     def _show(self) -> None:
         if self._unshown:
-            row, limits = self._unshown
-            self._shown.draw(row, limits, self._returns.values, self._best)
+            self._shown.draw(View(*self._unshown, self._returns.values, self._best))
             self._unshown, self._next = None, monotonic() + self._shown.pause_seconds
 
     def _write(self, lines: Iterable[str]) -> None:
@@ -126,21 +125,22 @@ class _Returns:
             self._merged *= 2
 
 
-class _Rows:
+class _Rows(TextOutput):
     """Plain rows of at most 80 letters, more and more rarely."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._explained: set[str] = set()
         self.pause_seconds = ROW_SECONDS[0] / 1.2
 
-    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:  # noqa: ARG002
+    def draw(self, view: View) -> None:
+        row = view.row
         minutes, seconds = divmod(round(row["seconds"]), 60)
         cells = {
             "time": f"{minutes // 60}h{minutes % 60:02}m" if minutes >= 60 else f"{minutes}m{seconds:02}s",
             "steps": f"{row['steps']:,}",
             "training": training_return(row),
-            "best eval": format_return(best),
+            "best eval": format_return(view.best),
             "steps/s": f"{row.get('steps_per_s', 0):,.0f}",
             "queue": f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
             "lag": f"{row.get('lag_mean', 0):.1f}",
@@ -159,13 +159,6 @@ class _Rows:
         if text not in self._explained:
             self._explained.add(text)
             self.write(text)
-
-    def write(self, text: str) -> None:
-        self._stream.write(text)
-        self._stream.flush()
-
-    def close(self) -> None:
-        pass
 
 
 def _columns(cells: Iterable[str]) -> str:

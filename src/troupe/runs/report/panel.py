@@ -2,19 +2,11 @@
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
-from troupe.runs.report.words import (
-    Limits,
-    bottleneck_words,
-    part_name,
-    progress,
-    stage_name,
-    time_left,
-    training_return,
-)
+from troupe.runs.report.words import View, bottleneck_words, part_name, progress, stage_name, time_left, training_return
 from troupe.text import format_duration, format_return
 
 if TYPE_CHECKING:
@@ -43,10 +35,10 @@ class TerminalPanel:
         self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
 
-    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:
+    def draw(self, view: View) -> None:
         self._live.start()  # nothing, if it is open already
         width, unicode = min(self._console.width, _WIDTH), self._console.encoding.startswith("utf")
-        self._live.update(run_panel(row, limits, returns, best, width, unicode=unicode), refresh=True)
+        self._live.update(run_panel(view, width, unicode=unicode), refresh=True)
 
     def write(self, text: str) -> None:
         from rich.text import Text
@@ -63,56 +55,50 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel")
 
 
-class NotebookPanel:
-    """The same panel as the output of a notebook's cell, updated in place; text is written beside it."""
-
-    pause_seconds = TerminalPanel.pause_seconds
+class TextOutput:
+    """Where lines are written one below the other, and nothing is drawn over."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._shown: Any = None
-
-    def draw(self, row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None) -> None:
-        from IPython.display import display  # type: ignore[import-not-found]
-        from rich.console import Console
-
-        console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, force_terminal=False, force_jupyter=False)
-        with console.capture() as drawn:
-            console.print(run_panel(row, limits, returns, best, _NOTEBOOK_WIDTH, unicode=True))
-        text = {"text/plain": drawn.get().rstrip()}
-        if self._shown is None:
-            self._shown = display(text, raw=True, display_id=True)
-        else:
-            self._shown.update(text, raw=True)
 
     def write(self, text: str) -> None:
         self._stream.write(text)
         self._stream.flush()
 
     def close(self) -> None:
-        pass
+        """Nothing is to be put back."""
 
 
-def run_panel(
-    row: Mapping[str, Any],
-    limits: Limits,
-    returns: Sequence[float],
-    best: float | None,
-    width: int,
-    *,
-    unicode: bool,
-) -> "Panel":
-    """A row for each thing: its name, a chart or a number, and words, which are wrapped where there is little room.
+class NotebookPanel(TextOutput):
+    """The same panel as the output of a notebook's cell, updated in place; text is written beside it."""
 
-    `returns` is the training return since the beginning, `best` the best evaluation return.
-    """
+    pause_seconds = TerminalPanel.pause_seconds
+
+    _shown: Any = None
+
+    def draw(self, view: View) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]
+        from rich.console import Console
+
+        console = Console(file=io.StringIO(), width=_NOTEBOOK_WIDTH, force_terminal=False, force_jupyter=False)
+        with console.capture() as drawn:
+            console.print(run_panel(view, _NOTEBOOK_WIDTH, unicode=True))
+        text = {"text/plain": drawn.get().rstrip()}
+        if self._shown is None:
+            self._shown = display(text, raw=True, display_id=True)
+        else:
+            self._shown.update(text, raw=True)
+
+
+def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
+    """A row for each thing: its name, a chart or a number, and words, which are wrapped where there is little room."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
-    size = min(max(width // 5, 6), 30)
+    row, size = view.row, min(max(width // 5, 6), 30)
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(no_wrap=True)
@@ -121,10 +107,10 @@ def run_panel(
     def bar(*parts: tuple[float, str]) -> Text:
         return Text.assemble(*_bar(parts, size, _BAR[unicode]))
 
-    fraction, words = progress(row, limits, returns)
+    fraction, words = progress(view)
     grid.add_row("progress", bar((fraction, "green")), words)
-    chart = Text(_sparkline(returns, size, _LEVELS[unicode]), "green")
-    grid.add_row("return", chart, "\n".join(_return_words(row, limits, returns, best)))
+    chart = Text(_sparkline(view.returns, size, _LEVELS[unicode]), "green")
+    grid.add_row("return", chart, "\n".join(_return_words(view)))
     depth, capacity = row.get("queue_depth", 0), row.get("queue_capacity", 0)
     if capacity:
         waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
@@ -141,14 +127,13 @@ def run_panel(
     speed = f"{row.get('updates_per_s', 0):,.0f} updates/s  {row.get('episodes', 0):,} episodes so far"
     grid.add_row("speed", f"{row.get('steps_per_s', 0):,.0f} steps/s", speed)
     limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
-    title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, limits)} ", "bold")
+    title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, view.limits)} ", "bold")
     return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)
 
 
-def _return_words(
-    row: Mapping[str, Any], limits: Limits, returns: Sequence[float], best: float | None
-) -> Iterator[str]:
+def _return_words(view: View) -> Iterator[str]:
     """What the chart goes from and to; the training return now; the best evaluation and the target."""
+    row, limits, returns, best = view
     if returns:
         yield f"training return so far, {format_return(min(returns))} to {format_return(max(returns))}"
     now = training_return(row).replace("/1k", " per 1,000 steps: no episode has ended")

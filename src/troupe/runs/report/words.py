@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from troupe.config import TrainConfig
 from troupe.text import format_duration, format_return
@@ -22,10 +22,19 @@ def limits_of(config: TrainConfig, target: float | None) -> Limits:
     return Limits(config.stop.steps, config.stop.seconds, target, config.evaluation.greedy)
 
 
-def progress(row: Mapping[str, Any], limits: Limits, returns: Sequence[float]) -> tuple[float, str]:
-    """The fraction of the way to the nearest limit, and in words; towards a target it is measured from the first of the
-    training `returns`."""
-    steps, seconds = row["steps"], row["seconds"]
+class View(NamedTuple):
+    """What is drawn: a report, the training return since the beginning, and the best evaluation return."""
+
+    row: Mapping[str, Any]
+    limits: Limits
+    returns: Sequence[float]
+    best: float | None
+
+
+def progress(view: View) -> tuple[float, str]:
+    """The fraction of the way to the nearest limit, and in words; towards a target it is measured from the first
+    training return."""
+    limits, returns, steps, seconds = view.limits, view.returns, view.row["steps"], view.row["seconds"]
     towards: list[tuple[float, str]] = []
     if limits.steps:
         towards.append((steps / limits.steps, f"{steps:,} of {limits.steps:,} steps"))
