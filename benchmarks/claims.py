@@ -147,8 +147,9 @@ def environments(kind: str) -> str:
 
 
 def others() -> str:
-    rows = []
-    for name, one in result("others-cartpole")["programs"].items():
+    rows, found = [], result("others-cartpole")["programs"]
+    for name in sorted(found, key=lambda name: name.endswith(("defaults", "--untuned"))):  # tuned ones first
+        one = found[name]
         rows.append(
             (name, f"{one['solved']} of {len(one['runs'])}", number(one["lowest"]), number(one["median_steps"], 0),
              f"{one['median_training_seconds']:.1f} ({one['longest_training_seconds']:.1f})",
@@ -290,6 +291,7 @@ CLAIMS = {
     "presets": Claim(_RESULTS, "python benchmarks/topologies.py", presets),
     "tuned": Claim(_RESULTS, "python benchmarks/environments.py tuned", lambda: environments("tuned")),
     "untuned": Claim(_RESULTS, "python benchmarks/environments.py untuned", lambda: environments("untuned")),
+    "others": Claim(_RESULTS, "python benchmarks/others.py cartpole", others),
     "article": Claim(_RESULTS, "python benchmarks/article.py", article),
     "throughput": Claim(_RESULTS, "python benchmarks/processes.py", throughput),
     "pong": Claim(_RESULTS, "python benchmarks/atari.py pong", pong),
