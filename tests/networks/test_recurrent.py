@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troupe.config import Network, UsageError
+from troupe.config import Network, UsageError, resolve
 from troupe.environments.actions import Actions
 from troupe.networks.actor_critic import build, wrap
 from troupe.networks.recurrent import Core, LastStepFeatures, RecurrentState, grouped
@@ -310,3 +310,23 @@ def test_a_memory_is_float32_where_networks_compute_in_bfloat16():
 def test_a_network_of_ones_own_is_given_no_memory():
     with pytest.raises(UsageError, match=r"^network\.core = 'lstm': a custom network cannot be recurrent"):
         wrap(torch.nn.Linear(3, 4), BOX, CHOICES, Network(core="lstm"))
+
+
+def test_impala_for_deepmind_lab_is_the_deep_network_with_an_lstm_that_reads_the_last_action_and_reward():
+    """Its parameters counted by hand, from figure 3 of Espeholt et al. 2018."""
+    settings = {"network.core": "lstm", "network.core_units": 256, "network.core_inputs": True}
+    config = resolve("ALE/Breakout-v5", "impala", settings).network
+    network = build(gym.spaces.Box(0, 255, (84, 84, 4), np.uint8), CHOICES, config)
+
+    def convolution(inputs: int, outputs: int) -> int:
+        return 9 * inputs * outputs + outputs
+
+    sections = sum(
+        convolution(inputs, depth) + 4 * convolution(depth, depth)
+        for inputs, depth in [(4, 16), (16, 32), (32, 32)]  # each with two residual blocks
+    )
+    hidden = 11 * 11 * 32 * 256 + 256
+    lstm = 4 * 256 * (256 + CHOICES.n + 1 + 256 + 2)  # the features, the action, the reward, its state, two biases
+    heads = 257 * CHOICES.n + 257
+    assert sum(each.numel() for each in network.parameters()) == sections + hidden + lstm + heads
+    assert network.reads_rewards

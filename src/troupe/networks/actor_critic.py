@@ -16,7 +16,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import MaskSource, Packing
 from troupe.networks.encoders import Encoder
 from troupe.networks.layers import hidden_layers, orthogonal
-from troupe.networks.recurrent import Core, RecurrentState, core
+from troupe.networks.recurrent import Core, RecurrentState
 from troupe.networks.user_encoder import EncoderMaker, UserEncoder, make_encoder
 from troupe.user_code.files import FileCallable
 
@@ -229,7 +229,7 @@ def build(
     features = make_encoder(packing, config, user_encoder)
     if features.only_images:  # their encoders have the hidden layer that was published with them
         config = replace(config, hidden=(), shared=True)
-    recurrent = core(features.features, actions, config)
+    recurrent = None if config.core == "none" else Core(features.features, actions, config)
     return ActorCritic(Body(features, PolicyHead(actions), config, recurrent), packing, actions, precision(config))
 
 

@@ -172,8 +172,3 @@ def grouped(length: np.ndarray, call: int, step: int) -> Iterator[slice]:
     while begin < count:
         yield slice(begin, end[begin])
         begin = end[begin]
-
-
-def core(features: int, actions: Actions, config: Network) -> Core | None:
-    """The recurrent core of the configuration; None for `network.core` = none."""
-    return None if config.core == "none" else Core(features, actions, config)
