@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -27,6 +29,23 @@ def test_a_block_has_the_figures_of_its_result_file_and_its_page_the_command(nam
 def test_no_table_of_figures_stands_outside_of_a_block(page: str):
     text = re.sub(claims._BLOCK.format(".*?"), "", (ROOT / page).read_text(), flags=re.DOTALL)
     assert re.findall(r"^\|.*\d[\d.,]*\d.*\|$", text, re.MULTILINE) == []
+
+
+@pytest.mark.parametrize("preset", ["appo", "impala"])
+def test_what_troupe_envs_prints_of_tuned_settings_is_what_was_measured(preset: str):
+    """`verified` in a preset's file has the lowest evaluation, and the medians of steps and training seconds."""
+    tuned = tomllib.loads((ROOT / f"src/troupe/presets/{preset}.toml").read_text())["tuned"]
+    verified = {name: each["verified"] for name, each in tuned.items() if "verified" in each}
+    assert verified
+    for name, stated in verified.items():
+        file = {"CartPole-v1": f"cartpole{'' if preset == 'appo' else '-preset-impala'}", "ALE/Pong-v5": "atari-pong"}
+        measured = claims.result(file.get(name, "environments-tuned"))
+        runs = measured["environments"][name]["runs"] if name not in file else measured["runs"]
+        returns = [run.get("mean_return") or run["evaluation"]["mean_return"] for run in runs]
+        assert stated["seeds"] == len(runs)
+        assert stated["lowest"] == pytest.approx(min(returns), abs=0.1)
+        assert stated["steps"] == pytest.approx(median(run["steps"] for run in runs), abs=1)
+        assert stated["seconds"] == pytest.approx(median(run["training_seconds"] for run in runs), abs=0.01)
 
 
 def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
