@@ -2,12 +2,14 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import troupe
+from troupe import arguments
 from troupe.config import fields
 
 ROOT = Path(__file__).parent.parent
@@ -68,3 +70,15 @@ def test_every_citation_is_in_the_bibliography():
     missing = {(name, year) for name, year in cited if not any(name in line and year in line for line in entries)}
     assert len(cited) > 20
     assert missing == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_command_line_takes_every_command_of_a_page(page: Path):
+    """Options and arguments have the names that the page gives them."""
+    text = page.read_text().replace("\\\n", "")
+    for line in re.findall(r"^ *(troupe [a-z].*)$", text, re.MULTILINE) + re.findall(r"`(troupe [a-z][^`\n]*)`", text):
+        command = re.split(r"\s{2,}|, troupe ", line)[0]  # what follows is about it
+        command = re.sub(r"(--\w+) (?:[nK]|\d+\.\.\d+)\b", r"\1 1", re.sub(r"[\[\]]|\.{3}", "", command))
+        words = shlex.split(command, comments=True)[1:]
+        if len(words) > 1 and "--help" not in command:  # not the bare name of a command
+            arguments.parse(words)
