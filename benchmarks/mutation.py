@@ -9,7 +9,8 @@ python benchmarks/mutation.py report                   # writes benchmarks/resul
 Everything happens in copies of the tracked files (`--folder`). A mutant is written into one, and the tests that ran its
 line are run there, the fastest first, until one fails, in a process forked from one that has imported torch. A test
 that fails is run once without a mutant, too: one that fails then as well shows nothing. Tests in child processes are
-not seen by `cover`: for lines that no test ran, those of `--default-tests` are taken.
+not seen by `cover`: for lines that no test ran, those of `--default-tests` are taken; `uncovered` is a mutant that has
+none.
 
 A mutant is `killed` by a test that fails, `timeout` if its tests are not done in time (counted apart, as a slow machine
 looks the same), or it `survived`. The sample is stratified by file, and its order random, so any beginning of it is
@@ -217,7 +218,8 @@ def one(
     tests = covering.tests(mutant, options.seconds, options.default_tests)
     file, began = tree / SOURCE / mutant.file, time.monotonic()
     original = file.read_text()
-    while True:
+    outcome, by = "uncovered", ""
+    while tests:
         file.write_text(mutant.source)
         try:
             outcome, by = runner.run(tests, options.limit)
@@ -228,8 +230,8 @@ def one(
         if runner.run([by], options.limit)[0] == "survived":
             trusted.add(by)
             break
-        tests = [test for test in tests if test != by]
-        covering.seconds[by] = math.inf
+        covering.seconds[by] = math.inf  # it comes last from now on, and alone shows nothing
+        tests, outcome, by = [test for test in tests if test != by], "uncovered", ""
     spent = round(time.monotonic() - began, 1)
     place = {"file": mutant.file, "line": mutant.line, "change": mutant.change}
     return place | {"outcome": outcome, "by": by, "tests": len(tests), "seconds": spent}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import troupe
+from helpers import slow
 from troupe.cli import run
 from troupe.config import Environment, UsageError
 from troupe.environments import find
@@ -28,7 +29,7 @@ def corridor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "custom_environment.py:make"
 
 
-@pytest.mark.parametrize("named", ["custom_backend.py:Corridors", "custom_backend:Corridors"])
+@pytest.mark.parametrize("named", ["custom_backend.py:Corridors", slow("custom_backend:Corridors")])
 def test_a_backend_of_a_file_trains_and_is_evaluated_and_resumed(corridor, named, tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert run(["train", corridor, "--env.backend", named, "--run-dir", "run", *SHORT]) == 0

@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         slow("article.py", ["2"]),
         slow("custom_backend.py", []),
         slow("custom_encoder.py", []),
-        ("custom_environment.py", []),
+        slow("custom_environment.py", []),
         slow("custom_loss.py", []),
         slow("custom_network.py", []),
         slow("custom_optimizer.py", []),
@@ -44,6 +44,7 @@ def test_the_articles_program_is_under_a_hundred_lines():
     assert len((EXAMPLES / "article.py").read_text().splitlines()) < 100
 
 
+@pytest.mark.slow
 def test_on_a_fixed_price_series_the_optimum_is_reached(tmp_path: Path):
     """The states do not follow from the actions; dynamic programming says what could be earned at most."""
     spec = importlib.util.spec_from_file_location("trading", EXAMPLES / "trading.py")

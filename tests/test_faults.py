@@ -229,7 +229,7 @@ def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("world", "stuck"), [("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
+    ("world", "stuck"), [slow("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
 )
 def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, world, stuck):
     process = start(f"train worlds.py:{world} {ENDLESS} {IN_THREADS} --checkpoint.every_seconds 0.01")
@@ -280,7 +280,7 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
         slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 1),
         slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 2),
         slow("BlocksInClose", "step limit reached: mean evaluation return", 1),
-        ("BlocksInClose", "step limit reached: mean evaluation return", 2),
+        slow("BlocksInClose", "step limit reached: mean evaluation return", 2),
     ],
 )
 def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, world, line, signals):

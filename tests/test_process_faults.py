@@ -537,6 +537,7 @@ def test_children_say_nothing_at_an_ordinary_end(start):
 # Where the run itself lives
 
 
+@pytest.mark.slow
 def test_two_runs_at_the_same_time_and_then_another(world):
     def go(number: int) -> None:
         settings = PROCESSES | TOPOLOGIES["async"] | {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}

@@ -236,7 +236,8 @@ def test_nested_environments_with_masks_whose_numbers_several_learners_normalise
     assert len(facts(tmp_path / "run", "observe")) == len(facts(tmp_path / "run", "batch"))
 
 
-@pytest.mark.parametrize("normalised", [slow(False), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("normalised", [False, True])
 def test_the_articles_system_without_its_delays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, normalised: bool
 ) -> None:

@@ -338,7 +338,8 @@ def test_nobody_has_to_import_ale_py_and_it_says_nothing_of_its_own():
     assert in_a_process_of_its_own(code) == PONG
 
 
-@pytest.mark.parametrize("package", ["ale_py", slow("cv2")])
+@pytest.mark.slow
+@pytest.mark.parametrize("package", ["ale_py", "cv2"])
 def test_a_missing_package_is_answered_with_the_command_that_installs_it(package):
     code = f"sys.modules['{package}'] = None\ntry:\n    find('{PONG}')\nexcept UsageError as error:\n    print(error)"
     assert in_a_process_of_its_own(code) == (

@@ -28,6 +28,7 @@ def failing_in(world_where):
     return make
 
 
+@pytest.mark.slow
 def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
     assert train_seeds("CartPole-v1", range(4, 7), "out", **ASKED) == 0
     out, err = capsys.readouterr()

@@ -53,7 +53,8 @@ def test_the_identity_is_learned(trained, echo, loss):
     assert probabilities(network, torch.arange(4)).diagonal().min() >= 0.95
 
 
-@pytest.mark.parametrize("loss", [slow("a3c"), "impala", slow("appo")])
+@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.slow
 def test_the_better_arm_of_a_bandit_is_learned(trained, pays, loss):
     network = trained(partial(pays, arms=(0.0, 0.5, 1.0, 0.5), length=1, terminates=True), loss, 250)
     assert probabilities(network, torch.ones(1, 1))[0, 2] >= 0.95
