@@ -19,7 +19,7 @@ from torch import Tensor
 
 from troupe.algorithm import returns
 from troupe.algorithm.distributions import Distribution
-from troupe.algorithm.returns import AdvantageEMA, masked_mean, normalize
+from troupe.algorithm.returns import AdvantageEMA, count_valid, masked_mean, normalize
 
 
 class Outputs(NamedTuple):
@@ -83,11 +83,12 @@ def a3c(
     """
     estimate = lambda_estimate(outputs, batch, lam)
     log_prob = outputs.distribution.log_prob(batch.action)
-    metrics = ratio_metrics((log_prob - batch.behaviour_log_prob).detach(), batch.valid)
+    count = count_valid(batch.valid)
+    metrics = ratio_metrics((log_prob - batch.behaviour_log_prob).detach(), batch.valid, count=count)
     if probability_floor:
         log_prob = (log_prob.exp() + probability_floor).log()
     policy = -log_prob * estimate.advantage
-    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
+    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics, count)
 
 
 def impala(
@@ -106,8 +107,9 @@ def impala(
     estimate = vtrace_estimate(outputs, batch, log_rho, lam, rho_clip, c_clip)
     rho = log_rho.exp()
     policy = -rho.clamp(max=rho_clip) * log_prob * estimate.advantage
-    metrics = ratio_metrics(log_rho, batch.valid, clipped=rho > rho_clip)
-    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
+    count = count_valid(batch.valid)
+    metrics = ratio_metrics(log_rho, batch.valid, clipped=rho > rho_clip, count=count)
+    return actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics, count)
 
 
 def appo(
@@ -129,17 +131,17 @@ def appo(
     batch are corrected by the same quantity. Advantages are estimated anew in every pass. They are normalised
     by `advantage_ema`, or else by the mean and standard deviation of this minibatch.
     """
-    log_ratio = policy_log_ratio(outputs, batch)
+    count, log_ratio = count_valid(batch.valid), policy_log_ratio(outputs, batch)
     estimate = vtrace_estimate(outputs, batch, log_ratio.detach(), lam, rho_clip, c_clip)
     advantage = estimate.advantage
     if normalize_advantage and advantage_ema:
         advantage, advantage_ema = advantage_ema.normalize(advantage, batch.valid)
     elif normalize_advantage:
-        advantage = normalize(advantage, batch.valid)
+        advantage = normalize(advantage, batch.valid, count)
     ratio = log_ratio.exp()
     policy = -torch.minimum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    metrics = ratio_metrics(log_ratio.detach(), batch.valid, clipped=(ratio.detach() - 1).abs() > clip)
-    done = actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics)
+    metrics = ratio_metrics(log_ratio.detach(), batch.valid, (ratio.detach() - 1).abs() > clip, count)
+    done = actor_critic(outputs, batch, policy, estimate, value_coefficient, entropy_coefficient, metrics, count)
     return done._replace(advantage_ema=advantage_ema)
 
 
@@ -200,12 +202,13 @@ def actor_critic(
     value_coefficient: float,
     entropy_coefficient: float,
     metrics: Mapping[str, Tensor],
+    count: Tensor | None = None,
 ) -> LossOutput:
     """The loss around a `policy` term: with the terms of the value, of bonuses and of the entropy.
 
     `metrics` are the policy's own; the terms and what `explained_variance` needs are added to them.
     """
-    count = batch.valid.sum().clamp(min=1)
+    count = count_valid(batch.valid) if count is None else count
     error = estimate.target - outputs.value[:-1]
     policy_loss = masked_mean(policy, batch.valid, count)
     value_loss = masked_mean(error.square(), batch.valid, count)
@@ -230,12 +233,15 @@ def actor_critic(
 
 
 def ratio_metrics(
-    log_ratio: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], clipped: Bool[Tensor, "T B"] | None = None
+    log_ratio: Float[Tensor, "T B"],
+    valid: Bool[Tensor, "T B"],
+    clipped: Bool[Tensor, "T B"] | None = None,
+    count: Tensor | None = None,
 ) -> Metrics:
     """How far the policy is from the one that acted: `approx_kl`, an estimate of KL(mu || pi) in nats, the mean of
     (r - 1) - log r with r = pi/mu (Schulman 2020, Approximating KL divergence, k3); and `clip_fraction`, the share of
     rows that are `clipped`."""
-    count = valid.sum().clamp(min=1)
+    count = count_valid(valid) if count is None else count
     metrics = {"approx_kl": masked_mean(log_ratio.expm1() - log_ratio, valid, count)}
     return metrics if clipped is None else metrics | {"clip_fraction": (clipped & valid).sum() / count}
 

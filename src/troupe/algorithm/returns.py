@@ -83,19 +83,26 @@ def vtrace(
     return VTrace(excess + value[:-1], advantage)
 
 
+def count_valid(valid: Bool[Tensor, "T B"]) -> Tensor:
+    """The number of valid rows, at least 1: what means over them are divided by."""
+    return valid.sum().clamp(min=1)
+
+
 def masked_mean(
     x: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"], count: Tensor | None = None
 ) -> Float[Tensor, ""]:
     """Mean over the valid rows; no rows give 0. A NaN elsewhere changes no mean, but may a gradient.
 
-    `count` is the number of valid rows, at least 1, where it is known already.
+    `count` is `count_valid(valid)`, where it is known already.
     """
-    return x.where(valid, 0.0).sum() / (valid.sum().clamp(min=1) if count is None else count)
+    return x.where(valid, 0.0).sum() / (count_valid(valid) if count is None else count)
 
 
-def normalize(advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+def normalize(
+    advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"], count: Tensor | None = None
+) -> Float[Tensor, "T B"]:
     """Advantages with mean 0 and standard deviation 1 over the valid rows; constant ones become 0, not NaN."""
-    count = valid.sum().clamp(min=1)
+    count = count_valid(valid) if count is None else count
     centred = advantage - masked_mean(advantage, valid, count)
     centred = centred - masked_mean(centred, valid, count)  # what rounding left of a large mean
     std = masked_mean(centred.square(), valid, count).sqrt()
