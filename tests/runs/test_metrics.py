@@ -323,21 +323,59 @@ def test_three_reports_with_counts_and_a_clock_by_script(monkeypatch):
         "queue_capacity": 5, "numbers": {"actors": 2, "predictors": 0, "learners": 1}, "stale": 0, "restarts": 0,
         "stage_seconds": {}, "shares": {}, "bottleneck": "", "return_per_1000_steps": 500.0,
     }  # fmt: skip
+
+    def reported(seconds: float, **expected: Any) -> None:
+        row, expected = reporter.report(seconds), same | expected | {"seconds": seconds}
+        assert {name: row[name] for name in expected} == expected
+
     happens(100, [3.0, -1.0, 4.0], 4, lag=2)
-    assert reporter.report(12.0) == same | {
-        "seconds": 12.0, "steps": 600, "episodes": 43, "updates": 34, "return_mean": 2.0, "return_min": -1.0,
-        "return_max": 4.0, "recent_return": 2.0, "length_mean": 4.0, "lag_mean": 2.0, "lag_max": 2, "entropy": 0.5,
-        "steps_per_s": 50.0, "updates_per_s": 2.0,
-    }  # fmt: skip
+    reported(
+        12.0,
+        steps=600,
+        episodes=43,
+        updates=34,
+        return_mean=2.0,
+        return_min=-1.0,
+        return_max=4.0,
+        recent_return=2.0,
+        length_mean=4.0,
+        lag_mean=2.0,
+        lag_max=2,
+        entropy=0.5,
+        steps_per_s=50.0,
+        updates_per_s=2.0,
+    )
     happens(60, [], 1, lag=0)
-    assert reporter.report(13.0) == same | {
-        "seconds": 13.0, "steps": 660, "episodes": 43, "updates": 35, "return_mean": None, "return_min": None,
-        "return_max": None, "recent_return": 2.0, "length_mean": None, "lag_mean": 0.0, "lag_max": 0, "entropy": 0.125,
-        "steps_per_s": 50.0, "updates_per_s": 2.0,
-    }  # fmt: skip
+    reported(
+        13.0,
+        steps=660,
+        episodes=43,
+        updates=35,
+        return_mean=None,
+        return_min=None,
+        return_max=None,
+        recent_return=2.0,
+        length_mean=None,
+        lag_mean=0.0,
+        lag_max=0,
+        entropy=0.125,
+        steps_per_s=50.0,
+        updates_per_s=2.0,
+    )
     happens(90, [6.0], 4, lag=1)
-    assert reporter.report(14.0) == same | {
-        "seconds": 14.0, "steps": 750, "episodes": 44, "updates": 39, "return_mean": 6.0, "return_min": 6.0,
-        "return_max": 6.0, "recent_return": 3.0, "length_mean": 2.0, "lag_mean": 1.0, "lag_max": 1, "entropy": 0.5,
-        "steps_per_s": 75.0, "updates_per_s": 2.5,
-    }  # fmt: skip
+    reported(
+        14.0,
+        steps=750,
+        episodes=44,
+        updates=39,
+        return_mean=6.0,
+        return_min=6.0,
+        return_max=6.0,
+        recent_return=3.0,
+        length_mean=2.0,
+        lag_mean=1.0,
+        lag_max=1,
+        entropy=0.5,
+        steps_per_s=75.0,
+        updates_per_s=2.5,
+    )
