@@ -78,21 +78,21 @@ def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_pat
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
         log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
     assert curves(tmp_path) == {
-        "time/seconds": [(7, 0.1), (9, 0.1)], "return/return_mean": [(7, 4.5), (9, 2.5)],
+        "time/seconds": [(7, 0.1), (9, 0.1)], "return/training": [(7, 4.5), (9, 2.5)],
         "time/shares/actor/env": [(7, 0.5)], "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
         "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],
         "return/evaluation": [(8, 2.0)], "hparam/final_evaluation": [(9, 4.0)],
     }  # fmt: skip
 
 
-def test_a_resumed_run_s_curves_have_no_step_twice(tmp_path):
+def test_curves_of_a_resumed_run_have_no_step_twice(tmp_path):
     for first, last in ((1, 5), (3, 8)):  # resumed at step 3
         with MetricsLog(tmp_path, pytest.fail) as log:
             if first > 1:
                 log.resume(first, 1.0)
             for steps in range(first, last):
                 log.write(row(steps, return_mean=float(first)))
-    assert curves(tmp_path)["return/return_mean"] == [(1, 1.0), (2, 1.0), (3, 1.0), *((n, 3.0) for n in range(4, 8))]
+    assert curves(tmp_path)["return/training"] == [(1, 1.0), (2, 1.0), (3, 1.0), *((n, 3.0) for n in range(4, 8))]
 
 
 def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_usual_groups(tmp_path, monkeypatch):

@@ -221,6 +221,7 @@ def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str
         runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
         panel.plot([], [], dashes, color=colour, lw=2.2, label=name + runs)
     if any(len(lines) >= FEWEST for lines in groups.values()):
+        panel.plot([], [], color=SOFT, lw=0.8, alpha=0.6, label="each run")
         panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label="95 % bootstrap band of the mean")
     marks = {_end_of(line)[0] for lines in groups.values() for line in lines}
     for mark, label in (

@@ -28,6 +28,11 @@ IF_CHANGED = {
     "queue": "numbers stale restarts",
 }  # mostly the same all the time
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
+TRAINING = {  # of the exploring actors; other keys keep their names
+    "return_mean": "training", "return_min": "training_min", "return_max": "training_max",
+    "recent_return": "training_of_100_episodes", "return_per_1000_steps": "training_per_1000_steps",
+    "length_mean": "training_episode_length",
+}  # fmt: skip
 EVALUATION = {"mean": "evaluation", "min": "evaluation_min", "max": "evaluation_max"}  # of the newest weights
 FINAL = "hparam/final_evaluation"  # of the best weights
 _GROUP_OF = {key: group for groups in (GROUPS, IF_CHANGED) for group, keys in groups.items() for key in keys.split()}
@@ -131,7 +136,7 @@ def _curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         for name, value in _numbers(row):
             key = name.partition("/")[0]
             if key not in NO_CURVES:
-                yield f"{_GROUP_OF.get(key, 'loss')}/{name}", value
+                yield f"{_GROUP_OF.get(key, 'loss')}/{TRAINING.get(name, name)}", value
     elif row["kind"] == "evaluation" and row["purpose"] == "final":
         yield FINAL, row["mean"]
     elif row["kind"] == "evaluation":
