@@ -313,7 +313,7 @@ def test_a_one_of_beside_other_entries_is_left_out(capsys):
 # Entries that cannot be read
 
 
-def test_what_no_network_reads_is_left_out_and_named_in_every_command(capsys):
+def test_unsupported_entries_are_left_out_and_named_in_every_command(capsys):
     assert train("Mission") == 0
     assert (
         "left out of the observation, for no network reads it: mission (Text), more.0 (Text), "
@@ -344,8 +344,8 @@ def test_an_observation_of_which_nothing_can_be_read_is_refused(capsys):
 
 def test_an_entry_that_is_not_wanted_is_left_out_in_every_command(capsys):
     assert train("Mission", "--env.ignore", "more,mission") == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "left out of the observation, for no network reads it: own (Own), list (Sequence) " in said
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "left out of the observation, for no network reads it: own (Own), list (Sequence) " in shown
     agent = troupe.load("run")
     assert list(agent.observation_space.spaces) == ["numbers"]
     agent.act({"numbers": np.zeros(3, np.float32)})
@@ -374,7 +374,7 @@ SPACE = gym.spaces.Dict(
         (("pair.1", "pair.2", "pair.0"), ["action_mask.0", "action_mask.1", "camera.depth"]),
     ],
 )
-def test_what_remains_keeps_its_path(ignore, paths):
+def test_remaining_entries_keep_their_paths(ignore, paths):
     def dotted(space, path=()):
         parts = getattr(space, "spaces", None)
         if parts is None:
@@ -388,32 +388,32 @@ def test_what_remains_keeps_its_path(ignore, paths):
 
 
 @pytest.mark.parametrize(
-    ("space", "ignore", "said"),
+    ("space", "ignore", "shown"),
     [
         (SPACE, ["camera.deep"], "env.ignore: the observation has no entry 'camera.deep'; did you mean camera.depth?"),
         (gym.spaces.Discrete(2), ["x"], "env.ignore: the observation has no entry 'x': it is not a Dict or Tuple"),
         (SPACE, ["camera", "pair"], "env.ignore = camera,pair: nothing that can be read remains of the observation"),
     ],
 )
-def test_an_entry_that_is_not_there_and_one_too_many_are_refused(space, ignore, said):
+def test_ignoring_a_missing_entry_or_all_entries_is_refused(space, ignore, shown):
     with pytest.raises(UsageError) as caught:
         reduced(space, ignore)
-    assert str(caught.value).startswith(said)
+    assert str(caught.value).startswith(shown)
 
 
 # Wrappers that normalise
 
 
-def test_wrappers_that_normalise_are_named_with_what_they_mean_for_returns_and_the_agent(capsys):
+def test_wrappers_that_normalise_are_named_with_their_consequences(capsys):
     assert train("normalized") == 0
-    said = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
     assert (
         "NormalizeReward in the environment: returns here are of its normalised rewards, not of the environment's own; "
         "leave it out, rewards are normalised for learning (loss.normalize_reward) "
         "NormalizeObservation in the environment: its statistics are not saved,"
-    ) in said
-    assert said.count("VecNormalize in the environment") == 2
-    assert "VecNormalize in the environment: its statistics are not saved" in said
+    ) in shown
+    assert shown.count("VecNormalize in the environment") == 2
+    assert "VecNormalize in the environment: its statistics are not saved" in shown
 
 
 # What differs and is no fault
@@ -424,11 +424,11 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
     assert train(name, "--quiet") == 0
 
 
-# What is wrong is said before anything starts
+# Errors before anything starts
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "shown"),
     [
         (
             "FourValues",
@@ -467,8 +467,8 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ),
     ],
 )
-def test_a_first_step_that_is_wrong_is_wrong_usage_in_one_line(capsys, name, said):
+def test_a_wrong_first_reset_or_step_is_wrong_usage_in_one_line(capsys, name, shown):
     Path("faults.py").write_text(FAULTS)
     assert cli.run(["train", f"faults.py:{name}", *SHORT.split()]) == 2
-    assert capsys.readouterr().err == f"troupe: environment faults.py:{name}{said}\n"
+    assert capsys.readouterr().err == f"troupe: environment faults.py:{name}{shown}\n"
     assert not Path("run").exists()

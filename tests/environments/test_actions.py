@@ -67,7 +67,7 @@ def test_between_two_bounds_minus_one_and_one_are_the_bounds_and_beyond_them_it_
     assert rows[3].tolist() == [7, -7]  # what was drawn stays as it is
 
 
-def test_without_two_bounds_a_number_is_the_environments_own_and_clipped_at_the_bound_there_is():
+def test_without_two_bounds_a_number_is_in_the_environments_unit_and_clipped_at_its_bound():
     space = SPACES.Box(np.array([-np.inf, 0, -np.inf], np.float32), np.array([np.inf, np.inf, 2], np.float32))
     rows = np.array([[100, 100, 100], [-100, -100, -100]], np.float32)
     assert Actions(space).to_environment(rows).tolist() == [[100, 100, 2], [-100, 0, -100]]
@@ -131,7 +131,7 @@ def test_a_mask_of_another_length_is_refused_with_both_numbers():
 
 
 @pytest.mark.parametrize(
-    ("space", "said"),
+    ("space", "message"),
     [
         (SPACES.Text(3), "action space Text"),
         (SPACES.Tuple([SPACES.Discrete(2), SPACES.Sequence(SPACES.Discrete(2))]), r"Sequence.* at \[1\]"),
@@ -144,7 +144,7 @@ def test_a_mask_of_another_length_is_refused_with_both_numbers():
         (SPACES.Tuple([]), "it has no action"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(space, said):
-    with pytest.raises(UsageError, match=said) as caught:
+def test_unsupported_spaces_are_refused_by_name(space, message):
+    with pytest.raises(UsageError, match=message) as caught:
         Actions(space)
     assert len(str(caught.value).splitlines()) == 1

@@ -83,7 +83,7 @@ AT = "environment python:rich[1], step"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (at(3, "place", np.array([0, np.nan], np.float32)), f"{AT} 3: the observation['place'] holds nan"),
         (at(2, "place", np.array([np.inf, 0], np.float32)), f"{AT} 2: the observation['place'] holds inf"),
@@ -100,20 +100,20 @@ AT = "environment python:rich[1], step"
         (at(3, "action_mask", np.zeros(3)), f"{AT} 3: action_mask forbids every action"),
     ],
 )
-def test_what_is_wrong_is_named_with_environment_step_and_field(spoil, said):
-    assert failure(two(spoil)) == said
+def test_errors_name_environment_step_and_field(spoil, message):
+    assert failure(two(spoil)) == message
 
 
 @pytest.mark.parametrize(
-    ("reward", "said"),
+    ("reward", "message"),
     [
         ("much", "the reward 'much' (str): expected a number"),
         (None, "the reward None (NoneType): expected a number"),
         ((1, 2), "a reward of shape (2,): expected one number; a wrapper makes one of several objectives (of "),
     ],
 )
-def test_a_reward_that_is_no_number_is_named(reward, said):
-    assert failure(two(fine, reward)).startswith(f"{AT} 1: step returned {said}")
+def test_a_reward_that_is_no_number_is_named(reward, message):
+    assert failure(two(fine, reward)).startswith(f"{AT} 1: step returned {message}")
 
 
 def test_a_mask_of_another_length_is_named():
@@ -122,7 +122,7 @@ def test_a_mask_of_another_length_is_named():
     assert "python:rich" in line
 
 
-def test_a_box_that_is_left_by_finite_numbers_is_told_once_and_lived_with():
+def test_finite_numbers_outside_a_box_are_reported_once_and_allowed():
     environment = two(lambda step, obs, info: obs.update(place=np.array([0, 1.5], np.float32)) if step > 2 else None)
     environment.reset(SEEDS)
     for _ in range(8):
@@ -133,7 +133,7 @@ def test_a_box_that_is_left_by_finite_numbers_is_told_once_and_lived_with():
     assert packed.shape[0] == 2
 
 
-def test_a_box_that_is_left_is_told_with_the_bounds_of_that_number():
+def test_a_number_outside_a_box_is_reported_with_its_bounds():
     """Not with those of all: of a robot they fill a dozen lines."""
 
     class Robot(gym.Env[Any, Any]):
@@ -152,7 +152,7 @@ def test_a_box_that_is_left_is_told_with_the_bounds_of_that_number():
     assert notice.endswith("Robot[0], step 0: the observation holds 2.5, which is not between its bounds, -2.0 and 2.0")
 
 
-def test_where_a_reset_breaks_off_those_that_have_shown_nothing_are_not_blamed():
+def test_if_a_reset_fails_environments_without_an_observation_are_not_blamed():
     made = iter([Rich(fine), Rich(fine), Rich(at(0, "action_mask", np.ones(4))), Rich(fine)])
 
     def rich() -> Rich:
@@ -163,7 +163,7 @@ def test_where_a_reset_breaks_off_those_that_have_shown_nothing_are_not_blamed()
     assert "has no entry" not in str(caught.value)
 
 
-def test_masks_are_those_of_the_environment_and_where_an_episode_is_over_all_is_allowed():
+def test_masks_are_the_environments_and_all_true_after_an_episodes_end():
     environment = two(lambda step, obs, info: info.update(action_mask=np.array([0, 1, 0])) if step != 5 else None)
     packing = find(lambda: Rich(fine)).packing
 
@@ -191,7 +191,7 @@ def test_masks_that_come_after_the_first_reset_are_ignored_with_a_notice():
     ]
 
 
-def test_a_first_reset_that_fails_is_told_before_anything_starts():
+def test_a_first_reset_that_fails_is_reported_before_anything_starts():
     class Broken(gym.Env[Any, Any]):
         observation_space, action_space = SPACES.Discrete(2), SPACES.Discrete(2)
 

@@ -139,9 +139,9 @@ def check(capsys, name: str, *options: str) -> tuple[int, str]:
 
 
 def test_an_environment_without_fault_is_clean(capsys):
-    status, said = check(capsys, "Fine")
+    status, message = check(capsys, "Fine")
     assert status == 0
-    assert said.splitlines() == [
+    assert message.splitlines() == [
         "environments.py:Fine: 400 steps of random actions, 40 episodes ended",
         "nothing wrong, nothing unwise",
     ]
@@ -165,19 +165,19 @@ def test_an_environment_without_fault_is_clean(capsys):
         ("Flags", "terminated is int (0): expected bool", "return bool(terminated)"),
     ],
 )
-def test_what_is_wrong_is_named_with_what_to_change_and_is_status_1(capsys, name, what, change):
-    status, said = check(capsys, name, "--json")
+def test_wrong_findings_say_what_to_change_and_exit_with_1(capsys, name, what, change):
+    status, message = check(capsys, name, "--json")
     assert status == 1
-    assert [(each["what"][: len(what)], change in each["change"]) for each in json.loads(said)["wrong"]] == [
+    assert [(each["what"][: len(what)], change in each["change"]) for each in json.loads(message)["wrong"]] == [
         (what, True)
     ]
 
 
-def test_what_is_unwise_is_named_and_is_status_0(capsys, monkeypatch):
+def test_unwise_findings_exit_with_0(capsys, monkeypatch):
     monkeypatch.setattr(layers, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
-    status, said = check(capsys, "Unwise")
+    status, message = check(capsys, "Unwise")
     assert status == 0
-    lines = said.splitlines()
+    lines = message.splitlines()
     assert lines[0] == "environments.py:Unwise: 400 steps of random actions, 0 episodes ended"
     for what, change in (
         ("left out of the observation, for no network reads it: word (Text)", "turn it into numbers"),
@@ -200,9 +200,9 @@ def test_what_is_unwise_is_named_and_is_status_0(capsys, monkeypatch):
 def test_a_slow_reset_is_unwise_and_a_check_ends_in_its_time(capsys, monkeypatch, seconds):
     clock = SimpleNamespace(now=100.0, reset_seconds=seconds, monotonic=lambda: clock.now)
     monkeypatch.setattr("troupe.environments.checks.check.time", clock)
-    status, said = check(capsys, "SlowReset")
+    status, message = check(capsys, "SlowReset")
     assert status == 0
-    lines = said.splitlines()
+    lines = message.splitlines()
     if not seconds:
         assert lines[0].endswith("400 steps of random actions, 40 episodes ended")
         assert lines[-1] == "nothing wrong, nothing unwise"
@@ -213,14 +213,14 @@ def test_a_slow_reset_is_unwise_and_a_check_ends_in_its_time(capsys, monkeypatch
 
 
 def test_options_of_the_environment_are_those_of_train(capsys):
-    status, said = check(capsys, "Unwise", "--env.ignore", "flat,word", "--env.max_steps", "10", "--steps", "50")
+    status, message = check(capsys, "Unwise", "--env.ignore", "flat,word", "--env.max_steps", "10", "--steps", "50")
     assert status == 0
-    assert said.startswith("environments.py:Unwise: 50 steps of random actions, 5 episodes ended\n")
-    assert "['flat']" not in said
-    assert "no time limit" not in said
+    assert message.startswith("environments.py:Unwise: 50 steps of random actions, 5 episodes ended\n")
+    assert "['flat']" not in message
+    assert "no time limit" not in message
     assert check(capsys, "sized", "--env.kwargs.size", "3")[0] == 0
 
 
-def test_what_is_no_environment_is_wrong_usage(capsys):
+def test_an_unknown_environment_is_wrong_usage(capsys):
     assert cli.run(["check", "environments.py:Nothing"]) == 2
     assert capsys.readouterr().err == "troupe: environments.py has no callable 'Nothing'\n"

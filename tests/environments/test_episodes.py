@@ -59,7 +59,7 @@ def test_every_episode_has_a_seed_of_its_own():
     assert all(0 <= seed < 2**32 for seed in seeds)
 
 
-def test_the_seeds_of_episodes_follow_from_the_first_and_not_from_what_was_played(counting):
+def test_seeds_of_episodes_depend_on_the_first_seed_and_not_on_the_actions(counting):
     env, other = Episodes(counting()), Episodes(counting())
     for each in (env, other):
         each.reset(seed=9)
@@ -87,7 +87,7 @@ class Slippery(gym.Env):
         return np.zeros(1, np.float32), self.payment, self.played == 4, False, {}
 
 
-def test_another_reward_on_the_way_is_seen_even_where_the_observation_is_the_same(monkeypatch):
+def test_a_different_reward_is_noticed_even_if_the_observation_is_the_same(monkeypatch):
     environment = made(Slippery, 2)
     obs = environment.reset(np.random.SeedSequence(1)).copy()
     environment.step(np.zeros(2, np.int64))
@@ -114,7 +114,7 @@ def test_an_action_that_the_environment_changes_is_kept_as_it_was_given():
     assert environment.restore(kept, obs) == []
 
 
-def test_native_is_what_it_was():
+def test_native_restores_nothing():
     vector = find("CartPole-v1").make_restorable(2, Environment(backend="native"))
     assert vector.state() is None
 

@@ -1,4 +1,4 @@
-"""Ids that installed packages register: found without naming a module, and what is said where they are not."""
+"""Ids that installed packages register: found without naming a module, and the errors for unknown ones."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -90,7 +90,7 @@ def registering(*ids: str) -> str:
         ("[gymnasium.envs.__root__]\nspeck = speck:register_all\n", "Walk-v3"),
     ],
 )
-def test_what_an_entry_point_declares_trains_and_is_evaluated_by_its_id_alone(package, capfd, declared, env_id):
+def test_environments_of_entry_points_are_trained_and_evaluated_by_id_alone(package, capfd, declared, env_id):
     """Its actors are processes, which import it by themselves."""
     package("speck", f"{WALK}\ndef register_all():\n    gym.register('Walk-v3', entry_point='speck:Walk')\n", declared)
     assert cli.run(f"train {env_id} --run-dir run {TINY} --actor.place process".split()) == 0
@@ -105,7 +105,7 @@ def test_a_well_known_package_is_imported_for_an_id_of_its(package, absent):
     assert find("MiniGrid-Speck-v0").id == "MiniGrid-Speck-v0"
 
 
-def test_a_package_whose_module_registers_nothing_is_asked_by_what_it_declares(package):
+def test_the_entry_point_of_a_package_whose_module_registers_nothing_is_called(package):
     package("speck", "", "[gymnasium.envs]\nspeck = speck.inner:register_all\n")
     register = "def register_all():\n    gym.register('Walk-v3', entry_point='speck.inner:Walk')\n"
     package("speck.inner", WALK + register)
@@ -131,7 +131,7 @@ def test_a_package_of_the_run_directory_is_not_executed_when_a_run_is_loaded(pac
 # Not found
 
 
-def test_a_package_that_is_not_installed_is_answered_with_its_command(absent, capsys):
+def test_the_error_for_a_package_that_is_not_installed_has_its_command(absent, capsys):
     for module in ("gymnasium_robotics", "highway_env", "shimmy", "minatar", "tetris_gymnasium"):
         absent(module)
     for env_id, command in (
@@ -143,11 +143,11 @@ def test_a_package_that_is_not_installed_is_answered_with_its_command(absent, ca
         ("tetris_gymnasium/Tetris", "tetris-gymnasium"),
     ):
         assert cli.run(["train", env_id]) == 2
-        said = f"troupe: environment {env_id} needs a package that is not installed: pip install {command}\n"
-        assert capsys.readouterr().err == said
+        message = f"troupe: environment {env_id} needs a package that is not installed: pip install {command}\n"
+        assert capsys.readouterr().err == message
 
 
-def test_an_atari_game_by_another_name_is_answered_with_its_name(absent):
+def test_the_error_for_an_old_atari_name_has_the_new_name(absent):
     pytest.importorskip("ale_py")
     assert refusal("Pong-v5").startswith("no environment 'Pong-v5'; did you mean ALE/Pong-v5? (")
     assert refusal("PongNoFrameskip-v4").startswith("'PongNoFrameskip-v4' is an old name: write ALE/Pong-v5 (")
@@ -170,18 +170,18 @@ def test_of_an_environment_in_another_version_the_newest_is_named(package):
     assert refusal("FetchReach-v2").startswith("no environment 'FetchReach-v2'; did you mean FetchReach-v4? (")
 
 
-def test_a_module_without_such_an_id_is_said_to_have_none_with_those_it_has(package):
+def test_the_error_for_an_id_that_a_module_lacks_lists_its_ids(package):
     package("speck", registering("Walk-v1", "Wade-v1", "Run-v0", "Swim-v0", "Fly-v0", "Dive-v0"))
     assert refusal("speck:Walks-v1") == (
         "no environment 'speck:Walks-v1'; did you mean Walk-v1? "
         "('speck' was imported and registers Walk-v1, Wade-v1, Fly-v0, Swim-v0 and 2 more)"
     )
-    said = refusal("speck:Breakout-v5")
-    assert said.startswith("no environment 'speck:Breakout-v5': 'speck' was imported and registers no such id, but ")
-    assert "ALE" not in said
+    message = refusal("speck:Breakout-v5")
+    assert message.startswith("no environment 'speck:Breakout-v5': 'speck' was imported and registers no such id, but ")
+    assert "ALE" not in message
 
 
-def test_an_id_of_a_known_namespace_is_never_answered_with_another_packages(package):
+def test_no_id_of_another_package_is_suggested_for_a_known_namespace(package):
     package("speck", f"{WALK}\ndef all():\n    gym.register('Run-v0', entry_point='speck:Walk')\n",
             "[gymnasium.envs]\nspeck = speck:all\n")  # fmt: skip
     assert refusal("speck/CartPole-v1").endswith("speck/Run-v0? ('speck' was imported and registers speck/Run-v0)")
@@ -191,7 +191,7 @@ def test_an_id_of_a_known_namespace_is_never_answered_with_another_packages(pack
     )
 
 
-def test_a_module_that_registers_nothing_is_said_to(package):
+def test_a_module_that_registers_nothing_is_reported_as_such(package):
     package("speck", WALK)
     assert refusal("speck:Walk") == (
         "no environment 'speck:Walk': 'speck' was imported and registers no environments; "

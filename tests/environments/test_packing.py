@@ -49,7 +49,7 @@ def batched(space: gym.Space, number: int, seed: int) -> tuple[list[Any], Any]:
 
 
 @given(space=NESTED, seed=st.integers(0, 1000), masked=st.booleans())
-def test_what_is_packed_comes_out_as_it_was(space, seed, masked):
+def test_unpacking_inverts_packing(space, seed, masked):
     packing = Packing(space, ACTIONS, "info" if masked else "")
     each, batch = batched(space, 3, seed)
     masks = np.random.default_rng(seed).random((3, 5)) < 0.5 if masked else None
@@ -79,7 +79,7 @@ def test_one_leaf_without_a_mask_is_itself(space):
     assert packing.unpack(torch.from_numpy(batch))[0].data_ptr() == batch.ctypes.data
 
 
-def test_a_mask_among_the_observations_is_not_seen_by_the_network():
+def test_the_network_does_not_see_a_mask_in_the_observation():
     space = SPACES.Dict({"action_mask": SPACES.MultiBinary(5), "x": SPACES.Box(0, 1, (2,))})
     packing = Packing(space, ACTIONS, "observation")
     obs = {"action_mask": np.array([1, 0, 0, 1, 1], np.int8), "x": np.array([0.25, 0.5], np.float32)}
@@ -89,7 +89,7 @@ def test_a_mask_among_the_observations_is_not_seen_by_the_network():
     assert mask.tolist() == [[True, False, False, True, True]]
 
 
-def test_masks_that_allow_nothing_are_refused_except_where_an_episode_is_over():
+def test_masks_that_allow_nothing_are_refused_except_after_an_episodes_end():
     packing = Packing(SPACES.Discrete(2), ACTIONS, "info")
     with pytest.raises(ValueError, match="forbids every action"):
         packing.mask(np.zeros(5))

@@ -1,4 +1,4 @@
-"""EnvPool: the same environments as Gymnasium's, and what is said where it cannot play one."""
+"""EnvPool: the same environments as Gymnasium's, and the error if it lacks one."""
 
 import importlib.util
 import math
@@ -131,7 +131,7 @@ def test_the_time_limit_truncates_and_does_not_terminate(name: str, limit: int) 
 
 
 @needs_envpool
-def test_what_envpool_loses_a_fall_in_the_last_step_is_only_cut_off() -> None:
+def test_envpool_reports_termination_in_the_last_step_as_truncation() -> None:
     """Gymnasium says both. Should EnvPool learn to, the note in pool.py can go."""
     import envpool
 
@@ -186,7 +186,7 @@ def lengths(environment: VectorEnvironment, policy: Any, episodes: int) -> np.nd
     ("name", "policy"),
     [("CartPole-v1", towards_the_lean), ("Acrobot-v1", pump), ("MountainCar-v0", with_the_motion)],
 )
-def test_a_fixed_policy_plays_episodes_of_one_mean_length_on_every_backend(name: str, policy: Any) -> None:
+def test_a_fixed_policy_has_the_same_mean_episode_length_on_every_backend(name: str, policy: Any) -> None:
     source = find(name)
     played = {
         backend: lengths(source.make_vector(20, Environment(backend=backend)), policy, 300)
@@ -211,7 +211,7 @@ def story(environment: VectorEnvironment, seed: int = 1) -> np.ndarray:
 
 
 @needs_envpool
-def test_the_number_of_threads_changes_nothing_in_what_is_played() -> None:
+def test_the_number_of_threads_does_not_change_the_episodes() -> None:
     assert (story(made("CartPole-v1", 5, threads=1)) == story(made("CartPole-v1", 5, threads=3))).all()
 
 
@@ -225,7 +225,7 @@ def test_a_reset_begins_anew_with_its_own_seeds_even_in_the_middle_of_a_step() -
 
 
 @needs_envpool
-def test_actions_that_begin_elsewhere_than_at_0_reach_it_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_actions_that_do_not_start_at_0_are_passed_on_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[np.ndarray] = []
     environment = made("MountainCar-v0", 2)
     environment.reset(SEEDS)
@@ -239,7 +239,7 @@ def test_actions_that_begin_elsewhere_than_at_0_reach_it_as_they_are(monkeypatch
 
 @needs_envpool
 @pytest.mark.parametrize("name", sorted(pool.SAME))
-def test_what_is_said_to_be_the_same_has_the_same_spaces_and_time_limit(name: str) -> None:
+def test_environments_listed_as_the_same_have_the_same_spaces_and_time_limit(name: str) -> None:
     entry = str(gym.spec(name).entry_point)
     for word, package in (("box2d", "Box2D"), ("mujoco", "mujoco")):
         if word in entry:

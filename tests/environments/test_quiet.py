@@ -12,7 +12,7 @@ import troupe
 from troupe import cli
 from troupe.environments import find, quiet_gymnasium
 
-WORLD = """
+ENVIRONMENT = """
 import gymnasium as gym, numpy as np
 class Warns(gym.Env):
     observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
@@ -36,18 +36,18 @@ TINY = "--steps 200 --actor.count 2 --actor.environments 2 --evaluation.final_ep
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    Path("warning_world.py").write_text(WORLD)
+    Path("warning_environment.py").write_text(ENVIRONMENT)
     yield
     gym.registry.pop("Warns-v0", None)
-    sys.modules.pop("warning_world", None)
+    sys.modules.pop("warning_environment", None)
 
 
 @pytest.mark.parametrize("place", ["thread", "process"])
-def test_nothing_of_them_is_printed_while_training_and_evaluating(place, capfd):
+def test_warnings_are_not_printed_while_training_and_evaluating(place, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # pytest collects them otherwise
         warnings.showwarning = _print
-        assert cli.run(f"train warning_world:Warns-v0 --run-dir run {TINY} --actor.place {place}".split()) == 0
+        assert cli.run(f"train warning_environment:Warns-v0 --run-dir run {TINY} --actor.place {place}".split()) == 0
         assert cli.run(["evaluate", "run", "--episodes", "2"]) == 0
     err = capfd.readouterr().err
     assert "careless" not in err

@@ -51,16 +51,16 @@ def test_an_id_gives_spaces_threshold_and_its_own_vector_version():
 
 
 @pytest.mark.parametrize(
-    ("said", "nearest"),
+    ("name", "nearest"),
     [("CartPol-v1", "CartPole-v1"), ("cartpole-v1", "CartPole-v1"), ("CartPole-v7", "CartPole-v1")],
 )
-def test_an_unknown_id_is_answered_with_the_nearest(said, nearest):
-    assert refusal(said).startswith(f"no environment '{said}'; did you mean {nearest}? (troupe envs")
+def test_the_error_for_an_unknown_id_suggests_the_nearest(name, nearest):
+    assert refusal(name).startswith(f"no environment '{name}'; did you mean {nearest}? (troupe envs")
 
 
-@pytest.mark.parametrize("said", ["", "no such thing", "x/y/z", "FrozenLakes-v99999999999999999999"])
-def test_an_id_that_is_near_nothing_is_answered_all_the_same(said):
-    assert refusal(said).startswith(f"no environment '{said}'")
+@pytest.mark.parametrize("name", ["", "no such thing", "x/y/z", "FrozenLakes-v99999999999999999999"])
+def test_an_id_without_similar_ones_is_refused_without_a_suggestion(name):
+    assert refusal(name).startswith(f"no environment '{name}'")
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_an_id_that_is_near_nothing_is_answered_all_the_same(said):
         ("ale_py.missing:Pong", "'ale-py>=0.12' 'opencv-python-headless>=4.8'"),
     ],
 )
-def test_a_missing_package_is_answered_with_the_command_that_installs_it(monkeypatch, entry_point, packages):
+def test_the_error_for_a_missing_package_has_the_command_that_installs_it(monkeypatch, entry_point, packages):
     """Whether or not the package is here: the module named in the registry does not exist."""
     monkeypatch.setitem(gym.registry, "Far-v0", gym.envs.registration.EnvSpec("Far-v0", entry_point))
     assert refusal("Far-v0") == f"environment Far-v0 needs a package that is not installed: pip install {packages}"
 
 
-def test_a_namespace_nobody_registered_is_answered_with_its_package(monkeypatch):
+def test_the_error_for_an_unregistered_namespace_has_its_package(monkeypatch):
     for key in [key for key in gym.registry if key.startswith("ALE/")]:
         monkeypatch.delitem(gym.registry, key)
     monkeypatch.setitem(sys.modules, "ale_py", None)
@@ -159,30 +159,30 @@ def test_a_factory_in_a_file_makes_the_environment(own_file):
     assert source.make(render_mode="rgb_array").render_mode == "rgb_array"
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     path = tmp_path / "maze.py"
     assert refusal(f"{path}:make") == f"no file '{path}' to take the environment factory 'make' from"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("maker", "; did you mean make?"), ("NUMBER", ""), ("zzzzzz", "")])
-def test_a_factory_that_is_not_there_is_answered_with_the_nearest(own_file, name, hint):
+def test_the_error_for_a_missing_factory_suggests_the_nearest(own_file, name, hint):
     assert refusal(f"{own_file}:{name}") == f"{own_file} has no callable '{name}'{hint}"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("import nothing_of_the_kind", "ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
         ("def broken(:", "SyntaxError"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
     ],
 )
-def test_a_file_that_cannot_be_imported_says_why(own_file, text, said):
+def test_a_file_that_cannot_be_imported_says_why(own_file, text, message):
     own_file.write_text(text)
-    assert refusal(f"{own_file}:make").startswith(f"{own_file} cannot be imported: {said}")
+    assert refusal(f"{own_file}:make").startswith(f"{own_file} cannot be imported: {message}")
 
 
-def test_a_factory_that_returns_something_else_is_told_what(own_file):
+def test_the_error_for_a_factory_that_returns_something_else_names_it(own_file):
     name = f"{own_file}:makes_nothing"
     assert refusal(name) == f"environment {name}: the factory returned str, not a gymnasium.Env"
 
@@ -210,14 +210,14 @@ def test_a_callable_that_raises_is_quoted():
     assert refusal(maze).endswith("maze cannot be made: RuntimeError: the walls are not up")
 
 
-def test_a_callable_that_lacks_a_package_says_which():
+def test_the_error_for_a_callable_that_lacks_a_package_names_it():
     def maze() -> gym.Env:
         raise ModuleNotFoundError("No module named 'walls'")
 
     assert refusal(maze).endswith("needs a package that is not installed: No module named 'walls'")
 
 
-def test_what_can_be_made_only_once_is_one_plain_line(counting):
+def test_an_environment_that_can_exist_only_once_gives_one_plain_error_line(counting):
     made = []
 
     def maze() -> gym.Env:
