@@ -255,6 +255,21 @@ def averaging() -> str:
     return table(head, rows)
 
 
+def ablations() -> str:
+    """For each variant: the mean of all evaluations while training, of the final one, and the seeds."""
+    environments = result("ablations")["environments"]
+    variants = list(dict.fromkeys(variant for each in environments.values() for variant in each))
+    rows = []
+    for name, measured in environments.items():
+        cells = []
+        for runs in (measured.get(variant, []) for variant in variants):
+            during = [value for run in runs for value in run["evaluations"]]
+            final = [run["final"] for run in runs]
+            cells.append(f"{number(mean(during))} / {number(mean(final))} ({len(runs)})" if runs else "")
+        rows.append((name, *cells))
+    return table(["environment", *variants], rows)
+
+
 def stability() -> str:
     runs = result("stability")["runs"]
     pairs = [(one, other) for one, other in zip(runs["report"], runs["rollback"], strict=True) if one["collapses"]]
@@ -298,6 +313,7 @@ CLAIMS = {
     "breakout": Claim(_RESULTS, "python benchmarks/atari.py breakout", breakout),
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", atari_speed),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", wild),
+    "ablations": Claim(_BENCHMARKS, "python benchmarks/ablations.py", ablations),
     "averaging": Claim(_BENCHMARKS, "python benchmarks/averaging.py", averaging),
     "memory": Claim(_BENCHMARKS, "python benchmarks/memory.py", memory),
     "precision": Claim(_BENCHMARKS, "python benchmarks/atari.py precision", precision),
