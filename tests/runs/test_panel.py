@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from troupe.runs.show.panel import CHOSEN, OTHER, VALUE, Panel
+from troupe.runs.show.panel import CHOSEN, OTHER, TRACK, VALUE, Panel
 from troupe.runs.show.play import ActionComponent, Decision, PlayState, ValueHistory
 from troupe.text import format_score, format_value
 
@@ -84,6 +84,17 @@ def test_the_numbers_of_an_action_are_bars_from_the_middle_of_their_bounds():
     assert abs(columns[0].min() - columns[-1].max()) <= 2  # they meet in the middle
     many = replace(shown, decision=shown.decision._replace(components=[ActionComponent(1.0, 1.0)] * 1000))
     assert not of_colour(Panel("World").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
+
+
+@pytest.mark.parametrize("chosen", [0, 150, 399])
+def test_of_very_many_actions_the_first_is_on_the_left_and_the_last_on_the_right(chosen):
+    shares = np.full(400, 0.2 / 399)
+    shares[chosen] = 0.8
+    image = Panel("World").compose(BLACK, state(shares, chosen=chosen))[:, 600:]
+    columns = np.flatnonzero(of_colour(image, TRACK).any(axis=0))
+    left, right = columns[0], columns[-1] + 1
+    marked = np.flatnonzero(of_colour(image, CHOSEN).any(axis=0))
+    assert (marked.mean() - left) / (right - left) == pytest.approx((chosen + 0.5) / 400, abs=0.02)
 
 
 def test_without_probabilities_there_are_no_bars():
