@@ -388,3 +388,30 @@ def test_a_wrapper_that_lies_in_the_run_directory_is_not_executed(run_command):
     assert "which is not executed" in err
     assert not Path("executed").exists()
     assert "evil" not in sys.modules
+
+
+def test_an_argument_that_only_the_registration_names_has_the_type_of_its_value_there(run_command):
+    """What is made takes it as one of any."""
+    made = []
+
+    class Open(gym.Env):
+        observation_space, action_space = gym.spaces.Box(0, 1, (2,), np.float32), gym.spaces.Discrete(2)
+
+        def __init__(self, **options):
+            made.append(options)
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, np.float32), 0.0, True, False, {}
+
+    gym.register("OpenArguments-v0", Open, kwargs={"size": 3})
+    try:
+        words = "train OpenArguments-v0 --env.kwargs.size"
+        assert run_command(f"{words} big") == (2, "", "troupe: env.kwargs.size = 'big': expected a number\n")
+        assert made == []
+        find("OpenArguments-v0", Environment(kwargs={"size": 4}))
+        assert made == [{"size": 4}]
+    finally:
+        del gym.registry["OpenArguments-v0"]

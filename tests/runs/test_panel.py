@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from troupe.runs.show.panel import CHOSEN, OTHER, TRACK, VALUE, Panel
+from troupe.runs.show.panel import CHOSEN, OTHER, TRACK, VALUE, ZERO, Panel
 from troupe.runs.show.play import ActionComponent, Decision, PlayState, ValueHistory
 from troupe.text import format_score, format_value
 
@@ -64,6 +64,13 @@ def test_the_value_is_drawn_from_left_to_right():
     assert columns[-1] - columns[0] > 200
     assert heights[0] - heights[-1] > 100  # upwards
     assert np.polyfit(columns, heights, 1, full=True)[1][0] / len(columns) < 2.0  # straight
+
+
+@pytest.mark.parametrize(("values", "drawn"), [([-1.0, 1.0], True), ([1.0, 2.0], False), ([-2.0, -1.0], False)])
+def test_a_line_at_zero_is_drawn_where_values_are_on_both_sides_of_it(values, drawn):
+    line = of_colour(Panel("World").compose(BLACK, state(values=values, shares=None)), ZERO)
+    assert line.any() == drawn
+    assert line.any(axis=1).sum() == drawn  # and it is level
 
 
 def test_a_fast_swing_of_the_value_is_a_band_with_its_mean_in_it():
