@@ -21,7 +21,17 @@ from common import troupe
 CASES = {
     "cartpole-appo": ["CartPole-v1", "--preset", "appo", "--env.backend", "native"],
     "cartpole-impala": ["CartPole-v1", "--preset", "impala", "--env.backend", "native"],
-    "pong-impala": ["ALE/Pong-v5", "--preset", "impala", "--env.threads", "1", "--network.precision", "bfloat16"],
+    "pong-impala": [
+        "ALE/Pong-v5",
+        "--preset",
+        "impala",
+        "--network.encoder",
+        "nature",
+        "--env.threads",
+        "1",
+        "--network.precision",
+        "bfloat16",
+    ],
     "python-processes": [f"{Path(__file__).parent}/costs.py:burns"],  # a step burns 200 us; two actors in processes
 }
 ENDLESS = [
