@@ -22,6 +22,7 @@ from troupe.environments import find
 from troupe.environments.stepping import pool
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
+from troupe.runs.evaluate import judge
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
 from troupe.runs.store.metrics import MetricsLog, read_metrics
@@ -210,6 +211,12 @@ def test_a_run_in_which_no_episode_ends_is_a_run(tmp_path):
     run = small(tmp_path, lambda: World(lambda env: (np.zeros(2, np.float32), 1.0, False, judging_last(), {})))
     assert run.outcome == "steps"
     assert not (run.path / "plots" / "learning.png").exists()
+
+
+def test_without_a_limit_on_time_the_final_evaluation_has_all_the_time_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.0)
+    scores = small(tmp_path).scores
+    assert (len(scores.returns), scores.unfinished) == (3, 0)
 
 
 def test_a_run_of_no_time_for_a_single_update_is_a_run(tmp_path):
