@@ -167,6 +167,7 @@ def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
     assert (result["outcome"], result["path"], result["evaluation"]) == ("interrupted", "run", None)
 
 
+@pytest.mark.slow
 def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
     process = start(f"train worlds.py:Plain {ENDLESS}", nohup=True)
     process.until_learning()
@@ -297,6 +298,7 @@ def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tm
     assert load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_signal_ends_all_seeds(start, tmp_path):
     process = start(f"train worlds.py:Plain {ENDLESS} --seeds 3")
     process.until_learning()
@@ -324,6 +326,7 @@ def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkey
     assert not list(tmp_path.glob("run/checkpoints/.*"))  # what was half-written is gone
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tmp_path, monkeypatch, capfd):
     process = start(f"train worlds.py:Plain {ENDLESS} {IN_THREADS} --record")
     process.until_learning()

@@ -480,7 +480,7 @@ def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
     ("topology", "number", "to_all", "moment"),
     [
         slow("async", signal.SIGINT, True, "starting"),
-        ("hogwild", signal.SIGTERM, True, "starting"),
+        slow("hogwild", signal.SIGTERM, True, "starting"),
         slow("ga3c", signal.SIGTERM, False, "starting"),
         slow("async", signal.SIGTERM, True, "playing"),
         slow("hogwild", signal.SIGINT, True, "playing"),

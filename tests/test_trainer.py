@@ -20,9 +20,9 @@ import troupe
 from troupe import TroupeError, UsageError, conclusion, preparation, signals, trainer
 from troupe.environments import find
 from troupe.environments.stepping import pool
+from troupe.runs.evaluate import judge
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
-from troupe.runs.evaluate import judge
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
 from troupe.runs.store.metrics import MetricsLog, read_metrics

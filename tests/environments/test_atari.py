@@ -87,6 +87,7 @@ def test_threads_change_nothing_in_what_is_played():
     assert one[2].any()
 
 
+@pytest.mark.slow
 def test_every_environment_has_a_seed_of_its_own():
     environment = made(PONG, 6, noops=200)
     first = [environment.reset(np.random.SeedSequence(seed)).copy() for seed in (1, 1, 2)]

@@ -26,6 +26,7 @@ def figures(tmp_path):
     return lambda: json.loads((tmp_path / "out" / "comparison.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys, figures):
     assert compare("CartPole-v1", ["impala", "appo"], range(4, 6), "out", settings=SETTINGS) == 0
     out, err = capsys.readouterr()
