@@ -164,7 +164,7 @@ def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
     status, out, _ = process.end()
     assert status == 128 + number
     result = json.loads(out)
-    assert (result["outcome"], result["path"], result["evaluation"]) == ("interrupted", "run", None)
+    assert (result["outcome"], result["path"], result["evaluation"]) == ("interrupted", str(tmp_path / "run"), None)
 
 
 @pytest.mark.slow

@@ -115,7 +115,7 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "dice of its own": (Drift, SMALL),
     "one long episode": (EndlessDrift, SMALL),
     "the article's window": (Drift, WINDOW),
-    "numbers for actions": (swing, SMALL),
+    "numbers for actions": (swing, SMALL | {"exploration.epsilon": 0.0, "exploration.epsilon_end": ()}),
     "nested spaces and masks": (Nested, SMALL | {"loss.reward_clip": 1.0}),
     "masks that are observed": (Barred, SMALL),
     "masks in the article's window": (Barred, WINDOW),

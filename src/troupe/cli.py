@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from troupe import arguments, config, console, hints
 from troupe.config import TroupeError, UsageError, one_line, printable
+from troupe.extras import need
 from troupe.importing import announced
 from troupe.text import format_return, table
 
@@ -42,6 +43,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         options = arguments.parse([word for word in argv if word != "--debug"])
         with console.numbered_interrupts(), hints.by_command():
+            if options.name == "export":
+                need("onnx")
             if options.name not in _WITHOUT_TORCH:
                 silent = getattr(options, "json", False) or getattr(options, "quiet", False)
                 with nullcontext() if silent else announced():
@@ -191,9 +194,6 @@ def _show_run(
 
 
 def export(options: argparse.Namespace) -> None:
-    from troupe.extras import need
-
-    need("onnx")
     from troupe.agent import load_with_code
     from troupe.environments import report_changes
 

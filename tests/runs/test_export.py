@@ -169,9 +169,12 @@ def is_clear(probabilities: np.ndarray, name: str, actions: gym.Space[Any]) -> b
     space = actions
     for key in name.split(".")[1:]:
         space = space[int(key) if isinstance(space, S.Tuple) else key]
-    sizes = (
-        [2] * space.n if isinstance(space, S.MultiBinary) else np.ravel(getattr(space, "nvec", getattr(space, "n", 0)))
-    )
+    if isinstance(space, S.Box):  # of integers
+        sizes = np.ravel(space.high.astype(int) - space.low + 1)
+    elif isinstance(space, S.MultiBinary):
+        sizes = [2] * space.n
+    else:
+        sizes = np.ravel(space.nvec if isinstance(space, S.MultiDiscrete) else space.n)
     choices = np.split(probabilities, np.cumsum(sizes)[:-1])
     assert [each.sum() for each in choices] == pytest.approx([1.0] * len(choices), abs=1e-5)
     return all(len(each) < 2 or np.diff(np.sort(each)[-2:])[0] > 1e-4 for each in choices)

@@ -124,15 +124,15 @@ def test_the_best_weights_keep_what_they_normalise_by_when_learning_goes_on(asse
     normalised = {"network.normalize": True, "loss.normalize_reward": True}
     parts = run(assembled(counting, (A3C if topology == "hogwild" else SMALL | {"topology": "serial"}) | normalised), 5)
     master = parts.master
-    best, place = master.vector.clone(), master.statistics._places
+    best, slices = master.vector.clone(), master.statistics._slices
     rewards = master.statistics.return_std
     master.observe(torch.full((1000, 2), 500.0), torch.zeros(0), 0)
-    assert (master.vector[place[0]] - best[place[0]]).abs().max() > 400
+    assert (master.vector[slices[0]] - best[slices[0]]).abs().max() > 400
     counted = master.statistics.state()["moments"][0].clone()
     parts.roll_back(best, 0.5)
     assert torch.equal(master.statistics.state()["moments"][0], counted)
     master.observe(torch.zeros(1, 2), torch.zeros(0), 0)
-    for each in place:
+    for each in slices:
         torch.testing.assert_close(master.vector[each], best[each], rtol=0.01, atol=0)
     assert master.statistics.return_std == rewards
 

@@ -162,7 +162,7 @@ class _Rows(TextOutput):
 
 
 def _columns(cells: Iterable[str]) -> str:
-    return "".join(map(str.rjust, cells, COLUMN_WIDTHS))
+    return "".join(f" {cell:>{width - 1}}" for cell, width in zip(cells, COLUMN_WIDTHS, strict=True))
 
 
 class _TolerantStream:
