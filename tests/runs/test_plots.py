@@ -102,9 +102,11 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     assert (curve.final.steps.tolist(), curve.final.weights_steps.tolist()) == ([4000, 8000], [2000, 2000])
     words = words_of([run])
     assert "evaluation of the newest weights" in words
-    assert "final evaluation, best weights (step 2,000; 2,000)" in words
+    for at in ("4,000", "8,000"):
+        assert f"of step 2,000, evaluated at {at}<" in words
     old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
     assert "final evaluation, best weights<" in words_of([old])
+    assert "of step" not in words_of([old])
 
 
 @pytest.mark.parametrize("runs", [2, 3])
@@ -136,6 +138,29 @@ def test_runs_and_pictures_may_be_named_by_text(make_run: MakeRun, tmp_path: Pat
 
 def test_a_target_in_words_draws_no_line(make_run: MakeRun) -> None:
     assert "target" not in words_of([make_run("a", target='"none"')])
+
+
+@pytest.mark.parametrize("file", ["summary.json", "checkpoints/500/state.json"])
+def test_a_target_that_is_auto_is_drawn_as_the_run_resolved_it(file: str, make_run: MakeRun) -> None:
+    """From the summary, or from the newest checkpoint of a run under way; nothing where it is not known yet."""
+    run = make_run("a", target='"auto"')
+    assert "target" not in words_of([run])
+    (run / "checkpoints" / "500").mkdir(parents=True)
+    (run / file).write_text('{"target": 475.0}')
+    assert "target 475" in words_of([run])
+    (run / file).write_text('{"target": null}')
+    assert "target" not in words_of([run])
+
+
+def test_the_picture_of_an_untuned_run_has_the_target(tmp_path: Path) -> None:
+    command = "train CartPole-v1 --untuned --steps 300 --actors 1 --run-dir run --quiet --evaluation.final_episodes 1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert cli.run(command.split()) == 0
+        assert cli.run(["plot", "run", "--output", "run.svg"]) == 0
+        (tmp_path / "run" / "summary.json").unlink()
+        assert cli.run(["plot", "run", "--output", "under_way.svg"]) == 0
+    assert all("target 475" in (tmp_path / name).read_text() for name in ("run.svg", "under_way.svg"))
 
 
 def test_a_title_of_ones_own(make_run: MakeRun) -> None:
@@ -277,7 +302,16 @@ def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:
 def test_smoothing_is_the_mean_over_the_episodes_nearby() -> None:
     x = np.array([0.0, 4.0, 100.0])
     smooth = plots._smoothed(x, np.array([1.0, 4.0, 9.0]), np.array([2.0, 1.0, 1.0]))
-    assert smooth == pytest.approx([2.0, 2.0, 9.0])
+    assert smooth == pytest.approx([1.0, 2.0, 9.0])
+
+
+def test_the_smoothed_line_begins_where_the_returns_begin() -> None:
+    """A line that rises stays as it is, from its first point on."""
+    x = np.linspace(0.0, 200_000.0, 401)
+    y = 18.0 + x / 500
+    smooth = plots._smoothed(x, y, np.ones_like(x))
+    assert smooth[:380] == pytest.approx(y[:380])
+    assert smooth[-1] == pytest.approx(y[-1], rel=0.01)
 
 
 def test_what_a_resumed_run_did_again_is_drawn_once(make_run: MakeRun) -> None:

@@ -182,6 +182,7 @@ class Judge:
             "next_steps": self._next_steps,
             "next_seconds": self._next_seconds,
             "evaluation_seconds": self._spent,
+            "target": self._target,
         }
 
     def restore(self, best: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:

@@ -32,12 +32,28 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def read_measured(run: Path) -> list[str]:
     """The settings that were chosen by a measurement on the machine, from summary.json."""
-    try:
-        summary = json.loads(safe_files.read(run / "summary.json"))
-    except (OSError, ValueError, RecursionError):
-        return []
-    measured = summary.get("measured") if isinstance(summary, dict) else None
+    measured = _read_json(run / "summary.json").get("measured")
     return [str(name) for name in measured] if isinstance(measured, list) else []
+
+
+def read_target(run: Path, settings: Settings) -> float | None:
+    """The target return. One that is "auto" in the settings stands in the newest checkpoint's state.json and, once the
+    run has ended, in summary.json; None where neither is there yet."""
+    target = settings.get("stop.target")
+    if target == "auto":
+        steps = [int(path.name) for path in run.glob("checkpoints/*") if path.name.isdecimal()]
+        saved = _read_json(run / "checkpoints" / str(max(steps)) / "state.json") if steps else {}
+        target = saved.get("target", _read_json(run / "summary.json").get("target"))
+    return float(target) if isinstance(target, int | float) else None
+
+
+def _read_json(file: Path) -> Mapping[str, Any]:
+    """The object in `file`, or nothing."""
+    try:
+        value = json.loads(safe_files.read(file))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def labels(runs: Sequence[Settings]) -> list[str]:

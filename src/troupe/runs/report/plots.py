@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from troupe.config import UsageError, presets
 from troupe.runs.report.curves import Curve, Points, read_curve
-from troupe.runs.report.labels import Settings, labels, read_settings
+from troupe.runs.report.labels import Settings, labels, read_settings, read_target
 from troupe.safe_files import output_file, writing
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ FEWEST = 3  # runs for a mean and a band
 RESAMPLES = 2000  # of the runs, for the bootstrap band
 GRID_POINTS = 200
 SMOOTHING = 0.05  # of a run's steps, to either side
+LEAST_SMOOTHING = 0.01  # at the end: the last report may be of a single episode
 TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
 
 
@@ -56,15 +57,11 @@ class _Line:
     settings: Settings
     curve: Curve
     smooth: Values  # of the training return
+    target: float | None
 
     @property
     def environment(self) -> str:
         return str(self.settings.get("env.id", ""))
-
-    @property
-    def target(self) -> float | None:
-        target = self.settings.get("stop.target")
-        return float(target) if isinstance(target, int | float) else None
 
     def by(self, axis: str) -> Values:
         return _along(self.curve, axis)
@@ -76,7 +73,8 @@ def _line(run: Path) -> _Line:
         raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
     ended = np.diff(curve.episodes, prepend=0).clip(1)
     smooth = _smoothed(curve.steps, curve.returns, ended)
-    return _Line({"preset": run.name} | read_settings(run), curve, smooth)
+    settings = {"preset": run.name} | read_settings(run)
+    return _Line(settings, curve, smooth, read_target(run, settings))
 
 
 def _along(points: Curve | Points, axis: str) -> Values:
@@ -84,8 +82,12 @@ def _along(points: Curve | Points, axis: str) -> Values:
 
 
 def _smoothed(x: Values, y: Values, weight: Values) -> Values:
-    """At each x the weighted mean of the y whose x lies within SMOOTHING of the whole range."""
-    reach = SMOOTHING * (x[-1] - x[0])
+    """At each x the weighted mean of the y whose x lies within SMOOTHING of the whole range.
+
+    Towards the ends the window shrinks: with later returns alone, the line would begin above what it is the mean of.
+    """
+    whole = x[-1] - x[0]
+    reach = np.minimum(x - x[0], np.maximum(x[-1] - x, LEAST_SMOOTHING * whole)).clip(max=SMOOTHING * whole)
     first = np.searchsorted(x, x - reach, side="left")
     last = np.searchsorted(x, x + reach, side="right")
     total = np.concatenate([[0.0], np.cumsum(weight * y)])
@@ -115,10 +117,9 @@ def _band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("-", "--", ":", "-.")  # for more groups than colours
-MARKS = {"*": "final evaluation of a run's best weights", "D": "last evaluation of an unfinished run"}
 MARK_SIZES = {"*": 12, "D": 6}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
-RETURN = "training return (exploring actors)"
+DOTS = "training return (exploring actors):\nmean of the episodes since the report before"
 NOTE = "lines: training return (of the exploring actors), smoothed"
 MEAN_NOTE = "; of three runs and more also the mean (thick), in which a finished run keeps its last value"
 SEVERAL = "returns of different environments are not comparable"
@@ -183,13 +184,11 @@ def _note(lines: Sequence[_Line]) -> str | None:
 
 def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
     x, curve = line.by(axis), line.curve
-    panel.plot(
-        x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label="training return (exploring actors)"
-    )
+    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=DOTS)
     panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
     for points, label, mark, colour, size in (
         (curve.evaluations, "evaluation of the newest weights", "D", COLOURS[1], 7),
-        (curve.final, f"final evaluation, best weights{_steps_of(curve.final)}", "*", COLOURS[2], 16),
+        (curve.final, "\n".join(["final evaluation, best weights", *_steps_of(curve.final)]), "*", COLOURS[2], 16),
         (curve.collapses, "collapse", "X", INK, 10),
     ):
         if len(points.steps):
@@ -197,10 +196,10 @@ def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=4)
 
 
-def _steps_of(final: Points) -> str:
-    """Which weights were the best, when training ended and after each resume: ' (step 8,075; 23,361)'."""
-    steps = [f"{step:,}" for step in final.weights_steps.tolist()[-3:] if step >= 0]
-    return f" (step {'; '.join(steps)})" if steps else ""
+def _steps_of(final: Points) -> list[str]:
+    """Which weights were the best, when training ended and after each resume: 'of step 8,075, evaluated at 23,361'."""
+    pairs = list(zip(final.weights_steps.tolist(), final.steps.tolist(), strict=True))[-3:]
+    return [f"of step {of:,}" + f", evaluated at {at:,}" * (of != at) for of, at in pairs if of >= 0]
 
 
 def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str) -> None:
@@ -285,7 +284,8 @@ def _draw_gaps(panel: "Axes", lines: Sequence[_Line], axis: str) -> None:
 
 def _draw_legend(figure: "Figure", panel: "Axes", note: str | None) -> None:
     handles, labels = panel.get_legend_handles_labels()
-    columns = max(1, min(len(labels), 130 // (8 + max(map(len, labels)))))  # 130 letters fit into the width
+    widest = max(len(line) for label in labels for line in label.splitlines())
+    columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 letters fit into the width
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, title=note, title_fontsize=9
     )  # fmt: skip
