@@ -10,6 +10,7 @@ import pytest
 
 from troupe import cli
 from troupe.runs.evaluate.collapse import CollapseWatch
+from troupe.runs.report.curves import read_curve
 from troupe.runs.store import tensorboard
 from troupe.runs.store.metrics import MetricsLog, read_metrics
 
@@ -76,13 +77,14 @@ def test_every_stage_is_on_the_page(runs: dict[str, Path]) -> None:
     assert keys_of("Stages") - found <= {"preempted", "env_wait", "predict"}  # not in every run
 
 
-def test_what_is_learned_is_in_the_last_report_of_every_topology(runs: dict[str, Path]) -> None:
+def test_what_is_learned_is_in_the_last_report_with_an_update_of_every_topology(runs: dict[str, Path]) -> None:
     for name, run in runs.items():
-        *_, last = (row for row in read_metrics(run) if row["kind"] == "report")
+        *_, last = (row for row in read_metrics(run) if row.get("policy_loss") is not None)
         for key in ("learning_rate", "gradient_norm", "approx_kl", "explained_variance", "entropy", "epsilon"):
             assert last[key] is not None, (name, key)
         assert (last["clip_fraction"] is None) == (name in ("queue", "ga3c", "hogwild")), name  # loss a3c clips none
         assert (last["epsilon"] > 0) == (name == "queue"), name
+        assert (last["numbers"]["predictors"] > 0) == (name == "ga3c"), name
 
 
 def test_summary_json_has_the_keys_of_the_page(runs: dict[str, Path]) -> None:
@@ -101,6 +103,25 @@ def test_a_gap_and_a_collapse_have_the_keys_of_the_page(tmp_path: Path, monkeypa
     assert cli.run(f"train CartPole-v1 --run-dir {tmp_path / 'run'} {RUNS['serial']} {FEW} --quiet".split()) == 0
     collapse = next(row for row in read_metrics(tmp_path / "run") if row["kind"] == "collapse")
     assert set(names(collapse)) == keys_of("Collapses")
+
+
+def test_the_lines_that_drop_superseded_rows_keep_what_pictures_show(tmp_path: Path) -> None:
+    """Steps go back where a killed run was resumed from an earlier checkpoint."""
+    kinds = [(1000, "report"), (1000, "evaluation"), (2000, "report"), (2500, "evaluation"), (3000, "report")]
+    again = [(2000, "report"), (2200, "evaluation"), (2400, "report")]
+    written = [
+        {"kind": kind, "steps": steps, "seconds": 1.0, "episodes": 9, "return_mean": 1.0, "mean": 2.0}
+        for steps, kind in kinds + again
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in written))
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(code.replace("RUN", str(tmp_path)), found)
+    reports = [row["steps"] for row in found["rows"] if row["kind"] == "report"]
+    evaluations = [row["steps"] for row in found["rows"] if row["kind"] == "evaluation"]
+    curve = read_curve(tmp_path)
+    assert reports == curve.steps.tolist() == [1000, 2000, 2000, 2400]
+    assert evaluations == curve.evaluations.steps.tolist() == [1000, 2200]
 
 
 def test_the_groups_of_tensorboard_are_those_of_the_page() -> None:

@@ -239,7 +239,7 @@ def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) ->
         shown.report(report(), LIMITS)
     intro, *explained, heading, _, _, _, _ = out.getvalue().splitlines()
     lines = out.getvalue().splitlines()[-4:]
-    assert all(f"{name}: " in " ".join(explained) for name in ("training", "best eval", "queue", "lag"))
+    assert all(f"{name}: " in "\n".join(explained) for name in ("training", "best eval", "queue", "lag"))
     assert intro == "CartPole-v1 with appo"
     assert not re.search(r"[^\x20-\x7e\n]", out.getvalue())
     names = ("time", "steps", "training", "best eval", "queue", "lag")

@@ -252,7 +252,8 @@ PONG = {  # learning is half of the cost: the actors wait for empty rollouts, th
         ({"actor": {"preempted": 0.8, "act": 0.15, "env": 0.05}, "learner": {"wait": 0.9, "learn": 0.1}}, "actor: act"),
         ({"actor": {"wait": 0.8, "env": 0.2}, "learner": {"wait": 0.7, "learn": 0.3}}, "nothing"),
         # Actors in processes that have not delivered yet, and nothing known at all.
-        ({"actor": {}, "learner": {"wait": 1.0}}, "actor"),
+        ({"actor": {}, "learner": {"wait": 1.0}}, ""),
+        ({"actor": {"preempted": 0.9, "other": 0.1}, "learner": {"wait": 1.0}}, ""),
         ({"actor": {}, "learner": {"wait": 0.1, "learn": 0.9}}, "learner: learn"),
         ({"actor": {}, "learner": {}}, ""),
         ({}, ""),
@@ -296,9 +297,9 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
     assert second["stage_seconds"] == {"actor": {"env": 4.0, "wait": 4.0}, "learner": {"learn": 10.0, "wait": 10.0}}
 
 
-def test_three_reports_with_counts_and_a_clock_by_script(monkeypatch):
-    """Returns, rewards and lags are of the time since the report before, counts of the whole run; speeds are measured
-    where at least four batches were learned from since the last measurement, and else kept."""
+def test_reports_with_counts_and_a_clock_by_script(monkeypatch):
+    """Returns, rewards, lags and losses are of the time since the report before, counts of the whole run; speeds are
+    measured where at least four batches were learned from since the last measurement, and else kept."""
     monkeypatch.setattr("troupe.runs.report.reporter.time.time", lambda: 1e9)
     progress, master, queue = Progress(Counts(steps=500, episodes=40, updates=30)), SimpleNamespace(), SimpleNamespace()
     master.version, queue.depth, queue.capacity = 70, 2, 5
@@ -379,3 +380,6 @@ def test_three_reports_with_counts_and_a_clock_by_script(monkeypatch):
         steps_per_s=75.0,
         updates_per_s=2.5,
     )
+    progress.metrics.add({"epsilon": 0.25}, 10)
+    reported(14.5, steps=750, updates=39, entropy=None, epsilon=0.25, learning_rate=0.25)
+    reported(15.0, steps=750, updates=39, entropy=None, epsilon=0.25, policy_loss=None)

@@ -51,7 +51,8 @@ def assemble(
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
     limits = worker_limits(config)
     gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
-    workers = WorkerCounts(gate, config.actor.count, config.inference.predictors, config.learner.count)
+    predicting = config.inference.predictors if config.inference.kind == "batched" else 0
+    workers = WorkerCounts(gate, config.actor.count, predicting, config.learner.count)
     ready = ReadyLatch(gate, config.actor.count if processes else 0)
     restarts = 0 if config.traits.serial else config.actor.restarts  # no other actor collects meanwhile
     master = _master(config, network, version, journal, shared=processes)

@@ -146,8 +146,8 @@ class _Rows(TextOutput):
             "lag": f"{row.get('lag_mean', 0):.1f}",
         }
         self._explain(
-            "training: mean return of the latest 100 episodes, by exploring actors; best\n"
-            "eval: best evaluation return; queue: rollouts that wait to be learned from;\n"
+            "training: mean return of the latest 100 episodes, by exploring actors;\n"
+            "best eval: best evaluation return; queue: rollouts that wait to be learned from;\n"
             f"lag: updates between acting and learning\n{_columns(cells)}  bottleneck\n"
         )
         if cells["training"].endswith("/1k"):

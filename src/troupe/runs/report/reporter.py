@@ -13,7 +13,7 @@ from troupe.runtime.topologies import Topology
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
 _MOSTLY = 1 / 2  # of the time: whatever waits longer for others does not hold them up
-_LEARNED = (  # in every report; None until there is a value, and clip_fraction where the loss clips no ratio
+_LEARNED = (  # in every report; None without an update since the last, and clip_fraction where the loss clips no ratio
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance", "gradient_norm",
 )  # fmt: skip
 _FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
@@ -50,7 +50,8 @@ class Reporter:
         reward, steps = topology.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
-        self._learned |= means_of(topology.progress.metrics.take())  # without new, those before
+        epsilon = {"epsilon": self._learned["epsilon"]}  # stays what it was until there are new steps
+        self._learned = dict.fromkeys(self._learned) | epsilon | means_of(topology.progress.metrics.take())
         self._read_watches()
         if not self._pace or self._is_time(seconds - self._seconds):
             self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
@@ -127,17 +128,16 @@ def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
     `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
     environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
     time) is a stage like computing: no other part could shorten it. "nothing" where every part waits for another most
-    of the time; "" as long as nothing is known. Time taken by other programs is not a stage.
+    of the time; "" as long as that part's stages are not known. Time taken by other programs is not a stage.
     """
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     if not waits:
         return ""
     part = min(waits, key=lambda name: waits[name])
     if waits[part] > _MOSTLY:
-        silent = [name for name, stages in shares.items() if not stages]
-        return silent[0] if silent else "nothing"
+        return "nothing" if all(shares.values()) else ""  # a part that has not reported yet may be the one
     stages = {stage: share for stage, share in shares[part].items() if stage not in (WAIT, PREEMPTED, "other")}
-    return f"{part}: {max(stages, key=lambda stage: stages[stage])}" if stages else part
+    return f"{part}: {max(stages, key=lambda stage: stages[stage])}" if stages else ""
 
 
 def _rounded_all(values: Mapping[str, float]) -> dict[str, float]:
