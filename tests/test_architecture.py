@@ -20,7 +20,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_state", "messages", "conclusion"),
     ("bench", "series", "comparison"),
-    ("arguments", "console", "cli", "__main__"),
+    ("argument_types", "arguments", "console", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -492,6 +492,11 @@ def test_resume_continues_and_reports_it(troupe, run, tmp_path):
     status, _, err = troupe(f"resume {copy}")
     assert status == 2
     assert re.fullmatch(r"troupe: '.*' has already run .* raise the limit with --steps or --time\n", err)
+    status, _, err = troupe(f"resume {copy} --steps 1k")
+    assert status == 2
+    assert re.fullmatch(
+        r"troupe: --steps 1,000 is not more than the [12],\d\d\d it has run; name a larger total\n", err
+    )
     status, _, err = troupe(f"resume {copy} --steps 3000 --on-collapse rolback")
     assert (status, err) == (
         2,

@@ -191,11 +191,13 @@ def test_a_checkpoint_is_loaded_as_it_was_at_that_step(tmp_path, run_command):
     loaded = troupe.load(checkpoint).network.state_dict()
     assert all(torch.equal(loaded[name], each) for name, each in weights.items())
     assert len(troupe.evaluate(checkpoint, episodes=2).returns) == 2
+    status, out, _ = run_command(f"evaluate {checkpoint} --episodes 2")
+    assert (status, out.startswith("greedy policy, 2 episodes: mean return")) == (0, True)
     status, _, err = run_command(f"resume {checkpoint} --steps 9000")
     assert (status, err) == (2, f"troupe: '{checkpoint}' is a checkpoint: name the run directory, {run.path}\n")
 
 
-def test_a_saved_agent_is_the_same_agent(tmp_path):
+def test_a_saved_agent_is_the_same_agent(tmp_path, run_command):
     run = troupe.train("CartPole-v1", steps=64, run_dir="mine", settings=SMALL, display="silent")
     observation = np.array([0.1, 0.2, -0.1, 0.3], np.float32)
     for agent in (run.agent, troupe.load(run)):
@@ -207,13 +209,20 @@ def test_a_saved_agent_is_the_same_agent(tmp_path):
     assert troupe.evaluate("agent.safetensors", episodes=3).returns.tolist() == (
         troupe.evaluate(run, episodes=3).returns.tolist()
     )
+    from_file, from_run = (run_command(f"evaluate {path} --episodes 3") for path in ("agent.safetensors", run.path))
+    assert from_file == from_run
+    assert from_file[0] == 0
 
 
-def test_a_saved_agent_with_a_custom_network_needs_it_again():
+def test_a_saved_agent_with_a_custom_network_needs_it_again(run_command):
     run = troupe.train("CartPole-v1", network=Body(), steps=64, run_dir="mine", settings=SMALL, display="silent")
     run.agent.save("agent.safetensors")
     with pytest.raises(UsageError, match="custom network: pass it as network="):
         troupe.load("agent.safetensors")
+    for path in ("agent.safetensors", "mine"):
+        status, _, err = run_command(f"evaluate {path}")
+        option = "pass it as --network FILE.py:NAME (code is not saved)"
+        assert (status, err) == (2, f"troupe: '{path}' was trained with a custom network: {option}\n")
     assert troupe.load("agent.safetensors", network=Body()).act(np.zeros(4, np.float32)) in (0, 1)
 
 

@@ -269,8 +269,22 @@ def test_a_file_that_has_gone_is_named(trained, tmp_path, run_command):
     for command in (f"evaluate {trained}", f"resume {trained} --steps 128", f"watch {trained} --video agent.gif"):
         status, _, err = run_command(command)
         assert status == 2
-        assert err == f"troupe: no file '{path}' to take the environment factory 'World' from\n"
+        option = "if it moved, pass --env FILE.py:NAME"
+        assert err == f"troupe: no file '{path}' to take the environment factory 'World' from; {option}\n"
     assert run_command(f"export {trained} pole.onnx")[0] == 0
+
+
+def test_a_file_that_has_moved_is_named_again(trained, tmp_path, run_command):
+    moved = (tmp_path / "mine" / "world.py").rename(tmp_path / "mine" / "moved.py")
+    status, out, _ = run_command(f"evaluate {trained} --env {moved}:World --episodes 2 --json")
+    assert (status, json.loads(out)["mean_return"]) == (0, 4.0)
+    assert troupe.evaluate(trained, env=f"{moved}:World", episodes=2).mean == 4.0
+    assert run_command(f"resume {trained} --env {moved}:World --steps 128")[0] == 0
+    assert run_command(f"evaluate {trained} --episodes 2")[0] == 0, "a resumed run remembers where it is"
+    for command in ("evaluate", "watch --terminal"):
+        status, _, err = run_command(f"{command} {trained} --env CartPole-v1")
+        wrong = "env = CartPole-v1: its observations are not those that the agent was trained with"
+        assert (status, err) == (2, f"troupe: {wrong}\n")
 
 
 def test_a_wrapper_file_that_has_changed_is_named(tmp_path, run_command, caplog):

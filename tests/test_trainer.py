@@ -715,7 +715,9 @@ def test_a_backend_that_the_environment_has_not_is_refused_before_anything_start
 def test_a_run_at_its_limit_says_what_it_needs(tmp_path):
     run = small(tmp_path, env="CartPole-v1", steps=300)
     before = (run.path / "config.toml").read_text()
-    for more in ({}, {"steps": 100}, {"seconds": 1e-9}):
+    with pytest.raises(UsageError, match=r"^steps=100 is not more than the 3\d\d it has run; name a larger total$"):
+        troupe.resume(run.path, steps=100)
+    for more in ({}, {"seconds": 1e-9}):
         with pytest.raises(UsageError, match=r"has already run 3\d\d steps and \d s, up to its limit; raise the limit"):
             troupe.resume(run.path, **more)
     assert (run.path / "config.toml").read_text() == before

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from troupe.algorithm.distributions import Categorical
 from troupe.config import Network, TrainConfig, UsageError
 from troupe.config import replace as replace_settings
+from troupe.environments import EnvironmentSource, of_run
 from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits
 from troupe.environments.spaces import MASK
@@ -227,6 +228,25 @@ def load_with_code(
     if own is None:
         encoder = ENCODERS.of_run(saved.path, saved.config.network.encoder, saved.config.env.files)
     return _restored(saved, own, encoder), saved
+
+
+def environment_of(
+    agent: Agent, saved: SavedAgent, env: str | Callable[..., gym.Env[Any, Any]] | None
+) -> EnvironmentSource:
+    """The environment that a restored agent plays in: its run's, or `env`. Raises UsageError where its spaces are not
+    those of the agent."""
+    source = of_run(saved.path, saved.config.env, env)
+    for what, its, known in (
+        ("observations", _form(source.packing.space), _form(agent.network.packing.space)),
+        ("actions", source.actions.parts, Actions(agent.action_space).parts),
+    ):
+        if env and its != known:
+            raise UsageError(f"env = {source.id}: its {what} are not those that the agent was trained with")
+    return source
+
+
+def _form(space: gym.Space[Any]) -> tuple[Any, ...]:
+    return space.shape, space.dtype
 
 
 def _restored(saved: SavedAgent, network: nn.Module | NetworkMaker | None, encoder: EncoderMaker | None) -> Agent:

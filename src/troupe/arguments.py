@@ -2,10 +2,11 @@
 
 import argparse
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from troupe import config
+from troupe.argument_types import count, names, steps_or_auto
 from troupe.config import UsageError
 
 
@@ -109,9 +110,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one = add("train", "train an agent; all its files go to the run directory")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of all random numbers (0)")
+    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of all random numbers (0)")
     one.add_argument(
-        "--seeds", type=_count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
+        "--seeds", type=count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
     one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
@@ -120,19 +121,20 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("compare", "train with several presets or settings, and seeds: one table, one picture")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
-    one.add_argument("--presets", type=_names, metavar="P,P,...", help="which; troupe presets lists them (appo)")
+    one.add_argument("--presets", type=names, metavar="P,P,...", help="which; troupe presets lists them (appo)")
     one.add_argument(
         "--vary", action="append", default=[], metavar="NAME=V,V,...", help="values of a setting; repeat it for more"
     )
-    one.add_argument("--seeds", type=_count(1), default=3, metavar="K", help="K runs of each (3)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
+    one.add_argument("--seeds", type=count(1), default=3, metavar="K", help="K runs of each (3)")
+    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
     one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
     _add_asked(one)
 
     one = add("evaluate", "play episodes with a run's best agent and give the scores")
-    _add_run(one)
-    one.add_argument("--episodes", type=_count(1), default=100, metavar="N", help="episodes to play (100)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environments (0)")
+    _add_run(one, _AGENT)
+    _add_env(one)
+    one.add_argument("--episodes", type=count(1), default=100, metavar="N", help="episodes to play (100)")
+    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of the environments (0)")
     how = one.add_mutually_exclusive_group()
     how.add_argument(
         "--greedy", action="store_true", default=None, help="greedy actions (default: as in the run's evaluations)"
@@ -141,25 +143,27 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--json", action="store_true", help="print one JSON object")
 
     one = add("watch", "watch a run's best agent: in a window, a video file or the terminal")
-    _add_run(one)
+    _add_run(one, _AGENT)
+    _add_env(one)
     one.add_argument("--video", metavar="FILE", help="write FILE.mp4 or FILE.gif")
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
-    one.add_argument("--episodes", type=_count(1), default=3, metavar="N", help="episodes to show (3)")
-    one.add_argument("--seed", type=_count(0), default=0, metavar="S", help="seed of the environment (0)")
+    one.add_argument("--episodes", type=count(1), default=3, metavar="N", help="episodes to show (3)")
+    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of the environment (0)")
 
     one = add("export", "write a run's best agent as an ONNX file, for programs without troupe")
-    _add_run(one)
+    _add_run(one, _AGENT)
     one.add_argument("file", metavar="FILE", help="FILE.onnx")
 
     one = add("resume", "continue a run from its newest checkpoint")
     _add_run(one)
+    _add_env(one)
     one.add_argument(
-        "--steps", type=_count(1), metavar="N", help="new limit of steps (500k), those already made included"
+        "--steps", type=count(1), metavar="N", help="new limit of steps (500k), those already made included"
     )
     one.add_argument("--time", type=config.seconds, metavar="T", help="new limit of training time, the spent included")
     _add_short(one, "--target", "stop.target", "R", "new target: stop when an evaluation confirms R; none: no target")
     one.add_argument(
-        "--anneal-steps", type=_steps, metavar="N",
+        "--anneal-steps", type=steps_or_auto, metavar="N",
         help="linear decay of the learning rate to 0 at step N, counted from the run's start; 0: constant; auto: "
         "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
@@ -174,6 +178,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     _add_run(one)
+    _add_env(one)
 
     one = add("bench", "speed of each stage, the limit they imply, and what training reaches")
     one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="which environment (CartPole-v1)")
@@ -186,9 +191,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
     one = add("check", "play an environment at random: what is wrong with it, what is unwise, and what to change")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
-    one.add_argument("--steps", type=_count(1), default=400, metavar="N", help="steps to play (400)")
+    one.add_argument("--steps", type=count(1), default=400, metavar="N", help="steps to play (400)")
     one.add_argument(
-        "--seed", type=_count(0), default=0, metavar="S", help="seed of the environment and the actions (0)"
+        "--seed", type=count(0), default=0, metavar="S", help="seed of the environment and the actions (0)"
     )
     one.add_argument("--json", action="store_true", help="print one JSON object")
     for name in ("env.kwargs", "env.wrappers", "env.max_steps", "env.ignore"):
@@ -206,10 +211,18 @@ _KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
 _COLLAPSE = "if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)"
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", metavar="RUN", help="a run directory")
+_AGENT = "a run directory, a checkpoint of it (RUN/checkpoints/STEP), or a file of agent.save (NAME.safetensors)"
+
+
+def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> None:
+    parser.add_argument("run", metavar="RUN", help=text)
     text = "the run's own network, where its file is no longer there: path/to/file.py:NAME or module:NAME"
     _add_short(parser, "--network", "network.custom", "NAME", text)
+
+
+def _add_env(parser: argparse.ArgumentParser) -> None:
+    text = "the run's environment, where its file is no longer there: an id, module:Id, or path/to/file.py:factory"
+    parser.add_argument("--env", metavar="ENV", help=text)
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -323,27 +336,3 @@ class _Version(argparse.Action):
 
         print(f"troupe {version()}")
         parser.exit()
-
-
-def _count(least: int) -> Callable[[str], int]:
-    def count(text: str) -> int:
-        number = config.whole_number(text)
-        if number is None or number < least:
-            raise argparse.ArgumentTypeError(f"'{text}': expected a whole number of at least {least}")
-        return number
-
-    return count
-
-
-def _steps(text: str) -> int | str:
-    return text if text == "auto" else _count(0)(text)
-
-
-def _names(text: str) -> list[str]:
-    names = [name.strip() for name in text.split(",")]
-    for index, name in enumerate(names):
-        if not name:
-            raise argparse.ArgumentTypeError(f"'{text}': expected names, separated by commas")
-        if name in names[:index]:
-            raise argparse.ArgumentTypeError(f"'{text}': {name} occurs twice")
-    return names

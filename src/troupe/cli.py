@@ -136,6 +136,7 @@ def resume(options: argparse.Namespace) -> None:
         target=options.target,
         on_collapse=options.on_collapse,
         anneal_steps=options.anneal_steps,
+        env=options.env,
         network=options.network,
         display=_display(options),
     )
@@ -144,7 +145,7 @@ def resume(options: argparse.Namespace) -> None:
 def evaluate(options: argparse.Namespace) -> None:
     from troupe.runs.evaluate.evaluation import evaluate
     from troupe.runs.report.display import Counter
-    from troupe.runs.store.checkpoint import read_config
+    from troupe.runs.store.saved_agent import read_config
 
     counter = Counter(options.episodes, sys.stderr)
     try:
@@ -154,6 +155,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 episodes=options.episodes,
                 seed=options.seed,
                 greedy=options.greedy,
+                env=options.env,
                 network=options.network,
                 progress=counter,
             )
@@ -177,15 +179,25 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    _show_run(options.run, options.network, options.episodes, options.seed, options.video, terminal=options.terminal)
+    _show_run(
+        options.run, options.network, options.episodes, options.seed, options.video, options.env,
+        terminal=options.terminal,
+    )  # fmt: skip
 
 
 def _show_run(
-    run: str | Path, network: str | None, episodes: int, seed: int, video: str | Path | None, *, terminal: bool = False
+    run: str | Path,
+    network: str | None,
+    episodes: int,
+    seed: int,
+    video: str | Path | None,
+    env: str | None = None,
+    *,
+    terminal: bool = False,
 ) -> None:
     from troupe.runs.show.watch import show
 
-    returns = show(run, None, {"network": network}, episodes, seed, video, terminal=terminal)
+    returns = show(run, env, {"network": network}, episodes, seed, video, terminal=terminal)
     if video:
         console.write(f"wrote {video}")
     if returns:
@@ -217,7 +229,7 @@ def plot(options: argparse.Namespace) -> None:
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
-    done = replay(options.run, network=options.network)
+    done = replay(options.run, env=options.env, network=options.network)
     console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)

@@ -32,6 +32,16 @@ def option(name: str, keyword: str = "") -> str:
     return f"--{name}" if _by_command.get() else f"{keyword or name.replace('-', '_')}="
 
 
+def code_option(name: str) -> str:
+    """`--network FILE.py:NAME` or `network=`: where code of the user's is given again."""
+    return f"--{name} FILE.py:NAME" if _by_command.get() else f"{name}="
+
+
+def given(name: str, value: str) -> str:
+    """`--steps 40,000` or `steps=40,000`: an option as it was given."""
+    return f"--{name} {value}" if _by_command.get() else f"{name}={value}"
+
+
 def options(preset: str, settings: Mapping[str, float]) -> str:
     """`--preset appo --novelty.coefficient 0.5`, or the same as arguments of `troupe.train`."""
     if _by_command.get():

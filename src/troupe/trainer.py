@@ -22,6 +22,7 @@ from troupe.runtime import choices
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.learning import annealing
 from troupe.session import Session
+from troupe.user_code import files
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 NameOrCallable = str | Callable[..., Any]
@@ -94,7 +95,7 @@ def resume(
     target: float | str | None = None,
     on_collapse: str | None = None,
     anneal_steps: int | Literal["auto"] | None = None,
-    env: EnvironmentMaker | None = None,
+    env: str | EnvironmentMaker | None = None,
     network: AnyNetwork | None = None,
     loss: NameOrCallable | None = None,
     optimizer: NameOrCallable | None = None,
@@ -111,13 +112,15 @@ def resume(
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) replace what the run was given before. `env`, `network`, `loss` and the like are
-    needed where the run had those of a script or a notebook; of files it remembers the names.
+    needed where the run had those of a script or a notebook, or where a file has moved; of files it remembers the
+    names.
     """
     path = Path(run)
     checkpoint.read_config(path)  # says what is wrong where this is no run directory
     with RunDirectory(path) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
         changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
+        changes["env.id"] = files.absolute(env) if isinstance(env, str) else None
         changes["network.custom"] = name_of_network(network) if isinstance(network, str) else None
         own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
         changes = choices.named(changes, **own)
@@ -127,7 +130,7 @@ def resume(
 def _resumed(
     path: Path,
     changes: Mapping[str, Any],
-    env: EnvironmentMaker | None,
+    env: str | EnvironmentMaker | None,
     network: AnyNetwork | None,
     display: Mode,
 ) -> Session:
@@ -140,6 +143,10 @@ def _resumed(
         saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
     if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
+        if (asked := changes["stop.steps"]) and asked <= done[0]:
+            raise UsageError(
+                f"{hints.given('steps', f'{asked:,}')} is not more than the {done[0]:,} it has run; name a larger total"
+            )
         raise UsageError(
             f"'{path}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             f"raise the limit with {hints.option('steps')} or {hints.option('time', 'seconds')}"
@@ -153,7 +160,7 @@ def _resumed(
 def _begun_anew(
     path: Path,
     config: TrainConfig,
-    env: EnvironmentMaker | None,
+    env: str | EnvironmentMaker | None,
     network: nn.Module | NetworkMaker | None,
     display: Mode,
 ) -> Session:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 from torch import nn
 
+from troupe import hints
 from troupe.config import Network, TrainConfig, UsageError, one_line
 from troupe.environments.packing import MaskSource
 from troupe.networks.actor_critic import ActorCritic, wrap
@@ -64,7 +65,8 @@ def needs_network(run: Path, name: str = "") -> UsageError:
             f"'{run}' was trained with the network '{name}', and loading a run executes no code that it names: if you "
             "trust it, pass it as network="
         )
-    return UsageError(f"'{run}' was trained with a custom network: pass it as network= (code is not saved)")
+    passed = hints.code_option("network")
+    return UsageError(f"'{run}' was trained with a custom network: pass it as {passed} (code is not saved)")
 
 
 def custom_network(

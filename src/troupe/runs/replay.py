@@ -75,7 +75,7 @@ class _ReplayedMaster(Master):
 def replay(
     run: str | os.PathLike[str],
     *,
-    env: Callable[..., gym.Env[Any, Any]] | None = None,
+    env: str | Callable[..., gym.Env[Any, Any]] | None = None,
     network: AnyNetwork | None = None,
     loss: str | Callable[..., Any] | None = None,
     optimizer: str | Callable[..., Any] | None = None,
@@ -174,7 +174,7 @@ class _Replay:
         config: TrainConfig,
         directory: Path,
         entries: list[Entry],
-        env: Callable[..., gym.Env[Any, Any]] | None,
+        env: str | Callable[..., gym.Env[Any, Any]] | None,
         network: nn.Module | NetworkMaker | None,
     ):
         config = replace_settings(config, {"env.delay_seconds": 0.0})  # it changes nothing but the time

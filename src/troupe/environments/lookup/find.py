@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium as gym
 
 from troupe import config as configuration
+from troupe import hints
 from troupe.config import Environment, TrainConfig, UsageError
 from troupe.environments.backends import BACKENDS, with_backends
 from troupe.environments.lookup import packages
@@ -58,14 +59,19 @@ def settle(
     return configuration.replace(config, settled), source
 
 
-def of_run(run: Path, config: Environment, env: Maker | None = None) -> EnvironmentSource:
-    """The environment of a run; `env` is its callable, if it was one, as config.toml cannot hold it.
+def of_run(run: Path, config: Environment, env: str | Maker | None = None) -> EnvironmentSource:
+    """The environment of a run; `env` is its callable, as config.toml cannot hold one, or the name that it has now.
 
     A run directory may come from anybody: code that lies in it is not executed.
     """
     names = [*([] if env else [config.id]), *config.wrappers]
+    option = hints.code_option("env")
     if not env and config.id.startswith("python:"):
-        raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as env= in Python")
+        raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as {option}")
+    path = None if env else files.path_of(config.id)
+    if path and not path.is_file():
+        name = config.id.rpartition(":")[2]
+        raise UsageError(f"no file '{path}' to take the environment factory '{name}' from; if it moved, pass {option}")
     files.refuse_inside(run, (code for name in names for code in _code_of(name)), "environment")
     report_changes(replace(config, id="") if env else config)
     BACKENDS.check_code(run, config.backend, config.files)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from troupe.agent import load_with_code
+from troupe.agent import environment_of, load_with_code
 from troupe.config import Environment, Evaluation, UsageError
-from troupe.environments import EnvironmentSource, VectorEnvironment, of_run, quiet_gymnasium
+from troupe.environments import EnvironmentSource, VectorEnvironment, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.custom import AnyNetwork
 from troupe.networks.recurrent import RecurrentState
@@ -195,7 +195,7 @@ def evaluate(
     episodes: int = 100,
     seed: int = 0,
     greedy: bool | None = None,
-    env: Callable[..., gym.Env[Any, Any]] | None = None,
+    env: str | Callable[..., gym.Env[Any, Any]] | None = None,
     network: AnyNetwork | None = None,
     encoder: str | Callable[..., Any] | None = None,
     backend: str | Callable[..., Any] | None = None,
@@ -214,7 +214,7 @@ def evaluate(
         raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent, saved = load_with_code(run, network, encoder=encoder, backend=backend)
     config = saved.config
-    source = of_run(saved.path, config.env, env)
+    source = environment_of(agent, saved, env)
     evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))
     seeds = np.random.SeedSequence(seed, spawn_key=(_STREAM,))
     greedy = config.evaluation.greedy if greedy is None else greedy

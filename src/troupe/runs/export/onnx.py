@@ -293,7 +293,7 @@ def _example(file: Path, leaves: Sequence[Leaf], inputs: Sequence[Port], outputs
     values = [_zeros(leaf) for leaf in leaves]
     # A mask allows all; where `first` is true, the previous state, action and reward are ignored.
     values += [
-        f"np.{'ones' if port.dtype == np.bool_ else 'zeros'}({(1, *port.shape)}, np.{port.dtype.type.__name__})"
+        f"np.{'ones' if port.dtype == np.bool_ else 'zeros'}({(1, *port.shape)}, {_type(port.dtype)})"
         for port in inputs[len(leaves) :]
     ]
     state = ", state" if names[-1] == "next_state" else ""
@@ -307,8 +307,13 @@ print(*[each[0] for each in action], value[0])
 """
 
 
+def _type(dtype: np.dtype[Any]) -> str:
+    """As an expression for every version of NumPy: some have no `np.bool`."""
+    return "bool" if dtype == np.bool_ else f"np.{dtype.name}"
+
+
 def _zeros(leaf: Leaf) -> str:
     """A NumPy expression for a batch of one in the space, whose choices may start at another number than 0."""
     start = np.asarray(getattr(leaf.space, "start", 0))
-    zeros = f"np.zeros({(1, *(leaf.space.shape or ()))}, np.{np.dtype(leaf.space.dtype).type.__name__})"
+    zeros = f"np.zeros({(1, *(leaf.space.shape or ()))}, {_type(np.dtype(leaf.space.dtype))})"
     return f"{zeros} + {start.tolist()}" if start.any() else zeros

@@ -10,8 +10,8 @@ from typing import Any
 import gymnasium as gym
 
 from troupe import safe_files
-from troupe.agent import load_with_code
-from troupe.environments import of_run, quiet_gymnasium
+from troupe.agent import environment_of, load_with_code
+from troupe.environments import quiet_gymnasium
 from troupe.networks.custom import AnyNetwork
 from troupe.runs.show import window
 from troupe.runs.show.terminal import show_terminal
@@ -23,7 +23,7 @@ from troupe.torch_threads import one_torch_thread
 def watch(
     run: str | os.PathLike[str],
     *,
-    env: Callable[..., gym.Env[Any, Any]] | None = None,
+    env: str | Callable[..., gym.Env[Any, Any]] | None = None,
     network: AnyNetwork | None = None,
     encoder: str | Callable[..., Any] | None = None,
     backend: str | Callable[..., Any] | None = None,
@@ -49,7 +49,7 @@ def watch(
 @quiet_gymnasium()
 def show(
     run: str | os.PathLike[str],
-    env: Callable[..., gym.Env[Any, Any]] | None,
+    env: str | Callable[..., gym.Env[Any, Any]] | None,
     passed: Mapping[str, Any],
     episodes: int,
     seed: int,
@@ -59,7 +59,7 @@ def show(
 ) -> list[float]:
     """As `watch`, with its callables in `passed`, but raises UsageError where there is no display for a window."""
     agent, saved = load_with_code(run, **passed)
-    make = partial(of_run(saved.path, saved.config.env, env).make, config=saved.config.env)
+    make = partial(environment_of(agent, saved, env).make, config=saved.config.env)
     # One thread: for one observation at a time, several would only wait for one another.
     with one_torch_thread():
         if video:

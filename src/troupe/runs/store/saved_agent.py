@@ -53,6 +53,13 @@ def read(path: Path, warn: Callable[[str], None]) -> SavedAgent:
     return _of(run, config, weights, saved.state, origin(run, config))
 
 
+def read_config(path: Path) -> TrainConfig:
+    """The settings of the run that `path`, as `read` takes it, comes from."""
+    if path.suffix == SUFFIX and path.is_file():
+        return _read_file(path).config
+    return checkpoint.read_config(path.parent.parent if checkpoint.is_checkpoint(path) else path)
+
+
 def origin(run: Path, config: TrainConfig) -> dict[str, str]:
     """Where an agent comes from: the run's name, without its path."""
     return {"run": run.resolve().name, "environment": without_folder(config.env.id)}
