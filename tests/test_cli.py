@@ -515,6 +515,20 @@ def test_resume_continues_and_reports_it(troupe, run, tmp_path):
     assert "config.toml is damaged: no setting 'learner.epoch'; did you mean learner.epochs?" in err
 
 
+def test_a_resumed_run_shows_the_best_evaluation_of_the_run_from_its_first_row_on(troupe):
+    often = f"{TINY} --target none --evaluation.every_steps 200 --evaluation.every_seconds 0"
+    assert troupe(f"train CartPole-v1 --steps 500 --run-dir run --quiet --topology serial {often}")[0] == 0
+    metrics = Path("run/metrics.jsonl")
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    best = next(row for row in rows if row["kind"] == "evaluation") | {"mean": 498.7}  # better than what follows
+    metrics.write_text("".join(f"{json.dumps(row)}\n" for row in [*rows, best]))
+    status, out, _ = troupe("resume run --steps 700")
+    assert status == 0
+    shown = [line.split()[3] for line in out.splitlines() if re.match(r" *\dm\d\ds ", line)]
+    assert shown
+    assert set(shown) == {"498.7"}
+
+
 def test_seeds_give_a_table_and_a_picture(troupe):
     status, out, err = troupe(f"train CartPole-v1 --seeds 2 --seed 5 --steps 500 --run-dir out --quiet {TINY}")
     assert (status, err) == (0, "")

@@ -24,6 +24,7 @@ from troupe.runs.evaluate.collapse_handler import CollapseHandler
 from troupe.runs.evaluate.judge import Judge, Verdict, standstill, target_of
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import make_evaluator
+from troupe.runs.report.curves import rows_until
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.report.labels import read_measured
 from troupe.runs.report.reporter import Reporter
@@ -121,6 +122,7 @@ class Session:
             self._writer = stack.enter_context(writer)
             if self._resumed:
                 writer.metrics.resume(self._progress.counts.steps, self._clock.seconds)
+                self._display.resume(rows_until(self._path, self._progress.counts.steps))
             stack.enter_context(on_signal(self._interrupt))
             stack.enter_context(one_torch_thread())
             raised: BaseException | None = None
@@ -311,10 +313,8 @@ class Session:
             ) from error
         counts, seconds = self._progress.counts, self._clock.seconds
         training = messages.training_report(self._config, counts, seconds, self._topology.rollouts_in_batch)
-        ended = self._path, saved, picture
-        self._display.result(
-            messages.result(self._config, outcome, scores, training, *ended, signalled=self._interrupted())
-        )
+        ended = self._config, outcome, scores, training, self._path, saved, picture
+        self._display.result(messages.result(*ended, signalled=self._interrupted()))
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:

@@ -250,6 +250,24 @@ def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) ->
     assert max(map(len, out.getvalue().splitlines())) <= 80
 
 
+def test_a_resumed_run_shows_its_best_evaluation_from_the_first_row_on() -> None:
+    """The final evaluation, of weights that were chosen, does not count, as in the run before."""
+    final = evaluation(500.0) | {"purpose": "final"}
+    before = [report(1.0, recent_return=20.0), evaluation(301.0), evaluation(250.0), final]
+    out, terminal = io.StringIO(), Terminal()
+    for shown in (Display("plain", out), Display(stream=terminal)):
+        with shown:
+            shown.resume(before)
+            shown.report(report(), LIMITS)
+            shown.report(evaluation(290.0), LIMITS)
+            shown.report(report(), LIMITS)
+    lines = out.getvalue().splitlines()
+    assert [line.split()[3] for line in lines if re.match(r" *\dm", line)] == ["301.0"] * len(lines[4:])
+    assert "best evaluation 301.0 (greedy), target 475" in terminal.shown
+    assert "best evaluation 290.0" not in terminal.shown
+    assert "training return so far, 20.0 to 100.0" in terminal.shown
+
+
 def test_plain_lines_become_rarer_and_the_last_report_is_shown(clock: Clock) -> None:
     out = io.StringIO()
     seen: list[float] = []

@@ -62,6 +62,11 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
     )  # fmt: skip
 
 
+def rows_until(run: str | os.PathLike[str], steps: int) -> list[Mapping[str, Any]]:
+    """The rows that a run resumed from `steps` continues from."""
+    return [row for row in _in_order(read_metrics(run)) if row.get("steps", 0) <= steps]
+
+
 def only_return(run: str | os.PathLike[str], episodes: int) -> float | None:
     """The return of every training and evaluation episode so far, if all had the same; None also where fewer training
     episodes than `episodes` have ended."""

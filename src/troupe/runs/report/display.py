@@ -59,13 +59,19 @@ class Display:
         if not self._quiet:
             self._write(lines)
 
+    def resume(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Takes the rows that a resumed run continues from, of which it shows the returns."""
+        for row in rows:
+            kind, mean, recent = (row.get(name) for name in ("kind", "mean", "recent_return"))
+            if kind == "evaluation" and row.get("purpose") != "final" and mean is not None:
+                self._best = mean if self._best is None else max(self._best, mean)
+            elif kind == "report" and recent is not None:
+                self._returns.add(recent)
+
     def report(self, row: Mapping[str, Any], limits: Limits) -> None:
         """Takes a row of any kind; shows it when the last one has been up long enough."""
-        if row.get("kind") == "evaluation":
-            self._best = row["mean"] if self._best is None else max(self._best, row["mean"])
-        elif row.get("kind") == "report":
-            if row.get("recent_return") is not None:
-                self._returns.add(row["recent_return"])
+        self.resume([row])
+        if row.get("kind") == "report":
             self._unshown = row, limits
             if not self._quiet and monotonic() >= self._next:
                 self._show()
