@@ -124,6 +124,31 @@ def test_the_lines_that_drop_superseded_rows_keep_what_pictures_show(tmp_path: P
     assert evaluations == curve.evaluations.steps.tolist() == [1000, 2200]
 
 
+@pytest.mark.parametrize("updates", [True, False])
+def test_the_lines_of_troubleshooting_print_every_column_that_the_page_uses(
+    runs: dict[str, Path], updates: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also of a run whose first batch is never full."""
+    page = (Path(__file__).parents[1] / "docs" / "troubleshooting.md").read_text()
+    run = runs["serial"] if updates else tmp_path / "run"
+    if not updates:
+        command = f"train CartPole-v1 --run-dir {run} --topology serial --time 0.1 --learner.rollouts 4096 {FEW}"
+        assert cli.run(command.split()) == 0
+    code, used = re.search(r"```python\n(.*?)```", page, flags=re.DOTALL), re.sub(r"```.*?```", "", page, flags=re.S)
+    assert code
+    capsys.readouterr()
+    exec(code[1].replace("RUN", str(run)), {})
+    printed = capsys.readouterr().out
+    reports = [line for line in printed.splitlines() if line.startswith("report")]
+    columns = {name for name in re.findall(r"`(\w+)`", used) if name in keys_of("Reports")}
+    assert len(columns) >= 12
+    for name in columns:
+        assert all(f" {name} " in line for line in reports), name
+    assert any(" updates 0 " not in line for line in reports) == updates
+    assert reports
+    assert ("evaluation steps" in printed and " mean " in printed) or not updates
+
+
 def test_the_groups_of_tensorboard_are_those_of_the_page() -> None:
     for group, listed in re.findall(r"^\| `(\w+)/` \| (.*) \|$", PAGE, flags=re.MULTILINE):
         keys = f"{tensorboard.GROUPS[group]} {tensorboard.IF_CHANGED.get(group, '')}".split()
