@@ -14,7 +14,8 @@ import troupe
 from troupe import UsageError
 from troupe.algorithm import losses
 from troupe.algorithm.optimizers import Adam
-from troupe.config import Learner, Loss, fields
+from troupe.config import Learner, Loss, fields, resolve
+from troupe.environments import settle
 from troupe.environments.backends import BACKENDS
 from troupe.networks.user_encoder import ENCODERS
 from troupe.runs.replay import replay
@@ -22,6 +23,7 @@ from troupe.runs.store import checkpoint
 from troupe.runtime.execution.placements import PLACEMENTS
 from troupe.runtime.learning.learner import Objective
 from troupe.runtime.learning.loss_and_optimizer import LOSSES, OPTIMIZERS, build_loss, optimizer_maker
+from troupe.runtime.learning.trial import try_callables
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FEW = {
@@ -119,6 +121,69 @@ def test_what_does_not_fit_is_refused_in_a_line_before_anything_starts(run_comma
     assert expected in error
     assert error.count("\n") == 1
     assert not (folder / "run").exists()
+
+
+WRONG = """
+import torch
+def not_tensor(outputs, batch): return 1.0, {}
+def no_gradient(outputs, batch): return torch.zeros(()), {}
+def rows(outputs, batch): return outputs.value, {}
+def alone(outputs, batch): return outputs.value.sum()
+def metric(outputs, batch): return outputs.value.sum(), {"name": "text"}
+def fails(outputs, batch): return outputs.values.sum(), {}
+def leaves(outputs, batch): raise SystemExit(3)
+class Without:
+    def __init__(self, weights): pass
+class Step(Without):
+    def step(self, weights, gradient): pass
+    def state(self): return {}
+class State(Without):
+    def step(self, weights, gradient, learning_rate): pass
+    def state(self): return {"count": 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("not_tensor", "it must return (a scalar tensor with a gradient, metrics); it gave a float"),
+        ("no_gradient", "it must return (a scalar tensor with a gradient, metrics); it gave a tensor without a grad"),
+        ("rows", "it must return (a scalar tensor with a gradient, metrics); it gave a tensor of shape (5, 2)"),
+        ("alone", "it must return (a scalar tensor with a gradient, metrics); it gave a scalar tensor"),
+        ("metric", "its metrics must be a dict of scalar tensors; metrics['name'] is a str"),
+        ("fails", "called with a batch of T = 4, B = 2 it raised AttributeError: 'Outputs' object has no attribute"),
+        ("leaves", "called with a batch of T = 4, B = 2 it raised sys.exit(3)"),
+        ("Without", "tried on 8 weights it raised AttributeError: 'Without' object has no attribute 'state'"),
+        ("Step", "tried on 8 weights it raised TypeError: "),
+        ("State", "its state() must be a dict of tensors; it gave {'count': 'an int'}"),
+    ],
+)
+def test_a_callable_that_does_not_do_what_it_must_is_refused_before_anything_starts(
+    run_command, tmp_path, name, expected
+):
+    (tmp_path / "own.py").write_text(WRONG)
+    what, setting = ("optimizer", "learner.optimizer") if name[0].isupper() else ("loss", "loss.kind")
+    given = f"--{setting} {tmp_path}/own.py:{name} --run-dir {tmp_path}/run"
+    status, _, error = run_command(f"train CartPole-v1 {words(SERIAL)} {given}")
+    assert status == 2
+    assert error.startswith(f"troupe: {what} own.py:{name}: {expected}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
+@pytest.mark.parametrize("coefficient", [0.0, 0.5])
+def test_a_loss_that_does_what_it_must_passes_the_trial_and_draws_from_no_stream(env, kind, coefficient):
+    def loss(outputs: Any, batch: Any) -> Any:
+        torch.rand(3)
+        return getattr(losses, kind)(outputs, batch)
+
+    given = {"loss.kind": LOSSES.named(loss), "novelty.coefficient": coefficient}
+    config, source = settle(resolve(env, settings=given, tuned=False), env)
+    before = torch.get_rng_state()
+    try_callables(config, source, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_loss_in_the_run_directory_is_not_executed(run_command, folder):

@@ -26,6 +26,7 @@ from troupe.runtime.learning.curiosity import Curiosity
 from troupe.runtime.learning.learner import Learner, Objective
 from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
+from troupe.runtime.learning.trial import try_callables
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.runtime.topologies import Async, Hogwild, Serial, Topology
@@ -43,6 +44,7 @@ def assemble(
 ) -> Topology:
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
+    try_callables(config, source, next(network.parameters()).device)
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
     placement = placement_of(config, source)
     processes = placement.in_processes
