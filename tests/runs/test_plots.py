@@ -305,6 +305,15 @@ def test_smoothing_is_the_mean_over_the_episodes_nearby() -> None:
     assert smooth == pytest.approx([1.0, 2.0, 9.0])
 
 
+def test_many_short_episodes_at_the_beginning_do_not_pull_the_smoothed_line_below_a_rise(make_run: MakeRun) -> None:
+    rows, episodes = [], 0
+    for steps in range(1000, 101_000, 1000):
+        episodes += 1000 * 50 // steps + 1
+        rows.append(report(steps, steps / 200, episodes))
+    line = plots._line(make_run("a", rows))
+    assert line.smooth[:95] == pytest.approx(line.curve.returns[:95])
+
+
 def test_the_smoothed_line_begins_where_the_returns_begin() -> None:
     """A line that rises stays as it is, from its first point on."""
     x = np.linspace(0.0, 200_000.0, 401)

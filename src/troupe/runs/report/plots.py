@@ -71,8 +71,8 @@ def _line(run: Path) -> _Line:
     curve = read_curve(run)
     if not len(curve.steps):
         raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
-    ended = np.diff(curve.episodes, prepend=0).clip(1)
-    smooth = _smoothed(curve.steps, curve.returns, ended)
+    # By steps, not by episodes: the many short ones of a beginner would pull the line below a rise.
+    smooth = _smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
     settings = {"preset": run.name} | read_settings(run)
     return _Line(settings, curve, smooth, read_target(run, settings))
 
