@@ -268,6 +268,15 @@ def test_a_resumed_run_shows_its_best_evaluation_from_the_first_row_on() -> None
     assert "training return so far, 20.0 to 100.0" in terminal.shown
 
 
+def test_a_resumed_run_in_which_no_episode_has_ended_yet_has_no_training_return() -> None:
+    """Not the return of 1,000 steps, with words that no episode has ended: many have, before it was stopped."""
+    out = io.StringIO()
+    with Display("plain", out) as shown:
+        shown.report(report(recent_return=None, return_per_1000_steps=1000.0), LIMITS)
+    assert "/1k" not in out.getvalue()
+    assert out.getvalue().splitlines()[-1].split()[2] == "-"
+
+
 def test_plain_lines_become_rarer_and_the_last_report_is_shown(clock: Clock) -> None:
     out = io.StringIO()
     seen: list[float] = []

@@ -59,8 +59,8 @@ def time_left(row: Mapping[str, Any], limits: Limits) -> str:
 
 
 def training_return(row: Mapping[str, Any]) -> str:
-    """Of recent episodes; of 1,000 steps ("/1k") where so many have been made and no episode has ended."""
-    per_steps = row.get("return_per_1000_steps")
+    """Of recent episodes; of 1,000 steps ("/1k") where so many have been made and no episode of the run has ended."""
+    per_steps = None if row.get("episodes") else row.get("return_per_1000_steps")
     if row.get("recent_return") is None and per_steps is not None and row["steps"] >= 1000:
         return f"{format_return(per_steps)}/1k"
     return format_return(row.get("recent_return"))
