@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import troupe
 from troupe import config
 from troupe.config import TrainConfig, UsageError, build, from_toml, layers, resolve, to_toml
 
@@ -420,3 +421,18 @@ def test_v_trace_with_a_rho_clip_below_c_clip_is_refused_for_a_new_run_only():
     resolve("X-v0", "a3c", settings)  # this loss has no V-trace
     resolve("X-v0", settings={"loss.rho_clip": 0.5, "loss.c_clip": 0.5})
     assert from_toml(to_toml(config.build(settings))).loss.c_clip == 0.9  # a run that an earlier version began
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        ({"gamma": 0.9}, "train() has no argument 'gamma'; did you mean settings={'loss.gamma': ...}?"),
+        ({"lr": 1}, "train() has no argument 'lr'; did you mean settings={'learner.learning_rate': ...}?"),
+        ({"total_timesteps": 9}, "train() has no argument 'total_timesteps'; did you mean steps=?"),
+        ({"qqqqqq": 9}, "train() has no argument 'qqqqqq'"),
+    ],
+)
+def test_a_setting_that_is_passed_as_an_argument_is_a_type_error_that_says_how_it_is_passed(named, expected):
+    with pytest.raises(TypeError) as caught:
+        troupe.train("CartPole-v1", **named)
+    assert str(caught.value) == expected

@@ -1,9 +1,11 @@
 """Training: `train` begins a run and `resume` continues one."""
 
+import inspect
 import os
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec
 
 import gymnasium as gym
 from torch import nn
@@ -26,8 +28,30 @@ from troupe.user_code import files
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 NameOrCallable = str | Callable[..., Any]
+P = ParamSpec("P")
+_ARGUMENTS = {  # of `train` that are short for settings
+    "stop.steps": "steps", "stop.seconds": "seconds", "stop.target": "target", "network.custom": "network",
+    "loss.kind": "loss", "learner.optimizer": "optimizer", "network.encoder": "encoder", "env.backend": "backend",
+    "actor.place": "placement",
+}  # fmt: skip
 
 
+def _settings_suggested(function: Callable[P, Run]) -> Callable[P, Run]:
+    """In the TypeError for an argument that does not exist, such as gamma=0.9: how settings are given."""
+
+    @wraps(function)
+    def call(*args: P.args, **named: P.kwargs) -> Run:
+        for name in named.keys() - inspect.signature(function).parameters.keys():
+            likely = configuration.likely(name, configuration.fields(), _ARGUMENTS)
+            found = [f"settings={{'{each}': ...}}" if "." in each else f"{each}=" for each in likely]
+            hint = f"; did you mean {' or '.join(found)}?" if found else ""
+            raise TypeError(f"train() has no argument '{name}'{hint}")
+        return function(*args, **named)
+
+    return call
+
+
+@_settings_suggested
 @quiet_gymnasium()
 def train(
     env: str | EnvironmentMaker,

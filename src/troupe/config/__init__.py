@@ -21,7 +21,7 @@ from troupe.config.settings import (
     Queue,
     TrainConfig,
 )
-from troupe.config.suggestions import suggest
+from troupe.config.suggestions import likely, suggest
 from troupe.config.topologies import Topology
 from troupe.config.values import (
     Field,

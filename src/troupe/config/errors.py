@@ -11,7 +11,8 @@ class TroupeError(Exception):
 
 
 class UsageError(TroupeError):
-    """Wrong usage: an unknown name, a value out of range. Exit status 2."""
+    """Wrong usage: an unknown name, a value out of range, an environment whose first reset or step breaks Gymnasium's
+    interface (then it is a WrongEnvironment, a subclass). Exit status 2."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

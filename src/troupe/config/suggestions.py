@@ -41,7 +41,13 @@ _MEANT = {word: name for name, words in _OTHER_WORDS.items() for word in words.s
 
 
 def suggest(word: str, known: Collection[str], short: Mapping[str, str] = MappingProxyType({})) -> str:
-    """'; did you mean x?' for the names in `known` that `word` probably means, three at most; or nothing.
+    """'; did you mean x?' for the names in `known` that `word` probably means (`likely`); or nothing."""
+    found = likely(word, known, short)
+    return f"; did you mean {' or '.join(found)}?" if found else ""
+
+
+def likely(word: str, known: Collection[str], short: Mapping[str, str] = MappingProxyType({})) -> list[str]:
+    """The names in `known` that `word` probably means, three at most.
 
     Names are compared without leading dashes, and with "-" and "_" as the same. `short` has shorter names for some.
     """
@@ -54,8 +60,7 @@ def suggest(word: str, known: Collection[str], short: Mapping[str, str] = Mappin
     same = [each for each in plain if each.rpartition(".")[2] == given]  # sections have it as a name of their own
     names = [meant] if given not in plain and meant in plain else sorted(same, key=_rank)
     found = [short.get(each, plain[each]) for each in names] or [_nearest(given, plain, short)]
-    found = [name for name in found if name]
-    return f"; did you mean {' or '.join(found[:3])}?" if found else ""
+    return [name for name in found if name][:3]
 
 
 def _rank(name: str) -> int:
