@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import textwrap
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 import troupe
 from troupe import UsageError
 from troupe.algorithm import losses
+from troupe.algorithm.losses import Batch, Outputs
 from troupe.algorithm.optimizers import Adam
 from troupe.config import Learner, Loss, fields, resolve
 from troupe.environments import settle
@@ -203,6 +205,17 @@ def test_a_loss_in_the_run_directory_is_not_executed(run_command, folder):
 def half_impala(outputs: Any, batch: Any, *, share: float = 0.5, lam: float = 1.0) -> Any:
     done = losses.impala(outputs, batch, lam=lam)
     return done.loss * share, {"share": torch.tensor(share), **done.metrics}
+
+
+def test_the_loss_on_the_page_about_extending_trains_and_the_page_names_every_field(run_command, tmp_path):
+    page = (EXAMPLES.parent / "docs" / "extending.md").read_text()
+    fields_of = {*Outputs._fields, *Batch._fields}
+    assert [name for name in fields_of if f"\n| `{name}` | " not in page] == []
+    code = page[page.index("    from troupe.algorithm.returns import") :].partition("\n\n`outputs` is")[0]
+    (tmp_path / "own.py").write_text(textwrap.dedent(code))
+    given = f"--steps 100 --target none --untuned --loss.kind {tmp_path}/own.py:a2c --run-dir {tmp_path}/run"
+    assert run_command(f"train CartPole-v1 {words(SERIAL)} {given}")[::2] == (0, "")
+    assert rows(tmp_path / "run")[0]["entropy"] == pytest.approx(0.69, abs=0.01)
 
 
 def test_callables_from_python_are_given_again_to_resume(tmp_path):
