@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from troupe.config import TrainConfig, value_of
+from troupe.config import PASSED, TrainConfig, value_of
 
-_PASSED = "python:"  # begins the name of what Python passed (user_code/choices.py)
 _by_command: ContextVar[bool] = ContextVar("by_command", default=False)
 _ARGUMENTS = {
     "env": "env.id", "network": "network.custom", "encoder": "network.encoder", "backend": "env.backend",
@@ -54,5 +53,5 @@ def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:
     if _by_command.get():
         return f"troupe {verb} {shlex.quote(str(path))}"
     names = [name for name in _ARGUMENTS if verb == "resume" or name not in _ONLY_FOR_TRAINING]
-    passed = [name for name in names if config and value_of(config, _ARGUMENTS[name]).startswith(_PASSED)]
+    passed = [name for name in names if config and value_of(config, _ARGUMENTS[name]).startswith(PASSED)]
     return f"troupe.{verb}({', '.join([repr(str(path)), *(f'{name}={name}' for name in passed)])})"

@@ -24,6 +24,7 @@ from troupe.config.settings import (
 from troupe.config.suggestions import likely, suggest
 from troupe.config.topologies import Topology
 from troupe.config.values import (
+    PASSED,
     Field,
     build,
     check_option,

@@ -20,6 +20,7 @@ from troupe.config.errors import UsageError, did_you_mean, plain_words
 from troupe.config.settings import TrainConfig
 from troupe.config.suggestions import suggest
 
+PASSED = "python:"  # begins the value of a setting that names what Python passed: it is not saved
 # Settings whose names are free: arguments of a callable, and files.
 TABLES = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs", "env.files")
 

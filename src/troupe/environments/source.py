@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from troupe.config import Environment, UsageError, one_line
+from troupe.config import PASSED, Environment, UsageError, one_line
 from troupe.environments.actions import Actions
 from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.packing import MaskSource, Packing
@@ -28,7 +28,7 @@ Maker = Callable[..., gym.Env[Any, Any]]
 
 def name_of(env: str | Maker) -> str:
     """The name of an environment in settings (`env.id`)."""
-    name = f"python:{getattr(env, '__qualname__', type(env).__qualname__)}" if callable(env) else env
+    name = PASSED + getattr(env, "__qualname__", type(env).__qualname__) if callable(env) else env
     try:
         name.encode()
     except UnicodeEncodeError:  # of a file whose name is other bytes

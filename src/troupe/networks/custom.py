@@ -2,7 +2,6 @@
 
 import copy
 import inspect
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +10,22 @@ import gymnasium as gym
 from torch import nn
 
 from troupe import hints
-from troupe.config import Network, TrainConfig, UsageError, one_line
+from troupe.config import PASSED, Network, TrainConfig, UsageError, one_line
 from troupe.environments.packing import MaskSource
 from troupe.networks.actor_critic import ActorCritic, wrap
 from troupe.user_code import files
-from troupe.user_code.choices import Choice
+from troupe.user_code.choices import Choice, passed_name
 
 NetworkMaker = Callable[[gym.Space[Any], gym.Space[Any]], nn.Module]
 AnyNetwork = nn.Module | NetworkMaker | str  # a string names one: path/to/file.py:NAME or module:NAME
 NETWORKS = Choice("network", "network.custom", if_changed="the weights may not fit it, or mean something else")
-_PASSED = "python:"
 
 
 def name_of_network(network: AnyNetwork) -> str:
     """A network as settings name it (`network.custom`)."""
     if isinstance(network, str):
         return files.absolute(network)
-    return _PASSED + re.sub(r"\W", "_", getattr(network, "__qualname__", type(network).__qualname__))
+    return passed_name(network)
 
 
 def find_network(network: AnyNetwork | None, config: TrainConfig) -> nn.Module | NetworkMaker | None:
@@ -52,7 +50,7 @@ def network_of_run(
     """
     name = config.network.custom
     if network is None:
-        if name.startswith(_PASSED) or (trained_with_one and name == Network.custom):
+        if name.startswith(PASSED) or (trained_with_one and name == Network.custom):
             raise needs_network(run)
         NETWORKS.check_code(run, name, config.env.files)
     return find_network(network, config)
@@ -60,7 +58,7 @@ def network_of_run(
 
 def needs_network(run: Path, name: str = "") -> UsageError:
     """The error of a run whose network, of the file `name`, has to be passed."""
-    if ":" in name and not name.startswith(_PASSED):
+    if ":" in name and not name.startswith(PASSED):
         return UsageError(
             f"'{run}' was trained with the network '{name}', and loading a run executes no code that it names: if you "
             "trust it, pass it as network="

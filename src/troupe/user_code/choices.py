@@ -12,13 +12,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from troupe.config import UsageError, check_value, fields
+from troupe.config import PASSED, UsageError, check_value, fields
 from troupe.config.signatures import Parameters, fill, parameters_of
 from troupe.user_code import files
 from troupe.user_code.files import PassedCallable
 
-_PASSED = "python:"  # begins the name of what Python passes
 _passed: dict[tuple[str, str], PassedCallable] = {}  # by setting and name
+
+
+def passed_name(value: object) -> str:
+    """How settings name what Python passed."""
+    return PASSED + re.sub(r"\W", "_", getattr(value, "__qualname__", type(value).__qualname__))
 
 
 @dataclass(frozen=True)
@@ -48,19 +52,19 @@ class Choice:
         """The value of the setting: the name itself, or one that stands for the callable in this process."""
         if not callable(value):
             return value
-        name = _PASSED + re.sub(r"\W", "_", getattr(value, "__qualname__", type(value).__qualname__))
+        name = passed_name(value)
         _passed[self.setting, name] = PassedCallable(value)
         return name
 
     def shown(self, name: str) -> str:
         """`name` for messages, without its file's folder."""
-        return files.without_folder(name).removeprefix(_PASSED)
+        return files.without_folder(name).removeprefix(PASSED)
 
     def load(self, name: str) -> Callable[..., Any]:
         """The user's callable, whose file or module is executed; raises UsageError, in a line, where there is none."""
         if found := _passed.get((self.setting, name)):
             return found
-        if name.startswith(_PASSED):
+        if name.startswith(PASSED):
             raise UsageError(
                 f"the run's {self.what} was the callable {self.shown(name)}: pass it as {self.what}= in Python"
             )
@@ -77,7 +81,7 @@ class Choice:
 
     def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
         """Before a run's code is executed: code in its directory is refused, code that has changed is logged."""
-        code = () if name.startswith(_PASSED) else files.code_of(name)
+        code = () if name.startswith(PASSED) else files.code_of(name)
         files.refuse_inside(run, code, self.what)
         files.warn_of_changes([name], hashes, self.if_changed)
 

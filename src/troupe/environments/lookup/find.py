@@ -11,7 +11,7 @@ import gymnasium as gym
 
 from troupe import config as configuration
 from troupe import hints
-from troupe.config import Environment, TrainConfig, UsageError
+from troupe.config import PASSED, Environment, TrainConfig, UsageError
 from troupe.environments.backends import BACKENDS, with_backends
 from troupe.environments.lookup import packages
 from troupe.environments.lookup.registry import from_factory, from_registry
@@ -66,8 +66,10 @@ def of_run(run: Path, config: Environment, env: str | Maker | None = None) -> En
     """
     names = [*([] if env else [config.id]), *config.wrappers]
     option = hints.code_option("env")
-    if not env and config.id.startswith("python:"):
-        raise UsageError(f"the run's environment was the callable {config.id[7:]}: pass it as {option}")
+    if not env and config.id.startswith(PASSED):
+        raise UsageError(
+            f"the run's environment was the callable {config.id.removeprefix(PASSED)}: pass it as {option}"
+        )
     path = None if env else files.path_of(config.id)
     if path and not path.is_file():
         name = config.id.rpartition(":")[2]

@@ -8,6 +8,7 @@ from typing import Any
 
 from troupe import safe_files
 from troupe.config import fields, flatten
+from troupe.runs.store.checkpoint import newest_first
 from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
@@ -41,8 +42,8 @@ def read_target(run: Path, settings: Settings) -> float | None:
     run has ended, in summary.json; None where neither is there yet."""
     target = settings.get("stop.target")
     if target == "auto":
-        steps = [int(path.name) for path in run.glob("checkpoints/*") if path.name.isdecimal()]
-        saved = _read_json(run / "checkpoints" / str(max(steps)) / "state.json") if steps else {}
+        newest = newest_first(run)
+        saved = _read_json(newest[0] / "state.json") if newest else {}
         target = saved.get("target", _read_json(run / "summary.json").get("target"))
     return float(target) if isinstance(target, int | float) else None
 

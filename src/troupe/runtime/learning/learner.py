@@ -213,17 +213,17 @@ class Learner:
         def forward(share: slice) -> NetworkOutput:
             return self._network.raw_output(obs[:, share], state and state.columns(share))
 
-        passes = self._pool.map(forward, shares)
-        mask, heads = _joined([said.mask for said in passes]), [_learned(said) for said in passes]
+        outputs = self._pool.map(forward, shares)
+        mask, heads = _joined([each.mask for each in outputs]), [_learned(each) for each in outputs]
         whole = [torch.cat([head.detach() for head in parts], 1).requires_grad_() for parts in zip(*heads, strict=True)]
         output = self._network.policy(NetworkOutput(whole[0], whole[1], mask, *whole[2:]))
         loss = self._compute_loss(output, rollout, bonus)
-        said = torch.autograd.grad(loss, whole, materialize_grads=True)
+        gradients = torch.autograd.grad(loss, whole, materialize_grads=True)
 
         def backward(number: int) -> Tensor:
             share = shares[number]
             # As a scalar: to be handed a gradient for each output, torch imports its compiler, for seconds.
-            parts = [(head * of_it[:, share]).sum() for head, of_it in zip(heads[number], said, strict=True)]
+            parts = [(head * of_head[:, share]).sum() for head, of_head in zip(heads[number], gradients, strict=True)]
             return self.weights.gradient(torch.stack(parts).sum())
 
         gradient, *others = self._pool.map(backward, range(len(shares)))
