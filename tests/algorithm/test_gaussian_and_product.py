@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from troupe.algorithm.distributions import Categorical, Gaussian, Product
+from troupe.algorithm.distributions import Categorical, Gaussian, Product, bounded
 
 numbers = st.floats(-3, 3)
 
@@ -54,6 +54,22 @@ def test_gradients_of_the_log_density_are_finite_differences(row):
 
     parameters = [torch.tensor([each], dtype=torch.float64, requires_grad=True) for each in row[:2]]
     assert torch.autograd.gradcheck(log_prob, parameters)
+
+
+@given(st.floats(-4.9, 1.9))
+def test_within_its_bounds_a_parameter_and_its_gradient_are_untouched(number):
+    x = torch.tensor([number], dtype=torch.float64, requires_grad=True)
+    assert bounded(x, -5, 2).item() == number
+    assert torch.autograd.gradcheck(lambda each: bounded(each, -5, 2).exp(), x)
+
+
+@given(st.floats(2, 9) | st.floats(-12, -5), st.floats(-10, 10).filter(bool))
+def test_at_a_bound_or_beyond_it_a_gradient_moves_a_parameter_back_and_never_further_out(number, slope):
+    x = torch.tensor([number], dtype=torch.float64, requires_grad=True)
+    (slope * bounded(x, -5, 2)).sum().backward()
+    assert bounded(x, -5, 2).item() == (2 if number > 0 else -5)
+    outward = (number > 2 and slope < 0) or (number < -5 and slope > 0)
+    assert x.grad.item() == (0 if outward else slope)
 
 
 def test_epsilon_leaves_a_gaussian_as_it_is():

@@ -54,6 +54,15 @@ def test_a_first_policy_is_nearly_uniform():
     torch.testing.assert_close(probabilities, torch.full((50, 4), 0.25), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize(("weights", "expected"), [((1, 1), 2), ((-1, -1), 0), ((-1, 3), 2), ((1, -3), 0)], ids=str)
+def test_a_standard_deviation_beyond_its_bound_follows_the_rows_total_gradient_if_that_leads_back(weights, expected):
+    network = build(BOX, gym.spaces.Box(-1, 1, (1,)), Network())
+    network.body.log_std.data.fill_(2.5)
+    distribution = network(torch.zeros(2, 3, 2)).distribution  # whose entropy has the gradient 1 in each row
+    (distribution.entropy() * torch.tensor(weights)).sum().backward()
+    assert network.body.log_std.grad.tolist() == [expected]
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_policy_and_value_share_their_trunk_only_if_they_are_told_to(shared):
     network = build(BOX, ACTIONS, Network(hidden=(8,), shared=shared))

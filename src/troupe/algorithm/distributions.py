@@ -1,13 +1,14 @@
 """What a policy can be: distributions over actions, with masks and the epsilon mixture.
 
-`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, sampled independently.
+`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, sampled independently; `bounded`
+limits the parameters of one.
 """
 
 import math
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -153,3 +154,25 @@ class Product:
     def _joined(self, actions: list[Tensor]) -> Shaped[Tensor, "*batch K"]:
         columns = zip(self.parts, actions, strict=True)
         return torch.cat([each if isinstance(part, Gaussian) else each.unsqueeze(-1) for part, each in columns], -1)
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        result = x.clamp(low, high)
+        ctx.save_for_backward(result - x)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (way_back,) = ctx.saved_tensors  # 0 between the bounds; descent goes against the gradient
+        return gradient.masked_fill(gradient * way_back > 0, 0.0), None, None
+
+
+def bounded(x: Float[Tensor, "*shape"], low: float, high: float) -> Float[Tensor, "*shape"]:
+    """x.clamp(low, high), but beyond a bound the gradient is 0 only where descent would move x further out.
+
+    clamp's own gradient is 0 everywhere beyond a bound: a parameter that has stepped over it never comes back.
+    """
+    result: Tensor = _Bounded.apply(x, low, high)  # type: ignore[no-untyped-call]
+    return result

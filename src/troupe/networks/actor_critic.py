@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
-from troupe.algorithm.distributions import Categorical, Distribution, Gaussian, Product
+from troupe.algorithm.distributions import Categorical, Distribution, Gaussian, Product, bounded
 from troupe.algorithm.normalization import Normalizer
 from troupe.config import Network, UsageError, one_line
 from troupe.environments.actions import Actions
@@ -163,7 +163,7 @@ class PolicyHead:
         if self._actions.single:
             return Categorical.from_logits(parameters, mask)
         columns = iter(parameters[..., : self.outputs].split_with_sizes(self._sizes, -1))
-        log_std = parameters[..., self.outputs :].clamp(MIN_LOG_STD, MAX_LOG_STD)
+        log_std = bounded(parameters[..., self.outputs :], MIN_LOG_STD, MAX_LOG_STD)
         allowed = iter(() if mask is None else mask.split_with_sizes(self._choices, -1))
         distributions: list[Categorical | Gaussian] = []
         start = 0
@@ -209,7 +209,9 @@ class Body(nn.Module):
         value_features = features if self.value_trunk is None else self.value_trunk(encoded)
         parameters = self.policy(features)
         if self.log_std is not None:
-            parameters = torch.cat([parameters, self.log_std.expand(parameters.shape[0], -1)], -1)
+            # Bounded before it is expanded: what counts is the sign of the rows' total gradient, not of each row's.
+            log_std = bounded(self.log_std, MIN_LOG_STD, MAX_LOG_STD)
+            parameters = torch.cat([parameters, log_std.expand(parameters.shape[0], -1)], -1)
         return parameters, self.value(value_features).squeeze(-1)
 
 
