@@ -4,10 +4,12 @@ python benchmarks/claims.py           says which blocks differ from the results;
 python benchmarks/claims.py --write   writes them into the pages
 
 A page has a block between `<!-- figures: NAME -->` and `<!-- end -->`; below, each NAME has the text that belongs
-there, made from a result file, and the command that makes that file, which must stand somewhere in the same page.
-`tests/test_claims.py` runs the check, and that no table of README.md and docs/results.md stands outside of a block.
+there, made from result files, and its command, which must stand somewhere in the same page, as must the script of each
+of these files: `python benchmarks/atari.py` is that of `results/atari-pong.json`.
+`tests/test_claims.py` runs the check, and that no table of the pages in PAGES stands outside of a block.
 """
 
+import itertools
 import json
 import re
 import sys
@@ -31,7 +33,11 @@ class Claim:
     text: Text
 
 
+files_read: set[str] = set()  # by the text of a claim
+
+
 def result(name: str) -> Any:
+    files_read.add(name)
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
@@ -256,18 +262,29 @@ def averaging() -> str:
 
 
 def ablations() -> str:
-    """For each variant: the mean of all evaluations while training, of the final one, and the seeds."""
+    """For each variant and environment: means over the seeds that have a run with the variant and one without."""
     environments = result("ablations")["environments"]
-    variants = list(dict.fromkeys(variant for each in environments.values() for variant in each))
+    variants = dict.fromkeys(variant for each in environments.values() for variant in each if variant != "default")
     rows = []
-    for name, measured in environments.items():
-        cells = []
-        for runs in (measured.get(variant, []) for variant in variants):
-            during = [value for run in runs for value in run["evaluations"]]
-            final = [run["final"] for run in runs]
-            cells.append(f"{number(mean(during))} / {number(mean(final))} ({len(runs)})" if runs else "")
-        rows.append((name, *cells))
-    return table(["environment", *variants], rows)
+    for variant, (name, runs) in itertools.product(variants, environments.items()):
+        if variant not in runs:
+            continue
+        of_seed = {run["seed"]: run for run in runs["default"]}
+        pairs = [(of_seed[run["seed"]], run) for run in runs[variant] if run["seed"] in of_seed]
+        during = [[mean(run["evaluations"]) for run in kind] for kind in zip(*pairs, strict=True)]
+        final = [[run["final"] for run in kind] for kind in zip(*pairs, strict=True)]
+        same = sum(one["evaluations"] == other["evaluations"] for one, other in pairs)
+        above = sum(other > one for one, other in zip(*during, strict=True))
+        rows.append(
+            (variant, name, str(len(pairs)), *(", ".join(_mean(each) for each in kinds) for kinds in (during, final)),
+             f"{same} the same" if same else f"{above} of {len(pairs)}")
+        )  # fmt: skip
+    head = ["change", "environment", "seeds", "while training: default, changed", "final: default, changed", "better"]
+    return table(head, rows)
+
+
+def _mean(values: Sequence[float]) -> str:
+    return number(mean(values), 1 if max(map(abs, values)) > 10 else 2)
 
 
 def stability() -> str:
@@ -275,7 +292,8 @@ def stability() -> str:
     pairs = [(one, other) for one, other in zip(runs["report"], runs["rollback"], strict=True) if one["collapses"]]
     rows = [(str(one["seed"]), number(one["level"], 0), number(other["level"], 0)) for one, other in pairs]
     means = [number(mean(pair[k]["level"] for pair in pairs), 0) for k in (0, 1)]
-    return table(["seed", "reported", "rolled back"], [*rows, ("mean", *means)])
+    of_all = [number(mean(run["level"] for run in runs[answer]), 0) for answer in ("report", "rollback")]
+    return table(["seed", "reported", "rolled back"], [*rows, ("mean", *means), ("mean of all ten", *of_all)])
 
 
 def memory() -> str:
@@ -290,6 +308,25 @@ def memory() -> str:
     return table(["task", "core", "lowest of five", "highest", "steps", "seconds"], rows)
 
 
+def memory_cost() -> str:
+    pong, cartpole = (result("memory")["cost"][name]["ratio"] for name in ("ALE/Pong-v5", "CartPole-v1"))
+    return (
+        f"With an LSTM of 128, Pong keeps {pong:.2f} of its steps per second, and CartPole, whose network is small, "
+        f"{cartpole:.2f} (`memory.py`, too)."
+    )
+
+
+def atari_trained() -> str:
+    found = result("atari-speed")
+    alone, shares = found["beside_a_busy_process"]["alone"], found["as_trained"]["fractions"]
+    return (
+        f"as it trains on Pong (4 epochs over each batch): {min(alone):,.0f} to {max(alone):,.0f} steps/s, "
+        f"{min(shares):.2f} to {max(shares):.2f} of its limit; beside a process that burns a core it keeps "
+        f"{found['beside_a_busy_process']['kept']:.2f} of that. The largest resident memory of all these processes was "
+        f"{found['peak_memory_mb']} MB."
+    )
+
+
 def precision() -> str:
     points, rows = (200_000, 250_000, 300_000, 350_000, 380_000), []
     for kind, name in (("float32", "atari-float32"), ("bfloat16", "atari-pong")):
@@ -300,6 +337,7 @@ def precision() -> str:
 
 
 _RESULTS, _BENCHMARKS = "docs/results.md", "benchmarks/README.md"
+PAGES = ("README.md", _RESULTS, _BENCHMARKS)
 CLAIMS = {
     "headline": Claim("README.md", "python benchmarks/environments.py tuned", headline),
     "cartpole": Claim(_RESULTS, "python benchmarks/cartpole.py --held-out", cartpole),
@@ -313,9 +351,11 @@ CLAIMS = {
     "breakout": Claim(_RESULTS, "python benchmarks/atari.py breakout", breakout),
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", atari_speed),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", wild),
+    "atari trained": Claim(_BENCHMARKS, "python benchmarks/atari.py speed", atari_trained),
     "ablations": Claim(_BENCHMARKS, "python benchmarks/ablations.py", ablations),
     "averaging": Claim(_BENCHMARKS, "python benchmarks/averaging.py", averaging),
     "memory": Claim(_BENCHMARKS, "python benchmarks/memory.py", memory),
+    "memory cost": Claim(_BENCHMARKS, "python benchmarks/memory.py", memory_cost),
     "precision": Claim(_BENCHMARKS, "python benchmarks/atari.py precision", precision),
     "stability": Claim(_BENCHMARKS, "python benchmarks/stability.py", stability),
 }
@@ -326,12 +366,17 @@ def wrong(name: str, claim: Claim) -> str:
     """What is wrong with a claim's block, or ""."""
     page = (ROOT / claim.page).read_text()
     found = re.search(_BLOCK.format(re.escape(name)), page, re.DOTALL)
-    script = ROOT / claim.command.split()[1]
     if found is None:
         return f"{claim.page} has no block '{name}'"
-    if claim.command not in page or not script.exists():
-        return f"{claim.page} does not name the command of '{name}': {claim.command}"
-    if found[2] != claim.text():
+    files_read.clear()
+    try:
+        text = claim.text()
+    except FileNotFoundError as missing:
+        return f"{claim.page}, '{name}': its result file is missing: {Path(missing.filename).name}"
+    for command in (claim.command, *(f"python benchmarks/{file.partition('-')[0]}.py" for file in sorted(files_read))):
+        if command not in page or not (ROOT / command.split()[1]).exists():
+            return f"{claim.page} does not name the command of '{name}': {command}"
+    if found[2] != text:
         return f"{claim.page}, '{name}' differs from the results (python benchmarks/claims.py --write)"
     return ""
 

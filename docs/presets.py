@@ -21,12 +21,13 @@ Written by `python docs/presets.py` from `docs/presets.toml` (what was published
 here) and `benchmarks/results/published.json` (what was measured): do not edit this page.
 
 The presets `a3c`, `a3c-lstm`, `ga3c` and `impala` have the published settings; where one of them differs, the last
-column says why. Their settings for CartPole-v1 are not the published ones: they learn it sooner, and `--untuned` leaves
-them out. `a3c-lstm` is `a3c` but for the rows that it has.
-`appo`, the default, is a combination of this project's, and what `article` changed is in [article.md](article.md).
+column says why. Their settings for CartPole-v1 are not the published ones: with them it is learned in fewer steps, and
+`--untuned` leaves them out. The table of `a3c-lstm` has only the settings in which it differs from `a3c`.
+`appo`, the default preset, was not published in this form; what `article` changed is in [article.md](article.md).
 
-The measurements used seeds from 1 on, by which impala's settings for CartPole-v1 were chosen, on a busy machine: only
-steps are comparable, and lag is not what it is on an idle one. For a3c and ga3c they ask what 30,000 steps teach.
+The measurements have seeds 1 to 10, by which impala's settings for CartPole-v1 were chosen. Other programs ran beside
+them, so only steps are comparable, and the policy lag was larger than on an idle machine. Runs of a3c, a3c-lstm and
+ga3c end after 30,000 steps; the published settings were made for millions.
 
 Values are in the units of our settings. The number of hidden layers and units, and what the environment is, are ours
 unless a row says otherwise."""

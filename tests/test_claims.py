@@ -1,5 +1,6 @@
-"""The figures in README.md and docs/results.md are those of the committed results."""
+"""The figures in README.md, docs/results.md and benchmarks/README.md are those of the committed results."""
 
+import json
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def test_a_block_has_the_figures_of_its_result_file_and_its_page_the_command(nam
     assert claims.wrong(name, claims.CLAIMS[name]) == ""
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
+@pytest.mark.parametrize("page", claims.PAGES)
 def test_no_table_of_figures_stands_outside_of_a_block(page: str):
     text = re.sub(claims._BLOCK.format(".*?"), "", (ROOT / page).read_text(), flags=re.DOTALL)
     assert re.findall(r"^\|.*\d[\d.,]*\d.*\|$", text, re.MULTILINE) == []
@@ -48,14 +49,59 @@ def test_what_troupe_envs_prints_of_tuned_settings_is_what_was_measured(preset: 
         assert stated["seconds"] == pytest.approx(median(run["training_seconds"] for run in runs), abs=0.01)
 
 
-def test_a_changed_figure_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    claim = claims.CLAIMS["pong"]
-    changed = (ROOT / claim.page).read_text().replace("19.5", "20.5")
-    (tmp_path / "docs").mkdir()
-    (tmp_path / claim.page).write_text(changed)
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+@pytest.fixture
+def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The pages, the scripts and the results of the project, to be changed."""
+    for page in claims.PAGES:
+        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).write_text((ROOT / page).read_text())
+    (tmp_path / "benchmarks/results").mkdir()
+    for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks/results").glob("*.json")]:
+        (tmp_path / file.relative_to(ROOT)).symlink_to(file)
     monkeypatch.setattr(claims, "ROOT", tmp_path)
-    assert "differs from the results" in claims.wrong("pong", claim)
+    monkeypatch.setattr(claims, "RESULTS", tmp_path / "benchmarks/results")
+    return tmp_path
+
+
+def test_a_changed_figure_of_a_page_is_noticed(copied: Path):
+    page = copied / claims.CLAIMS["pong"].page
+    page.write_text(page.read_text().replace("19.5", "20.5"))
+    assert "differs from the results" in claims.wrong("pong", claims.CLAIMS["pong"])
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_a_page_without_the_command_or_the_script_of_a_claim_is_noticed(name: str, copied: Path):
+    claim = claims.CLAIMS[name]
+    script = copied / claim.command.split()[1]
+    script.unlink()
+    assert claims.wrong(name, claim) == f"{claim.page} does not name the command of '{name}': {claim.command}"
+    script.touch()
+    page = copied / claim.page
+    page.write_text(page.read_text().replace(claim.command, "python benchmarks/another.py"))
+    assert claims.wrong(name, claim) == f"{claim.page} does not name the command of '{name}': {claim.command}"
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_a_result_file_that_is_missing_is_noticed(name: str, copied: Path):
+    claim = claims.CLAIMS[name]
+    claims.files_read.clear()
+    claim.text()
+    assert claims.files_read
+    for file in sorted(claims.files_read):
+        result = copied / f"benchmarks/results/{file}.json"
+        result.unlink()
+        assert claims.wrong(name, claim) == f"{claim.page}, '{name}': its result file is missing: {file}.json"
+        result.symlink_to(ROOT / f"benchmarks/results/{file}.json")
+
+
+def test_a_result_file_that_has_changed_is_noticed(copied: Path):
+    file = copied / "benchmarks/results/atari-pong.json"
+    measured = json.loads(file.read_text())
+    measured["runs"][0]["evaluation"]["mean_return"] += 1
+    file.unlink()
+    file.write_text(json.dumps(measured))
+    wrong = [name for name, claim in claims.CLAIMS.items() if claims.wrong(name, claim)]
+    assert wrong == ["headline", "pong"]
 
 
 def test_a_benchmark_whose_limits_are_beyond_the_learning_rates_schedule_ends(monkeypatch: pytest.MonkeyPatch):
