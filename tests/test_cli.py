@@ -515,6 +515,17 @@ def test_resume_continues_and_reports_it(troupe, run, tmp_path):
     assert "config.toml is damaged: no setting 'learner.epoch'; did you mean learner.epochs?" in err
 
 
+def test_resume_json_is_one_object_with_the_keys_of_train(troupe, run, tmp_path):
+    import shutil
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    status, out, err = troupe(f"resume {copy} --steps 3k --json")
+    assert (status, err) == (0, "")
+    result = json.loads(out)
+    assert result.keys() == {"path", "outcome", "steps", "updates", "seconds", "evaluation"}
+    assert (result["path"], result["outcome"], result["steps"] >= 3000) == (str(copy), "steps", True)
+
+
 def test_a_resumed_run_shows_the_best_evaluation_of_the_run_from_its_first_row_on(troupe):
     often = f"{TINY} --target none --evaluation.every_steps 200 --evaluation.every_seconds 0"
     assert troupe(f"train CartPole-v1 --steps 500 --run-dir run --quiet --topology serial {often}")[0] == 0

@@ -1,6 +1,7 @@
 """Environments in files: what such a file may do, and which file a run is judged with."""
 
 import ctypes
+import hashlib
 import json
 import pickle
 import subprocess
@@ -274,13 +275,18 @@ def test_a_file_that_has_gone_is_named(trained, tmp_path, run_command):
     assert run_command(f"export {trained} pole.onnx")[0] == 0
 
 
-def test_a_file_that_has_moved_is_named_again(trained, tmp_path, run_command):
+def test_a_file_that_has_moved_is_named_again(trained, tmp_path, run_command, caplog):
     moved = (tmp_path / "mine" / "world.py").rename(tmp_path / "mine" / "moved.py")
     status, out, _ = run_command(f"evaluate {trained} --env {moved}:World --episodes 2 --json")
     assert (status, json.loads(out)["mean_return"]) == (0, 4.0)
     assert troupe.evaluate(trained, env=f"{moved}:World", episodes=2).mean == 4.0
     assert run_command(f"resume {trained} --env {moved}:World --steps 128")[0] == 0
     assert run_command(f"evaluate {trained} --episodes 2")[0] == 0, "a resumed run remembers where it is"
+    files = tomllib.loads((trained / "config.toml").read_text())["env"]["files"]
+    assert files[str(moved)] == hashlib.sha256(moved.read_bytes()).hexdigest()
+    moved.write_text(f"{moved.read_text()}\n")
+    assert run_command(f"evaluate {trained} --episodes 2")[0] == 0
+    assert f"{moved} has changed since the run began" in caplog.text
     for command in ("evaluate", "watch --terminal"):
         status, _, err = run_command(f"{command} {trained} --env CartPole-v1")
         wrong = "env = CartPole-v1: its observations are not those that the agent was trained with"

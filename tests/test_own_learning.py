@@ -79,7 +79,14 @@ def test_a_loss_of_a_file_trains_by_the_command_line_resumes_and_is_not_needed_t
     file.unlink()
     assert run_command(f"evaluate {run} --episodes 1")[0] == 0
     status, _, error = run_command(f"resume {run} --steps 400")
-    assert (status, error) == (2, f"troupe: no file '{file}' to take the loss 'ppo_kl' from\n")
+    gone = f"no file '{file}' to take the loss 'ppo_kl' from; if it moved, pass --loss FILE.py:NAME"
+    assert (status, error) == (2, f"troupe: {gone}\n")
+    shutil.copy(EXAMPLES / "custom_loss.py", folder / "elsewhere.py")
+    assert run_command(f"resume {run} --steps 400 --loss {folder}/elsewhere.py:ppo_kl")[0] == 0
+    config = tomllib.loads((run / "config.toml").read_text())
+    assert config["loss"]["kind"] == f"{folder}/elsewhere.py:ppo_kl"
+    assert f"{folder}/elsewhere.py" in config["env"]["files"]
+    assert run_command(f"resume {run} --steps 500")[0] == 0
 
 
 def test_an_optimizer_of_a_file_trains_and_resumes_exactly(run_command, folder):
@@ -229,6 +236,12 @@ def test_callables_from_python_are_given_again_to_resume(tmp_path):
     (run.path / "config.toml").write_text(config_text)
     with pytest.raises(UsageError, match="the run's loss was the callable another: pass it as loss= in Python"):
         troupe.resume(run.path, steps=300)
+
+
+def test_a_run_whose_loss_came_from_python_is_resumed_by_command_with_that_of_a_file(tmp_path, run_command, folder):
+    run = troupe.train("CartPole-v1", settings=SERIAL, loss=half_impala, run_dir=tmp_path / "run", tuned=False)
+    assert run_command(f"resume {run.path} --steps 200 --loss {folder}/custom_loss.py:ppo_kl")[::2] == (0, "")
+    assert "penalty" in rows(run.path)[-2]
 
 
 def test_workers_in_processes_learn_with_callables_of_a_script(tmp_path):

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from troupe.algorithm.distributions import Categorical
+from troupe.algorithm.distributions import Categorical, Product
 from troupe.config import Network, TrainConfig, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import EnvironmentSource, of_run
@@ -102,11 +103,25 @@ class Agent:
 
         A mask that forbids every action, as on an episode's final observation, counts as one that allows all.
         """
-        batch, _ = self._batch(observation, mask, acting=False)
-        output: PolicyOutput = self.network(batch, self._current_state(len(batch), reward))
+        output = self._output(observation, mask, reward)
         policy = output.distribution
         probabilities = policy.log_probs[0].exp().numpy() if isinstance(policy, Categorical) else None
         return probabilities, float(output.value[0])
+
+    @torch.inference_mode()
+    def choice_probabilities(
+        self, observation: Any, mask: Any = None, reward: Any = None
+    ) -> list[Float[np.ndarray, " alternatives"]]:
+        """Of each choice in an action (a Discrete, a number of a MultiDiscrete or a Box of integers, a bit), in their
+        order, the probability of every alternative, the lowest first. `mask` and state are as for `distribution`."""
+        policy = self._output(observation, mask, reward).distribution
+        parts = policy.parts if isinstance(policy, Product) else (policy,)
+        return [part.log_probs[0].exp().numpy() for part in parts if isinstance(part, Categorical)]
+
+    def _output(self, observation: Any, mask: Any, reward: Any) -> PolicyOutput:
+        batch, _ = self._batch(observation, mask, acting=False)
+        output: PolicyOutput = self.network(batch, self._current_state(len(batch), reward))
+        return output
 
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes the agent of a run as one file, NAME.safetensors, which `troupe.load` reads."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from troupe import config
+from troupe import config, hints
 from troupe.argument_types import count, names, steps_or_auto
 from troupe.config import UsageError
 
@@ -141,6 +141,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     how.add_argument("--stochastic", dest="greedy", action="store_false", help="actions sampled from the policy")
     one.add_argument("--json", action="store_true", help="print one JSON object")
+    _add_code(one, "encoder", "backend")
 
     one = add("watch", "watch a run's best agent: in a window, a video file or the terminal")
     _add_run(one, _AGENT)
@@ -149,10 +150,12 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--terminal", action="store_true", help="draw in the terminal")
     one.add_argument("--episodes", type=count(1), default=3, metavar="N", help="episodes to show (3)")
     one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of the environment (0)")
+    _add_code(one, "encoder", "backend")
 
     one = add("export", "write a run's best agent as an ONNX file, for programs without troupe")
     _add_run(one, _AGENT)
     one.add_argument("file", metavar="FILE", help="FILE.onnx")
+    _add_code(one, "encoder")
 
     one = add("resume", "continue a run from its newest checkpoint")
     _add_run(one)
@@ -169,8 +172,10 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )  # fmt: skip
     _add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
+    one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
+    _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
 
-    one = add("plot", "draw return against steps and seconds; several runs give mean and 95 % band")
+    one = add("plot", "draw return against steps and seconds; five runs and more give a mean and a 95 % band")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     one.add_argument(
         "-o", "--output", default="learning.png", metavar="FILE", help="FILE.png, .svg or .pdf (learning.png)"
@@ -179,6 +184,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     _add_run(one)
     _add_env(one)
+    _add_code(one, "loss", "optimizer", "encoder", "backend")
 
     one = add("bench", "speed of each stage, the limit they imply, and what training reaches")
     one.add_argument("env", nargs="?", default="CartPole-v1", metavar="ENV", help="which environment (CartPole-v1)")
@@ -216,8 +222,13 @@ _AGENT = "a run directory, a checkpoint of it (RUN/checkpoints/STEP), or a file 
 
 def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> None:
     parser.add_argument("run", metavar="RUN", help=text)
-    text = "the run's own network, where its file is no longer there: path/to/file.py:NAME or module:NAME"
-    _add_short(parser, "--network", "network.custom", "NAME", text)
+    _add_code(parser, "network")
+
+
+def _add_code(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        text = f"the run's own {name}, where its file is no longer there: path/to/file.py:NAME or module:NAME"
+        _add_short(parser, f"--{name}", hints.CODE[name], "NAME", text)
 
 
 def _add_env(parser: argparse.ArgumentParser) -> None:

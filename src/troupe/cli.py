@@ -73,7 +73,6 @@ def run(argv: Sequence[str]) -> int:
 
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
-    from troupe.run import saved_run
 
     asked = {"preset": options.preset, **_asked(options)}
     if options.json and options.watch:
@@ -86,22 +85,30 @@ def train(options: argparse.Namespace) -> int:
         from troupe.series import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, **asked)
-    if options.json:
-        asked["display"] = "silent"
-    try:
-        with console.prints_to_stderr(options.json):
-            done = trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked)
-    except (KeyboardInterrupt, SystemExit) as stop:
-        if options.json:
-            console.write(json.dumps(_result(saved_run(stop))))
-        raise
-    if options.json:
-        console.write(json.dumps(_result(done)))
+    done = _result_printed(
+        lambda: trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked), json_only=options.json
+    )
     if options.watch:
         from troupe.runs.show.watch import video_without_display
 
-        _show_run(done.path, None, 1, options.seed, video_without_display(done.path))
+        _show_run(done.path, {}, 1, options.seed, video_without_display(done.path))
     return 0
+
+
+def _result_printed(training: "Callable[[], Run]", *, json_only: bool) -> "Run":
+    """The run that `training` gives; with `json_only` its result is all that is printed, also after a signal."""
+    from troupe.run import saved_run
+
+    try:
+        with console.prints_to_stderr(json_only):
+            done = training()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if json_only:
+            console.write(json.dumps(_result(saved_run(stop))))
+        raise
+    if json_only:
+        console.write(json.dumps(_result(done)))
+    return done
 
 
 def _result(run: "Run") -> dict[str, Any]:
@@ -129,16 +136,24 @@ def compare(options: argparse.Namespace) -> int:
 def resume(options: argparse.Namespace) -> None:
     from troupe import trainer
 
-    trainer.resume(
-        options.run,
-        steps=options.steps,
-        seconds=options.time,
-        target=options.target,
-        on_collapse=options.on_collapse,
-        anneal_steps=options.anneal_steps,
-        env=options.env,
-        network=options.network,
-        display=_display(options),
+    _result_printed(
+        lambda: trainer.resume(
+            options.run,
+            steps=options.steps,
+            seconds=options.time,
+            target=options.target,
+            on_collapse=options.on_collapse,
+            anneal_steps=options.anneal_steps,
+            env=options.env,
+            network=options.network,
+            display=_display(options),
+            loss=options.loss,
+            optimizer=options.optimizer,
+            encoder=options.encoder,
+            backend=options.backend,
+            placement=options.placement,
+        ),
+        json_only=options.json,
     )
 
 
@@ -158,6 +173,8 @@ def evaluate(options: argparse.Namespace) -> None:
                 env=options.env,
                 network=options.network,
                 progress=counter,
+                encoder=options.encoder,
+                backend=options.backend,
             )
     except KeyboardInterrupt as stop:
         stop.after = f" after {counter.text}"  # type: ignore[attr-defined]
@@ -179,15 +196,13 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    _show_run(
-        options.run, options.network, options.episodes, options.seed, options.video, options.env,
-        terminal=options.terminal,
-    )  # fmt: skip
+    code = {name: getattr(options, name) for name in ("network", "encoder", "backend")}
+    _show_run(options.run, code, options.episodes, options.seed, options.video, options.env, terminal=options.terminal)
 
 
 def _show_run(
     run: str | Path,
-    network: str | None,
+    passed: Mapping[str, str | None],
     episodes: int,
     seed: int,
     video: str | Path | None,
@@ -197,7 +212,7 @@ def _show_run(
 ) -> None:
     from troupe.runs.show.watch import show
 
-    returns = show(run, env, {"network": network}, episodes, seed, video, terminal=terminal)
+    returns = show(run, env, passed, episodes, seed, video, terminal=terminal)
     if video:
         console.write(f"wrote {video}")
     if returns:
@@ -209,7 +224,7 @@ def export(options: argparse.Namespace) -> None:
     from troupe.agent import load_with_code
     from troupe.environments import report_changes
 
-    agent, saved = load_with_code(options.run, options.network)
+    agent, saved = load_with_code(options.run, options.network, encoder=options.encoder)
     report_changes(saved.config.env)
     done = agent.export(options.file)
     console.write(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
@@ -229,7 +244,15 @@ def plot(options: argparse.Namespace) -> None:
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
-    done = replay(options.run, env=options.env, network=options.network)
+    done = replay(
+        options.run,
+        env=options.env,
+        network=options.network,
+        loss=options.loss,
+        optimizer=options.optimizer,
+        encoder=options.encoder,
+        backend=options.backend,
+    )
     console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
@@ -298,6 +321,8 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
 
 def _display(options: argparse.Namespace) -> "Mode":
     """A live panel on a terminal, plain lines in a file or a pipe."""
+    if getattr(options, "json", False):
+        return "silent"
     if options.quiet:
         return "quiet"
     return "auto" if sys.stdout.isatty() else "plain"

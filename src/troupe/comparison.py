@@ -1,7 +1,6 @@
 """`troupe compare`: presets and settings, each with the same seeds, target and limits: a table and a picture."""
 
 import itertools
-import json
 import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,13 +13,15 @@ import numpy as np
 from troupe import config
 from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import settle
+from troupe.runs.report import group
 from troupe.runs.report.display import Mode
 from troupe.runs.store.checkpoint import write_durably
-from troupe.runs.store.directory import check_free, versions
+from troupe.runs.store.directory import versions
 from troupe.runs.store.metrics import Row, read_metrics, to_json
-from troupe.series import Job, Series, directory_of, draw, run_series
+from troupe.series import Job, Series, directory_of, run_series, show_end
 from troupe.text import table
 from troupe.trainer import train
+from troupe.user_code.files import absolute
 
 _ENDS = ("stop.target", "stop.steps", "stop.seconds")
 
@@ -58,18 +59,19 @@ def compare(
 
     All have the same target and limits: what `settings` do not say of them is that of the first preset. Each seed is
     trained with all variants before the next seed, so that a machine whose speed varies treats them alike. After
-    failures and signals the finished runs are still compared. Raises UsageError before any run starts where one of the
-    presets does not allow the settings.
+    failures and signals the finished runs are still compared, and the same call with the same `run_dir` continues.
+    Raises UsageError before any run starts where one of the presets does not allow the settings.
     """
     directory = directory_of(run_dir, env, "compare")
     variants, common = _variants(env, presets, vary or {}, settings or {}, tuned=tuned)
     settle(variants[0].config, env)
-    check_free(directory)
-    if directory.exists() and any(directory.iterdir()):
+    if directory.is_dir() and any(directory.iterdir()) and not group.has_begun(directory):
         raise UsageError(f"'{directory}' is not empty; name another --run-dir")
 
     by_label = {variant.label: variant for variant in variants}
-    jobs = [Job(each.label, seed, directory / each.folder / f"seed{seed}") for seed in seeds for each in variants]
+    runs = itertools.product(seeds, variants)
+    jobs = {Job(each.label, seed, directory / each.folder / f"seed{seed}"): each for seed, each in runs}
+    some_tuned = len({each.config.tuned for each in variants}) > 1
 
     def train_one(job: Job) -> Any:
         each = by_label[job.variant]
@@ -78,12 +80,17 @@ def compare(
             env, preset=each.preset, seed=job.seed, run_dir=job.path, settings=asked, tuned=tuned, display=display
         )
 
-    series = run_series(jobs, train_one)
+    names = {job: each.label + f", {_tuned(each)}" * some_tuned for job, each in jobs.items()}
+    series = run_series(directory, names, {"environment": absolute(env), "tuned": tuned, **common}, train_one, display)
     if series.done or series.failed:
         asked = {"environment": env, "settings": common, "varied": vary or {}, "tuned": tuned, "versions": versions()}
-        _write_comparison(asked | _figures(series, variants, directory), directory)
-        draw(series, directory / "comparison.png")
+        _write_comparison(asked | _figures(series, variants), directory)
+    show_end(series, directory / "comparison.png")
     return series.exit_status
+
+
+def _tuned(variant: Variant) -> str:
+    return "tuned" if variant.config.tuned else "untuned"
 
 
 def _variants(
@@ -110,9 +117,9 @@ def _variants(
     return variants, common
 
 
-def _figures(series: Series, variants: Sequence[Variant], directory: Path) -> Row:
+def _figures(series: Series, variants: Sequence[Variant]) -> Row:
     """What was measured, by variant and by run."""
-    runs = [_run_figures(job, directory) for job in series.done]
+    runs = [_run_figures(job, series.directory) for job in series.done]
     failed = [{"preset": job.variant, "seed": job.seed, "error": str(error)} for job, error in series.failed.items()]
     by_variant = {}
     for variant in variants:
@@ -127,11 +134,19 @@ def _figures(series: Series, variants: Sequence[Variant], directory: Path) -> Ro
                 **variant_figures(done),
             }
     labels = [variant.label for variant in variants]
-    return {"presets": by_variant, "runs": sorted(runs, key=lambda run: labels.index(run["preset"])), "failed": failed}
+    return {
+        "presets": by_variant,
+        "runs": sorted(runs, key=lambda run: labels.index(run["preset"])),
+        "failed": failed,
+        "unfinished": [
+            {"folder": each.folder, "seed": each.seed, "state": state}
+            for each, state in group.unfinished(series.directory)
+        ],
+    }
 
 
 def _run_figures(job: Job, directory: Path) -> Row:
-    summary = json.loads((job.path / "summary.json").read_bytes())
+    summary = group.summary_of(job.path)
     names = (
         "outcome", "target", "evaluation", "steps", "episodes", "updates", "best_steps",
         "training_seconds", "total_seconds", "steps_per_s",
@@ -185,7 +200,10 @@ def _median(runs: Sequence[Row], name: str) -> float | None:
 
 def _write_comparison(comparison: Row, directory: Path) -> None:
     """Prints the table, and writes it and all figures into the directory."""
-    text = "\n".join([*_table(comparison["presets"]), "", note(comparison["presets"]), ""])
+    words = [note(comparison["presets"])]
+    if missing := group.unfinished_words(directory):
+        words = [textwrap.fill(f"Not in these figures: {missing}.", width=80), "", *words]
+    text = "\n".join([*_table(comparison["presets"]), "", *words, ""])
     print(f"\n{text}")
     title = f"# {comparison['environment']}: {', '.join(comparison['presets'])}"
     try:

@@ -1,6 +1,5 @@
 """How a run ends: environments are closed in time, and what came of it is written down."""
 
-import re
 import time
 import traceback
 from collections.abc import Callable
@@ -72,6 +71,7 @@ def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:
 
 def draw_picture(run: Path) -> Path | None:
     """Draws the run's learning curve, and that of its group anew; None where no episode has ended. Raises OSError."""
+    from troupe.runs.report import group
     from troupe.runs.report.plots import plot_runs
 
     picture = safe_files.folder(run / "plots") / "learning.png"
@@ -79,8 +79,5 @@ def draw_picture(run: Path) -> Path | None:
         plot_runs([run], picture)
     except UsageError:
         return None
-    for file, pattern in ((run.parent / "learning.png", "*"), (run.parent.parent / "comparison.png", "*/*")):
-        if file.is_file() and re.fullmatch(r"seed\d+", run.name):  # of `train --seeds` or `compare`
-            finished = sorted(each.parent.parent for each in file.parent.glob(f"{pattern}/plots/learning.png"))
-            plot_runs(finished, file)
+    group.redraw(run)
     return picture

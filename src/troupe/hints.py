@@ -9,7 +9,7 @@ from pathlib import Path
 from troupe.config import PASSED, TrainConfig, value_of
 
 _by_command: ContextVar[bool] = ContextVar("by_command", default=False)
-_ARGUMENTS = {
+CODE = {  # the settings that name code of the user's, by keyword in Python and option
     "env": "env.id", "network": "network.custom", "encoder": "network.encoder", "backend": "env.backend",
     "loss": "loss.kind", "optimizer": "learner.optimizer", "placement": "actor.place",
 }  # fmt: skip
@@ -52,6 +52,6 @@ def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:
     """`troupe watch runs/one` or `troupe.watch('runs/one', env=env)`, with what a run of `config` cannot remember."""
     if _by_command.get():
         return f"troupe {verb} {shlex.quote(str(path))}"
-    names = [name for name in _ARGUMENTS if verb == "resume" or name not in _ONLY_FOR_TRAINING]
-    passed = [name for name in names if config and value_of(config, _ARGUMENTS[name]).startswith(PASSED)]
+    names = [name for name in CODE if verb == "resume" or name not in _ONLY_FOR_TRAINING]
+    passed = [name for name in names if config and value_of(config, CODE[name]).startswith(PASSED)]
     return f"troupe.{verb}({', '.join([repr(str(path)), *(f'{name}={name}' for name in passed)])})"

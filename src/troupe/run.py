@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from troupe import hints
-from troupe.config import TrainConfig
+from troupe.config import Stop, TrainConfig
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import Curve, read_curve
 from troupe.text import format_return
@@ -55,6 +55,13 @@ class Run:
 
 def outcome_text(outcome: Outcome) -> str:
     return {"steps": "step limit reached", "time": "time limit reached"}.get(outcome, outcome)
+
+
+def limit_reached(stop: Stop, steps: int, seconds: float) -> Outcome | None:
+    """Which of its own limits a run has reached after so many steps and seconds of training."""
+    if 0 < stop.steps <= steps:
+        return "steps"
+    return "time" if 0 < stop.seconds <= seconds else None
 
 
 def stop_by_signal(run: Run, config: TrainConfig) -> KeyboardInterrupt | SystemExit:

@@ -4,12 +4,13 @@ Writing follows no links, and only regular files are opened: opening a pipe woul
 """
 
 import errno
+import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from troupe.config import TroupeError, UsageError, reason
 
@@ -27,6 +28,15 @@ def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
         if size > most_bytes:
             raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} that are read")
         return file.read()
+
+
+def read_json(path: Path) -> Mapping[str, Any]:
+    """The object in the file; empty where there is none that can be read."""
+    try:
+        value = json.loads(read(path))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def create(path: Path) -> BinaryIO:

@@ -1,4 +1,7 @@
-"""Several runs, one after another: `troupe train --seeds`, and what `troupe compare` has in common with it."""
+"""Several runs, one after another: `troupe train --seeds`, and what `troupe compare` has in common with it.
+
+The same command continues in the same directory: runs that are done are kept, the others resumed or begun.
+"""
 
 import signal
 import sys
@@ -10,12 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from troupe.config import TroupeError, UsageError, one_line
+from troupe.config import TroupeError, UsageError, flatten, one_line
 from troupe.run import Run, saved_run
-from troupe.runs.report.plots import plot_runs
+from troupe.runs.evaluate.scores import remarks
+from troupe.runs.report import group
+from troupe.runs.report.display import Mode
+from troupe.runs.report.group import Member
 from troupe.runs.store.directory import check_named, run_name
 from troupe.text import format_return, table
-from troupe.trainer import train
+from troupe.trainer import resume, train
+from troupe.user_code.files import absolute
 
 
 class Job(NamedTuple):
@@ -32,9 +39,10 @@ class Job(NamedTuple):
 
 @dataclass
 class Series:
-    """The runs that ended with an evaluation, those that failed, and the signal that ended the series (0: none)."""
+    """The runs that are done, those that failed, and the signal that ended the series (0: none)."""
 
-    done: dict[Job, Run] = field(default_factory=dict)
+    directory: Path
+    done: list[Job] = field(default_factory=list)
     failed: dict[Job, TroupeError] = field(default_factory=dict)
     signal: int = 0
 
@@ -43,26 +51,43 @@ class Series:
         return 128 + self.signal if self.signal else int(bool(self.failed))
 
 
-def run_series(jobs: Sequence[Job], train_one: Callable[[Job], Run]) -> Series:
-    """Trains the jobs in order. A failed run is reported and the next one starts; a signal ends the series.
+def run_series(
+    directory: Path,
+    jobs: Mapping[Job, str],
+    asked: Mapping[str, Any],
+    train_one: Callable[[Job], Run],
+    display: Mode,
+) -> Series:
+    """Trains the jobs in order, those that are not done; `jobs` have the names of their lines in the picture, and
+    `asked` is what all have in common. A failed run is reported and the next one starts; a signal ends the series.
 
-    Raises the UsageError of the first job: it would be the same for all, and nothing has started.
+    Raises the UsageError of the first that is trained: it would be the same for all.
     """
-    series = Series()
+    members = {job: Member(job.path.relative_to(directory).as_posix(), name, job.seed) for job, name in jobs.items()}
+    group.begin(directory, asked, list(members.values()))
+    series, trained = Series(directory), False
+    if kept := [job for job in jobs if group.state_of(job.path) == "done"]:
+        print(f"{len(kept)} of {len(jobs)} runs are done already")
     try:
         for job in jobs:
+            if job in kept:
+                series.done.append(job)
+                continue
             try:
-                run = train_one(job)
+                begun = group.state_of(job.path) != "not started"
+                run = resume(job.path, display=display) if begun else train_one(job)
             except (KeyboardInterrupt, SystemExit) as stop:
                 run = saved_run(stop)
             except TroupeError as error:
-                if isinstance(error, UsageError) and not series.done and not series.failed:
+                if isinstance(error, UsageError) and not trained:
+                    group.forget(directory)
                     raise
-                series.failed[job] = error
+                series.failed[job], trained = error, True
                 print(f"troupe: {job.label}: {one_line(error)}", file=sys.stderr)
                 continue
+            trained = True
             if run.scores:
-                series.done[job] = run
+                series.done.append(job)
             if run.signal:
                 series.signal = run.signal
                 break
@@ -72,19 +97,19 @@ def run_series(jobs: Sequence[Job], train_one: Callable[[Job], Run]) -> Series:
     return series
 
 
-def draw(series: Series, picture: Path) -> None:
-    """Draws the runs in which an episode ended, and prints where, or why not."""
-    drawn = {job: run.path for job, run in series.done.items() if len(run.curve.steps)}
-    for job in series.done:
-        if job not in drawn:
-            print(f"troupe: {job.label}: not in the picture: no episode ended", file=sys.stderr)
-    if not drawn:
-        return
+def show_end(series: Series, picture: Path) -> None:
+    """Draws the picture and prints where it is, or why not; and how to continue what a signal ended."""
     try:
-        plot_runs(list(drawn.values()), picture)
-        print(f"picture {picture}")
+        drawn, empty = group.draw(series.directory, picture)
+        for job in series.done:
+            if any(series.directory / each.folder == job.path for each in empty):
+                print(f"troupe: {job.label}: not in the picture: no episode ended", file=sys.stderr)
+        if drawn:
+            print(f"picture {picture}")
     except TroupeError as error:  # the disk is full
         print(f"troupe: no picture: {one_line(error)}", file=sys.stderr)
+    if series.signal and (missing := group.unfinished_words(series.directory)):
+        print(f"not done: {missing}\nto continue: the same command with --run-dir {series.directory}")
 
 
 def directory_of(asked: str | None, env: str, suffix: str) -> Path:
@@ -98,34 +123,40 @@ def directory_of(asked: str | None, env: str, suffix: str) -> Path:
 def train_seeds(env: str, seeds: Sequence[int], run_dir: str | None = None, **options: Any) -> int:
     """Trains once with each seed, in `run_dir`/seed<k>; returns the exit status. `options` are those of `train`."""
     directory = directory_of(run_dir, env, f"seeds{seeds[0]}-{seeds[-1]}")
-    jobs = [Job("", seed, directory / f"seed{seed}") for seed in seeds]
-    for job in jobs:
-        if job.path.exists():
-            raise UsageError(f"'{job.path}' exists already; name another --run-dir")
-    series = run_series(jobs, lambda job: train(env, seed=job.seed, run_dir=job.path, **options))
+    options = {"preset": "appo", "display": "auto"} | options
+    jobs = {Job("", seed, directory / f"seed{seed}"): options["preset"] for seed in seeds}
+    given = {name: value for name, value in options.items() if name not in ("display", "settings")}
+    asked = {"environment": absolute(env), **given, **dict(flatten(options.get("settings") or {}))}
+
+    def train_one(job: Job) -> Run:
+        return train(env, seed=job.seed, run_dir=job.path, **options)
+
+    series = run_series(directory, jobs, asked, train_one, options["display"])
     if series.done:
         print("\n".join(["", *_seeds_table(series.done, len(jobs))]))
-        draw(series, directory / "learning.png")
+    show_end(series, directory / "learning.png")
     return series.exit_status
 
 
-def _seeds_table(runs: Mapping[Job, Run], total: int) -> list[str]:
+def _seeds_table(jobs: Sequence[Job], total: int) -> list[str]:
     """A row for each run, and a line about all of them."""
     rows = [("seed", "outcome", "mean", "min", "max", "steps", "seconds", "steps/s", "")]
-    means = []
-    for job, run in runs.items():
-        assert run.scores is not None
-        returns, remarks = run.scores.returns, run.scores.remarks
-        means.append(run.scores.mean)
+    means, steps, seconds = list[float](), list[int](), list[float]()
+    for job in jobs:
+        summary = group.summary_of(job.path)
+        scores = summary["evaluation"]
+        remark = remarks(scores["cut_off"], scores["unfinished"])
+        means.append(scores["mean_return"])
+        steps.append(summary["steps"])
+        seconds.append(summary["training_seconds"])
         rows.append((
-            str(job.seed), run.outcome, format_return(run.scores.mean), f"{returns.min():g}", f"{returns.max():g}",
-            f"{run.steps:,}", f"{run.seconds:.2f}", f"{run.steps / run.seconds:,.0f}",
-            f"{len(returns)} episodes{remarks}" if remarks else "",
+            str(job.seed), summary["outcome"], format_return(means[-1]), f"{scores['min_return']:g}",
+            f"{scores['max_return']:g}", f"{steps[-1]:,}", f"{seconds[-1]:.2f}", f"{summary['steps_per_s']:,.0f}",
+            f"{scores['episodes']} episodes{remark}" if remark else "",
         ))  # fmt: skip
-    seconds = [run.seconds for run in runs.values()]
     return [
         *table(rows, "><>>>>>>"),
-        f"{len(runs)} of {total} runs: mean evaluation return {format_return(float(np.mean(means)))}, "
-        f"lowest {format_return(min(means))}; medians: {np.median([run.steps for run in runs.values()]):,.0f} steps, "
+        f"{len(jobs)} of {total} runs: mean evaluation return {format_return(float(np.mean(means)))}, "
+        f"lowest {format_return(min(means))}; medians: {np.median(steps):,.0f} steps, "
         f"{np.median(seconds):.2f} s of training (longest {max(seconds):.2f} s)",
     ]

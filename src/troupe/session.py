@@ -18,7 +18,7 @@ from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, w
 from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
-from troupe.run import Outcome, Run, stop_by_signal
+from troupe.run import Outcome, Run, limit_reached, stop_by_signal
 from troupe.run_state import RunState, why_streams_are_lost
 from troupe.runs.evaluate.collapse_handler import CollapseHandler
 from troupe.runs.evaluate.judge import Judge, Verdict, standstill, target_of
@@ -132,7 +132,10 @@ class Session:
                     resumed=self._resumed,
                 )  # fmt: skip
                 self._display.start(introduction)
-                self._watch()
+                limits = self._config.stop, self._progress.counts.steps, self._clock.seconds
+                if not (outcome := limit_reached(*limits)):
+                    self._watch()
+                self._outcome = self._outcome or outcome  # of a resumed run that lacks nothing but its evaluation
             except BaseException as error:  # whatever it is, what was learned is saved first
                 if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
                     raised = error
@@ -195,15 +198,13 @@ class Session:
 
     def _after_batch(self) -> None:
         """Called by the learners, one at a time, with the weights at rest."""
-        steps, stop = self._progress.counts.steps, self._config.stop
+        steps = self._progress.counts.steps
         self._collapse.on_batch()
         verdict = self._evaluate(steps) if self._judge.is_due(steps) else None
         if verdict and verdict.confirmed:
             self._end("solved")
-        elif stop.steps and steps >= stop.steps:
-            self._end("steps")
-        elif stop.seconds and self._clock.seconds >= stop.seconds:
-            self._end("time")
+        elif limit := limit_reached(self._config.stop, steps, self._clock.seconds):
+            self._end(limit)
 
     def _evaluate(self, steps: int) -> Verdict | None:
         topology = self._topology

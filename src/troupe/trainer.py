@@ -11,12 +11,12 @@ import gymnasium as gym
 from torch import nn
 
 from troupe import config as configuration
-from troupe import hints, no_effect
+from troupe import hints, no_effect, safe_files
 from troupe.config import TrainConfig, UsageError
 from troupe.environments import name_of, of_run, quiet_gymnasium, settle
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
 from troupe.preparation import fit
-from troupe.run import Run
+from troupe.run import Run, limit_reached
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
@@ -130,8 +130,8 @@ def resume(
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
 
-    One that was killed before its first checkpoint starts over from its config.toml. Raises what `train`
-    raises; UsageError also where another process writes there.
+    One that was killed before its first checkpoint starts over from its config.toml; one that was stopped in its final
+    evaluation is evaluated. Raises what `train` raises; UsageError also where another process writes there.
 
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
@@ -144,10 +144,13 @@ def resume(
     with RunDirectory(path) as directory:  # nobody else may write there from before it is read
         changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
         changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
-        changes["env.id"] = files.absolute(env) if isinstance(env, str) else None
-        changes["network.custom"] = name_of_network(network) if isinstance(network, str) else None
+        changes["env.id"] = env if isinstance(env, str) else None
+        changes["network.custom"] = network if isinstance(network, str) else None
         own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
-        changes = choices.named(changes, **own)
+        changes = {
+            name: files.absolute(value) if isinstance(value, str) else value
+            for name, value in choices.named(changes, **own).items()
+        }
         return _resumed(path, changes, env, network, display).run(directory)
 
 
@@ -159,25 +162,28 @@ def _resumed(
     display: Mode,
 ) -> Session:
     before = checkpoint.read_config(path)
-    config = configuration.replace(before, {name: value for name, value in changes.items() if value is not None})
+    given = {name: value for name, value in changes.items() if value is not None}
+    named = [(name, files.path_of(name)) for name in given.values() if isinstance(name, str)]
+    there = [name for name, file in named if file and file.is_file()]
+    given |= {f"env.files.{file}": digest for file, digest in files.digests(there).items()}
+    config = configuration.replace(before, given)
     choices.check_code(path, config)
     if not checkpoint.newest_first(path):
         return _begun_anew(path, config, env, network_of_run(path, config, network), display)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
-    if (0 < config.stop.steps <= done[0]) or (0 < config.stop.seconds <= done[1]):
-        if (asked := changes["stop.steps"]) and asked <= done[0]:
-            raise UsageError(
-                f"{hints.given('steps', f'{asked:,}')} is not more than the {done[0]:,} it has run; name a larger total"
-            )
+    if (asked := changes["stop.steps"]) and asked <= done[0]:
+        raise UsageError(
+            f"{hints.given('steps', f'{asked:,}')} is not more than the {done[0]:,} it has run; name a larger total"
+        )
+    if limit_reached(config.stop, *done) and safe_files.read_json(path / "summary.json").get("evaluation"):
         raise UsageError(
             f"'{path}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             f"raise the limit with {hints.option('steps')} or {hints.option('time', 'seconds')}"
         )
     own = network_of_run(path, config, network, trained_with_one=saved.state["custom_network"])
-    given = changes["learner.anneal_steps"] is not None
-    schedule = annealing.resumed(saved.state, before, config, given=given)
+    schedule = annealing.resumed(saved.state, before, config, given="learner.anneal_steps" in given)
     return Session(config, of_run(path, config.env, env), own, display, (path, saved), schedule=schedule)
 
 

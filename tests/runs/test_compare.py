@@ -9,6 +9,7 @@ import pytest
 from troupe import TroupeError, UsageError, config
 from troupe import comparison as module
 from troupe.comparison import compare, policy_lag
+from troupe.runs.report import group
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
@@ -91,8 +92,7 @@ def test_a_preset_of_which_every_run_failed_has_a_line_without_figures(capsys, w
 
 
 def test_a_signal_ends_the_runs_and_what_is_done_is_compared(tmp_path, capsys, figures, world_where):
-    once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
-    world = world_where(once, "impala/seed0")
+    world = world_where(ONCE, "impala/seed0")
     assert compare(world, ["appo", "impala"], range(2), "out", settings=SETTINGS) == 128 + signal.SIGINT
     assert "picture out/comparison.png" in capsys.readouterr().out
     assert figures()["presets"].keys() == {"appo"}
@@ -135,6 +135,54 @@ def test_settings_that_one_preset_does_not_allow_are_refused_before_any_run_star
         compare("CartPole-v1", presets, range(2), "out", settings=settings)
     assert str(error.value).startswith(words)
     assert list(tmp_path.iterdir()) == []
+
+
+ONCE = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
+
+
+def test_the_same_call_continues_what_a_signal_ended_and_keeps_what_is_done(capsys, figures, world_where):
+    """The interrupted run, and those not begun, are named in the table, in the figures and in the picture's note."""
+    world = world_where(ONCE, "impala/seed0")
+    again = lambda: compare(world, ["appo", "impala"], range(2), "out", settings=SETTINGS)  # noqa: E731
+    assert again() == 128 + signal.SIGINT
+    out = capsys.readouterr().out
+    missing = "impala, seed 0 (interrupted); appo, seed 1 (not started); impala, seed 1 (not started)"
+    assert f"Not in these figures: {missing}." in " ".join(out.split())
+    assert out.endswith(f"not done: {missing}\nto continue: the same command with --run-dir out\n")
+    assert [(each["folder"], each["state"]) for each in figures()["unfinished"]] == [
+        ("impala/seed0", "interrupted"), ("appo/seed1", "not started"), ("impala/seed1", "not started"),
+    ]  # fmt: skip
+    assert group.unfinished_words(Path("out")) == missing
+    done = (Path("out") / "appo" / "seed0" / "metrics.jsonl").read_bytes()
+    assert again() == 0
+    assert capsys.readouterr().out.startswith("1 of 4 runs are done already\n")
+    assert (Path("out") / "appo" / "seed0" / "metrics.jsonl").read_bytes() == done
+    assert [run["folder"] for run in figures()["runs"]] == ["appo/seed0", "appo/seed1", "impala/seed0", "impala/seed1"]
+    assert figures()["unfinished"] == []
+    assert (Path("out") / "impala" / "seed0" / "config.toml").exists()
+
+
+def test_seeds_and_presets_may_be_added_and_other_settings_are_refused(run_command, figures):
+    small = " ".join(f"--{name} {value}" for name, value in SETTINGS.items() if not name.startswith("stop."))
+    words = f"compare CartPole-v1 --run-dir out --quiet --target none {small}"
+    assert run_command(f"{words} --presets appo --seeds 1 --steps 200")[0] == 0
+    assert run_command(f"{words} --presets appo,impala --seeds 1 --steps 200")[0] == 0
+    assert [run["folder"] for run in figures()["runs"]] == ["appo/seed0", "impala/seed0"]
+    status, out, err = run_command(f"{words} --presets appo --seeds 1 --steps 300")
+    assert (status, out) == (2, "")
+    assert err == (
+        "troupe: 'out' holds runs with stop.steps = 200, not stop.steps = 300: repeat the command that began them, or "
+        "name another --run-dir\n"
+    )
+
+
+def test_a_resumed_run_stays_one_of_its_group_in_the_picture(run_command, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(group, "plot_runs", lambda runs, out, **more: drawn.append((len(runs), more["names"])))
+    assert compare("CartPole-v1", ["appo"], range(2), "out", settings=SETTINGS) == 0
+    Path("out/comparison.png").touch()
+    assert run_command("resume out/appo/seed1 --steps 300 --quiet")[0] == 0
+    assert drawn == [(2, ["appo", "appo"])] * 2
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):

@@ -103,8 +103,8 @@ def test_the_panel_tells_all_that_was_asked_for() -> None:
         "20,123 steps/s        311 updates/s  300 episodes so far",
         "3 of 4 rollouts wait to be learned from",
         "1.2, at most 6        updates between acting and learning",
-        "env 12 %  act 10 %  wait 78 %",
-        "learn 93 %  wait 7 %",
+        "█ env 12 %  ▒ act 10 %  ─ wait 78 %",
+        "█ learn 93 %  ─ wait 7 %",
         "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
     ):
         assert words in text
@@ -183,8 +183,27 @@ def test_the_history_of_a_long_run_stays_small_and_whole() -> None:
 
 
 def test_bars_rounded_together_fill_their_place_exactly() -> None:
-    for parts in ([(1 / 3, ""), (1 / 3, ""), (1 / 3, "")], [(0.0, "")], [(1.7, "")], [(0.5, ""), (0.9, "")]):
-        assert len("".join(text for text, _ in panels._bar(parts, 10, "#."))) == 10
+    for shares in ([1 / 3, 1 / 3, 1 / 3], [0.0], [1.7], [0.5, 0.9]):
+        parts = [(share, "#", "") for share in shares]
+        assert len("".join(text for text, _ in panels._bar(parts, 10, "."))) == 10
+
+
+@pytest.mark.parametrize(("encoding", "characters"), [("utf-8", "█▒▚─"), ("ascii", "#=%-")])
+def test_the_stages_in_a_bar_are_told_apart_without_colour(
+    encoding: str, characters: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal(encoding)
+    shares = {"env": 0.25, "act": 0.25, "env_wait": 0.25, "wait": 0.25}
+    (line,) = [
+        line
+        for line in panel(report(shares={"actor": shares}), terminal=terminal).splitlines()
+        if "actors" in line[:12]
+    ]
+    assert "".join(each * 5 for each in characters) in line
+    names = ("env", "act", "env wait", "wait")
+    assert all(f"{each} {name} 25 %" in line for each, name in zip(characters, names, strict=True))
+    assert "\x1b[3" not in terminal.written  # no colour
 
 
 @pytest.mark.parametrize("width", [1, 5, 12, 30, 59, 300])
@@ -201,7 +220,7 @@ def test_a_terminal_without_unicode_gets_ascii() -> None:
         shown.start(["CartPole → v1"])
         shown.report(report(), LIMITS)
         shown.notice("a → b")
-    assert "queue     ====" in terminal.shown
+    assert "queue     ####" in terminal.shown
     assert "a ? b" in terminal.shown
 
 

@@ -93,6 +93,14 @@ def test_the_numbers_of_an_action_are_bars_from_the_middle_of_their_bounds():
     assert not of_colour(Panel("World").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
 
 
+def test_the_choices_of_an_action_are_bars_as_long_as_their_probabilities():
+    choices = [ActionComponent(2, 0.0, 0.9), ActionComponent(0, 0.0, 0.3)]
+    shown = state(shares=None, chosen=None)
+    shown = replace(shown, decision=shown.decision._replace(components=choices))
+    long, short = bar_lengths(Panel("World", ["gear", "horn"]).compose(BLACK, shown), CHOSEN)
+    assert short / long == pytest.approx(1 / 3, abs=0.02)
+
+
 @pytest.mark.parametrize("chosen", [0, 150, 399])
 def test_of_very_many_actions_the_first_is_on_the_left_and_the_last_on_the_right(chosen):
     shares = np.full(400, 0.2 / 399)

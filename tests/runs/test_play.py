@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 
 from troupe.agent import Agent
 from troupe.config import Network, TroupeError, UsageError
@@ -72,6 +73,37 @@ def test_actions_that_cannot_be_counted_have_no_probabilities(countdown):
     assert frames_of(Steering(), env, 60)[0][0].state.decision == (None, 1.0, None, [])
 
 
+MIXED = gym.spaces.Dict(gas=gym.spaces.Box(0, 4, (1,)), gear=gym.spaces.Discrete(3, start=1))
+
+
+@pytest.mark.parametrize(
+    ("space", "alternatives"),
+    [
+        (gym.spaces.MultiDiscrete([3, 2], start=[1, 0]), [[1, 2, 3], [0, 1]]),
+        (gym.spaces.MultiBinary(2), [[0, 1], [0, 1]]),
+        (gym.spaces.Box(np.array([0, -3]), np.array([2, -1]), dtype=np.int8), [[0, 1, 2], [-3, -2, -1]]),
+        (MIXED, [None, [1, 2, 3]]),
+    ],
+)
+def test_each_choice_of_an_action_has_what_was_chosen_and_its_probability(countdown, space, alternatives):
+    env = countdown("rgb_array")
+    env.action_space = space
+    torch.manual_seed(0)
+    agent = Agent(build(env.observation_space, space, Network()), env.observation_space, space)
+    states = [frame.state for frame, _ in frames_of(agent, env, 60)]
+    assert states[0].decision.probabilities is None
+    choices = iter(agent.choice_probabilities(np.zeros(1)))
+    for component, values in zip(states[0].decision.components, alternatives, strict=True):
+        if values is None:
+            assert component.probability is None
+            continue
+        probabilities = next(choices)
+        assert probabilities.sum() == pytest.approx(1)
+        assert component.value == values[probabilities.argmax()]  # the greedy agent's choice
+        assert component.probability == pytest.approx(probabilities.max())
+    assert states[-1].decision.components == states[-2].decision.components  # the last action stays
+
+
 def test_numbers_of_an_action_stand_between_their_bounds_and_those_of_the_last_one_at_the_end(countdown):
     class Steering:
         step = 0.0
@@ -87,7 +119,7 @@ def test_numbers_of_an_action_stand_between_their_bounds_and_those_of_the_last_o
     bounds = np.array([0, -1, -np.inf], np.float32), np.array([4, 1, np.inf], np.float32)
     env.action_space = gym.spaces.Box(*bounds)
     decisions = [frame.state.decision for frame, _ in frames_of(Steering(), env, 60)]
-    assert [each.components for each in decisions] == [
+    assert [[component[:2] for component in each.components] for each in decisions] == [
         [(1, 0.25), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)], [(2, 0.5), (-0.5, 0.25), (7, 1)],
     ]  # fmt: skip
 

@@ -14,7 +14,7 @@ import tomli_w
 
 from troupe import cli
 from troupe.config import UsageError
-from troupe.runs.report import plots
+from troupe.runs.report import lines, plots
 from troupe.runs.report.curves import read_curve
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store.metrics import read_metrics
@@ -109,18 +109,72 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     assert "of step" not in words_of([old])
 
 
-@pytest.mark.parametrize("runs", [2, 3])
-def test_fewer_than_three_runs_are_drawn_one_by_one_without_a_mean_or_a_band(runs: int, make_run: MakeRun) -> None:
+def test_the_marks_of_evaluations_at_one_point_are_all_seen(make_run: MakeRun, tmp_path: Path) -> None:
+    """The final evaluation may have the return of the one that confirmed the target, and a collapse that of its own."""
+    from matplotlib.colors import to_rgb
+    from PIL import Image
+
+    rows = [report(i * 1000, 10.0 * i) for i in range(1, 41)]
+    rows += [evaluation(20_000, 100.0), evaluation(20_000, 100.0) | {"kind": "collapse"}]
+    rows += [evaluation(40_000, 300.0, purpose="confirm"), evaluation(40_000, 300.0, purpose="final")]
+    plot_runs([make_run("a", rows)], tmp_path / "marks.png")
+    with Image.open(tmp_path / "marks.png") as image:
+        pixels = np.asarray(image.convert("RGB"))[:380]  # without the legend
+    for colour in (plots.COLOURS[1], plots.COLOURS[2], plots.INK):
+        near = np.abs(pixels - 255 * np.array(to_rgb(colour))).max(axis=2) < 3
+        assert near.sum() > 30, colour
+
+
+def groups_of(runs: Sequence[Path]) -> lines.Groups:
+    made = [lines.line_of(run) for run in runs]
+    return lines.grouped(made, plots.labels([line.settings for line in made]))
+
+
+@pytest.mark.parametrize("runs", [2, 4, 5])
+def test_fewer_than_five_runs_are_drawn_one_by_one_without_a_mean_or_a_band(runs: int, make_run: MakeRun) -> None:
+    """The 95 % bootstrap band of three runs is their minimum and maximum."""
     from matplotlib.figure import Figure
 
     made = [make_run(f"r{number}", level=100.0 * number + 100) for number in range(runs)]
     panel = Figure().subplots()
-    plots._draw_groups(panel, plots._groups([plots._line(run) for run in made]), "steps")
+    plots._draw_groups(panel, groups_of(made), "steps")
     curves = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
-    assert len(curves) == (2 if runs == 2 else 4)  # each, and the mean of three
+    assert len(curves) == runs + (runs == 5)  # each, and the mean of five
     words = words_of(made)
-    assert ("95 % bootstrap band of the mean" in words) == ("also the mean" in words) == (runs == 3)
+    assert (plots.BAND in words) == ("their mean (thick" in words) == (runs == 5)
     assert "last evaluation of an unfinished run" in words
+
+
+def test_runs_that_are_drawn_one_by_one_have_the_colour_of_their_group_and_the_dashes_of_their_seed(
+    make_run: MakeRun,
+) -> None:
+    from matplotlib.figure import Figure
+
+    runs = [
+        settings_of(make_run(f"{preset}{seed}", preset=preset), seed=seed)
+        for preset in ("appo", "impala")
+        for seed in (7, 10)
+    ]
+    panel = Figure().subplots()
+    plots._draw_groups(panel, groups_of(runs), "steps")
+    curves = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
+    assert [line.get_linestyle() for line in curves] == ["-", "--"] * 2
+    assert len({line.get_color() for line in curves}) == 2
+    assert [f"seed {seed}<" in words_of(runs) for seed in (7, 10)] == [True, True]
+    many = [settings_of(make_run(f"many{seed}"), seed=seed) for seed in range(5)]
+    assert "seed" not in words_of(many)  # a mean, and thin lines
+
+
+def test_runs_of_a_group_share_its_name_and_colour_whatever_limits_they_were_resumed_to(make_run: MakeRun) -> None:
+    runs = [make_run("a"), settings_of(make_run("b"), stop={"target": 475.0, "steps": 900}), make_run("c")]
+    out = runs[0].parent / "picture.svg"
+    plot_runs(runs, out, names=["appo, tuned", "appo, tuned", "impala, untuned"], note="not drawn: impala, seed 9")
+    words = out.read_text()
+    assert "appo, tuned (2 runs)" in words
+    assert "impala, untuned<" in words
+    assert "not drawn: impala, seed 9" in words
+    for preset in ("appo", "impala"):  # their colours in every picture
+        assert plots.COLOURS[plots._numbers([preset])[0]].lower() in words.lower()
 
 
 def test_returns_of_several_environments_are_said_to_have_no_common_scale(make_run: MakeRun) -> None:
@@ -201,7 +255,7 @@ def settings_of(run: Path, **sections: Any) -> Path:
 
 def labels_of(runs: Sequence[Path]) -> dict[str, int]:
     """The labels of the lines, and of how many runs each is."""
-    return {label: len(lines) for label, lines in plots._groups([plots._line(run) for run in runs]).items()}
+    return {label: len(lines) for label, lines in groups_of(runs).items()}
 
 
 def test_runs_of_different_settings_are_lines_of_their_own_named_by_what_differs(make_run: MakeRun) -> None:
@@ -271,20 +325,26 @@ def test_an_axis_is_logarithmic_where_one_group_is_a_tenth_of_another(
     long = make_run("a", [report(i * 1000, 5.0) for i in range(1, 101)])
     short = make_run("b", [report(i * 1000, 5.0) for i in range(1, reports + 1)], preset="impala")
     panel = Figure().subplots()
-    plots._draw_groups(panel, plots._groups([plots._line(long), plots._line(short)]), "seconds")
+    plots._draw_groups(panel, groups_of([long, short]), "seconds")
     assert panel.get_xscale() == scale
     plot_runs([long, short], tmp_path / "returns.png")
 
 
 @pytest.mark.parametrize(
     ("two", "drawn"),
-    [({}, True), ({"target": '"none"'}, True), ({"target": "200.0"}, False), ({"env": "Acrobot-v1"}, False)],
+    [
+        ({}, ["target 475<"]),
+        ({"target": '"none"'}, ["target 475 of appo<", "targets differ: appo: 475; article: none<"]),
+        ({"target": "200.0"}, ["target 475 of appo<", "target 200 of article<", "differ: appo: 475; article: 200<"]),
+        ({"env": "Acrobot-v1"}, []),
+    ],
 )
-def test_a_target_is_drawn_where_the_runs_that_have_one_agree(
-    two: dict[str, str], drawn: bool, make_run: MakeRun
+def test_targets_are_drawn_and_where_they_differ_their_runs_are_named(
+    two: dict[str, str], drawn: list[str], make_run: MakeRun
 ) -> None:
     words = words_of([make_run("a"), make_run("b", **({"preset": "article"} | two))])
-    assert ("target 475" in words) == drawn
+    assert all(each in words for each in drawn)
+    assert ("target" in words, "targets differ" in words) == (bool(drawn), len(drawn) > 1)
 
 
 def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:
@@ -292,16 +352,16 @@ def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:
     values = np.random.default_rng(1).normal(size=(8, 3)) + 10 * np.arange(3)
     draws = np.random.default_rng(2).integers(8, size=(20_000, 8))
     low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5], axis=0)
-    found_low, found_high = plots._band(values)
+    found_low, found_high = lines.bootstrap_band(values)
     assert found_low == pytest.approx(low, abs=0.05)
     assert found_high == pytest.approx(high, abs=0.05)
-    low, high = plots._band(np.array([[1.0], [3.0]]))
+    low, high = lines.bootstrap_band(np.array([[1.0], [3.0]]))
     assert (low[0], high[0]) == (1.0, 3.0)
 
 
 def test_smoothing_is_the_mean_over_the_episodes_nearby() -> None:
     x = np.array([0.0, 4.0, 100.0])
-    smooth = plots._smoothed(x, np.array([1.0, 4.0, 9.0]), np.array([2.0, 1.0, 1.0]))
+    smooth = lines.smoothed(x, np.array([1.0, 4.0, 9.0]), np.array([2.0, 1.0, 1.0]))
     assert smooth == pytest.approx([1.0, 2.0, 9.0])
 
 
@@ -310,7 +370,7 @@ def test_many_short_episodes_at_the_beginning_do_not_pull_the_smoothed_line_belo
     for steps in range(1000, 101_000, 1000):
         episodes += 1000 * 50 // steps + 1
         rows.append(report(steps, steps / 200, episodes))
-    line = plots._line(make_run("a", rows))
+    line = lines.line_of(make_run("a", rows))
     assert line.smooth[:95] == pytest.approx(line.curve.returns[:95])
 
 
@@ -318,7 +378,7 @@ def test_the_smoothed_line_begins_where_the_returns_begin() -> None:
     """A line that rises stays as it is, from its first point on."""
     x = np.linspace(0.0, 200_000.0, 401)
     y = 18.0 + x / 500
-    smooth = plots._smoothed(x, y, np.ones_like(x))
+    smooth = lines.smoothed(x, y, np.ones_like(x))
     assert smooth[:380] == pytest.approx(y[:380])
     assert smooth[-1] == pytest.approx(y[-1], rel=0.01)
 

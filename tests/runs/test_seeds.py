@@ -109,6 +109,36 @@ def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, fail
     assert not (tmp_path / "out" / "seed2").exists()
 
 
+def test_the_same_command_continues_and_other_settings_are_refused(tmp_path, run_command, failing_in):
+    once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
+    few = " ".join(f"--{name} {value}" for name, value in SETTINGS.items())
+    command = f"train {failing_in([1], once)} --seeds 3 --run-dir out --quiet --target none {few} --steps"
+    status, out, _ = run_command(f"{command} 200")
+    assert (status, "1 of 3 runs: mean" in out) == (130, True)
+    assert out.endswith(
+        "not done: seed 1 (interrupted); seed 2 (not started)\nto continue: the same command with --run-dir out\n"
+    )
+    status, _, err = run_command(f"{command} 300")
+    assert status == 2
+    assert "'out' holds runs with stop.steps = 200, not stop.steps = 300: " in err
+    status, out, _ = run_command(f"{command} 200")
+    assert (status, "3 of 3 runs: mean" in out, out.startswith("1 of 3 runs are done already\n")) == (0, True, True)
+    assert [json.loads((tmp_path / f"out/seed{seed}/summary.json").read_text())["outcome"] for seed in range(3)] == [
+        "steps", "steps", "steps"
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_stopped_in_its_final_evaluation_is_evaluated_when_it_continues(tmp_path, capsys):
+    assert train_seeds("CartPole-v1", range(1), "out", **ASKED) == 0
+    summary = tmp_path / "out" / "seed0" / "summary.json"
+    before = json.loads(summary.read_text())
+    summary.write_text(json.dumps(before | {"evaluation": None}))
+    assert train_seeds("CartPole-v1", range(1), "out", **ASKED) == 0
+    after = json.loads(summary.read_text())
+    assert (after["outcome"], after["steps"], after["updates"]) == ("steps", before["steps"], before["updates"])
+    assert after["evaluation"]["episodes"] == 2
+
+
 def test_runs_without_an_episode_have_no_picture_and_that_is_no_failure(capsys):
     one_step = {"topology": "serial", "actor.count": 1, "actor.rollout_steps": 1}  # others would play on meanwhile
     options = ASKED | {"steps": 1, "settings": SETTINGS | one_step}

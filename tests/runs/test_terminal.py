@@ -111,3 +111,5 @@ def test_the_numbers_of_an_action_have_their_names_where_there_is_room():
     assert terminal._policy(decision, ["gas"], True, 60, 2) == ["gas  -1.25    action 1  30.00 █"]
     assert terminal._policy(decision, ["gas"], False, 12, 2) == ["action  @"]
     assert terminal._policy(decision._replace(components=[]), ["gas"], True, 60, 2) == []
+    choice = decision._replace(components=[play.ActionComponent(2, 0.0, 0.9)])
+    assert terminal._policy(choice, ["gear"], True, 60, 2) == ["gear 2  90 % ▇"]

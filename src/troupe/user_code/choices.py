@@ -80,7 +80,9 @@ class Choice:
         return None if self.is_builtin(name) else self.load(name)
 
     def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
-        """Before a run's code is executed: code in its directory is refused, code that has changed is logged."""
+        """Before a run's code is executed: code that is gone or in its directory is refused, code that has changed is
+        logged."""
+        files.check_there(name, self.what, self.what)
         code = () if name.startswith(PASSED) else files.code_of(name)
         files.refuse_inside(run, code, self.what)
         files.warn_of_changes([name], hashes, self.if_changed)

@@ -18,6 +18,7 @@ from typing import Any
 
 import cloudpickle
 
+from troupe import hints
 from troupe.config import UsageError, did_you_mean, one_line, reason
 from troupe.user_code.guard import user_code
 
@@ -59,6 +60,16 @@ def digests(names: Iterable[str]) -> dict[str, str]:
         return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
     except OSError as error:
         raise UsageError(f"{error.filename}: {reason(error)}") from None
+
+
+def check_there(name: str, what: str, option: str) -> None:
+    """Raises UsageError where the file that `name` is in, of a run that exists, is gone. `option` names another."""
+    path = path_of(name)
+    if path and not path.is_file():
+        raise UsageError(
+            f"no file '{path}' to take the {what} '{name.rpartition(':')[2]}' from; if it moved, pass "
+            f"{hints.code_option(option)}"
+        )
 
 
 def refuse_inside(run: Path, paths: Iterable[Path], what: str) -> None:

@@ -70,10 +70,8 @@ def of_run(run: Path, config: Environment, env: str | Maker | None = None) -> En
         raise UsageError(
             f"the run's environment was the callable {config.id.removeprefix(PASSED)}: pass it as {option}"
         )
-    path = None if env else files.path_of(config.id)
-    if path and not path.is_file():
-        name = config.id.rpartition(":")[2]
-        raise UsageError(f"no file '{path}' to take the environment factory '{name}' from; if it moved, pass {option}")
+    if not env:
+        files.check_there(config.id, "environment factory", "env")
     files.refuse_inside(run, (code for name in names for code in _code_of(name)), "environment")
     report_changes(replace(config, id="") if env else config)
     BACKENDS.check_code(run, config.backend, config.files)

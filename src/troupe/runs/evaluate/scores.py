@@ -38,9 +38,7 @@ class Scores:
 
     @property
     def remarks(self) -> str:
-        """ ", 3 of them cut off, 2 of them unfinished", or nothing."""
-        counts = {"cut off": self.cut_off, "unfinished": self.unfinished}
-        return "".join(f", {count} of them {what}" for what, count in counts.items() if count)
+        return remarks(self.cut_off, self.unfinished)
 
     def summary(self) -> dict[str, float]:
         return {
@@ -53,6 +51,12 @@ class Scores:
             "cut_off": self.cut_off,
             "unfinished": self.unfinished,
         }
+
+
+def remarks(cut_off: int, unfinished: int) -> str:
+    """ ", 3 of them cut off, 2 of them unfinished", or nothing."""
+    counts = {"cut off": cut_off, "unfinished": unfinished}
+    return "".join(f", {count} of them {what}" for what, count in counts.items() if count)
 
 
 class _Episode(NamedTuple):

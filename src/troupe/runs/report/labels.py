@@ -1,6 +1,5 @@
 """Labels for several runs, from the settings in which they differ: the same label means the same settings."""
 
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def read_measured(run: Path) -> list[str]:
     """The settings that were chosen by a measurement on the machine, from summary.json."""
-    measured = _read_json(run / "summary.json").get("measured")
+    measured = safe_files.read_json(run / "summary.json").get("measured")
     return [str(name) for name in measured] if isinstance(measured, list) else []
 
 
@@ -43,18 +42,9 @@ def read_target(run: Path, settings: Settings) -> float | None:
     target = settings.get("stop.target")
     if target == "auto":
         newest = newest_first(run)
-        saved = _read_json(newest[0] / "state.json") if newest else {}
-        target = saved.get("target", _read_json(run / "summary.json").get("target"))
+        saved = safe_files.read_json(newest[0] / "state.json") if newest else {}
+        target = saved.get("target", safe_files.read_json(run / "summary.json").get("target"))
     return float(target) if isinstance(target, int | float) else None
-
-
-def _read_json(file: Path) -> Mapping[str, Any]:
-    """The object in `file`, or nothing."""
-    try:
-        value = json.loads(safe_files.read(file))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def labels(runs: Sequence[Settings]) -> list[str]:

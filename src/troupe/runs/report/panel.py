@@ -12,13 +12,15 @@ from troupe.text import format_duration, format_return
 if TYPE_CHECKING:
     from rich.panel import Panel
 
-_BAR = {True: "━─", False: "=-"}  # with Unicode, without: full and empty
+_BAR = {True: ("█", "─"), False: ("#", "-")}  # with Unicode, without: full and empty
 _LEVELS = {True: "▁▂▃▄▅▆▇█", False: "_.:-=+*#"}  # of the sparkline, low to high
 _FAINT = "bright_black"
-_COLOURS = {
-    "env": "blue", "env_wait": "bright_blue", "delay": "yellow", "turn": "yellow", "act": "cyan", "predict": "cyan",
-    "learn": "magenta", "wait": "dim", "other": _FAINT, "preempted": _FAINT,
+_STAGES = {  # the character of each in a bar, with Unicode and without, as colours alone do not tell; and its colour
+    "env": ("█#", "blue"), "env_wait": ("▚%", "bright_blue"), "delay": ("░~", "yellow"), "turn": ("▞/", "yellow"),
+    "act": ("▒=", "cyan"), "predict": ("█#", "cyan"), "learn": ("█#", "magenta"), "wait": ("─-", "dim"),
+    "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
 }  # fmt: skip
+_UNKNOWN = "▓@", "cyan"
 _LAST = ("wait", "other", "preempted")  # stages that are shown behind what a part does
 _WIDTH, _NOTEBOOK_WIDTH = 100, 96  # letters, at most
 
@@ -104,25 +106,30 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
     grid.add_column(no_wrap=True)
     grid.add_column()
 
-    def bar(*parts: tuple[float, str]) -> Text:
-        return Text.assemble(*_bar(parts, size, _BAR[unicode]))
+    full, empty = _BAR[unicode]
+
+    def bar(*parts: tuple[float, str, str]) -> Text:
+        return Text.assemble(*_bar(parts, size, empty))
 
     fraction, words = progress(view)
-    grid.add_row("progress", bar((fraction, "green")), words)
+    grid.add_row("progress", bar((fraction, full, "green")), words)
     chart = Text(_sparkline(view.returns, size, _LEVELS[unicode]), "green")
     grid.add_row("return", chart, "\n".join(_return_words(view)))
     depth, capacity = row.get("queue_depth", 0), row.get("queue_capacity", 0)
     if capacity:
         waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
-        grid.add_row("queue", bar((depth / capacity, "yellow")), waiting)
+        grid.add_row("queue", bar((depth / capacity, full, "yellow")), waiting)
     lag = f"{row.get('lag_mean', 0):.1f}, at most {row.get('lag_max', 0)}"
     grid.add_row("lag", lag, "updates between acting and learning")
     for part, shares in row.get("shares", {}).items():
         stages = sorted((stage for stage, share in shares.items() if share >= 0.005), key=_LAST.__contains__)
-        charted = [(shares[stage], _COLOURS.get(stage, "cyan")) for stage in stages if stage != "wait"]
-        named = [
-            Text(f"{stage_name(stage)} {100 * shares[stage]:.0f} %", _COLOURS.get(stage, "cyan")) for stage in stages
-        ]
+        charted, named = [], []
+        for stage in stages:
+            glyphs, colour = _STAGES.get(stage, _UNKNOWN)
+            glyph = glyphs[0 if unicode else 1]
+            named.append(Text(f"{glyph} {stage_name(stage)} {100 * shares[stage]:.0f} %", colour))
+            if stage != "wait":  # which is what the others leave
+                charted.append((shares[stage], glyph, colour))
         grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
     speed = f"{row.get('updates_per_s', 0):,.0f} updates/s  {row.get('episodes', 0):,} episodes so far"
     grid.add_row("speed", f"{row.get('steps_per_s', 0):,.0f} steps/s", speed)
@@ -145,15 +152,14 @@ def _return_words(view: View) -> Iterator[str]:
         yield ", ".join(filter(None, (evaluation, target)))
 
 
-def _bar(parts: Iterable[tuple[float, str]], size: int, glyphs: str) -> Iterator[tuple[str, str]]:
-    """Coloured shares of a bar, rounded cumulatively so that they never exceed it. `glyphs`: full and empty."""
-    full, empty = glyphs[0], glyphs[1]
+def _bar(parts: Iterable[tuple[float, str, str]], size: int, empty: str) -> Iterator[tuple[str, str]]:
+    """Shares of a bar, each with its character and its colour, rounded cumulatively so that they never exceed it."""
     end, total = 0, 0.0
-    for share, style in parts:
+    for share, glyph, style in parts:
         total += share
         cells = min(round(total * size), size) - end
         end += cells
-        yield full * cells, style
+        yield glyph * cells, style
     yield empty * (size - end), "dim"
 
 

@@ -5,123 +5,71 @@ user's program.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from troupe.config import UsageError, presets
-from troupe.runs.report.curves import Curve, Points, read_curve
-from troupe.runs.report.labels import Settings, labels, read_settings, read_target
+from troupe.runs.report.curves import Points
+from troupe.runs.report.labels import labels
+from troupe.runs.report.lines import (
+    Groups,
+    Line,
+    Values,
+    all_lines,
+    along,
+    bootstrap_band,
+    differ_much,
+    grouped,
+    line_of,
+    targets_of,
+)
 from troupe.safe_files import output_file, writing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Values = Float[np.ndarray, " n"]
-
 FORMATS = (".png", ".svg", ".pdf")
-FEWEST = 3  # runs for a mean and a band
-RESAMPLES = 2000  # of the runs, for the bootstrap band
+FEWEST = 5  # runs for a mean and a band: the bootstrap band of three is their minimum and maximum
 GRID_POINTS = 200
-SMOOTHING = 0.05  # of a run's steps, to either side
-LEAST_SMOOTHING = 0.01  # at the end: the last report may be of a single episode
-TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
 
 
-def plot_runs(runs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str], title: str | None = None) -> None:
+def plot_runs(
+    runs: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    title: str | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    note: str = "",
+) -> None:
     """Draws the runs into the file `out`.
 
-    One run shows every report and evaluation. Several are grouped by their settings, seeds excluded, and labelled by
-    those in which they differ; a group of three or more is its mean with a 95 % bootstrap band, a smaller one each run.
+    One run shows every report and evaluation. Several are grouped by `names`, or else by their settings, seeds
+    excluded, and labelled by those in which they differ; a group of five or more is its mean with a 95 % bootstrap
+    band, a smaller one each run. `note` is written below.
     """
     with output_file(Path(out), FORMATS) as file:
-        lines = [_line(Path(run)) for run in runs]
+        lines = [line_of(Path(run)) for run in runs]
         if not lines:
             raise UsageError("no runs to plot: name at least one run directory")
+        groups = grouped(lines, names or labels([line.settings for line in lines]))
         with writing(Path(out)):
-            _draw(lines, file, title)
+            _draw(groups, file, title, note)
 
-
-# What is drawn
-
-
-@dataclass(frozen=True, eq=False)
-class _Line:
-    """One run, as it is drawn."""
-
-    settings: Settings
-    curve: Curve
-    smooth: Values  # of the training return
-    target: float | None
-
-    @property
-    def environment(self) -> str:
-        return str(self.settings.get("env.id", ""))
-
-    def by(self, axis: str) -> Values:
-        return _along(self.curve, axis)
-
-
-def _line(run: Path) -> _Line:
-    curve = read_curve(run)
-    if not len(curve.steps):
-        raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
-    # By steps, not by episodes: the many short ones of a beginner would pull the line below a rise.
-    smooth = _smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
-    settings = {"preset": run.name} | read_settings(run)
-    return _Line(settings, curve, smooth, read_target(run, settings))
-
-
-def _along(points: Curve | Points, axis: str) -> Values:
-    return points.steps if axis == "steps" else points.seconds
-
-
-def _smoothed(x: Values, y: Values, weight: Values) -> Values:
-    """At each x the weighted mean of the y whose x lies within SMOOTHING of the whole range.
-
-    Towards the ends the window shrinks: with later returns alone, the line would begin above what it is the mean of.
-    """
-    whole = x[-1] - x[0]
-    reach = np.minimum(x - x[0], np.maximum(x[-1] - x, LEAST_SMOOTHING * whole)).clip(max=SMOOTHING * whole)
-    first = np.searchsorted(x, x - reach, side="left")
-    last = np.searchsorted(x, x + reach, side="right")
-    total = np.concatenate([[0.0], np.cumsum(weight * y)])
-    weights = np.concatenate([[0.0], np.cumsum(weight)])
-    smooth: Values = (total[last] - total[first]) / (weights[last] - weights[first])
-    return smooth
-
-
-def _groups(lines: Sequence[_Line]) -> dict[str, list[_Line]]:
-    """The runs by label."""
-    groups: dict[str, list[_Line]] = {}
-    for label, line in zip(labels([line.settings for line in lines]), lines, strict=True):
-        groups.setdefault(label, []).append(line)
-    return groups
-
-
-def _band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
-    """95 % percentile bootstrap of the mean over runs."""
-    count = len(values)
-    weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES) / count
-    means = weights @ values
-    return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
-
-
-# How it is drawn
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("-", "--", ":", "-.")  # for more groups than colours
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#101010")
+DASHES = ("-", "--", ":", "-.")  # for seeds, or for more groups than colours
 MARK_SIZES = {"*": 12, "D": 6}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 DOTS = "training return (exploring actors):\nmean of the episodes since the report before"
 NOTE = "lines: training return (of the exploring actors), smoothed"
-MEAN_NOTE = "; of three runs and more also the mean (thick), in which a finished run keeps its last value"
+MEAN_NOTE = "; of five runs and more their mean (thick; a finished run keeps its last value) and each (thin)"
+BAND = "95 % bootstrap interval of the mean over runs"
 SEVERAL = "returns of different environments are not comparable"
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
@@ -145,11 +93,12 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
+def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 
+    lines = all_lines(groups)
     with rc_context(STYLE):
         figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
@@ -157,8 +106,8 @@ def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
             if len(lines) == 1:
                 _draw_run(panel, lines[0], axis)
             else:
-                _draw_groups(panel, _groups(lines), axis)
-            _draw_target(panel, lines)
+                _draw_groups(panel, groups, axis)
+            _draw_targets(panel, groups)
             _draw_gaps(panel, lines, axis)
             if panel.get_xscale() == "linear":
                 panel.set_xlim(left=0)
@@ -169,31 +118,34 @@ def _draw(lines: Sequence[_Line], file: Path, title: str | None) -> None:
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         panels[0].set(xlabel="environment steps", ylabel="mean return of episodes")
         panels[1].set(xlabel="training seconds")
-        _draw_legend(figure, panels[0], _note(lines))
+        _draw_legend(figure, panels[0], "\n".join(filter(None, [*_notes(groups), note])))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
 
-def _note(lines: Sequence[_Line]) -> str | None:
-    if len(lines) == 1:
-        return None
-    means = any(len(group) >= FEWEST for group in _groups(lines).values())
-    several = len({line.environment for line in lines}) > 1
-    return NOTE + MEAN_NOTE * means + f"\n{SEVERAL}" * several
+def _notes(groups: Groups) -> Iterator[str]:
+    lines = all_lines(groups)
+    if len(lines) > 1:
+        yield NOTE + MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
+    if len({line.environment for line in lines}) > 1:
+        yield SEVERAL
+    elif len(targets := targets_of(groups)) > 1:
+        each = [f"{' and '.join(names)}: {'none' if at is None else f'{at:g}'}" for at, names in targets.items()]
+        yield f"targets differ: {'; '.join(each)}"
 
 
-def _draw_run(panel: "Axes", line: _Line, axis: str) -> None:
+def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
     x, curve = line.by(axis), line.curve
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=DOTS)
     panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
-    for points, label, mark, colour, size in (
-        (curve.evaluations, "evaluation of the newest weights", "D", COLOURS[1], 7),
-        (curve.final, "\n".join(["final evaluation, best weights", *_steps_of(curve.final)]), "*", COLOURS[2], 16),
-        (curve.collapses, "collapse", "X", INK, 10),
+    for points, label, mark, colour, size, order in (  # the smaller a mark, the further in front
+        (curve.evaluations, "evaluation of the newest weights", "D", COLOURS[1], 6, 6),
+        (curve.final, "\n".join(["final evaluation, best weights", *_steps_of(curve.final)]), "*", COLOURS[2], 22, 4),
+        (curve.collapses, "collapse", "X", INK, 15, 5),
     ):
         if len(points.steps):
-            x = _along(points, axis)
-            panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=4)
+            x = along(points, axis)
+            panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=order)
 
 
 def _steps_of(final: Points) -> list[str]:
@@ -202,27 +154,29 @@ def _steps_of(final: Points) -> list[str]:
     return [f"of step {of:,}" + f", evaluated at {at:,}" * (of != at) for of, at in pairs if of >= 0]
 
 
-def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str) -> None:
-    logarithmic = _differ_much(groups.values(), axis)
+def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
+    logarithmic = differ_much(groups.values(), axis)
     panel.set_xscale("log" if logarithmic else "linear")
-    for number, (name, lines) in zip(_numbers(groups), groups.items(), strict=True):
-        colour = COLOURS[number % len(COLOURS)]
-        dashes = DASHES[number // len(COLOURS) % len(DASHES)]
+    seeds = _dashes_of_seeds(groups)
+    for (name, lines), (colour, dashes) in zip(groups.items(), _styles(groups), strict=True):
         averaged = len(lines) >= FEWEST
         style: dict[str, Any] = {"lw": 0.8, "alpha": 0.3} if averaged else {"lw": 1.8}
         for line in lines:
-            panel.plot(line.by(axis), line.smooth, dashes, color=colour, **style)
+            own = dashes if averaged else seeds.get(line.seed, dashes)
+            panel.plot(line.by(axis), line.smooth, own, color=colour, **style)
             mark, points = _end_of(line)
-            at, last = _along(points, axis)[-1:], points.returns[-1:]
+            at, last = along(points, axis)[-1:], points.returns[-1:]
             panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
         if averaged:
             _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
         runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
         panel.plot([], [], dashes, color=colour, lw=2.2, label=name + runs)
+    for seed, dashes in seeds.items():
+        panel.plot([], [], dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
     if any(len(lines) >= FEWEST for lines in groups.values()):
         panel.plot([], [], color=SOFT, lw=0.8, alpha=0.6, label="each run")
-        panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label="95 % bootstrap band of the mean")
-    marks = {_end_of(line)[0] for lines in groups.values() for line in lines}
+        panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label=BAND)
+    marks = {_end_of(line)[0] for line in all_lines(groups)}
     for mark, label in (
         ("*", "final evaluation of a run's best weights"),
         ("D", "last evaluation of an unfinished run"),
@@ -231,49 +185,63 @@ def _draw_groups(panel: "Axes", groups: Mapping[str, Sequence[_Line]], axis: str
             panel.plot([], [], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
 
 
+def _dashes_of_seeds(groups: Groups) -> dict[str, str]:
+    """By seed, where several runs of a group are drawn one by one; nothing where dashes would not do."""
+    drawn = [line for lines in groups.values() if 1 < len(lines) < FEWEST for line in lines]
+    seeds = sorted({line.seed for line in drawn}, key=lambda seed: (len(seed), seed))
+    few = 1 < len(seeds) <= len(DASHES) and len(groups) <= len(COLOURS)
+    return dict(zip(seeds, DASHES, strict=False)) if few else {}
+
+
+def _styles(groups: Groups) -> list[tuple[str, str]]:
+    """The colour and the dashes of each group."""
+    count = len(COLOURS)
+    return [(COLOURS[number % count], DASHES[number // count % len(DASHES)]) for number in _numbers(groups)]
+
+
 def _draw_mean(
-    panel: "Axes", lines: Sequence[_Line], axis: str, spaced: Callable[..., Values], dashes: str, colour: str
+    panel: "Axes", lines: Sequence[Line], axis: str, spaced: Callable[..., Values], dashes: str, colour: str
 ) -> None:
     grid = spaced(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines), GRID_POINTS)
     # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
     # target and ends.
     values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
-    panel.fill_between(grid, *_band(values), color=colour, alpha=0.2, lw=0)
+    panel.fill_between(grid, *bootstrap_band(values), color=colour, alpha=0.2, lw=0)
     panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2)
 
 
-def _end_of(line: _Line) -> tuple[str, Points]:
+def _end_of(line: Line) -> tuple[str, Points]:
     """What a run is judged by among others: its final evaluation, or the last one where there is no final one."""
     return ("*", line.curve.final) if len(line.curve.final.steps) else ("D", line.curve.evaluations)
 
 
 def _numbers(groups: Iterable[str]) -> Sequence[int]:
-    """Presets have a fixed number, and so a fixed colour, in every picture; other groups are counted."""
-    names, known = list(groups), presets()
-    return [known.index(name) for name in names] if set(names) <= set(known) else range(len(names))
+    """Presets ("appo", or "appo, tuned") have a fixed number, and so a fixed colour; other groups are counted."""
+    names, known = [name.partition(",")[0] for name in groups], presets()
+    fixed = set(names) <= set(known) and len(set(names)) == len(names)
+    return [known.index(name) for name in names] if fixed else range(len(names))
 
 
-def _differ_much(groups: Iterable[Sequence[_Line]], axis: str) -> bool:
-    """Whether the shortest group would be squeezed into a corner by the longest."""
-    ends = [(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines)) for lines in groups]
-    starts, lengths = zip(*ends, strict=True)
-    return bool(min(starts) > 0 and min(lengths) < TOO_SHORT * max(lengths))
-
-
-def _draw_target(panel: "Axes", lines: Sequence[_Line]) -> None:
-    """If all runs that have a target have the same one, in the same environment."""
-    targets = {line.target for line in lines if line.target is not None}
-    if len(targets) != 1 or len({line.environment for line in lines}) != 1:
+def _draw_targets(panel: "Axes", groups: Groups) -> None:
+    """Each target, with the names of its groups where not all have the same; none where environments differ."""
+    targets = targets_of(groups)
+    if len({line.environment for line in all_lines(groups)}) > 1:
         return
-    (target,) = targets
-    panel.axhline(target, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=1)
-    panel.annotate(
-        f"target {target:g}", (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
-        textcoords="offset points", ha="left", va="bottom", color=SOFT, size=10,
-    )  # fmt: skip
+    colours = dict(zip(groups, (colour for colour, _ in _styles(groups)), strict=True))
+    for target, names in targets.items():
+        if target is None:
+            continue
+        own = len(targets) > 1 and len(names) == 1
+        line, ink = (colours[names[0]],) * 2 if own else (FAINT, SOFT)
+        words = f"target {target:g}" + (f" of {textwrap.shorten(', '.join(names), 60)}" if len(targets) > 1 else "")
+        panel.axhline(target, color=line, lw=1.2, ls=(0, (4, 3)), zorder=1)
+        panel.annotate(
+            words, (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
+            textcoords="offset points", ha="left", va="bottom", color=ink, size=10,
+        )  # fmt: skip
 
 
-def _draw_gaps(panel: "Axes", lines: Sequence[_Line], axis: str) -> None:
+def _draw_gaps(panel: "Axes", lines: Sequence[Line], axis: str) -> None:
     """Marks where a full disk left no metrics: the lines there only join what is on either side."""
     gaps = [gap[:2] if axis == "steps" else gap[2:] for line in lines for gap in line.curve.gaps]
     for number, (start, end) in enumerate(gaps):
@@ -282,19 +250,19 @@ def _draw_gaps(panel: "Axes", lines: Sequence[_Line], axis: str) -> None:
         )
 
 
-def _draw_legend(figure: "Figure", panel: "Axes", note: str | None) -> None:
+def _draw_legend(figure: "Figure", panel: "Axes", note: str) -> None:
     handles, labels = panel.get_legend_handles_labels()
     widest = max(len(line) for label in labels for line in label.splitlines())
     columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 letters fit into the width
     legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, title=note, title_fontsize=9
+        handles, labels, loc="outside lower center", ncols=columns, title=note or None, title_fontsize=9
     )  # fmt: skip
     legend.get_title().set_color(SOFT)
 
 
-def _title(lines: Sequence[_Line]) -> str:
+def _title(lines: Sequence[Line]) -> str:
     first = lines[0]
     if len(lines) == 1:
-        seed = f"seed {first.settings['seed']}" if "seed" in first.settings else ""
+        seed = f"seed {first.seed}" if first.seed else ""
         return " · ".join(filter(None, (first.environment, str(first.settings["preset"]), seed)))
     return first.environment if len({line.environment for line in lines}) == 1 else "mean return"

@@ -116,7 +116,9 @@ def _draw(state: PlayState, title: str, actions: Sequence[str], height: int) -> 
     _draw_history(pen, (left, top, right, end), state.history)
     if has_policy:
         line = end + round(1.8 * em)
-        pen.text(left, line, "action" if decision.probabilities is None else "policy")
+        chosen = any(each.probability is not None for each in decision.components)
+        title = "action, and the probability of each choice" if chosen else "action"
+        pen.text(left, line, title if decision.probabilities is None else "policy")
         corner = left, line + round(0.4 * em), right
         if grid.columns:
             _draw_bars(pen, corner, grid, bars)
@@ -205,11 +207,14 @@ class _Bar(NamedTuple):
 
 
 def _bars(decision: Decision, names: Sequence[str]) -> list[_Bar]:
-    """One for each action and its probability; or for each component of an action, from the middle of its bounds."""
+    """One for each action and its probability; or for each component of an action: of a number from the middle of its
+    bounds, of a choice the probability of what was chosen."""
     if decision.probabilities is None:
         return [
             _Bar(action_name(names, i), min(0.5, position), max(0.5, position), format_value(value), CHOSEN)
-            for i, (value, position) in enumerate(decision.components)
+            if probability is None
+            else _Bar(f"{action_name(names, i)}: {value:g}", 0.0, probability, f"{100 * probability:.0f} %", CHOSEN)
+            for i, (value, position, probability) in enumerate(decision.components)
         ]
     return [
         _Bar(action_name(names, i), 0.0, p, f"{100 * p:.0f} %", CHOSEN if chosen else OTHER, chosen)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from troupe.environments.actions import lowest, scale
-from troupe.environments.spaces import MASK
+from troupe.environments.spaces import MASK, leaves
 from troupe.runs.show.rendering import Render, RenderedEnv
 from troupe.user_code.guard import user_code
 
@@ -49,11 +49,22 @@ class RecurrentAgent(Protocol):
     def reset(self) -> None: ...
 
 
+@runtime_checkable
+class ChoosingAgent(Protocol):
+    """A playing agent, as `Agent` is, that knows the policy of each choice where an action is several."""
+
+    def choice_probabilities(
+        self, observation: Any, *, mask: Any = ..., reward: Any = ...
+    ) -> Sequence[Float[np.ndarray, " alternatives"]]: ...
+
+
 class ActionComponent(NamedTuple):
-    """One component of a continuous action, and its position between its bounds, from 0 to 1."""
+    """A number of an action, and its position between its bounds, from 0 to 1; or the alternative that a choice took,
+    and its probability."""
 
     value: float
     position: float
+    probability: float | None = None  # of a choice
 
 
 class Decision(NamedTuple):
@@ -62,7 +73,7 @@ class Decision(NamedTuple):
     probabilities: Float[np.ndarray, " actions"] | None
     value: float
     chosen: int | None  # index of the discrete action; None after the end of the episode
-    components: Sequence[ActionComponent] = ()  # of a continuous action; after the end, of the last one
+    components: Sequence[ActionComponent] = ()  # of one that is no single choice; after the end, of the last action
 
 
 class ValueHistory:
@@ -107,6 +118,7 @@ def play(
     """The frames of the episodes, in order; the last one of each episode is marked as its end."""
     env, camera = rendered.env, rendered.camera
     recurrent = agent if isinstance(agent, RecurrentAgent) else None
+    chooser = agent if isinstance(agent, ChoosingAgent) else None
     for episode in range(episodes):
         with user_code():
             observation, info = env.reset(seed=seed if episode == 0 else None)
@@ -122,9 +134,13 @@ def play(
                 given["reward"] = reward
             probabilities, value = agent.distribution(observation, **given)
             history.add(seconds, value)
+            choices: Sequence[Float[np.ndarray, " alternatives"]] = ()
+            if chooser and probabilities is None and not ended:
+                choices = chooser.choice_probabilities(observation, **given)
             action: Any = None if ended else agent.act(observation, **given)
             chosen = None if ended or probabilities is None else int(action) - rendered.first_action
-            components = components if ended else _components(env.action_space, action)
+            if not ended and probabilities is None:
+                components = _components(env.action_space, action, choices)
             decision = Decision(probabilities, value, chosen, components)
             state = PlayState(episode, episodes, step, seconds, episode_return, decision, history, ended)
             if ended or camera.frame % rendered.stride == 0:
@@ -160,11 +176,19 @@ def in_real_time(frames: Iterator[Frame]) -> Iterator[tuple[Frame, bool]]:
             time.sleep(LAST_FRAME_SECONDS)
 
 
-def _components(space: gym.Space[Any], action: Any) -> list[ActionComponent]:
-    if not isinstance(space, gym.spaces.Box) or lowest(space) is not None:
-        return []
-    middle, unit = scale(space)
-    positions = (0.5 + 0.5 * (action - middle) / np.where(unit > 0, unit, 1)).clip(0, 1)
-    return [
-        ActionComponent(*each) for each in zip(np.ravel(action).tolist(), np.ravel(positions).tolist(), strict=True)
-    ]
+def _components(
+    space: gym.Space[Any], action: Any, choices: Sequence[Float[np.ndarray, " alternatives"]]
+) -> list[ActionComponent]:
+    """The numbers of an action in order; choices without a known probability are left out."""
+    found, remaining = list[ActionComponent](), iter(choices)
+    for leaf in leaves(space):
+        values, first = np.asarray(leaf.of(action)), lowest(leaf.space)
+        if isinstance(leaf.space, gym.spaces.Box) and first is None:
+            middle, unit = scale(leaf.space)
+            positions = (0.5 + 0.5 * (values - middle) / np.where(unit > 0, unit, 1)).clip(0, 1)
+            found += map(ActionComponent, np.ravel(values).tolist(), np.ravel(positions).tolist())
+        else:
+            indices = np.ravel(values - first).tolist()
+            for value, index, probabilities in zip(np.ravel(values).tolist(), indices, remaining, strict=False):
+                found.append(ActionComponent(value, 0.0, float(probabilities[index])))
+    return found

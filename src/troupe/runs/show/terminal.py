@@ -100,8 +100,11 @@ def _policy(decision: Decision, names: Sequence[str], unicode: bool, columns: in
 
 def _components(components: Sequence[ActionComponent], names: Sequence[str], unicode: bool, columns: int) -> list[str]:
     """With names and values where there is room, else a character for each."""
-    levels = [_level(each.position, unicode) for each in components]
-    words = [f"{action_name(names, i)} {format_value(each.value):>6} {levels[i]}" for i, each in enumerate(components)]
+    levels = [_level(each.position if each.probability is None else each.probability, unicode) for each in components]
+    words = []
+    for i, (value, _, probability) in enumerate(components):
+        number = f"{format_value(value):>6}" if probability is None else f"{value:g} {100 * probability:3.0f} %"
+        words.append(f"{action_name(names, i)} {number} {levels[i]}")
     line = "  ".join(words)
     if len(line) > columns:
         line = f"action {''.join(levels)}"

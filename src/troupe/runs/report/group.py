@@ -1,0 +1,152 @@
+"""A folder of several runs, of `train --seeds` or `compare`: what was asked of them, how far each is, their picture.
+
+Its file series.json holds what was asked, so that the same command continues; how far a run is, its own files say.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from troupe import hints, safe_files
+from troupe.config import UsageError
+from troupe.runs.report.curves import read_curve
+from troupe.runs.report.plots import plot_runs
+from troupe.runs.store.checkpoint import write_durably
+from troupe.runs.store.directory import check_free, unwritable
+from troupe.runs.store.metrics import to_json
+
+FILE = "series.json"
+
+
+class Member(NamedTuple):
+    """One run of the group: its folder there, the name of what it is one of, and its seed."""
+
+    folder: str
+    name: str
+    seed: int
+
+
+class _Series(NamedTuple):
+    """What series.json holds: what all runs were asked for, by name, and the runs."""
+
+    asked: Mapping[str, Any]
+    members: Sequence[Member]
+
+
+def begin(folder: Path, asked: Mapping[str, Any], members: Sequence[Member]) -> None:
+    """Writes series.json. `asked`: what all runs have in common, by name.
+
+    Raises UsageError where the folder holds other runs or runs that were asked for otherwise, and where it cannot be
+    written.
+    """
+    check_free(folder)
+    option = hints.option("run-dir")
+    asked = json.loads(to_json(asked))
+    if before := _read(folder):
+        for name in [*before.asked, *asked]:
+            if before.asked.get(name) != asked.get(name):
+                raise UsageError(
+                    f"'{folder}' holds runs with {_given(name, before.asked)}, not {_given(name, asked)}: "
+                    f"repeat the command that began them, or name another {option}"
+                )
+    elif taken := next((folder / each.folder for each in members if (folder / each.folder).exists()), None):
+        raise UsageError(f"'{taken}' exists already; name another {option}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        content = {"asked": asked, "runs": [each._asdict() for each in members]}
+        write_durably(folder / FILE, to_json(content, indent=2))
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+def has_begun(folder: Path) -> bool:
+    return _read(folder) is not None
+
+
+def _given(name: str, asked: Mapping[str, Any]) -> str:
+    return f"{name} = {asked[name]}" if name in asked else f"no {name} given"
+
+
+def forget(folder: Path) -> None:
+    """Removes series.json where no run has begun, and the folder where that leaves it empty."""
+    if not any(folder.glob("**/config.toml")):
+        (folder / FILE).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def summary_of(run: Path) -> Mapping[str, Any]:
+    """The run's summary.json, or nothing."""
+    return safe_files.read_json(run / "summary.json")
+
+
+def state_of(run: Path) -> str:
+    """`done` with its final evaluation, `failed`, `interrupted` or `not started`."""
+    summary = summary_of(run)
+    if summary.get("outcome") in ("solved", "steps", "time") and summary.get("evaluation"):
+        return "done"
+    if not (run / "config.toml").is_file():
+        return "not started"
+    return "failed" if summary.get("outcome") == "failed" else "interrupted"
+
+
+def unfinished(folder: Path) -> list[tuple[Member, str]]:
+    """The runs that are not done, and their states."""
+    states = [(each, state_of(folder / each.folder)) for each in _members(folder)]
+    return [(each, state) for each, state in states if state != "done"]
+
+
+def unfinished_words(folder: Path) -> str:
+    """'appo, seed 1 (interrupted); impala, seeds 1, 2 (not started)', in one line; or nothing."""
+    several = len({each.name for each in _members(folder)}) > 1
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for each, state in unfinished(folder):
+        seeds.setdefault((each.name, state), []).append(str(each.seed))
+    parts = [
+        f"{name}, " * several + f"seed{'s' * (len(those) > 1)} {', '.join(those)} ({state})"
+        for (name, state), those in seeds.items()
+    ]
+    return textwrap.shorten("; ".join(parts), 150, placeholder=" ...")
+
+
+def draw(folder: Path, picture: Path) -> tuple[bool, list[Member]]:
+    """Draws the finished runs. Gives whether there was anything to draw, and the runs that are not drawn because no
+    episode ended in them."""
+    drawn, empty = list[Member](), list[Member]()
+    for each in _members(folder):
+        if state_of(folder / each.folder) == "done":
+            (drawn if len(read_curve(folder / each.folder).steps) else empty).append(each)
+    if drawn:
+        note = f"not drawn: {missing}" if (missing := unfinished_words(folder)) else ""
+        runs, names = [folder / each.folder for each in drawn], [each.name for each in drawn]
+        plot_runs(runs, picture, names=names, note=note)
+    return bool(drawn), empty
+
+
+def redraw(run: Path) -> None:
+    """Draws the picture of the group anew that the run belongs to, if there is one."""
+    for folder, name, pattern in ((run.parent, "learning", "*"), (run.parent.parent, "comparison", "*/*")):
+        picture = folder / f"{name}.png"
+        if not picture.is_file() or not re.fullmatch(r"seed\d+", run.name):
+            continue
+        if has_begun(folder):
+            draw(folder, picture)
+        else:  # of an earlier version
+            plot_runs(sorted(each.parent.parent for each in folder.glob(f"{pattern}/plots/learning.png")), picture)
+
+
+def _members(folder: Path) -> Sequence[Member]:
+    series = _read(folder)
+    return series.members if series else ()
+
+
+def _read(folder: Path) -> _Series | None:
+    content = safe_files.read_json(folder / FILE)
+    try:
+        return _Series(dict(content["asked"]), [Member(**each) for each in content["runs"]])
+    except (KeyError, TypeError, ValueError):
+        return None

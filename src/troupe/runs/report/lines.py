@@ -1,0 +1,107 @@
+"""What a picture of runs draws: the smoothed line of each, runs in groups, and what groups have in common."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from troupe.config import UsageError
+from troupe.runs.report.curves import Curve, Points, read_curve
+from troupe.runs.report.labels import Settings, read_settings, read_target
+
+Values = Float[np.ndarray, " n"]
+
+RESAMPLES = 2000  # of the runs, for the bootstrap band
+SMOOTHING = 0.05  # of a run's steps, to either side
+LEAST_SMOOTHING = 0.01  # at the end: the last report may be of a single episode
+TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One run, as it is drawn."""
+
+    settings: Settings
+    curve: Curve
+    smooth: Values  # of the training return
+    target: float | None
+
+    @property
+    def environment(self) -> str:
+        return str(self.settings.get("env.id", ""))
+
+    @property
+    def seed(self) -> str:
+        return str(self.settings.get("seed", ""))
+
+    def by(self, axis: str) -> Values:
+        return along(self.curve, axis)
+
+
+def line_of(run: Path) -> Line:
+    curve = read_curve(run)
+    if not len(curve.steps):
+        raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
+    # By steps, not by episodes: the many short ones of a beginner would pull the line below a rise.
+    smooth = smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
+    settings = {"preset": run.name} | read_settings(run)
+    return Line(settings, curve, smooth, read_target(run, settings))
+
+
+def along(points: Curve | Points, axis: str) -> Values:
+    return points.steps if axis == "steps" else points.seconds
+
+
+def smoothed(x: Values, y: Values, weight: Values) -> Values:
+    """At each x the weighted mean of the y whose x lies within SMOOTHING of the whole range.
+
+    Towards the ends the window shrinks: with later returns alone, the line would begin above what it is the mean of.
+    """
+    whole = x[-1] - x[0]
+    reach = np.minimum(x - x[0], np.maximum(x[-1] - x, LEAST_SMOOTHING * whole)).clip(max=SMOOTHING * whole)
+    first = np.searchsorted(x, x - reach, side="left")
+    last = np.searchsorted(x, x + reach, side="right")
+    total = np.concatenate([[0.0], np.cumsum(weight * y)])
+    weights = np.concatenate([[0.0], np.cumsum(weight)])
+    smooth: Values = (total[last] - total[first]) / (weights[last] - weights[first])
+    return smooth
+
+
+Groups = Mapping[str, Sequence[Line]]  # runs by name
+
+
+def grouped(lines: Sequence[Line], names: Sequence[str]) -> Groups:
+    groups: dict[str, list[Line]] = {}
+    for name, line in zip(names, lines, strict=True):
+        groups.setdefault(name, []).append(line)
+    return groups
+
+
+def all_lines(groups: Groups) -> list[Line]:
+    return [line for lines in groups.values() for line in lines]
+
+
+def bootstrap_band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]:
+    """95 % percentile bootstrap of the mean over runs."""
+    count = len(values)
+    weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES) / count
+    means = weights @ values
+    return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
+
+
+def targets_of(groups: Groups) -> dict[float | None, list[str]]:
+    """The groups that have each target; None: those without one."""
+    targets: dict[float | None, list[str]] = {}
+    for name, lines in groups.items():
+        for target in dict.fromkeys(line.target for line in lines):
+            targets.setdefault(target, []).append(name)
+    return targets
+
+
+def differ_much(groups: Iterable[Sequence[Line]], axis: str) -> bool:
+    """Whether the shortest group would be squeezed into a corner by the longest."""
+    ends = [(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines)) for lines in groups]
+    starts, lengths = zip(*ends, strict=True)
+    return bool(min(starts) > 0 and min(lengths) < TOO_SHORT * max(lengths))
