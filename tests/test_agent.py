@@ -177,6 +177,33 @@ def test_the_run_of_a_callable_is_evaluated_with_the_callable(own_run):
     assert scores.lengths.tolist() == [5] * 4
 
 
+@pytest.mark.parametrize(
+    ("observations", "actions", "what"),
+    [
+        (gym.spaces.Box(0.0, 1.0, (2,), np.float64), 2, "observations"),
+        (gym.spaces.Box(0.0, 1.0, (2, 1), np.float32), 2, "observations"),
+        (gym.spaces.Box(0.0, 1.0, (2,), np.float32), 3, "actions"),
+    ],
+)
+def test_an_environment_with_other_spaces_than_the_agents_is_refused(own_run, observations, actions, what):
+    run, env = own_run
+
+    class Other(env):
+        observation_space = observations
+
+        def __init__(self):
+            super().__init__(arms=(1.0,) * actions)
+
+        def reset(self, **given):
+            return np.ones(observations.shape, observations.dtype), super().reset(**given)[1]
+
+        def step(self, action):
+            return np.ones(observations.shape, observations.dtype), *super().step(action)[1:]
+
+    with pytest.raises(UsageError, match=rf"Other: its {what} are not those that the agent was trained with"):
+        troupe.evaluate(run.path, episodes=1, env=Other, network=Own())
+
+
 def test_load_makes_no_environment_and_runs_no_code_of_the_run(tmp_path, monkeypatch):
     world = tmp_path / "world.py"
     world.write_text("import gymnasium as gym\ndef make():\n    return gym.make('CartPole-v1')\n")

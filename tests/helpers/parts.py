@@ -133,6 +133,7 @@ def make_learner_setup(
     rewards: Rewards = Rewards(0.9),  # noqa: B008
     progress: Progress | None = None,
     entropy: tuple[float, LinearSchedule] = (0.0, CONSTANT),
+    objective: Objective | None = None,  # instead of the loss and what it is computed with
     **settings: Any,
 ) -> LearnerSetup:
     actions = Actions(gym.spaces.Discrete(2))
@@ -146,7 +147,7 @@ def make_learner_setup(
     learner = Learner(
         network,
         master,
-        Objective(loss, rewards, *entropy),
+        objective or Objective(loss, rewards, *entropy),
         config,
         progress,
         Gate(),

@@ -15,7 +15,7 @@ from troupe.runs.report import display
 from troupe.runs.report import panel as panels
 from troupe.runs.report.display import Display
 from troupe.runs.report.reporter import bottleneck
-from troupe.runs.report.words import Limits, bottleneck_words
+from troupe.runs.report.words import Limits, View, bottleneck_words, progress, time_left, training_return
 
 LIMITS = Limits(steps=100_000, target=475.0)
 
@@ -430,6 +430,86 @@ def test_the_bottleneck_in_words(bottleneck: str, words: str) -> None:
     row = report(bottleneck=bottleneck)
     row["shares"]["actor"] |= {"env_wait": 0.8, "delay": 0.15}
     assert bottleneck_words(row) == words
+
+
+def test_a_stage_has_the_colour_of_its_share_of_the_bar() -> None:
+    terminal = Terminal()
+    shares = {
+        "env": 0.4,
+        "act": 0.2,
+        "delay": 0.1,
+        "unheard_of": 0.1,
+        "other": 0.1,
+        "wait": 0.1,
+    }
+    panel(report(shares={"actor": shares}), terminal=terminal)
+    line = next(line for line in terminal.written.splitlines() if "actors" in line and "━" in line)
+    bars = re.findall(r"\x1b\[([0-9;]+)m━+\x1b", line)
+    words = re.findall(r"\x1b\[([0-9;]+)m[a-z ]+ [0-9]+ %", line)
+    assert words == bars  # waiting, on the next line, has no share of the bar
+    assert len(words) == 5
+    assert len({*words}) == 4  # a stage without a colour has that of acting
+
+
+@pytest.mark.parametrize(("waits", "words"), [(0.05, ": the learner waits 5 % of the time"), (0.049, "")])
+def test_who_waits_less_than_a_twentieth_is_not_named(waits: float, words: str) -> None:
+    row = report(shares={"actor": {"env": 0.9}, "learner": {"wait": waits}}, bottleneck="actor: env")
+    assert bottleneck_words(row) == f"the actors are the bottleneck (env 90 %){words}"
+
+
+@pytest.mark.parametrize(("preempted", "named"), [(0.2, False), (0.21, True)])
+def test_other_programs_are_named_only_where_they_take_more_than_the_bottleneck(preempted: float, named: bool) -> None:
+    row = report(bottleneck="actor: env", shares={"actor": {"env": 0.2, "preempted": preempted}})
+    assert ("other programs" in bottleneck_words(row)) == named
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"steps": 1000}, "1,250.0/1k"),
+        ({"steps": 999}, "-"),
+        ({"steps": 1000, "episodes": 1}, "-"),
+        ({"steps": 1000, "recent_return": 3.0}, "3.00"),
+    ],
+)
+def test_until_an_episode_has_ended_the_return_of_1000_steps_is_shown(changed: dict[str, Any], words: str) -> None:
+    row = report(episodes=0, recent_return=None, return_per_1000_steps=1250.0)
+    assert training_return(row | changed) == words
+
+
+def test_a_target_that_the_first_return_has_reached_is_no_way_to_go() -> None:
+    view = View(report(), Limits(target=20.0), [20.0, 10.0], None)
+    assert progress(view) == (0.0, "0 %  40,000 steps")
+
+
+def test_progress_stays_between_nothing_and_all() -> None:
+    assert progress(View(report(), Limits(target=20.0), [10.0, 5.0], None))[0] == 0.0
+    assert progress(View(report(), Limits(target=20.0), [10.0, 45.0], None))[0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        (Limits(), ""),
+        (Limits(steps=50_000), ", 0 s left"),
+        (Limits(seconds=7.0), ", 5 s left"),
+        (Limits(steps=120_000), ", 4 s left"),
+        (Limits(steps=120_000, seconds=5.0), ", 3 s left"),
+        (Limits(steps=120_000, target=1.0), ", at most 4 s left"),
+    ],
+)
+def test_the_time_left_is_that_of_the_nearest_limit_at_the_speed_so_far(limits: Limits, words: str) -> None:
+    steps = 60_000 if limits.steps == 50_000 else 40_000
+    assert time_left(report(2.0, steps=steps), limits) == words
+
+
+def test_a_part_has_a_bar_of_what_it_does_and_its_stages_in_words_the_idle_ones_last() -> None:
+    shares = {"wait": 0.2, "other": 0.1, "env": 0.5, "act": 0.195, "delay": 0.005, "turn": 0.004}
+    (line,) = [
+        line for line in panel(report(shares={"actor": shares})).splitlines() if "actors" in line and "env" in line
+    ]
+    assert line.count("━") == 16  # of 20: all but waiting
+    assert " ".join(line.split("─")[-1].split()) == "env 50 % act 20 % delay 0 % wait 20 % other 10 % │"
 
 
 def test_other_programs_that_take_more_than_the_bottleneck_itself_are_named() -> None:

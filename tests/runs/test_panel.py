@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from helpers.pictures import assert_looks_the_same
 from troupe.runs.show.panel import CHOSEN, OTHER, TRACK, VALUE, ZERO, Panel
 from troupe.runs.show.play import ActionComponent, Decision, PlayState, ValueHistory
 from troupe.text import format_score, format_value
@@ -135,6 +136,30 @@ def test_an_ataris_picture_is_enlarged_by_whole_numbers_to_about_four_to_three()
     image = Panel("Pong", pixel_aspect=12 / 7).compose(game, state())
     assert image.shape == (630, 1120, 3)
     assert (image[:, :800] == game.repeat(3, axis=0).repeat(5, axis=1)).all()
+
+
+SWINGS = 4.0 * np.sin(np.arange(400) / 40) + np.where(np.arange(400) > 300, np.arange(400) % 2, 0.0)
+FEW, MANY = ["left", "stay", "up and to the right"], ["fire", "wait"]
+CONTINUOUS = [ActionComponent(-0.7, 0.15), ActionComponent(0.02, 0.51), ActionComponent(30.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "actions", "shares", "chosen", "values"),
+    [
+        ("few-actions", FEW, [0.2, 0.05, 0.75, 0.0], 2, SWINGS),
+        ("two-columns", MANY, [1 / 64] * 39 + [25 / 64], 30, SWINGS + 9.0),
+        ("many-actions", MANY, np.linspace(0.0, 0.02, 100), 70, SWINGS[:20]),
+        ("continuous-actions", ["gas", "steer"], None, None, [0.001]),
+    ],
+)
+def test_the_panel_looks_like_the_reference_picture(name, actions, shares, chosen, values, tmp_path):
+    """Positions, sizes and colours, which no other test checks."""
+    shown = state(shares, values, chosen, step=12_345, total=-67.25)
+    if shares is None:
+        shown = replace(shown, decision=shown.decision._replace(components=CONTINUOUS))
+    frame = np.linspace(0, 250, 70 * 30 * 3).reshape(70, 30, 3).astype(np.uint8)
+    image = Panel("An environment with a name that is too long", actions, 12 / 7).compose(frame, shown)
+    assert_looks_the_same(image[:, 300:], name, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tomli_w
 
+from helpers.pictures import assert_looks_the_same
 from troupe import cli
 from troupe.config import UsageError
 from troupe.runs.report import lines, plots
@@ -73,6 +74,43 @@ def test_a_picture_is_1200_by_500_pixels_unless_its_form_has_none(make_run: Make
     plot_runs([make_run("a"), make_run("b")], tmp_path / "returns.png")
     with Image.open(tmp_path / "returns.png") as image:
         assert image.size == (1200, 500)
+
+
+def picture_of(runs: Sequence[Path], title: str | None = None) -> np.ndarray:
+    from PIL import Image
+
+    plot_runs(runs, runs[0].parent / "picture.png", title)
+    with Image.open(runs[0].parent / "picture.png") as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_picture_of_a_run_looks_like_the_reference_picture(make_run: MakeRun, tmp_path: Path) -> None:
+    """Marks, colours and positions, which no other test checks."""
+    noise = np.random.default_rng(0).normal(0.0, 20.0, 101)
+    rows: list[dict[str, Any]] = []
+    for steps in range(1000, 101_000, 1000):
+        rows.append(report(steps, min(450.0, steps / 150) + noise[steps // 1000]))
+        if steps % 25_000 == 0:
+            rows.append(evaluation(steps, min(500.0, steps / 120)))
+        if steps == 60_000:
+            rows.append({"kind": "collapse", "seconds": 1.2, "steps": steps, "mean": 50.0})
+    rows.append({"kind": "gap", "from_steps": 40_000, "steps": 45_000, "from_seconds": 0.8, "seconds": 0.9})
+    rows.append(evaluation(100_000, 490.0, purpose="final", weights_steps=75_000))
+    assert_looks_the_same(picture_of([make_run("a", rows)]), "plot-of-a-run", tmp_path)
+
+
+@pytest.mark.parametrize("longest", [40_000, 800_000])
+def test_the_picture_of_several_runs_looks_like_the_reference_picture(
+    longest: int, make_run: MakeRun, tmp_path: Path
+) -> None:
+    runs = []
+    for number, preset in enumerate(["appo", "appo", "appo", "impala", "impala", "article"]):
+        end = longest if preset == "article" else 30_000 + 2000 * number
+        rows = [report(steps, 100.0 * number + 200 * steps / end) for steps in range(1000, end + 1, 1000)]
+        rows.append(evaluation(end, 150.0 * number, purpose="final" if preset == "appo" else "progress"))
+        runs.append(make_run(f"r{number}", rows, preset=preset))
+    name = "plot-of-several" if longest == 40_000 else "plot-of-several-logarithmic"
+    assert_looks_the_same(picture_of(runs, "A title"), name, tmp_path)
 
 
 def words_of(runs: Sequence[Path], title: str | None = None) -> str:

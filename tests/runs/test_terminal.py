@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+import troupe
 from troupe.runs.show import play, terminal
 
 
@@ -104,6 +105,14 @@ def test_it_plays_at_the_environments_speed_and_drops_pictures_when_late(countdo
     terminal.show_terminal(decided(), lambda mode: env, 1, 0, io.StringIO())
     assert clock.now == pytest.approx(101 * 0.02, abs=0.13)
     assert 12 <= env.rendered <= 22
+
+
+def test_a_run_is_watched_in_the_environment_that_it_was_trained_in(countdown, tmp_path, capsys):
+    settings = {"topology": "serial", "actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 1}
+    settings |= {"env.max_steps": 3, "stop.target": "none"}
+    run = troupe.train(countdown, steps=40, run_dir=tmp_path / "run", settings=settings)
+    assert troupe.watch(run.path, env=countdown, episodes=2, terminal=True) == [3.0, 3.0]
+    assert "episode 2/2" in capsys.readouterr().out
 
 
 def test_the_numbers_of_an_action_have_their_names_where_there_is_room():

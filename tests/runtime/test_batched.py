@@ -204,6 +204,16 @@ def test_two_lives_of_one_actor_do_not_begin_with_the_same_ticket():
     assert len({setup.inference(0)._ticket for _ in range(20)}) > 15
 
 
+def test_a_ticket_that_has_reached_its_largest_number_starts_at_zero():
+    setup = BatchedSetup()
+    inference = setup.inference(0)
+    with setup.serving():
+        for ticket in (2**32 - 1, 2**32 - 2):
+            inference._ticket = ticket
+            inference.act(np.zeros((2, 2), np.float32), 0.0)
+            assert inference._ticket == (ticket + 1) % 2**32
+
+
 # What it plays
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from troupe.algorithm import losses
 from troupe.algorithm.schedules import linear_decay
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
@@ -236,6 +237,40 @@ def test_a_hundred_refused_updates_in_a_row_end_the_run_with_a_word_of_advice(le
     with pytest.raises(TroupeError, match=r"learning diverged: 100 gradients in a row .* learner\.learning_rate"):
         made.learner.learn(blank(reward=1.0))
     assert torch.isfinite(made.master.vector).all()
+
+
+def test_a_restored_learner_has_refused_as_many_updates_in_a_row(learner_setup, blank):
+    def loss(outputs, batch):
+        return outputs.value.sum() * math.nan, {}
+
+    made, restored = learner_setup(loss), learner_setup(loss)
+    for _ in range(60):
+        made.learner.learn(blank())
+    restored.learner.restore(made.learner.state())
+    for _ in range(39):
+        restored.learner.learn(blank())
+    with pytest.raises(TroupeError, match="100 gradients in a row"):
+        restored.learner.learn(blank())
+
+
+def test_a_restored_learner_normalizes_advantages_by_the_same_averages(learner_setup, blank):
+    def setup():
+        return learner_setup(losses.appo, objective=Objective.of(Loss(kind="appo")), advantage_decay=0.9)
+
+    rng = np.random.default_rng(0)
+    batches = [blank(4, 2, reward=rng.normal(size=(4, 2))) for _ in range(4)]
+    made, restored = setup(), setup()
+    for batch in batches[:3]:
+        made.learner.learn(batch)
+    state, (started,) = made.learner.state(), {each.learner.state()["lately"][2] for each in [setup()]}
+    assert started == 0.0 < state["lately"][2]
+    restored.learner.restore(state)
+    assert restored.learner.state() == state
+    restored.master.vector.copy_(made.master.vector)
+    for each in (made, restored):
+        each.learner.learn(batches[3])
+    assert torch.equal(made.optimizer.gradients[-1], restored.optimizer.gradients[-1])
+    assert made.learner.state() == restored.learner.state() != state
 
 
 @pytest.mark.parametrize(("limit", "length"), [(0.0, 1.0), (0.25, 0.25), (5.0, 1.0)])
