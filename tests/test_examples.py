@@ -1,6 +1,8 @@
 """The examples run as they are printed."""
 
 import importlib.util
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +40,31 @@ def test_the_example_runs(name: str, arguments: list[str], tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
+
+
+NOTEBOOK = EXAMPLES / "first_agent.ipynb"
+
+
+def test_the_notebook_has_been_executed_and_is_small():
+    """Its outputs are of a run, without an error and without the paths of a machine."""
+    notebook = json.loads(NOTEBOOK.read_text())
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    kinds = [output["output_type"] for cell in cells for output in cell["outputs"]]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert "error" not in kinds
+    assert any("image/png" in output.get("data", {}) for cell in cells for output in cell["outputs"])
+    assert NOTEBOOK.stat().st_size < 200_000
+    assert not re.search(r"/(home|tmp|root|work|Users)/", NOTEBOOK.read_text())
+
+
+@pytest.mark.slow
+def test_the_notebook_can_be_executed_again(tmp_path: Path):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    where = {"metadata": {"path": tmp_path}}
+    nbclient.NotebookClient(notebook, timeout=PATIENCE_SECONDS, kernel_name="python3", resources=where).execute()
+    assert (tmp_path / "corridor.mp4").stat().st_size > 0
 
 
 def test_the_articles_program_is_under_a_hundred_lines():

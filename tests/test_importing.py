@@ -30,13 +30,24 @@ def test_an_interrupt_during_the_import_comes_after_it(tmp_path, monkeypatch):
 
 def test_a_line_is_shown_on_a_terminal_and_removed(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "torch")
-    with importing.announced():
+    with importing.import_announced():
         assert capsys.readouterr().out == ""  # nobody watches
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    with importing.announced():
+    with importing.import_announced():
         shown = capsys.readouterr().out
         assert shown == "importing PyTorch and Gymnasium ...\r"
     assert capsys.readouterr().out == f"{' ' * (len(shown) - 1)}\r"
+
+
+def test_measurements_are_announced_where_somebody_watches(monkeypatch, capsys):
+    with pytest.raises(troupe.UsageError):
+        troupe.train("Nowhere-v0")
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    for display, shown in (("auto", "making and measuring environments ..."), ("quiet", "")):
+        with pytest.raises(troupe.UsageError):
+            troupe.train("Nowhere-v0", display=display)
+        assert capsys.readouterr().out == (f"{shown}\r{' ' * len(shown)}\r" if shown else "")
 
 
 def test_a_command_shows_it_before_it_imports_anything_slow(tmp_path):

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from troupe.config import TrainConfig, TroupeError, UsageError
-from troupe.importing import announced, interrupts_held_back
+from troupe.importing import import_announced, interrupts_held_back
 
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
@@ -29,7 +29,7 @@ _LAZY = {
 def __getattr__(name: str) -> Any:
     """Imports torch and Gymnasium only when they are first needed: `troupe --help` answers at once."""
     if name in _LAZY:
-        with announced(), interrupts_held_back():
+        with import_announced(), interrupts_held_back():
             module = importlib.import_module(_LAZY[name])
         return getattr(module, name)
     raise AttributeError(f"module 'troupe' has no attribute '{name}'")

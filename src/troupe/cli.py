@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from troupe import arguments, config, console, hints
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
-from troupe.importing import announced
+from troupe.importing import import_announced
 from troupe.text import format_return, table
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(argv: Sequence[str]) -> int:
                 need("onnx")
             if options.name not in _WITHOUT_TORCH:
                 silent = getattr(options, "json", False) or getattr(options, "quiet", False)
-                with nullcontext() if silent else announced():
+                with nullcontext() if silent else import_announced():
                     importlib.import_module("torch")
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:

@@ -26,19 +26,24 @@ def by_command() -> Iterator[None]:
         _by_command.reset(before)
 
 
+def either(command: str, python: str) -> str:
+    """What to write on the command line, or in Python."""
+    return command if _by_command.get() else python
+
+
 def option(name: str, keyword: str = "") -> str:
     """`--run-dir` or `run_dir=`; `keyword` is its name in Python, where that is another."""
-    return f"--{name}" if _by_command.get() else f"{keyword or name.replace('-', '_')}="
+    return either(f"--{name}", f"{keyword or name.replace('-', '_')}=")
 
 
 def code_option(name: str) -> str:
     """`--network FILE.py:NAME` or `network=`: where code of the user's is given again."""
-    return f"--{name} FILE.py:NAME" if _by_command.get() else f"{name}="
+    return either(f"--{name} FILE.py:NAME", f"{name}=")
 
 
 def given(name: str, value: str) -> str:
     """`--steps 40,000` or `steps=40,000`: an option as it was given."""
-    return f"--{name} {value}" if _by_command.get() else f"{name}={value}"
+    return either(f"--{name} {value}", f"{name.replace('-', '_')}={value}")
 
 
 def options(preset: str, settings: Mapping[str, float]) -> str:

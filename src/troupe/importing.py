@@ -1,4 +1,5 @@
-"""The first import of PyTorch takes seconds: it is announced where somebody watches, and Ctrl-C waits for its end."""
+"""What takes seconds before the first line is announced where somebody watches: the import of PyTorch, for whose end
+Ctrl-C waits, and measurements."""
 
 import signal
 import sys
@@ -7,21 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_TEXT = "importing PyTorch and Gymnasium ..."
-
 
 @contextmanager
-def announced() -> Iterator[None]:
-    """Shows a line on a terminal and in a notebook while PyTorch is imported inside; it is removed afterwards."""
-    watched = "ipykernel" in sys.modules or bool(getattr(sys.stdout, "isatty", bool)())
-    if "torch" in sys.modules or not watched:
+def announced(text: str) -> Iterator[None]:
+    """Shows a line on a terminal and in a notebook while something takes long inside; it is removed afterwards."""
+    if not ("ipykernel" in sys.modules or bool(getattr(sys.stdout, "isatty", bool)())):
         yield
         return
-    print(_TEXT, end="\r", flush=True)
+    print(text, end="\r", flush=True)
     try:
         yield
     finally:
-        print(" " * len(_TEXT), end="\r", flush=True)
+        print(" " * len(text), end="\r", flush=True)
+
+
+@contextmanager
+def import_announced() -> Iterator[None]:
+    """The same while PyTorch is imported inside, for the first time."""
+    if "torch" in sys.modules:
+        yield
+        return
+    with announced("importing PyTorch and Gymnasium ..."):
+        yield
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def introduction(
     tuned = ""
     if found:
         kind = "tuned" if found.verified else "with settings, not tuned,"
-        tuned = f", {kind} for {source.id} (--untuned ignores these settings)"
+        tuned = f", {kind} for {source.id} ({hints.either('--untuned', 'tuned=False')} ignores these settings)"
     limits = [
         f"a return of {target:g}" if target is not None else "",
         f"{stop.steps:,} steps" if stop.steps else "",

@@ -150,7 +150,7 @@ def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str],
     count = min(total, max(_FEW, cores()))
     notices.append(
         f"actors auto: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s: "
-        f"{count} x 1 environments (--actors and --actor.environments choose others)"
+        f"{count} x 1 environments (actor.count and actor.environments choose others)"
     )
     changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": min(batch, count)})

@@ -3,6 +3,7 @@
 import inspect
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
@@ -14,6 +15,7 @@ from troupe import config as configuration
 from troupe import hints, no_effect, safe_files
 from troupe.config import TrainConfig, UsageError
 from troupe.environments import name_of, of_run, quiet_gymnasium, settle
+from troupe.importing import announced
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
 from troupe.preparation import fit
 from troupe.run import Run, limit_reached
@@ -97,10 +99,12 @@ def train(
     given = choices.named(settings or {}, **own)
     given |= {name: value for name, value in short.items() if value is not None}
     given |= {} if network is None else {"network.custom": name_of_network(network)}
-    asked, source = settle(configuration.resolve(name_of(env), preset, given, tuned=tuned), env, env_kwargs)
-    asked, made = choices.settle(asked), find_network(network, asked)
+    resolved = configuration.resolve(name_of(env), preset, given, tuned=tuned)
     names = [name for name, _ in configuration.flatten(given)]
-    config, findings = fit(asked, source, made, names)
+    with nullcontext() if display in ("quiet", "silent") else announced("making and measuring environments ..."):
+        asked, source = settle(resolved, env, env_kwargs)
+        asked, made = choices.settle(asked), find_network(network, asked)
+        config, findings = fit(asked, source, made, names)
     findings += no_effect.notices(config, names)
     measured = configuration.differing(asked, config)
     if run_dir is not None:

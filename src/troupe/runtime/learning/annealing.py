@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
+from troupe import hints
 from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
 from troupe.config import TrainConfig, UsageError
 
@@ -35,7 +36,8 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     if schedule(done) == 0.0:
         raise UsageError(
             f"the learning rate of this run has fallen to 0 at step {schedule.end:,} (learner.anneal_steps): nothing "
-            "more would be learned; give --anneal-steps N with a later step, 0 for a constant learning rate, or auto"
+            f"more would be learned; give {hints.given('anneal-steps', 'N')} with a later step, 0 for a constant "
+            "learning rate, or auto"
         )
     return schedule
 
