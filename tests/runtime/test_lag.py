@@ -140,7 +140,7 @@ def test_nobody_gets_a_rollout_that_is_being_learned_from(assembled, counting):
 
     def learn_while_others_take_what_is_free(batch):
         free = []
-        while (rollout := parts.queue.acquire_nowait()) is not None:
+        while (rollout := parts.queue.acquire_within(0.0)) is not None:
             free.append(rollout)
         assert not any(np.shares_memory(batch.obs, each.obs) for each in free)
         parts.queue.release(free)

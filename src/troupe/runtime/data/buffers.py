@@ -15,6 +15,7 @@ class RolloutBuffers:
     """`queue` leads to the learners. `queues` has for each actor that from which it takes empty rollouts: the same
     one, or a queue of its own where each actor learns from its own rollouts."""
 
+    spec: RolloutSpec
     queue: RolloutQueue
     queues: Sequence[RolloutQueue]
     new: Callable[[], Rollout]  # in place of one that is lost with its actor
@@ -46,7 +47,7 @@ class RolloutBuffers:
             rollouts = [new() for _ in range(number)]
         if not own:
             queue = RolloutQueue(rollouts)
-            return cls(queue, [queue] * actors, new, block, number)
+            return cls(spec, queue, [queue] * actors, new, block, number)
         firsts = range(0, number, per_actor)
         queues = [RolloutQueue(rollouts[first : first + per_actor]) for first in firsts]
-        return cls(RolloutQueue([]), queues, new, block, number)
+        return cls(spec, RolloutQueue([]), queues, new, block, number)

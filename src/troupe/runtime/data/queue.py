@@ -32,9 +32,10 @@ class RolloutQueue:
                 raise Closed
             return self._free.popleft()
 
-    def acquire_nowait(self) -> Rollout | None:
-        """An empty rollout, or None where there is none."""
+    def acquire_within(self, seconds: float) -> Rollout | None:
+        """An empty rollout, or None where there is none after at most that long."""
         with self._freed:
+            self._freed.wait_for(lambda: self._free or self._closed, seconds)
             if self._closed:
                 raise Closed
             return self._free.popleft() if self._free else None
@@ -58,6 +59,14 @@ class RolloutQueue:
             if self._closed:
                 raise Closed
             return [self._full.popleft() for _ in range(len(self._full) if take_all else least)]
+
+    def get_within(self, seconds: float, most: int) -> list[Rollout]:
+        """The oldest rollouts, at most `most`; waits at most that long for the first. For a queue's only reader."""
+        with self._filled:
+            self._filled.wait_for(lambda: self._full or self._closed, seconds)
+            if self._closed:
+                raise Closed
+            return [self._full.popleft() for _ in range(min(most, len(self._full)))]
 
     def release(self, rollouts: Sequence[Rollout]) -> None:
         with self._freed:

@@ -235,7 +235,7 @@ class ProcessRunner:
                 actor.request(self.queue.acquire(), context.progress.counts)
             if actor.wants_more and context.workers.wanted("actors", self.number):
                 # Never wait for an empty rollout while a full one may be on its way here.
-                another = self.queue.acquire_nowait()
+                another = self.queue.acquire_within(0.0)
                 if another is not None:
                     actor.request(another, context.progress.counts)
             rollout, delta = actor.receive(context.hang_seconds)

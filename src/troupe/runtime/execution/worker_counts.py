@@ -1,6 +1,7 @@
 """How many actors, predictors and learners are at work, the limits of that, and a latch until actors are ready."""
 
 import threading
+from collections.abc import Iterable
 
 from troupe.config import Adjust, TrainConfig
 from troupe.runtime.execution.gate import Closed, Gate
@@ -57,12 +58,12 @@ class WorkerCounts:
 
 
 class ReadyLatch:
-    """Opens when every actor is ready, of the `actors` that start together."""
+    """Opens when all that start together are ready: the actors of these numbers."""
 
-    def __init__(self, gate: Gate, actors: int):
-        self._gate, self._awaited = gate, set(range(actors))
+    def __init__(self, gate: Gate, actors: Iterable[int]):
+        self._gate, self._awaited = gate, set(actors)
         self._lock, self._open = threading.Lock(), threading.Event()
-        if not actors:
+        if not self._awaited:
             self._open.set()
 
     @property
@@ -75,6 +76,11 @@ class ReadyLatch:
             self._awaited.discard(actor)
             if not self._awaited:
                 self._open.set()
+
+    def awaited(self) -> set[int]:
+        """Those that are not ready yet."""
+        with self._lock:
+            return set(self._awaited)
 
     def wait_for(self, seconds: float) -> None:
         self._open.wait(seconds)

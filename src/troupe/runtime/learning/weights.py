@@ -30,45 +30,56 @@ class WeightStore:
     """The last published weights, and their version: how often weights were published.
 
     With `shared`, actors in other processes pull too. Nobody who pulls holds a lock, so one that is
-    killed leaves nothing locked: version v stands in copy v modulo 4, and a reader who finds that the
-    writer has come round meanwhile reads again.
+    killed leaves nothing locked: the copies are written in turn, and a reader who finds that the
+    writer has come round meanwhile reads again. A version stands beside each copy, as a store that
+    mirrors another one does not get every version.
     """
 
     def __init__(self, vector: Float[Tensor, " P"], version: int = 0, *, shared: bool = False):
         self._block = Block(
-            {"copies": ((_COPIES, len(vector)), np.float32), "version": ((1,), np.int64)}, shared=shared
-        )
+            {"copies": ((_COPIES, len(vector)), np.float32), "versions": ((_COPIES,), np.int64),
+             "written": ((1,), np.int64)},
+            shared=shared,
+        )  # fmt: skip
         self._attach()
-        self._copies[version % _COPIES].copy_(vector)
-        self._version[0] = version
+        self._copies[0].copy_(vector)
+        self._versions[0] = version
 
-    def publish(self, vector: Float[Tensor, " P"]) -> int:
-        """Called by one thread at a time: the master's lock sees to that."""
-        following = self.version + 1
+    def publish(self, vector: Float[Tensor, " P"], version: int | None = None) -> int:
+        """Called by one thread at a time: the master's lock sees to that. The version is the next one, unless named."""
+        following = int(self._written[0]) + 1
+        named = self.version + 1 if version is None else version
         with self._order:
+            self._versions[following % _COPIES] = named
             self._copies[following % _COPIES].copy_(vector)
-        self._version[0] = following
-        return following
+        self._written[0] = following
+        return named
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:
         """Copies the weights into `into` unless version `have` is still the newest; returns the version."""
         while True:
-            version = self.version
-            if version == have:
+            written = int(self._written[0])
+            if self._versions[written % _COPIES] == have:
                 return have
             with self._order:
-                into.copy_(self._copies[version % _COPIES])
-            if self.version - version < _COPIES - 1:
+                version = int(self._versions[written % _COPIES])
+                into.copy_(self._copies[written % _COPIES])
+            if int(self._written[0]) - written < _COPIES - 1:
                 return version
 
     @property
+    def size(self) -> int:
+        return len(self._copies[0])
+
+    @property
     def version(self) -> int:
-        return int(self._version[0])
+        return int(self._versions[int(self._written[0]) % _COPIES])
 
     def _attach(self) -> None:
-        self._copies, self._version = torch.from_numpy(self._block["copies"]), self._block["version"]
-        # Taking any lock keeps a processor from moving the copying before or after the look at the
-        # version. It is each process's own, and in threads it is held for no longer than a copy takes.
+        self._copies = torch.from_numpy(self._block["copies"])
+        self._versions, self._written = self._block["versions"], self._block["written"]
+        # Taking any lock keeps a processor from moving the copying before or after the look at what
+        # was written. It is each process's own, and in threads it is held for no longer than a copy takes.
         self._order = threading.Lock()
 
     def __getstate__(self) -> Block:
