@@ -171,6 +171,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
     _add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
+    _add_short(one, "--cluster", "actor.cluster", "ADDRESS", "another cluster for its actors; none: this machine")
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
@@ -245,6 +246,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
         ("--steps", "stop.steps", "N", "stop after N steps: 300000, 100k, 1.5M, 1e6"),
         ("--target", "stop.target", "R", "stop when an evaluation confirms R; none: no target"),
         ("--actors", "actor.count", "N", "number of actors (auto: by measurement)"),
+        ("--cluster", "actor.cluster", "ADDRESS", "actors on the hosts of a Ray cluster; auto: this machine's"),
         ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
         ("--on-collapse", "collapse.answer", "A", _COLLAPSE),
     ):
@@ -273,7 +275,7 @@ def _add_short(
 _WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
 _SHORT = {
     "actor.count": "--actors", "stop.steps": "--steps", "stop.seconds": "--time", "stop.target": "--target",
-    "collapse.answer": "--on-collapse", "network.custom": "--network",
+    "collapse.answer": "--on-collapse", "network.custom": "--network", "actor.cluster": "--cluster",
 }  # fmt: skip
 _OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core")
 

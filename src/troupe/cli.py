@@ -144,6 +144,7 @@ def resume(options: argparse.Namespace) -> None:
             target=options.target,
             on_collapse=options.on_collapse,
             anneal_steps=options.anneal_steps,
+            cluster=options.cluster,
             env=options.env,
             network=options.network,
             display=_display(options),

@@ -20,8 +20,9 @@ _PACKAGES = {
     "mujoco": ("gymnasium[mujoco]",),
     "envpool": ("envpool",),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "torch"),
+    "cluster": ("ray>=2.60",),
 }
-_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript")}  # without which a command cannot begin
+_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",)}  # without which a command cannot begin
 
 
 def need(extra: str) -> None:

@@ -42,6 +42,8 @@ def introduction(
         f"{stop.seconds:g} s of training" if stop.seconds else "",
     ]
     placed = placement_of(config, source).plural
+    if topology.cluster:
+        placed += f" on {topology.cluster.describe()}"
     if source.unsendable and config.actor.place == "auto" and placed == "threads":
         placed += f" (the environment cannot be sent to processes: {source.unsendable})"
     notes = [*source.notices, *measured]

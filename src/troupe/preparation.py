@@ -11,6 +11,7 @@ from torch import nn
 from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
+from troupe.runtime.cluster.placement import cores_of_hosts
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.initial_network import choose_device, first_network, sees_images
@@ -86,7 +87,7 @@ def _fit_placement(config: TrainConfig, source: EnvironmentSource, notices: list
     """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
     actor = config.actor
     one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial
-    if not one or placement_of(config, source).name == "thread" or not source.exists_once(config.env):
+    if not one or placement_of(config, source).name != "process" or not source.exists_once(config.env):
         return config
     notices.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
     return replace(config, {"actor.place": "thread"})
@@ -134,20 +135,21 @@ def _fit_actors(
         return _few_actors(config, total, batch, notices, named)
     except Exception:
         return replace(config, {"actor.auto": False})
-    count, environments = costs.best(total, batch, cores(), processes=placement_of(config, source).in_processes)
+    available = cores_of_hosts(config) or cores()
+    count, environments = costs.best(total, batch, available, processes=placement_of(config, source).in_processes)
     notices.append(
         f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
         f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
-    speed = costs.speed(count, environments, cores(), processes=placement_of(config, source).in_processes)
+    speed = costs.speed(count, environments, available, processes=placement_of(config, source).in_processes)
     return _fit_rollout(config, speed, notices, named)
 
 
 def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str], named: Collection[str]) -> TrainConfig:
     """One environment for each of a few actors, which wait for their resets and steps together."""
-    count = min(total, max(_FEW, cores()))
+    count = min(total, max(_FEW, cores_of_hosts(config) or cores()))
     notices.append(
         f"actors auto: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s: "
         f"{count} x 1 environments (actor.count and actor.environments choose others)"

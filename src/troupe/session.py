@@ -314,6 +314,7 @@ class Session:
             ) from error
         counts, seconds = self._progress.counts, self._clock.seconds
         training = messages.training_report(self._config, counts, seconds, self._topology.rollouts_in_batch)
+        training += self._topology.cluster.figures.lines() if self._topology.cluster else []
         ended = self._config, outcome, scores, training, self._path, saved, picture
         self._display.result(messages.result(*ended, signalled=self._interrupted()))
 

@@ -23,6 +23,7 @@ from troupe.runs.report.display import Display, Mode
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
 from troupe.runtime import choices
+from troupe.runtime.cluster.placement import connected
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.learning import annealing
 from troupe.session import Session
@@ -34,7 +35,7 @@ P = ParamSpec("P")
 _ARGUMENTS = {  # of `train` that are short for settings
     "stop.steps": "steps", "stop.seconds": "seconds", "stop.target": "target", "network.custom": "network",
     "loss.kind": "loss", "learner.optimizer": "optimizer", "network.encoder": "encoder", "env.backend": "backend",
-    "actor.place": "placement",
+    "actor.place": "placement", "actor.cluster": "cluster",
 }  # fmt: skip
 
 
@@ -69,6 +70,7 @@ def train(
     encoder: NameOrCallable | None = None,
     backend: NameOrCallable | None = None,
     placement: NameOrCallable | None = None,
+    cluster: str | None = None,
     run_dir: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -84,7 +86,8 @@ def train(
     `encoder`, `backend` and `placement` are callables of your own, or names (docs/extending.md): short for
     "loss.kind", "learner.optimizer", "network.encoder", "env.backend" and "actor.place". `env_kwargs` are arguments of
     the environment or its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its
-    signature.
+    signature. `cluster` is the address of a Ray cluster whose hosts run the actors, or "auto" (docs/cluster.md): short
+    for "actor.cluster".
 
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
     "quiet" only what happened in the end, "silent" nothing.
@@ -94,24 +97,26 @@ def train(
     SIGHUP) with the run as the exception's `run`.
     """
     check_named(run_dir)
-    short = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
+    short: dict[str, Any] = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
+    short["actor.cluster"] = cluster
     own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
     given = choices.named(settings or {}, **own)
     given |= {name: value for name, value in short.items() if value is not None}
     given |= {} if network is None else {"network.custom": name_of_network(network)}
     resolved = configuration.resolve(name_of(env), preset, given, tuned=tuned)
     names = [name for name, _ in configuration.flatten(given)]
-    with nullcontext() if display in ("quiet", "silent") else announced("making and measuring environments ..."):
-        asked, source = settle(resolved, env, env_kwargs)
-        asked, made = choices.settle(asked), find_network(network, asked)
-        config, findings = fit(asked, source, made, names)
-    findings += no_effect.notices(config, names)
-    measured = configuration.differing(asked, config)
     if run_dir is not None:
         check_free(Path(run_dir))
-    session = Session(config, source, made, display, findings=findings, measured=measured)
-    with RunDirectory.new(config, run_dir) as directory:
-        return session.run(directory)
+    with connected(resolved):
+        with nullcontext() if display in ("quiet", "silent") else announced("making and measuring environments ..."):
+            asked, source = settle(resolved, env, env_kwargs)
+            asked, made = choices.settle(asked), find_network(network, asked)
+            config, findings = fit(asked, source, made, names)
+        findings += no_effect.notices(config, names)
+        measured = configuration.differing(asked, config)
+        session = Session(config, source, made, display, findings=findings, measured=measured)
+        with RunDirectory.new(config, run_dir) as directory:
+            return session.run(directory)
 
 
 @quiet_gymnasium()
@@ -130,6 +135,7 @@ def resume(
     encoder: NameOrCallable | None = None,
     backend: NameOrCallable | None = None,
     placement: NameOrCallable | None = None,
+    cluster: str | None = None,
     display: Mode = "auto",
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
@@ -138,10 +144,10 @@ def resume(
     evaluation is evaluated. Raises what `train` raises; UsageError also where another process writes there.
 
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
-    `on_collapse`, "report" or "rollback", and `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
-    at the limit on steps) replace what the run was given before. `env`, `network`, `loss` and the like are
-    needed where the run had those of a script or a notebook, or where a file has moved; of files it remembers the
-    names.
+    `on_collapse`, "report" or "rollback", `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
+    at the limit on steps) and `cluster` ("none": this machine) replace what the run was given before. `env`, `network`,
+    `loss` and the like are needed where the run had those of a script or a notebook, or where a file has moved; of
+    files it remembers the names.
     """
     path = Path(run)
     checkpoint.read_config(path)  # says what is wrong where this is no run directory
@@ -155,7 +161,10 @@ def resume(
             name: files.absolute(value) if isinstance(value, str) else value
             for name, value in choices.named(changes, **own).items()
         }
-        return _resumed(path, changes, env, network, display).run(directory)
+        changes["actor.cluster"] = cluster
+        before = checkpoint.read_config(path)
+        with connected(before if cluster is None else configuration.replace(before, {"actor.cluster": cluster})):
+            return _resumed(path, changes, env, network, display).run(directory)
 
 
 def _resumed(

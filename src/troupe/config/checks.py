@@ -1,5 +1,7 @@
 """Combinations of settings that are refused."""
 
+import re
+
 from troupe.config.errors import UsageError
 from troupe.config.settings import TrainConfig
 
@@ -31,6 +33,8 @@ def check_together(config: TrainConfig) -> None:
             "so they earn no bonus; take a preset that learns from rollouts (--preset appo or impala)"
         )
     _check_topology(config)
+    if config.actor.cluster != "none":
+        _check_cluster(config)
     if config.collapse.answer == "rollback":
         _check_rollback(config)
     if config.learner.max_lag and config.learner.stale == "correct" and config.loss.kind == "a3c":
@@ -77,6 +81,24 @@ def _check_topology(config: TrainConfig) -> None:
             f"record: a run of topology {name} with {config.inference.kind} inference cannot be replayed; "
             "async and queue with local inference can, and serial repeats itself without a record"
         )
+
+
+def _check_cluster(config: TrainConfig) -> None:
+    given = f"actor.cluster = '{config.actor.cluster}'"
+    if config.actor.cluster.startswith("ray://"):
+        raise UsageError(
+            f"{given}: a client cannot train; run troupe on a machine of the cluster, with its address HOST:PORT"
+        )
+    if config.actor.cluster != "auto" and not re.fullmatch(r"[^\s/]+:\d+", config.actor.cluster):
+        raise UsageError(f"{given}: expected auto, none or an address HOST:PORT (10.0.0.1:6379)")
+    if config.topology != "async" or config.inference.kind != "local":
+        what = "inference.kind = 'batched'" if config.topology == "async" else f"topology {config.topology}"
+        raise UsageError(
+            f"{given}: with {what} actors cannot play on other hosts; topology async with local inference can "
+            "(presets appo and impala)"
+        )
+    if config.actor.place not in ("auto", "process"):
+        raise UsageError(f"actor.place = '{config.actor.place}': on a cluster actors are processes; set it to auto")
 
 
 def _check_rollback(config: TrainConfig) -> None:

@@ -89,6 +89,13 @@ class Actor:
             choices=("auto", "thread", "process"),
         ),
     ] = "auto"
+    cluster: Annotated[
+        str,
+        _doc(
+            "hosts of a Ray cluster run the actors: its address HOST:PORT, or auto: the cluster that this machine "
+            "belongs to, or else one on this machine alone; none: all on this machine, without Ray (docs/cluster.md)"
+        ),
+    ] = "none"
     restarts: Annotated[int, _doc("maximum number of replacements of actors that died or hung", ge=0)] = 20
     hang_seconds: Annotated[float, _doc("replace actors whose environment is silent this long; 0: never", ge=0)] = 60.0
     rollout_steps: Annotated[int, _doc("T: steps per environment in one rollout", ge=1)] = 64

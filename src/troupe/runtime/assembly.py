@@ -48,21 +48,22 @@ def assemble(
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
     placement = placement_of(config, source)
     processes = placement.in_processes
-    if processes:
+    shared = processes and not placement.elsewhere
+    if shared:
         warm_up()
     actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
     limits = worker_limits(config)
-    gate = Gate(one_at_a_time=config.threads != "free", shared=processes)
+    gate = Gate(one_at_a_time=config.threads != "free", shared=shared)
     predicting = config.inference.predictors if config.inference.kind == "batched" else 0
     workers = WorkerCounts(gate, config.actor.count, predicting, config.learner.count)
-    ready = ReadyLatch(gate, config.actor.count if processes else 0)
+    ready = ReadyLatch(gate, range(config.actor.count) if processes else ())
     restarts = 0 if config.traits.serial else config.actor.restarts  # no other actor collects meanwhile
-    master = _master(config, network, version, journal, shared=processes)
+    master = _master(config, network, version, journal, shared=shared)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     spec = RolloutSpec(source.packing.space, *config.actor.rollout_shape, source.actions, network.state_size)
     if config.inference.kind == "batched":
-        predictions = PredictionQueue(spec, limits["actors"], shared=processes)
+        predictions = PredictionQueue(spec, limits["actors"], shared=shared)
     local = ByValue(copy.deepcopy(network).cpu())
     device = master.vector.device
     plans = make_plans(
@@ -71,8 +72,8 @@ def assemble(
         "cpu" if processes else device.type, network.state_size, schedule,
     )  # fmt: skip
     buffers = RolloutBuffers.of(
-        config, spec, limits["actors"], placement.rollouts_per_actor, shared=processes,
-        pinned=not processes and device.type == "cuda",
+        config, spec, limits["actors"], placement.rollouts_per_actor, shared=shared,
+        pinned=not shared and device.type == "cuda",
     )  # fmt: skip
     context = ActorContext(progress, gate, workers, ready, restarts, config.actor.hang_seconds, journal, buffers)
     runners = placement.runners(plans, context)

@@ -19,6 +19,7 @@ from troupe.algorithm.schedules import LinearSchedule
 from troupe.config import TrainConfig
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.inference import PredictionQueue, Predictor
+from troupe.runtime.cluster.head import ClusterRunner
 from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
 from troupe.runtime.execution.runner import ActorContext, ActorRunner, ThreadRunner
@@ -67,7 +68,8 @@ class Topology(ABC):
         """What becomes of a rollout that an actor has filled."""
 
     def _actor_threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
-        return [(f"actor-{each.number}", partial(each.run, self._ready(each, after_batch))) for each in self.runners]
+        named = [("cluster" if self.cluster else f"actor-{each.number}", each) for each in self.runners]
+        return [(name, partial(each.run, self._ready(each, after_batch))) for name, each in named]
 
     def _ready(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:
         """`_deliver`; an actor that has filled a rollout is ready, whether or not its runner has said so."""
@@ -116,6 +118,11 @@ class Topology(ABC):
     @property
     def rollouts_in_batch(self) -> int:
         return self.config.learner.rollouts
+
+    @property
+    def cluster(self) -> ClusterRunner | None:
+        """What runs the actors where they are on other hosts."""
+        return next((each for each in self.runners if isinstance(each, ClusterRunner)), None)
 
     def describe(self, placed: str) -> str:
         """One line about who plays and who learns; `placed` says where actors run."""

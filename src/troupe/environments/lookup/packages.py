@@ -147,6 +147,11 @@ def missing(env_id: str, error: Exception) -> str:
     return f"environment {env_id} needs a package that is not installed: {' or '.join(commands) or error}"
 
 
+def pip_command(module: str) -> str:
+    """What installs a missing module: of a package that is not known, its name is taken for the module's."""
+    return next((each.command for each in KNOWN if root(module) in each.modules), f"pip install {root(module)}")
+
+
 def root(module: str) -> str:
     return module.partition(".")[0]
 

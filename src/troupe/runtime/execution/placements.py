@@ -32,14 +32,17 @@ class Placement:
     in_processes: bool = False  # then weights, rollouts and switches are in memory that other processes see, and
     # training begins when every runner is ready: at its first rollout, or when it calls `context.ready.add(number)`
     rollouts_per_actor: int = 1  # at a time
+    elsewhere: bool = False  # on other machines: nothing here is shared with them
 
     @property
     def plural(self) -> str:
-        return {"thread": "threads", "process": "processes"}.get(self.name, f"placement {PLACEMENTS.shown(self.name)}")
+        return {"thread": "threads", "process": "processes", "cluster": "processes"}.get(
+            self.name, f"placement {PLACEMENTS.shown(self.name)}"
+        )
 
     def runners(self, plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
         """Raises UsageError where a placement of the user's fails or does not make one for each plan."""
-        if PLACEMENTS.is_builtin(self.name):
+        if PLACEMENTS.is_builtin(self.name) or self.elsewhere:
             return list(self.make_runners(plans, context))
         try:
             with user_code():
@@ -58,15 +61,16 @@ def _threads(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRun
     return [ThreadRunner(plan, context) for plan in plans]
 
 
-def _processes(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
+def process_runners(plans: Sequence[ActorPlan], context: ActorContext) -> list[ProcessRunner]:
     check_sendable(plans[0])
-    pulses = Block({"pulse": ((len(plans),), np.float64)}, shared=True)
+    numbers = 1 + max(plan.number for plan in plans)
+    pulses = Block({"pulse": ((numbers,), np.float64)}, shared=True)
     return [ProcessRunner(ActorProcess(plan, context.buffers, context.gate, pulses), context) for plan in plans]
 
 
 _BUILT_IN = {
     "thread": Placement("thread", _threads),
-    "process": Placement("process", _processes, in_processes=True, rollouts_per_actor=AHEAD),
+    "process": Placement("process", process_runners, in_processes=True, rollouts_per_actor=AHEAD),
 }
 
 
@@ -76,6 +80,10 @@ def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
     Raises UsageError where that cannot be, and for an unknown name.
     """
     name = config.actor.place
+    if config.actor.cluster != "none":
+        from troupe.runtime.cluster.placement import on_hosts  # what it needs is loaded for a run on a cluster only
+
+        return Placement("cluster", on_hosts, in_processes=True, rollouts_per_actor=0, elsewhere=True)
     if config.traits.serial:
         if name not in ("auto", "thread"):
             raise UsageError(f"actor.place = '{name}': topology serial has one thread for everything")

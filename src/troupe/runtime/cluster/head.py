@@ -1,0 +1,315 @@
+"""The run's side of its hosts: asks each for rollouts, sends weights, and gives a lost host's actors to others."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from troupe.config import TroupeError, UsageError
+from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.cluster import versions
+from troupe.runtime.cluster.engine import Engine, HostLost, Ticket
+from troupe.runtime.cluster.figures import Figures
+from troupe.runtime.cluster.host import Parcel, Share
+from troupe.runtime.cluster.machines import Machines
+from troupe.runtime.cluster.remote import RemoteHost
+from troupe.runtime.data.rollout import FIELDS, Rollout
+from troupe.runtime.execution.gate import Closed
+from troupe.runtime.execution.runner import ActorContext, Deliver
+from troupe.runtime.learning.weights import WeightStore
+from troupe.runtime.progress import Stopwatch, lag_of
+
+_POLL_SECONDS = 0.05
+_LOOK_SECONDS = 1.0  # between two looks for machines that have joined
+_RETURN_SECONDS = 10.0  # without any host, until the run ends
+_CLOSE_SECONDS = 2.0
+_WEIGHTS_SHARE = 0.1  # of the time here, at most, for copying weights: versions are skipped instead
+
+
+@dataclass(eq=False)
+class _Arrival:
+    """A parcel whose first `taken` rollouts have been handed over."""
+
+    host: RemoteHost
+    parcel: Parcel
+    taken: int = 0
+
+
+class ClusterRunner:
+    """Runs all actors of a run, on the hosts of a cluster, from one thread.
+
+    No call waits for a host. Bounded are the calls in flight, two to a host with those whose parcel has come and waits
+    for empty rollouts, and the rollouts of a parcel. Nothing of a parcel is kept once it is copied.
+    """
+
+    name, number = "cluster", 0
+
+    def __init__(self, plans: Sequence[ActorPlan], context: ActorContext, engine: Engine):
+        source = plans[0].policy_source
+        assert isinstance(source, tuple)
+        assert isinstance(source[1], WeightStore)
+        self.queue, self.watch, self.figures = context.buffers.queue, Stopwatch(), Figures()
+        self._context, self._engine, self._store = context, engine, source[1]
+        self._vector = np.zeros(self._store.size, np.float32)
+        self._shared: tuple[int, object] = (-1, None)  # version and weights, for all hosts
+        self._next_weights = 0.0
+        self._environment, self._ours = plans[0].source.value.id, versions.prober()()
+        self._unplaced = [replace(plan, policy_source=(source[0], _OnItsHost())) for plan in plans]
+        self._indices = {plan.number: 0 for plan in plans}
+        self._hosts: list[RemoteHost] = []
+        self._arrived: deque[_Arrival] = deque()
+        self._machines = Machines(engine)
+        self._generation, self._next_look = 0, 0.0
+        self._polled = self._alone_since = time.monotonic()
+        self._ending, self._ended = threading.Lock(), False
+
+    def open(self) -> None:
+        """Starts hosts and waits until they are ready for the first rollouts. Raises UsageError where one cannot be."""
+        try:
+            while self._unplaced or not all(host.plays for host in self._hosts):
+                self._settle()
+                self._receive()
+                if refused := self._machines.refused:
+                    raise UsageError(next(iter(refused.values())))
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, deliver: Deliver) -> None:
+        try:
+            while not self._context.gate.stopped:
+                self._settle()
+                self._ask()
+                self._receive()
+                self._hand_over(deliver)
+            raise Closed
+        finally:
+            self.close()
+
+    def successor(self) -> None:
+        """None: nothing here hangs, and a host that does is replaced."""
+
+    def close(self) -> None:
+        """Ends all hosts: in order if they can in time."""
+        with self._ending:
+            if self._ended:
+                return
+            self._ended = True
+            tickets = [self._engine.call(host.handle, "close") for host in self._hosts if host.handle is not None]
+            end = time.monotonic() + _CLOSE_SECONDS
+            while tickets and (left := end - time.monotonic()) > 0:
+                done = self._engine.wait(tickets, left)
+                tickets = [ticket for ticket in tickets if ticket not in done]
+            for host in self._hosts:
+                host.kill()
+
+    def describe(self) -> str:
+        """Where the actors are: "2 hosts (a: 4 actors, b: 3)"."""
+        actors = sorted(self._actors().items())
+        words = ", ".join(f"{name}: {number if each else _count(number)}" for each, (name, number) in enumerate(actors))
+        return f"{len(actors)} host{'' if len(actors) == 1 else 's'} ({words})"
+
+    def take_row(self) -> dict[str, dict[str, float]]:
+        """For metrics, by host (figures.py)."""
+        return self.figures.take_row(self._actors())
+
+    def _actors(self) -> Counter[str]:
+        """By name of their host."""
+        count: Counter[str] = Counter()
+        for host in list(self._hosts):
+            count[host.node.name] += len(host.plans)
+        return count
+
+    # Machines, and the actors on them
+
+    def _settle(self) -> None:
+        """Deals out the actors that have no host; takes some back where a machine has joined."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + _LOOK_SECONDS
+        if joined := self._machines.look():
+            self._make_room(", ".join(node.name for node in joined))
+        if not self._unplaced:
+            return
+        plans = sorted(self._unplaced, key=lambda plan: plan.number)
+        spec, most = self._context.buffers.spec, self._context.most_restarts
+        for node, count in self._machines.spread(len(plans), self._load()):
+            share = Share(plans[:count], spec, len(self._vector), self._generation, most)
+            self._hosts.append(RemoteHost(self._engine, node, share))
+            plans = plans[count:]
+        self._unplaced = plans
+        self._generation += most + 1  # more than the actors of a host can get to there
+        if self._hosts:
+            self._alone_since = now
+        elif now - self._alone_since >= _RETURN_SECONDS:
+            why = "".join(f"; {each}" for each in self._machines.refused.values())
+            raise TroupeError(f"no host is left that could run actors{why}")
+
+    def _load(self) -> Counter[str]:
+        """Actors by machine."""
+        load: Counter[str] = Counter()
+        for host in self._hosts:
+            load[host.node.id] += len(host.plans)
+        return load
+
+    def _make_room(self, joined: str) -> None:
+        """Takes actors back from machines with more actors than cores, to be dealt out anew."""
+        load, notices = self._load(), self._context.progress.notices
+        crowded = [host for host in self._hosts if host.plays and load[host.node.id] > host.node.cores]
+        if crowded:
+            names = ", ".join(sorted({host.node.name for host in crowded}))
+            notices.append(f"host {joined} has joined, and shares the actors of {names}")
+        else:
+            notices.append(f"host {joined} has joined: a spare, should another be lost")
+        for host in crowded:
+            self._give_up(host)
+
+    def _lose(self, host: RemoteHost, why: str) -> None:
+        """A host is lost: counted and reported once, however many actors it had. Raises TroupeError when enough have
+        been."""
+        progress, most = self._context.progress, self._context.most_restarts
+        self._machines.avoid(host.node)
+        self._give_up(host)
+        lost = f"host {host.node.name} is lost: {why}"
+        if progress.counts.restarts >= most:
+            raise TroupeError(f"{lost}; no more are replaced: {most} is this run's actor.restarts")
+        progress.restart(f"{lost}; other hosts take its {_count(len(host.plans))}")
+
+    def _refuse(self, host: RemoteHost, why: str) -> None:
+        """A machine cannot take part; the others do."""
+        self._machines.refused[host.node.id] = why
+        self._context.progress.notices.append(f"{why}; it is not used")
+        self._give_up(host)
+
+    def _give_up(self, host: RemoteHost) -> None:
+        """Ends a host; its actors have none then."""
+        self._hosts.remove(host)
+        self._arrived = deque(each for each in self._arrived if each.host is not host)
+        host.kill()
+        self._unplaced += host.plans
+        self._next_look = 0.0
+
+    # Calls and answers
+
+    def _ask(self) -> None:
+        """Asks hosts for signs of life and, once all actors of the run are ready, for rollouts."""
+        now, gate, begun = time.monotonic(), self._context.gate, self._context.ready.open
+        for host in self._hosts:
+            if host.plays:
+                host.ask_for_beat(now, paused=gate.is_paused)
+            while host.plays and begun and not host.paused and host.wants_call:
+                host.ask_for_parcel(replace(self._context.progress.counts), *self._weights(now))
+
+    def _weights(self, now: float) -> tuple[int, object]:
+        """The newest weights, copied once for all hosts; or older ones, where copying takes too much time."""
+        if self._shared[0] < 0 or (self._store.version != self._shared[0] and now >= self._next_weights):
+            began = time.monotonic()
+            version = self._store.pull(torch.from_numpy(self._vector), -1)
+            self._shared = version, self._engine.share(self._vector)
+            self._next_weights = now + (time.monotonic() - began) / _WEIGHTS_SHARE
+        return self._shared
+
+    def _receive(self) -> None:
+        """Takes the answers that are there; waits for the first, but not for long."""
+        awaited: dict[Ticket, tuple[RemoteHost, Callable[[RemoteHost, Ticket], None]]] = {}
+        for host in self._hosts:
+            if host.stage is not None:
+                awaited[host.stage] = host, self._advance
+            if host.beat is not None:
+                awaited[host.beat] = host, self._take_beat
+            if host.calls:  # only the oldest: rollouts are handed over in the order in which they were made
+                awaited[host.calls[0]] = host, self._take_parcel
+        if not awaited:
+            time.sleep(_POLL_SECONDS)
+            return
+        for ticket in self._engine.wait(list(awaited), 0.0 if self._arrived else _POLL_SECONDS):
+            host, take = awaited[ticket]
+            if host in self._hosts:  # not lost a moment ago
+                try:
+                    take(host, ticket)
+                except HostLost as loss:
+                    self._lose(host, str(loss))
+        self._look_for_silence()
+
+    def _advance(self, host: RemoteHost, ticket: Ticket) -> None:
+        """A host has answered with its versions, or has opened."""
+        answer = self._engine.result(ticket)
+        if host.handle is None:
+            if wrong := versions.difference(host.node.name, answer, self._ours):
+                self._refuse(host, wrong)
+            else:
+                host.open()
+        elif answer is not None:
+            self._refuse(host, host.describe(answer, self._environment))
+        else:
+            host.opened()
+
+    def _take_beat(self, host: RemoteHost, _: Ticket) -> None:
+        awaited = host.take_beat(self._environment).awaited
+        for plan in host.plans:
+            if plan.number not in awaited:
+                self._context.ready.add(plan.number)
+
+    def _take_parcel(self, host: RemoteHost, _: Ticket) -> None:
+        parcel, progress = host.take_parcel(self._environment), self._context.progress
+        for delta in parcel.deltas:
+            progress.add(delta)
+        progress.notices.extend(f"host {host.node.name}: {notice}" for notice in parcel.notices)
+        self.watch.add(parcel.stage_seconds)
+        if parcel.origins:
+            host.undelivered += 1
+            self._arrived.append(_Arrival(host, parcel))
+
+    def _hand_over(self, deliver: Deliver) -> None:
+        """Copies what has come into empty rollouts, as far as there are any, and delivers it."""
+        while self._arrived:
+            rollout = self.queue.acquire_within(_POLL_SECONDS)
+            if rollout is None:
+                return
+            arrival = self._arrived[0]
+            self._unpack(arrival, rollout)
+            if arrival.taken == len(arrival.parcel.origins):
+                self._arrived.popleft()
+                arrival.host.undelivered -= 1
+            self.figures.add(arrival.host.node.name, lag_of(rollout, self._store.version))
+            self._context.journal.rollout(rollout)
+            deliver(rollout)
+
+    def _unpack(self, arrival: _Arrival, rollout: Rollout) -> None:
+        """The next rollout of a parcel."""
+        rollout.actor, rollout.generation, rollout.pulls = arrival.parcel.origins[arrival.taken]
+        for name in FIELDS:
+            getattr(rollout, name)[...] = arrival.parcel.arrays[name][arrival.taken]
+        rollout.index = self._indices[rollout.actor]  # counted here: a host begins anew
+        self._indices[rollout.actor] += 1
+        arrival.taken += 1
+
+    def _look_for_silence(self) -> None:
+        """Loses hosts that have not answered. While this process itself stands still (Ctrl-Z), nobody is silent."""
+        now = time.monotonic()
+        passed, self._polled = min(now - self._polled, 4 * _POLL_SECONDS), now
+        for host in list(self._hosts):
+            try:
+                host.pass_time(passed)
+            except HostLost as loss:
+                self._lose(host, str(loss))
+
+
+class _OnItsHost:
+    """In place of the weights in a plan that travels: each host has a store of its own."""
+
+    version = -1
+
+    def pull(self, into: Float[Tensor, " P"], have: int) -> int:
+        raise NotImplementedError
+
+
+def _count(count: int) -> str:
+    return f"{count} actor{'s' if count > 1 else ''}"

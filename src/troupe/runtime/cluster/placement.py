@@ -1,0 +1,77 @@
+"""Actors on a cluster as one of the places where they can run, and the connection that a run has to it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from troupe.config import TrainConfig, UsageError
+from troupe.extras import need
+from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.cluster.engine import Engine, Node
+from troupe.runtime.cluster.head import ClusterRunner
+from troupe.runtime.cluster.host import parcel_sizes, rollout_bytes
+from troupe.runtime.cluster.remote import IN_FLIGHT
+from troupe.runtime.data.rollout import RolloutSpec
+from troupe.runtime.execution.processes import check_sendable
+from troupe.runtime.execution.runner import ActorContext, ActorRunner
+
+_engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
+_STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts on their way
+
+
+@contextmanager
+def connected(config: TrainConfig) -> Iterator[None]:
+    """Inside, a run whose actors are to be on a cluster is connected to it. Raises UsageError."""
+    if config.actor.cluster == "none" or _engine.get() is not None:
+        yield
+        return
+    need("cluster")
+    from troupe.runtime.cluster import ray_engine
+
+    with ray_engine.connected(config.actor.cluster) as engine, using(engine):
+        yield
+
+
+@contextmanager
+def using(engine: Engine) -> Iterator[None]:
+    """Inside, runs on a cluster are on this one."""
+    before = _engine.set(engine)
+    try:
+        yield
+    finally:
+        _engine.reset(before)
+
+
+def cores_of_hosts(config: TrainConfig) -> int:
+    """Those that are free, or else all; 0 for a run that has no hosts."""
+    engine = _engine.get()
+    if config.actor.cluster == "none" or engine is None:
+        return 0
+    return sum(node.free for node in engine.nodes()) or sum(node.cores for node in engine.nodes())
+
+
+def on_hosts(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
+    """One runner for all actors, whose hosts are open. Raises UsageError where one cannot take part."""
+    engine = _engine.get()
+    assert engine is not None
+    check_sendable(plans[0])
+    nodes = engine.nodes()
+    _check_store(context.buffers.spec, len(plans), nodes)
+    available = sum(node.cores for node in nodes)
+    if len(plans) > available:
+        context.progress.notices.append(f"{len(plans)} actors have {available} cores on the hosts of the cluster")
+    runner = ClusterRunner(plans, context, engine)
+    runner.open()
+    return [runner]
+
+
+def _check_store(spec: RolloutSpec, actors: int, nodes: Sequence[Node]) -> None:
+    """Raises UsageError where rollouts on their way could fill an object store: Ray would write them to disk."""
+    most, _ = parcel_sizes(spec, actors)
+    needed, store = IN_FLIGHT * len(nodes) * most * rollout_bytes(spec), min(node.store_bytes for node in nodes)
+    if needed > _STORE_SHARE * store:
+        raise UsageError(
+            f"rollouts on their way from {len(nodes)} hosts need up to {needed / 1e6:,.0f} MB, and an object store of "
+            f"the cluster has {store / 1e6:,.0f} MB, of which they may take {_STORE_SHARE:.0%}: shorter rollouts "
+            "(actor.rollout_steps) or fewer environments need less; ray start --object-store-memory gives more"
+        )

@@ -1,0 +1,195 @@
+"""The cluster as Ray has it. Nothing else imports Ray."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from troupe.config import UsageError, one_line, reason
+from troupe.runtime.cluster import versions
+from troupe.runtime.cluster.engine import Handle, HostFailed, HostLost, Node, Ticket
+from troupe.runtime.cluster.host import Host
+from troupe.runtime.measure import cores
+
+_ANSWER_SECONDS = 5.0  # for an address to answer
+_FETCH_SECONDS = 30.0  # for a result that is here already
+_QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+
+
+@contextmanager
+def connected(address: str) -> Iterator["RayEngine"]:
+    """Inside, this process is connected to a cluster: that at `address`, or, for auto, one that runs on this machine
+    or is started here and ends with it. A connection that is there already is used and left. Raises UsageError."""
+    if ray.is_initialized():
+        yield RayEngine()
+        return
+    known = address if address != "auto" else _running()
+    folder = None
+    try:
+        with _handlers_kept():
+            if known:
+                _join(known)
+            else:
+                folder = _folder()
+                _start(folder)
+        engine = RayEngine()
+        if not engine.nodes():
+            raise UsageError(f"cluster {address}: no machine of it has cores for actors (ray start --num-cpus N)")
+        yield engine
+    finally:
+        ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _running() -> str:
+    """The address of the cluster that this machine belongs to; "" where there is none that answers."""
+    address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address() or ""
+    return address if address and not _unanswered(address) else ""
+
+
+def _unanswered(address: str) -> str:
+    """Why nobody answers at an address; "" if somebody does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, ValueError) as error:
+        return reason(error) if isinstance(error, OSError) else "it is no HOST:PORT"
+    return ""
+
+
+def _join(address: str) -> None:
+    if wrong := _unanswered(address):
+        raise UsageError(f"cluster {address}: nobody answers there: {wrong}")
+    try:
+        ray.init(address=address, **_QUIET)
+    except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
+        why, root = one_line(str(error)), error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        if "token" in why.lower() or "token" in str(root).lower():
+            todo = "it wants Ray's token: set RAY_AUTH_MODE=token and have the cluster's ~/.ray/auth_token here"
+        elif "mismatch" in why.lower():
+            todo = why
+        else:
+            todo = f"this machine must be part of it: ray start --address={address} ({one_line(str(root))[:200]})"
+        raise UsageError(f"cluster {address}: {todo}") from error
+
+
+def _start(folder: str) -> None:
+    """A cluster of this machine alone, which nobody else finds or can use, and which ends with this process."""
+    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # else Ray writes one into the user's home
+    ray.init(
+        address="local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
+        **_QUIET,
+    )  # fmt: skip
+
+
+def _folder() -> str:
+    """For the files of a cluster that is started here, in place of those that programs which were killed have left."""
+    base = "/tmp" if os.path.isdir("/tmp") else None  # the names of Ray's sockets must be short
+    for old in Path(base or tempfile.gettempdir()).glob("troupe-ray-*-*"):
+        owner = old.name.split("-")[2]
+        if owner.isdigit() and not os.path.exists(f"/proc/{owner}") and os.path.isdir("/proc/self"):
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"troupe-ray-{os.getpid()}-", dir=base)
+
+
+@contextmanager
+def _handlers_kept() -> Iterator[None]:
+    """Ray would end the program itself at SIGTERM."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+class RayEngine:
+    """The cluster that this process is connected to (engine.Engine)."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}  # of nodes that are alive, by id
+
+    def nodes(self) -> list[Node]:
+        alive = {each["NodeID"]: each for each in ray.nodes() if each["Alive"] and each["Resources"].get("CPU", 0) >= 1}
+        free = ray._private.state.available_resources_per_node()
+        self._names = _names({id_: each["NodeManagerHostname"] for id_, each in alive.items()}, self._names)
+        return [
+            Node(
+                id_, self._names[id_], int(each["Resources"]["CPU"]), int(free.get(id_, {}).get("CPU", 0)),
+                each["Resources"].get("object_store_memory", 0.0),
+            )
+            for id_, each in alive.items()
+        ]  # fmt: skip
+
+    def probe(self, node: Node) -> Ticket:
+        task = ray.remote(versions.prober())
+        return task.options(num_cpus=0, max_retries=0, scheduling_strategy=_only(node)).remote()
+
+    def start(self, node: Node, actors: int) -> Handle:
+        free = ray._private.state.available_resources_per_node().get(node.id, {}).get("CPU", 0)
+        reserved = min(actors, int(free))  # so that other programs of the cluster see them as taken
+        # `open` and `collect` have one thread, beats and the end another: they must not wait for rollouts.
+        kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Host)
+        return kind.options(num_cpus=reserved, scheduling_strategy=_only(node)).remote()
+
+    def share(self, value: Any) -> Any:
+        return ray.put(value)
+
+    def call(self, host: Handle, method: str, *arguments: Any) -> Ticket:
+        group = {} if method in ("open", "collect") else {"concurrency_group": "control"}
+        return getattr(host, method).options(**group).remote(*arguments)
+
+    def wait(self, tickets: Sequence[Ticket], seconds: float) -> list[Ticket]:
+        some, others = ray.wait(list(tickets), num_returns=1, timeout=seconds)
+        if some and others:
+            some += ray.wait(others, num_returns=len(others), timeout=0)[0]
+        return list(some)
+
+    def result(self, ticket: Ticket) -> Any:
+        try:
+            return ray.get(ticket, timeout=_FETCH_SECONDS)
+        except exceptions.RayTaskError as error:
+            raise HostFailed(one_line(error.cause or error), str(error)) from None
+        except exceptions.RayError as error:
+            raise HostLost(_why_lost(error)) from None
+
+    def kill(self, host: Handle) -> None:
+        with suppress(exceptions.RayError, ValueError):
+            ray.kill(host)
+
+
+def _names(hosts: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
+    """The names of nodes, which they keep: that of the machine, and a part of the id where several have one."""
+    names = {id_: known[id_] for id_ in hosts if id_ in known}
+    count = Counter(host for id_, host in hosts.items() if id_ not in names)
+    for id_, host in hosts.items():
+        if id_ not in names:
+            names[id_] = host if count[host] == 1 and host not in names.values() else f"{host}-{id_[:4]}"
+    return names
+
+
+def _only(node: Node) -> NodeAffinitySchedulingStrategy:
+    return NodeAffinitySchedulingStrategy(node.id, soft=False)
+
+
+def _why_lost(error: exceptions.RayError) -> str:
+    text = str(error)
+    if "node" in text.lower() and "died" in text:
+        return "its machine is gone"
+    return "its process has died" if isinstance(error, exceptions.RayActorError) else one_line(error)

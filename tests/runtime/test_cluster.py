@@ -1,0 +1,552 @@
+"""Actors on several hosts, which are threads of this process here: order, bounds, weights, loss and what is said."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+import pytest
+import torch
+
+from helpers import PATIENCE_SECONDS
+from helpers.cluster import ThreadEngine
+from troupe.cli import run
+from troupe.config import UsageError, resolve
+from troupe.environments import find
+from troupe.runtime.assembly import assemble
+from troupe.runtime.cluster import head, remote, versions
+from troupe.runtime.cluster.engine import HostFailed
+from troupe.runtime.cluster.head import ClusterRunner
+from troupe.runtime.cluster.host import Beat, Failure, HostProgress, Parcel, parcel_sizes, rollout_bytes
+from troupe.runtime.cluster.machines import deal
+from troupe.runtime.cluster.placement import using
+from troupe.runtime.data.rollout import RolloutSpec
+from troupe.runtime.execution.gate import Closed
+from troupe.runtime.initial_network import first_network
+from troupe.runtime.learning.weights import WeightStore
+from troupe.runtime.progress import Counts, Delta, Episode, Lag, Progress
+
+SETTINGS = {
+    "actor.cluster": "auto", "actor.count": 4, "actor.environments": 1, "actor.rollout_steps": 2,
+    "learner.rollouts": 2, "queue.capacity": 2, "actor.restarts": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For machines that join."""
+    monkeypatch.setattr(head, "_LOOK_SECONDS", 0.05)
+
+
+class Scripted:
+    """A host that plays nothing: each parcel has one rollout of each actor, with the version that it was sent last."""
+
+    def __init__(self, node: Any):
+        self.node, self.log, self.beats = node, list[tuple[int, bool]](), list[bool]()
+        self.weights: tuple[int, np.ndarray | None] = (-1, None)
+        self.answers, self.failure, self.opening = threading.Event(), None, None
+        self.answers.set()
+        self.active, self.most_active, self.ended = 0, 0, False
+
+    def open(self, packed: bytes) -> Failure | None:
+        self.share = cloudpickle.loads(packed)
+        return self.opening
+
+    def collect(self, counts: Counts, version: int, weights: np.ndarray | None = None) -> Parcel:
+        self.active += 1
+        self.most_active = max(self.most_active, self.active)
+        self.answers.wait(PATIENCE_SECONDS)
+        self.log.append((version, weights is not None))
+        if weights is not None:
+            self.weights = version, weights
+        self.active -= 1
+        numbers = [plan.number for plan in self.share.plans]
+        arrays = {
+            name: np.zeros((len(numbers), *shape), dtype) for name, (shape, dtype) in self.share.spec.arrays.items()
+        }
+        arrays["policy_version"][:], arrays["valid"][:] = self.weights[0], True
+        arrays["reward"][:] = np.array(numbers)[:, None, None]
+        origins = [(number, self.share.generation, [(version, 0)]) for number in numbers]
+        delta = Delta(Counts(played=2 * len(numbers)), [Episode(1.0, 2)], Lag(), {"mask": "masks are ignored"})
+        return Parcel(arrays, origins, [delta], ["an actor was replaced"], {"env": 1.0}, self.failure)
+
+    def beat(self, paused: bool) -> Beat:
+        self.beats.append(paused)
+        return Beat(failure=self.failure)
+
+    def close(self) -> None:
+        self.ended = True
+        self.answers.set()
+
+
+class Bench:
+    """A run whose hosts are scripted, and the rollouts that it has got; its learner is the test."""
+
+    def __init__(self, engine: ThreadEngine, **settings: Any):
+        self.engine, self.progress = engine, Progress()
+        config, source = resolve("CartPole-v1", settings=SETTINGS | settings), find("CartPole-v1")
+        network, seeds, _ = first_network(None, source, config)
+        with using(engine):
+            self.topology = assemble(config, source, network, seeds, self.progress)
+        assert self.topology.cluster is not None
+        self.runner: ClusterRunner = self.topology.cluster
+        self.got: list[tuple[int, int, int, int]] = []  # actor, generation, index, version
+        self.held: list[Any] = []
+        self.holding, self.error = False, None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> "Bench":
+        self._thread.start()
+        return self
+
+    def until(self, condition: Callable[[], Any]) -> None:
+        end = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            assert time.monotonic() < end
+            assert self.error is None or isinstance(self.error, Closed), self.error
+            time.sleep(0.002)
+
+    def stop(self) -> None:
+        self.topology.gate.stop()
+        self.topology.wake()
+        if self._thread.ident:
+            self._thread.join(PATIENCE_SECONDS)
+        self.topology.close()
+
+    def failure(self) -> BaseException:
+        self._thread.join(PATIENCE_SECONDS)
+        assert self.error is not None
+        return self.error
+
+    @property
+    def notices(self) -> str:
+        return "\n".join(self.progress.notices)
+
+    def _run(self) -> None:
+        try:
+            self.runner.run(self._deliver)
+        except BaseException as error:
+            self.error = error
+
+    def _deliver(self, rollout: Any) -> None:
+        assert (rollout.reward == rollout.actor).all()
+        self.got.append((rollout.actor, rollout.generation, rollout.index, int(rollout.policy_version.max())))
+        if self.holding:
+            self.held.append(rollout)
+        else:
+            self.topology.queue.release([rollout])
+
+
+@contextmanager
+def bench(engine: ThreadEngine, **settings: Any) -> Iterator[Bench]:
+    made = Bench(engine, **settings)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def two() -> ThreadEngine:
+    return ThreadEngine({"a": 3, "b": 1}, Scripted)
+
+
+def test_actors_are_dealt_out_by_cores_and_every_rollout_has_its_origin(two):
+    with bench(two) as run:
+        assert run.runner.describe() == "2 hosts (a: 3 actors, b: 1)"
+        run.start().until(lambda: len(run.got) >= 40)
+    for actor in range(4):
+        mine = [each for each in run.got if each[0] == actor]
+        assert [index for _, _, index, _ in mine] == list(range(len(mine)))
+        assert {generation for _, generation, _, _ in mine} == {0}
+    assert run.progress.counts.played >= 2 * len(run.got)
+    assert len(run.progress.take_episodes()) > 10
+    row = run.runner.take_row()
+    assert row["a"]["steps"] > row["b"]["steps"] > 0
+    assert run.runner.watch.seconds["env"] >= 2
+    assert "host a: an actor was replaced" in run.notices
+    assert run.notices.count("masks are ignored") == 1
+
+
+def test_training_begins_when_the_actors_of_all_hosts_are_ready(two):
+    """Not when the hosts are open: before, nothing is asked for."""
+    with bench(two) as run:
+        waiting, (slow,) = [3], two.on("b")
+        slow.host.beat = lambda paused: Beat(set(waiting))
+        run.start().until(lambda: run.topology.ready.awaited() == {3})
+        assert not run.topology.ready.open
+        assert not any(host.host.log for host in two.hosts)
+        waiting.clear()
+        run.until(lambda: run.topology.ready.open and len(run.got) > 4)
+
+
+def test_calls_are_two_at_most_for_each_host_and_one_at_a_time(two):
+    with bench(two) as run:
+        (host,) = two.on("a")
+        host.host.answers.clear()
+        run.start().until(lambda: host.host.active == 1)
+        run.until(lambda: len([ticket for ticket in host.tickets if not ticket.done()]) >= 1 and len(run.got) > 10)
+        pending = next(each for each in run.runner._hosts if each.node.name == "a")
+        assert len(pending.calls) == remote.IN_FLIGHT
+        host.host.answers.set()
+        run.until(lambda: len(host.host.log) > 6)
+        assert host.host.most_active == 1
+
+
+def test_what_waits_is_bounded_while_learners_are_busy(two):
+    with bench(two) as run:
+        run.holding = True
+        run.start().until(lambda: len(run.held) == 2)  # all there are
+        run.until(lambda: sum(each.undelivered for each in run.runner._hosts) >= 1)
+        calls = sum(len(host.host.log) for host in two.hosts)
+        time.sleep(0.1)
+        assert sum(len(host.host.log) for host in two.hosts) <= max(calls, 2 * remote.IN_FLIGHT)
+        assert all(each.undelivered + len(each.calls) <= remote.IN_FLIGHT for each in run.runner._hosts)
+        run.holding = False
+        run.topology.queue.release(run.held)
+        run.until(lambda: len(run.got) > 20)
+
+
+def test_a_version_is_copied_once_for_all_hosts_and_travels_once_to_each(two, monkeypatch):
+    monkeypatch.setattr(head, "_WEIGHTS_SHARE", 1e9)
+    with bench(two) as run:
+        store = run.topology.master.store
+        run.start()
+        for _ in range(20):
+            version = store.publish(torch.full((store.size,), float(store.version + 1)))
+            run.until(lambda version=version: any(each[3] == version for each in run.got))
+        hosts = [host.host for host in two.hosts]
+        run.until(lambda: all(host.weights[0] == 20 for host in hosts))
+    assert len({each[0] for each in two.shared}) == len(two.shared) <= 21  # with the first
+    for host in hosts:
+        sent = [version for version, new in host.log if new]
+        assert sent == sorted(set(sent))
+        assert host.log[0][1]
+        assert all((host.weights[1] == 20.0).tolist())
+
+
+def test_a_slow_host_skips_versions(two, monkeypatch):
+    monkeypatch.setattr(head, "_WEIGHTS_SHARE", 1e9)
+    with bench(two) as run:
+        (slow,), store = two.on("b"), run.topology.master.store
+        slow.host.answers.clear()
+        run.start().until(lambda: slow.host.active == 1)
+        for _ in range(50):
+            version = store.publish(torch.zeros(store.size))
+            run.until(lambda version=version: any(each[0] != 3 and each[3] == version for each in run.got))
+        slow.host.answers.set()
+        run.until(lambda: slow.host.weights[0] == 50)
+    assert sum(new for _, new in slow.host.log) <= 1 + remote.IN_FLIGHT
+
+
+def test_an_evaluation_pauses_the_hosts(two):
+    with bench(two) as run:
+        hosts = [host.host for host in two.hosts]
+        run.start().until(lambda: len(run.got) > 8)
+        with run.topology.gate.paused():
+            run.until(lambda: all(host.beats and host.beats[-1] for host in hosts))
+        run.until(lambda: not any(host.beats[-1] for host in hosts))
+        got = len(run.got)
+        run.until(lambda: len(run.got) > got + 8)
+
+
+def test_a_lost_host_counts_once_and_the_others_take_its_actors(two):
+    with bench(two) as run:
+        run.start().until(lambda: {0, 3} <= {actor for actor, *_ in run.got})
+        two.remove("a")
+        run.until(lambda: any(actor == 0 and generation > 0 for actor, generation, *_ in run.got))
+        assert run.progress.counts.restarts == 1
+        assert run.runner.describe() == "1 host (b: 4 actors)"
+        assert "host a is lost: its machine is gone; other hosts take its 3 actors" in run.notices
+        for actor in range(4):
+            mine = [(generation, index) for each, generation, index, _ in run.got if each == actor]
+            assert mine == sorted(mine)
+            assert [index for _, index in mine] == list(range(len(mine)))
+    generations = {generation for _, generation, *_ in run.got}
+    assert len(generations) == 2
+    assert max(generations) > SETTINGS["actor.restarts"]  # further than replacing them on the first host can get
+
+
+def test_a_host_that_answers_no_more_is_lost_in_seconds(two, monkeypatch):
+    monkeypatch.setattr(remote, "_SILENT_SECONDS", 0.3)
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        (frozen,), stands = two.on("b"), threading.Event()
+        frozen.host.beat = lambda paused: stands.wait(PATIENCE_SECONDS)
+        run.until(lambda: "host b is lost: it has not answered for" in run.notices)
+        run.until(lambda: run.runner.describe() == "1 host (a: 4 actors)")
+        stands.set()
+
+
+def test_a_machine_that_lost_a_host_is_the_last_choice_and_taken_where_it_is_the_only_one():
+    engine = ThreadEngine({"only": 2}, Scripted)
+    with bench(engine) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        engine.on("only")[0].lose("its process has died")
+        run.until(lambda: any(generation > 0 for _, generation, *_ in run.got))
+        assert run.progress.counts.restarts == 1
+
+
+def test_where_no_host_is_left_the_run_ends(two, monkeypatch):
+    monkeypatch.setattr(head, "_RETURN_SECONDS", 0.1)
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.remove("a")
+        two.remove("b")
+        assert "no host is left" in str(run.failure())
+
+
+def test_a_host_that_returns_gets_the_actors_that_wait(two):
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.remove("a")
+        two.remove("b")
+        run.until(lambda: "host b is lost" in run.notices and "host a is lost" in run.notices)
+        two.join("c", 4)
+        got = len(run.got)
+        run.until(lambda: {0, 1, 2, 3} <= {actor for actor, *_ in run.got[got:]})
+        assert run.runner.describe() == "1 host (c: 4 actors)"
+
+
+def test_a_host_that_joins_shares_the_actors_of_one_with_too_few_cores():
+    engine = ThreadEngine({"a": 2}, Scripted)
+    with bench(engine) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        engine.join("b", 2)
+        run.until(lambda: run.runner.describe() == "2 hosts (a: 2 actors, b: 2)")
+        got = len(run.got)
+        run.until(lambda: {0, 1, 2, 3} <= {actor for actor, *_ in run.got[got:]})
+        assert "host b has joined, and shares the actors of a" in run.notices
+        assert run.progress.counts.restarts == 0
+
+
+def test_a_host_that_is_not_needed_is_a_spare(two):
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.join("c", 8)
+        run.until(lambda: "host c has joined: a spare, should another be lost" in run.notices)
+        two.remove("b")
+        run.until(lambda: run.runner.describe() == "2 hosts (a: 3 actors, c: 1)")
+
+
+def test_losses_are_limited_by_actor_restarts(two):
+    with bench(two, **{"actor.restarts": 0}) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.remove("b")
+        said = str(run.failure())
+        assert "host b is lost" in said
+        assert "0 is this run's actor.restarts" in said
+
+
+def test_what_a_host_raises_names_the_host_the_environment_and_the_traceback(two):
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.on("b")[0].host.failure = Failure("actor-3: ValueError: broken", "Traceback: line 7 of corridor.py")
+        error = run.failure()
+    assert isinstance(error, HostFailed)
+    assert str(error) == "host b, environment CartPole-v1: actor-3: ValueError: broken"
+    assert "line 7 of corridor.py" in error.__notes__[0]
+
+
+def test_a_machine_of_other_versions_is_refused_at_the_start_and_left_out_later(two):
+    two.versions["b"] = {"torch": "1.13.0"}
+    with pytest.raises(UsageError, match=r"host b has torch 1\.13\.0, this machine .*: install the same on both"):
+        Bench(two)
+    two.versions.clear()
+    with bench(two) as run:
+        run.start().until(lambda: len(run.got) > 4)
+        two.versions["c"] = {"numpy": ""}
+        two.join("c", 8)
+        two.remove("b")
+        run.until(lambda: "host c lacks numpy: pip install numpy==" in run.notices)
+        run.until(lambda: run.runner.describe() == "1 host (a: 4 actors)")
+
+
+def test_a_host_without_a_package_of_the_environment_is_named_with_the_pip_command(two):
+    def make(node):
+        host = Scripted(node)
+        host.opening = (
+            Failure("ModuleNotFoundError: No module named 'ale_py'", "", "ale_py") if node.name == "b" else None
+        )
+        return host
+
+    two.make_host = make
+    with pytest.raises(UsageError, match=r"host b lacks the package ale_py: pip install '?ale-py.* there"):
+        Bench(two)
+    assert all(host.lost for host in two.hosts)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    [
+        ({}, ""),
+        ({"python": "3.9"}, "host h has python 3.9, this machine"),
+        ({"troupe": ""}, "host h lacks troupe: install troupe-rl"),
+        ({"torch": ""}, "host h lacks torch: pip install torch=="),
+        ({"gymnasium": "0.1"}, "pip install gymnasium=="),
+        ({"sources": "00000000"}, "with other source files than this machine (checksums 00000000 and"),
+    ],
+)
+def test_versions_that_differ_are_told_with_both(theirs, said):
+    ours = versions.prober()()
+    assert said in versions.difference("h", ours | theirs, ours)
+    assert bool(versions.difference("h", ours | theirs, ours)) == bool(said)
+
+
+@pytest.mark.parametrize(
+    ("actors", "cores", "load", "dealt"),
+    [
+        (6, {"a": 4, "b": 2}, {}, {"a": 4, "b": 2}),
+        (1, {"a": 1, "b": 8}, {}, {"b": 1}),
+        (4, {"a": 4, "b": 4}, {"a": 4}, {"b": 4}),
+        (3, {"a": 0, "b": 2}, {}, {"b": 3}),
+        (2, {"a": 0, "b": 0}, {}, {"a": 1, "b": 1}),
+        (5, {}, {}, {}),
+    ],
+)
+def test_actors_are_in_proportion_to_the_cores_with_those_that_are_there(actors, cores, load, dealt):
+    assert deal(actors, cores, load) == dealt
+
+
+def test_small_rollouts_travel_together_and_large_ones_alone():
+    space = find("CartPole-v1").packing.space
+    small, large = RolloutSpec(space, 1, 1), RolloutSpec(space, 64, 32_000)
+    most, fewest = parcel_sizes(small, 500)
+    assert most >= fewest
+    assert 32_000 <= fewest * rollout_bytes(small) < 40_000
+    assert parcel_sizes(small, 8) == (8, 8)  # no more than can come
+    assert rollout_bytes(large) > 16_000_000
+    assert parcel_sizes(large, 64) == (1, 1)
+
+
+def test_what_a_host_counts_reaches_the_run_once():
+    progress, delta = HostProgress(), Delta(Counts(played=3), [], Lag(), {})
+    progress.add(delta)
+    progress.restart("actor-1: it died; another takes its place")
+    deltas, notices = progress.take()
+    assert sum(each.counts.played for each in deltas) == 3
+    assert sum(each.counts.restarts for each in deltas) == 1
+    assert notices == ["actor-1: it died; another takes its place"]
+    assert progress.take() == ([], [])
+
+
+def test_a_mirror_that_gets_every_fourth_version_is_read_whole():
+    """Its copies are written in turn: by their versions it would be the same copy each time."""
+    mirror, into = WeightStore(torch.zeros(8), -1), torch.zeros(8)
+    for version in (4, 8, 12, 16):
+        before = mirror._copies.data_ptr() + (int(mirror._written[0]) % 4) * 32
+        mirror.publish(torch.full((8,), float(version)), version)
+        assert before != mirror._copies.data_ptr() + (int(mirror._written[0]) % 4) * 32
+        assert mirror.pull(into, version - 4) == mirror.version == version
+        assert (into == version).all()
+    assert mirror.pull(into, 16) == 16
+
+
+# Through the command line, with processes as on a real host
+
+COMMAND = (
+    "train CartPole-v1 --cluster auto --actors 3 --actor.environments 2 --steps 1500 --target none "
+    "--evaluation.final_episodes 5 --run-dir run"
+)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadEngine]:
+    monkeypatch.chdir(tmp_path)
+    engine = ThreadEngine({"a": 2, "b": 1})
+    with using(engine):
+        yield engine
+    assert all(host.lost for host in engine.hosts)
+
+
+@pytest.mark.slow
+def test_a_run_on_two_hosts_says_who_plays_where_and_what_they_deliver(cluster, capsys):
+    assert run(f"{COMMAND} --record".split()) == 0
+    out = capsys.readouterr().out
+    assert "3 x 2 environments in processes on 2 hosts (a: 2 actors, b: 1)" in out
+    assert "host a: " in out
+    assert "versions behind on arrival, at most" in out
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    last = [row for row in rows if row["kind"] == "report"][-1]
+    assert last["hosts"]["a"]["actors"] == 2
+    assert sum(host["steps"] for host in last["hosts"].values()) >= last["steps"] >= 1500
+    assert run(["resume", "run", "--steps", "2500"]) == 0
+    assert "on 2 hosts" in capsys.readouterr().out
+    assert run(["resume", "run", "--steps", "3000", "--cluster", "none"]) == 0
+    assert "hosts" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_recorded_run_on_two_hosts_is_replayed_bit_for_bit(cluster, capsys):
+    assert run(f"{COMMAND} --record".split()) == 0
+    assert run(["replay", "run"]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_an_environment_that_raises_on_a_host_ends_the_run_with_the_host_named(cluster, capsys):
+    Path("broken.py").write_text(
+        "import gymnasium as gym\n\nclass Broken(gym.Wrapper):\n    played = 0\n\n    def step(self, action):\n"
+        "        self.played += 1\n        if self.played > 40:\n            raise ValueError('the track is gone')\n"
+        "        return super().step(action)\n\ndef make():\n    return Broken(gym.make('CartPole-v1'))\n"
+    )
+    assert run(COMMAND.replace("CartPole-v1", "broken.py:make").split()) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "host " in error
+    assert "the track is gone" in error
+    assert "broken.py" in Path("run/error.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--preset a3c --cluster auto", "with topology hogwild actors cannot play on other hosts; topology async"),
+        ("--topology serial --cluster auto", "with topology serial actors cannot play on other hosts"),
+        ("--inference.kind batched --cluster auto", "with inference.kind = 'batched' actors cannot"),
+        ("--cluster somewhere", "expected auto, none or an address HOST:PORT"),
+        ("--cluster ray://10.0.0.1:10001", "a client cannot train"),
+        ("--actor.place thread --cluster auto", "on a cluster actors are processes"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused_in_a_line(words, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(f"train CartPole-v1 --run-dir run {words}".split()) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert said in error
+    assert not Path("run").exists()
+
+
+def test_without_ray_the_pip_command_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
+    assert run(["train", "CartPole-v1", "--cluster", "auto", "--run-dir", "run"]) == 2
+    assert "ray is not installed: pip install 'ray" in capsys.readouterr().err
+
+
+def test_a_factory_that_cannot_travel_is_refused_in_a_line(cluster):
+    import troupe
+
+    lock = threading.Lock()
+
+    def make():
+        import gymnasium as gym
+
+        assert lock
+        return gym.make("CartPole-v1")
+
+    with pytest.raises(UsageError, match="cannot be sent to actor processes"):
+        troupe.train(make, cluster="auto", steps=100)
+
+
+@pytest.mark.slow
+def test_local_runs_do_not_import_ray():
+    import subprocess
+    import sys
+
+    code = "import sys, troupe.cli, troupe.trainer, troupe.runtime.assembly; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

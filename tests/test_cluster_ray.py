@@ -1,0 +1,188 @@
+"""Actors on hosts of a Ray cluster, which is simulated on this machine: two nodes besides one for the training."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import troupe
+from helpers import PATIENCE_SECONDS
+from troupe.cli import run
+
+pytest.importorskip("ray")
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+GONE_SECONDS = 10.0  # until nothing of a driver that was stopped is left
+COMMAND = (
+    "train CartPole-v1 --actors 4 --actor.environments 4 --target none --evaluation.final_episodes 5 --seed 1 "
+    "--evaluation.every_steps 0 --run-dir run"
+)
+
+
+class Simulated:
+    """A cluster of two hosts with two cores each; tests put back what they take away."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.address: str = self.cluster.address
+        self.nodes = [self.add(), self.add()]
+
+    def add(self) -> Any:
+        return self.cluster.add_node(num_cpus=2, include_dashboard=False)
+
+
+@pytest.fixture(scope="module")
+def simulated() -> Iterator[Simulated]:
+    made = Simulated()
+    yield made
+    made.cluster.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def until(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> float:
+    """Waits; gives the seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def reports() -> list[dict[str, Any]]:
+    file = Path("run/metrics.jsonl")
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["kind"] == "report"]
+
+
+def test_two_hosts_train_together(simulated, capsys):
+    assert run([*COMMAND.split(), "--cluster", simulated.address, "--steps", "4000"]) == 0
+    captured = capsys.readouterr()
+    assert "4 x 4 environments in processes on 2 hosts (" in captured.out
+    assert captured.out.count("versions behind on arrival") == 2
+    assert captured.err == ""
+    last = reports()[-1]
+    assert [host["actors"] for host in last["hosts"].values()] == [2, 2]
+    assert all(host["steps"] > 0 for host in last["hosts"].values())
+
+
+def test_an_environment_of_a_script_travels_and_what_it_raises_names_the_host(simulated):
+    class Track:
+        """Not importable on a host."""
+
+    def make():
+        import gymnasium as gym
+
+        class Broken(gym.Wrapper):
+            played = 0
+
+            def step(self, action):
+                assert Track
+                self.played += 1
+                if self.played > 300:
+                    raise ValueError("the track is gone")
+                return super().step(action)
+
+        return Broken(gym.make("CartPole-v1"))
+
+    with pytest.raises(troupe.TroupeError, match=r"host .*, environment .*make: actor-\d.*the track is gone"):
+        troupe.train(make, cluster=simulated.address, settings={"actor.count": 2}, target="none", run_dir="run")
+    assert "in step" in Path("run/error.txt").read_text()
+
+
+def test_a_host_that_is_removed_is_replaced_by_the_others_and_by_one_that_joins(simulated):
+    happened: list[str] = []
+
+    def disturb() -> None:
+        until(lambda: len(reports()) > 1)
+        simulated.cluster.remove_node(simulated.nodes.pop(), allow_graceful=False)
+        until(lambda: reports()[-1]["restarts"] == 1)
+        happened.append("lost")
+        until(lambda: [host["actors"] for host in reports()[-1]["hosts"].values()].count(0) == 1)
+        steps = reports()[-1]["steps"]
+        until(lambda: reports()[-1]["steps"] > steps + 1000)
+        simulated.nodes.append(simulated.add())
+        until(lambda: [host["actors"] for host in reports()[-1]["hosts"].values()].count(2) == 2)
+        happened.append("joined")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=disturb, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        troupe.train(
+            "CartPole-v1", cluster=simulated.address, target="none", run_dir="run", display="plain",
+            settings={"actor.count": 4, "actor.environments": 4, "evaluation.every_steps": 0},
+        )  # fmt: skip
+    thread.join(PATIENCE_SECONDS)
+    assert happened == ["lost", "joined"]
+    assert stopped.value.run.steps > 1000
+    assert reports()[-1]["restarts"] == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_driver_that_is_stopped_leaves_nothing_but_a_cluster_that_is_not_its_own(simulated, number, own):
+    mark = f"mark-{uuid.uuid4().hex}"
+    address = "auto" if own else simulated.address
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"TROUPE_MARK": mark}
+    command = [sys.executable, "-m", "troupe", *COMMAND.split(), "--cluster", address, "--quiet"]
+    driver = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
+    until(lambda: len(reports()) > 1)
+    before = actors_of_the_cluster()
+    assert len(marked(mark)) > (5 if own else 0)
+    driver.send_signal(number)
+    driver.wait(PATIENCE_SECONDS)
+    assert until(lambda: not marked(mark)) < GONE_SECONDS
+    assert until(lambda: own or not actors_of_the_cluster()) < GONE_SECONDS
+    assert own or before
+    assert (
+        all(node.all_processes_alive() for node in simulated.nodes)
+        if hasattr(simulated.nodes[0], "all_processes_alive")
+        else True
+    )
+
+
+def marked(mark: str) -> list[int]:
+    """The processes that inherited the environment of a driver."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            zombie = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+            if mark.encode() in (process / "environ").read_bytes() and not zombie:
+                found.append(int(process.name))
+        except OSError:
+            pass
+    return found
+
+
+def actors_of_the_cluster() -> list[int]:
+    """Hosts and actors of the simulated cluster, by their command lines."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::Host"):
+                found.append(int(process.name))
+        except OSError:
+            pass
+    return found
+
+
+def test_an_address_that_nobody_answers_at_is_refused_in_a_line(capsys):
+    assert run([*COMMAND.split(), "--cluster", "127.0.0.1:1"]) == 2
+    assert capsys.readouterr().err == "troupe: cluster 127.0.0.1:1: nobody answers there: connection refused\n"
+    assert not Path("run").exists()
