@@ -18,9 +18,9 @@ LAYERS = [  # from below; the longest name that fits decides
     ("agent",),
     ("runs",),
     ("run", "preparation", "no_effect"),
-    ("trainer", "session", "run_state", "messages", "conclusion"),
+    ("trainer", "session", "run_output", "run_state", "messages", "conclusion"),
     ("bench", "series", "comparison"),
-    ("argument_types", "arguments", "console", "cli", "__main__"),
+    ("argument_types", "setting_arguments", "arguments", "console", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -126,6 +126,9 @@ ELSEWHERE = {  # the file whose tests set it and see what it changes
     "network.custom": "test_custom_network.py",
     "learner.max_lag": "runtime/test_lag.py",
     "learner.stale": "runtime/test_lag.py",
+    "schedules.learning_rate": "test_own_schedules.py",
+    "schedules.entropy_coefficient": "test_own_schedules.py",
+    "schedules.clip": "test_own_schedules.py",
     "threads": "runtime/test_topologies.py",
 }
 DERIVED = {
@@ -919,6 +922,9 @@ def loss(outputs, batch, *, share: float = 1.0):
 
 def network(observation_space, action_space):
     raise NotImplementedError
+
+def flat(share):
+    return 1.0
 """
 VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "threads": "one-core", "device": "cpu", "env.wrappers": ("FILE:Wrapped",), "env.ignore": ("y",),
@@ -927,6 +933,7 @@ VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "novelty.hidden": (5,), "loss.kind": "impala", "collapse.answer": "rollback", "topology": "queue",
     "inference.kind": "batched", "learner.optimizer": "rmsprop", "stop.target": 1.5, "collapse.step_factor": 0.25,
     "evaluation.max_steps": 7, "network.custom": "FILE:network", "loss.rho_clip": 1.2,
+    "schedules.learning_rate": "FILE:flat", "schedules.entropy_coefficient": "FILE:flat", "schedules.clip": "FILE:flat",
 }  # fmt: skip
 TABLES = {"env.kwargs": ("size", 3), "loss.kwargs": ("share", 0.5), "learner.optimizer_kwargs": ("beta1", 0.5)}
 CONTEXT: dict[str, dict[str, Any]] = {  # what else must be set

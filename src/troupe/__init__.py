@@ -14,13 +14,18 @@ from troupe.importing import import_announced, interrupts_held_back
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
     from troupe.run import Run
+    from troupe.runs.callbacks.callback import Callback, Training
     from troupe.runs.evaluate.evaluation import evaluate
     from troupe.runs.show.watch import watch
     from troupe.trainer import resume, train
 
-__all__ = ["Agent", "Run", "TrainConfig", "TroupeError", "UsageError", "evaluate", "load", "resume", "train", "watch"]
+__all__ = [
+    "Agent", "Callback", "Run", "TrainConfig", "Training", "TroupeError", "UsageError",
+    "evaluate", "load", "resume", "train", "watch",
+]  # fmt: skip
 
 _LAZY = {
+    "Callback": "troupe.runs.callbacks.callback", "Training": "troupe.runs.callbacks.callback",
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
     "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer", "watch": "troupe.runs.show.watch",
 }  # fmt: skip

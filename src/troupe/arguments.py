@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from troupe import config, hints
 from troupe.argument_types import count, names, steps_or_auto
 from troupe.config import UsageError
+from troupe.setting_arguments import KWARGS, SHORT, add_setting, add_settings, add_short, sections, text_of
 
 
 class _Parser(argparse.ArgumentParser):
@@ -62,7 +63,7 @@ def _take_kwargs(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 def _table(name: str) -> str:
     """The table of arguments that a dotted name is an entry of; "" for every other."""
-    return next((table for table in _KWARGS if name.startswith(f"{table}.")), "")
+    return next((table for table in KWARGS if name.startswith(f"{table}.")), "")
 
 
 def _join_negative(arguments: Sequence[str], command: argparse.ArgumentParser) -> list[str]:
@@ -82,9 +83,9 @@ def _unknown(word: str, name: str, command: argparse.ArgumentParser) -> str:
     if not word.startswith("-"):
         return f"unknown argument '{word}' (troupe {name} --help)"
     section = word.lstrip("-").partition(".")[0]
-    hint, there = config.suggest(word, known, _SHORT), ""
+    hint, there = config.suggest(word, known, SHORT), ""
     if name in _WITH_SETTINGS:
-        there = f" {section}" if section in _sections() else "" if hint else "-all"
+        there = f" {section}" if section in sections() else "" if hint else "-all"
     return f"unknown argument '{word}'{hint} (troupe {name} --help{there})"
 
 
@@ -115,6 +116,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--seeds", type=count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
     one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
+    _add_callbacks(one)
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_asked(one)
@@ -164,14 +166,15 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "--steps", type=count(1), metavar="N", help="new limit of steps (500k), those already made included"
     )
     one.add_argument("--time", type=config.seconds, metavar="T", help="new limit of training time, the spent included")
-    _add_short(one, "--target", "stop.target", "R", "new target: stop when an evaluation confirms R; none: no target")
+    add_short(one, "--target", "stop.target", "R", "new target: stop when an evaluation confirms R; none: no target")
     one.add_argument(
         "--anneal-steps", type=steps_or_auto, metavar="N",
         help="linear decay of the learning rate to 0 at step N, counted from the run's start; 0: constant; auto: "
         "down to 25 %% at the limit of steps (default: a number stays, auto continues from where it is)",
     )  # fmt: skip
-    _add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
-    _add_short(one, "--cluster", "actor.cluster", "ADDRESS", "another cluster for its actors; none: this machine")
+    add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
+    add_short(one, "--cluster", "actor.cluster", "ADDRESS", "another cluster for its actors; none: this machine")
+    _add_callbacks(one)
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
@@ -194,7 +197,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     one.add_argument("--time", type=config.seconds, default="5s", metavar="T", help="how long to train (5s)")
     one.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_settings(one)
+    add_settings(one)
 
     one = add("check", "play an environment at random: what is wrong with it, what is unwise, and what to change")
     one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
@@ -204,17 +207,14 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     one.add_argument("--json", action="store_true", help="print one JSON object")
     for name in ("env.kwargs", "env.wrappers", "env.max_steps", "env.ignore"):
-        _add_setting(one, name, _text(config.fields()[name]))
+        add_setting(one, name, text_of(config.fields()[name]))
 
     add("envs", "environments with tuned settings, and what they were seen to reach")
     add("presets", "what each preset is, and its source")
     return parser, by_name
 
 
-WITH_OTHER_OPTIONS = ("preset", "tuned", "seed", "record", "env.id", "env.files")
-_KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
-
-
+_WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
 _COLLAPSE = "if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)"
 
 
@@ -229,12 +229,17 @@ def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> 
 def _add_code(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         text = f"the run's own {name}, where its file is no longer there: path/to/file.py:NAME or module:NAME"
-        _add_short(parser, f"--{name}", hints.CODE[name], "NAME", text)
+        add_short(parser, f"--{name}", hints.CODE[name], "NAME", text)
 
 
 def _add_env(parser: argparse.ArgumentParser) -> None:
     text = "the run's environment, where its file is no longer there: an id, module:Id, or path/to/file.py:factory"
     parser.add_argument("--env", metavar="ENV", help=text)
+
+
+def _add_callbacks(parser: argparse.ArgumentParser) -> None:
+    text = "what is called while it trains: path/to/file.py:NAME or module:NAME; repeat it for more"
+    parser.add_argument("--callbacks", action="append", default=[], metavar="NAME", help=text)
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
@@ -250,97 +255,12 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
         ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
         ("--on-collapse", "collapse.answer", "A", _COLLAPSE),
     ):
-        _add_short(parser, option, name, metavar, text, dest=name)
+        add_short(parser, option, name, metavar, text, dest=name)
     text = "stop after T of training: 30s, 5m, 1.5h"
     parser.add_argument("--time", dest="stop.seconds", type=config.seconds, metavar="T", help=text)
     parser.add_argument("--quiet", action="store_true", help="print only the outcome")
     parser.add_argument("--record", action="store_true", default=None, help="keep a journal for troupe replay")
-    _add_settings(parser)
-
-
-def _add_short(
-    parser: argparse.ArgumentParser, option: str, name: str, metavar: str, text: str, dest: str | None = None
-) -> None:
-    """An option that stands for the setting `name`; an error about its value calls it by the option."""
-    also = "auto" if option == "--actors" else None
-
-    def check(value: str) -> str:
-        if value != also:
-            config.check_option(option, name, value, also)
-        return value
-
-    parser.add_argument(option, dest=dest, type=check, metavar=metavar, help=text)
-
-
-_WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
-_SHORT = {
-    "actor.count": "--actors", "stop.steps": "--steps", "stop.seconds": "--time", "stop.target": "--target",
-    "collapse.answer": "--on-collapse", "network.custom": "--network", "actor.cluster": "--cluster",
-}  # fmt: skip
-_OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core")
-
-
-def _sections() -> list[str]:
-    """The groups of settings; those without a dot are `general`."""
-    return list(dict.fromkeys(_section(name) for name in config.fields() if name not in WITH_OTHER_OPTIONS))
-
-
-def _section(name: str) -> str:
-    return name.rpartition(".")[0] or "general"
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """--<field> or --<section>.<field> for every setting; checked when the configuration is built, not here.
-
-    The command's help shows those that are changed most often, and where the others are.
-    """
-    often = parser.add_argument_group("settings that are changed most often")
-    for name, field in config.fields().items():
-        if name not in WITH_OTHER_OPTIONS:
-            group, text = (often, _text(field)) if name in _OFTEN else (parser, argparse.SUPPRESS)
-            _add_setting(group, name, text)
-    parser.add_argument("-h", "--help", action=_Help, nargs="?", metavar="GROUP", help="show this, or GROUP's settings")
-    parser.add_argument("--help-all", action=_Help, nargs=0, help="show every setting")
-    name = "[ENV]" if parser.get_default("env") else "ENV"
-    parser.usage = f"{parser.prog} {name} [--OPTION VALUE ...]"
-    parser.epilog = f"All settings by group: {parser.prog} --help GROUP, of {', '.join(_sections())}."
-
-
-def _add_setting(group: Any, name: str, text: str) -> None:
-    option = f"--{name}.NAME" if name in _KWARGS else f"--{name}"
-    group.add_argument(option, dest=name, metavar="V", help=text)
-
-
-def _text(field: config.Field) -> str:
-    if field.name in _KWARGS:
-        return field.description
-    choices = f" [{', '.join(field.choices)}]" if field.choices else ""
-    default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-    return f"{field.description}{choices} ({default})".replace("%", "%%")
-
-
-class _Help(argparse.Action):
-    """The command's help, or that of a group of settings, or of all."""
-
-    def __call__(self, parser: argparse.ArgumentParser, _: Any, group: Any, option_string: str | None = None) -> None:
-        groups = _sections() if option_string == "--help-all" else [group] if group else []
-        if unknown := [each for each in groups if each not in _sections()]:
-            raise UsageError(
-                f"no group of settings '{unknown[0]}'{config.did_you_mean(unknown[0], _sections())} "
-                f"({parser.prog} --help-all shows all: {', '.join(_sections())})"
-            )
-        if not groups or option_string == "--help-all":
-            parser.print_help()
-        for each in groups:
-            page = argparse.ArgumentParser(usage=argparse.SUPPRESS, add_help=False)
-            listed = page.add_argument_group(each)
-            for name, field in config.fields().items():
-                if name not in WITH_OTHER_OPTIONS and _section(name) == each:
-                    _add_setting(listed, name, _text(field))
-            print(f"{'' if each == group else chr(10)}{page.format_help()}", end="")
-        if groups:
-            print("\nValues in parentheses are the defaults, before the preset's own settings.")
-        parser.exit()
+    add_settings(parser)
 
 
 class _Version(argparse.Action):

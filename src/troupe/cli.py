@@ -18,6 +18,7 @@ from troupe import arguments, config, console, hints
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
 from troupe.importing import import_announced
+from troupe.setting_arguments import WITH_OTHER_OPTIONS
 from troupe.text import format_return, table
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def run(argv: Sequence[str]) -> int:
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
 
-    asked = {"preset": options.preset, **_asked(options)}
+    asked = {"preset": options.preset, "callbacks": options.callbacks, **_asked(options)}
     if options.json and options.watch:
         raise UsageError("--json prints nothing else; use troupe watch RUN afterwards")
     if options.json and options.seeds > 1:
@@ -147,6 +148,7 @@ def resume(options: argparse.Namespace) -> None:
             cluster=options.cluster,
             env=options.env,
             network=options.network,
+            callbacks=options.callbacks,
             display=_display(options),
             loss=options.loss,
             optimizer=options.optimizer,
@@ -331,7 +333,7 @@ def _display(options: argparse.Namespace) -> "Mode":
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that were given on the command line, by dotted name."""
-    names = [name for name in config.fields() if name not in arguments.WITH_OTHER_OPTIONS or name == "record"]
+    names = [name for name in config.fields() if name not in WITH_OTHER_OPTIONS or name == "record"]
     given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
     if given.get("actor.count") == "auto":
         del given["actor.count"]

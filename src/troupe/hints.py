@@ -59,4 +59,6 @@ def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:
         return f"troupe {verb} {shlex.quote(str(path))}"
     names = [name for name in CODE if verb == "resume" or name not in _ONLY_FOR_TRAINING]
     passed = [name for name in names if config and value_of(config, CODE[name]).startswith(PASSED)]
+    if verb == "resume" and config and any(value.startswith(PASSED) for value in vars(config.schedules).values()):
+        passed.append("schedules")
     return f"troupe.{verb}({', '.join([repr(str(path)), *(f'{name}={name}' for name in passed)])})"

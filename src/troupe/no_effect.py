@@ -17,6 +17,12 @@ _RULES: tuple[tuple[str, _Condition, str], ...] = (
     ("network.*", lambda config: config.network.custom != "none", "the network is your own"),
     ("exploration.decay_steps", lambda config: not config.exploration.epsilon_end, "exploration.epsilon_end is empty"),
     ("exploration.epsilon_end", lambda config: not any(config.exploration.epsilon), "exploration.epsilon is 0"),
+    ("learner.anneal_steps", lambda config: config.schedules.learning_rate != "none", "schedules.learning_rate is set"),
+    (
+        "loss.entropy_anneal_steps",
+        lambda config: config.schedules.entropy_coefficient != "none",
+        "schedules.entropy_coefficient is set",
+    ),
     ("learner.stale", lambda config: not config.learner.max_lag, "learner.max_lag is 0"),
     ("learner.advantage_decay", lambda config: config.loss.kind != "appo", "loss.kind is not appo"),
     ("collapse.step_factor", lambda config: config.collapse.answer == "report", "collapse.answer is report"),

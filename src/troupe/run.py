@@ -14,7 +14,7 @@ from troupe.text import format_return
 if TYPE_CHECKING:
     from troupe.agent import Agent
 
-Outcome = Literal["solved", "steps", "time", "interrupted"]
+Outcome = Literal["solved", "steps", "time", "interrupted", "callback"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -54,7 +54,8 @@ class Run:
 
 
 def outcome_text(outcome: Outcome) -> str:
-    return {"steps": "step limit reached", "time": "time limit reached"}.get(outcome, outcome)
+    words = {"steps": "step limit reached", "time": "time limit reached", "callback": "ended by a callback"}
+    return words.get(outcome, outcome)
 
 
 def limit_reached(stop: Stop, steps: int, seconds: float) -> Outcome | None:

@@ -1,7 +1,10 @@
 """What a checkpoint keeps of a run, and how a resumed run is put back to it."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+
+from torch import Tensor
 
 from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource, spaces
@@ -64,6 +67,19 @@ class RunState:
         self._judge.restore(saved.best, saved.state)
         if "rescue" in saved.state:  # earlier versions had none
             self._collapse.restore(saved.state["rescue"])
+
+    def weights(self, interrupted: Callable[[], bool], *, best: bool) -> dict[str, Tensor]:
+        """A copy of the newest weights or of the best, by name. Waits for an evaluation that is under way, unless the
+        run is to end."""
+        lock = self._topology.master.lock
+        while not (held := lock.acquire(timeout=POLL_SECONDS)) and not (interrupted() or self._topology.gate.stopped):
+            pass
+        try:
+            newest = self._topology.master.eval_weights
+            return self._judge.best(newest) if best else named(self._network, newest.cpu().clone())
+        finally:
+            if held:
+                lock.release()
 
     def save(self, writer: RunWriter) -> Path:
         """Writes the last checkpoint. Raises OSError."""

@@ -3,23 +3,24 @@
 import copy
 import math
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from troupe import messages
 from troupe.agent import Agent, put_weights
-from troupe.algorithm.schedules import LinearSchedule
+from troupe.algorithm.schedules import Schedule
 from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
 from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
 from troupe.run import Outcome, Run, limit_reached, stop_by_signal
+from troupe.run_output import RunOutput
 from troupe.run_state import RunState, why_streams_are_lost
+from troupe.runs.callbacks.callback import Callback, Callbacks, Training
 from troupe.runs.evaluate.collapse_handler import CollapseHandler
 from troupe.runs.evaluate.judge import Judge, Verdict, standstill, target_of
 from troupe.runs.evaluate.scores import Scores
@@ -31,7 +32,6 @@ from troupe.runs.report.reporter import Reporter
 from troupe.runs.report.words import limits_of
 from troupe.runs.store.checkpoint import Checkpoint
 from troupe.runs.store.directory import RunDirectory
-from troupe.runs.store.metrics import Row
 from troupe.runs.store.saved_agent import origin
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble
@@ -61,7 +61,8 @@ class Session:
         resumed: tuple[Path, Checkpoint] | None = None,
         findings: Sequence[str] = (),
         measured: Sequence[str] = (),
-        schedule: LinearSchedule | None = None,
+        schedule: Schedule | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
         self._began = time.perf_counter()
         source.check(config.env)
@@ -88,8 +89,11 @@ class Session:
         self._outcome: Outcome | None = None
         self._signal = 0
         self._checkpoint_due = False  # whatever the clock says
-        self._rows: deque[Row] = deque()  # written by learners, read by the main thread
         self._target = target_of(config.stop, source)
+        where = lambda: self._directory.absolute  # noqa: E731
+        view = Training(config, source, self._progress, self._clock, where, self._agent, self._save_soon)
+        self._callbacks = Callbacks(callbacks, view, lambda: self._end("callback"), self._supervisor.fail)
+        self._output = RunOutput(self._display, self._progress, self._callbacks, limits_of(config, self._target))
         try:
             self._evaluator, self._lent = make_evaluator(
                 config, source, self._topology.lender(), self._evaluation_hangs
@@ -99,9 +103,9 @@ class Session:
             raise
         self._judge = Judge(
             config, self._target, self._network, self._evaluator, judge_seed, self._clock, self._progress,
-            self._rows.append,
+            self._output.rows.append,
         )  # fmt: skip
-        self._collapse = CollapseHandler(config, self._topology, self._rows.append)
+        self._collapse = CollapseHandler(config, self._topology, self._output.rows.append)
         self._state = RunState(
             self._topology, self._network, self._judge, self._collapse, source, self._clock,
             resumes=resumes, custom_network=network is not None,
@@ -132,6 +136,7 @@ class Session:
                     resumed=self._resumed,
                 )  # fmt: skip
                 self._display.start(introduction)
+                self._callbacks.on_start()
                 limits = self._config.stop, self._progress.counts.steps, self._clock.seconds
                 if not (outcome := limit_reached(*limits)):
                     self._watch()
@@ -172,15 +177,16 @@ class Session:
                     self._end("time")  # learners that starve never come to see it themselves
                 if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
                     shown = seconds
-                    self._show(reporter.report(seconds))
+                    self._output.show(self._writer, reporter.report(seconds))
                 due = self._checkpoint_due or seconds - saved >= self._config.checkpoint.every_seconds
                 if due and self._state.save_while_running(self._writer):
                     saved, self._checkpoint_due = seconds, False
+                    self._output.checkpoint(self._writer.saved)
             self._clock.stop()
         if self._journal and not self._supervisor.stop(patience_seconds=0.0):
             self._journal.end(topology.master.vector)
         self._writer.write_journal()
-        self._show(reporter.report(self._clock.seconds))
+        self._output.show(self._writer, reporter.report(self._clock.seconds))
 
     def _wait_for_actors(self) -> None:
         """Until those in processes are all ready to play: training time begins then."""
@@ -217,6 +223,9 @@ class Session:
     def _evaluation_hangs(self, text: str) -> None:
         """Called by the thread that evaluates. Whatever blocks the environment may yet end the run as well."""
         self.notice(text)
+        self._save_soon()
+
+    def _save_soon(self) -> None:
         self._checkpoint_due = True
 
     def _end(self, outcome: Outcome) -> None:
@@ -229,21 +238,6 @@ class Session:
 
     def _interrupted(self) -> bool:
         return self._signal != 0
-
-    def _show(self, report: Row) -> None:
-        self._show_notices()
-        while self._progress.news:
-            self._display.news(self._progress.news.popleft())
-        limits = limits_of(self._config, self._target)
-        self._rows.append(report)
-        while self._rows:
-            row = self._rows.popleft()
-            self._writer.metrics.write(row)
-            self._display.report(row, limits)
-
-    def _show_notices(self) -> None:
-        while self._progress.notices:
-            self._display.notice(self._progress.notices.popleft())
 
     @property
     def _path(self) -> Path:
@@ -259,8 +253,7 @@ class Session:
         if self._signal:
             self._outcome = self._outcome or "interrupted"
         counts, failure = self._progress.counts, self._supervisor.failure
-        newest = self._topology.master.eval_weights
-        saved, scores = None, None
+        newest, saved, scores = self._topology.master.eval_weights, None, None
         try:
             try:
                 saved = self._state.save(self._writer)
@@ -276,27 +269,33 @@ class Session:
                     scores = self._judge.final_evaluation(newest, counts.steps, self._interrupted, deadline)
         except (Exception, SystemExit) as error:
             failure = failure or Failure("the final evaluation" if saved else SAVING, error)
-        while self._rows:
-            self._writer.metrics.write(self._rows.popleft())
+        with self._waiting():
+            self._output.end(self._writer, saved)
+        failure = failure or self._supervisor.failure  # a callback's
         with self._waiting():
             if wrong := close_in_time(self._close_environments, self._interrupted):
                 self._display.notice(f"environment {self._source.id}: {wrong}")
-        self._show_notices()
+        self._output.show_notices()
         if failure:
             failed = failure_of(self._path, failure, saved)
             with suppress(OSError):
                 self._write_summary("failed", None)
+            with self._waiting():
+                self._callbacks.on_end("failed", None)
             raise failed from failure.error
         assert self._outcome is not None
         assert saved is not None
         self._conclude(self._outcome, scores, saved)
-        path, seconds, agent = self._directory.absolute, self._clock.seconds, self._agent(newest)
+        with self._waiting():
+            self._callbacks.on_end(self._outcome, scores)
+        if failure := self._supervisor.failure:
+            raise failure_of(self._path, failure, saved) from failure.error
+        path, seconds, agent = self._directory.absolute, self._clock.seconds, self._agent(best=True)
         return Run(path, self._outcome, scores, counts.steps, counts.updates, seconds, agent, self._signal)
 
-    def _agent(self, newest: Tensor) -> Agent:
-        """Of the best weights."""
+    def _agent(self, best: bool) -> Agent:
         network, source = copy.deepcopy(self._network).cpu(), self._source
-        network.load_state_dict(self._network.state_dict() | self._judge.best(newest))
+        network.load_state_dict(self._network.state_dict() | self._state.weights(self._interrupted, best=best))
         greedy, about = self._config.evaluation.greedy, origin(self._path, self._config)
         spaces = source.observation_space, source.action_space
         return Agent(network.eval(), *spaces, greedy=greedy, about=about, config=self._config)

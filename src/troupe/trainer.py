@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import wraps
 from pathlib import Path
@@ -19,6 +19,8 @@ from troupe.importing import announced
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
 from troupe.preparation import fit
 from troupe.run import Run, limit_reached
+from troupe.runs.callbacks import callback
+from troupe.runs.callbacks.callback import Callback
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
@@ -75,6 +77,8 @@ def train(
     settings: Mapping[str, Any] | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     tuned: bool = True,
+    schedules: Mapping[str, NameOrCallable] | None = None,
+    callbacks: Sequence[Callback | str] = (),
     display: Mode = "auto",
 ) -> Run:
     """Trains an agent and returns the run.
@@ -89,6 +93,11 @@ def train(
     signature. `cluster` is the address of a Ray cluster whose hosts run the actors, or "auto" (docs/cluster.md): short
     for "actor.cluster".
 
+    `schedules` maps "learning_rate", "entropy_coefficient" or "clip" to a function of the share of `steps` that is
+    done, from 0 to 1, which gives a factor of that setting: short for those of "schedules".
+
+    `callbacks` are called while it trains: objects of subclasses of `Callback`, or names of what makes one.
+
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
     "quiet" only what happened in the end, "silent" nothing.
 
@@ -100,13 +109,14 @@ def train(
     short: dict[str, Any] = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     short["actor.cluster"] = cluster
     own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
-    given = choices.named(settings or {}, **own)
+    given = choices.named({**(settings or {}), **_short_for_schedules(schedules)}, **own)
     given |= {name: value for name, value in short.items() if value is not None}
     given |= {} if network is None else {"network.custom": name_of_network(network)}
     resolved = configuration.resolve(name_of(env), preset, given, tuned=tuned)
     names = [name for name, _ in configuration.flatten(given)]
     if run_dir is not None:
         check_free(Path(run_dir))
+    called = callback.find(callbacks)
     with connected(resolved):
         with nullcontext() if display in ("quiet", "silent") else announced("making and measuring environments ..."):
             asked, source = settle(resolved, env, env_kwargs)
@@ -114,7 +124,7 @@ def train(
             config, findings = fit(asked, source, made, names)
         findings += no_effect.notices(config, names)
         measured = configuration.differing(asked, config)
-        session = Session(config, source, made, display, findings=findings, measured=measured)
+        session = Session(config, source, made, display, findings=findings, measured=measured, callbacks=called)
         with RunDirectory.new(config, run_dir) as directory:
             return session.run(directory)
 
@@ -136,6 +146,8 @@ def resume(
     backend: NameOrCallable | None = None,
     placement: NameOrCallable | None = None,
     cluster: str | None = None,
+    schedules: Mapping[str, NameOrCallable] | None = None,
+    callbacks: Sequence[Callback | str] = (),
     display: Mode = "auto",
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
@@ -146,8 +158,8 @@ def resume(
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) and `cluster` ("none": this machine) replace what the run was given before. `env`, `network`,
-    `loss` and the like are needed where the run had those of a script or a notebook, or where a file has moved; of
-    files it remembers the names.
+    `loss`, `schedules` and the like are needed where the run had those of a script or a notebook, or where a file has
+    moved; of files it remembers the names. `callbacks` are not remembered.
     """
     path = Path(run)
     checkpoint.read_config(path)  # says what is wrong where this is no run directory
@@ -159,12 +171,16 @@ def resume(
         own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
         changes = {
             name: files.absolute(value) if isinstance(value, str) else value
-            for name, value in choices.named(changes, **own).items()
+            for name, value in choices.named(changes | _short_for_schedules(schedules), **own).items()
         }
         changes["actor.cluster"] = cluster
         before = checkpoint.read_config(path)
         with connected(before if cluster is None else configuration.replace(before, {"actor.cluster": cluster})):
-            return _resumed(path, changes, env, network, display).run(directory)
+            return _resumed(path, changes, env, network, callback.find(callbacks), display).run(directory)
+
+
+def _short_for_schedules(schedules: Mapping[str, NameOrCallable] | None) -> dict[str, Any]:
+    return {f"schedules.{name}": value for name, value in (schedules or {}).items()}
 
 
 def _resumed(
@@ -172,6 +188,7 @@ def _resumed(
     changes: Mapping[str, Any],
     env: str | EnvironmentMaker | None,
     network: AnyNetwork | None,
+    callbacks: Sequence[Callback],
     display: Mode,
 ) -> Session:
     before = checkpoint.read_config(path)
@@ -182,7 +199,7 @@ def _resumed(
     config = configuration.replace(before, given)
     choices.check_code(path, config)
     if not checkpoint.newest_first(path):
-        return _begun_anew(path, config, env, network_of_run(path, config, network), display)
+        return _begun_anew(path, config, env, network_of_run(path, config, network), callbacks, display)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
@@ -197,7 +214,8 @@ def _resumed(
         )
     own = network_of_run(path, config, network, trained_with_one=saved.state["custom_network"])
     schedule = annealing.resumed(saved.state, before, config, given="learner.anneal_steps" in given)
-    return Session(config, of_run(path, config.env, env), own, display, (path, saved), schedule=schedule)
+    source = of_run(path, config.env, env)
+    return Session(config, source, own, display, (path, saved), schedule=schedule, callbacks=callbacks)
 
 
 def _begun_anew(
@@ -205,10 +223,11 @@ def _begun_anew(
     config: TrainConfig,
     env: str | EnvironmentMaker | None,
     network: nn.Module | NetworkMaker | None,
+    callbacks: Sequence[Callback],
     display: Mode,
 ) -> Session:
     """A run that was killed before its first checkpoint, from the start."""
     (path / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
-    session = Session(config, of_run(path, config.env, env), network, display)
+    session = Session(config, of_run(path, config.env, env), network, display, callbacks=callbacks)
     session.notice(f"'{path}' has no checkpoint yet: starting over from its config.toml")
     return session

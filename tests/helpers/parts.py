@@ -147,7 +147,7 @@ def make_learner_setup(
     learner = Learner(
         network,
         master,
-        objective or Objective(loss, rewards, *entropy),
+        objective or Objective(loss, rewards, {} if entropy[1] == CONSTANT else {"entropy_coefficient": entropy}),
         config,
         progress,
         Gate(),

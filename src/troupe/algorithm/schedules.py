@@ -1,5 +1,6 @@
-"""Quantities that change linearly with the environment steps of a run, such as the learning rate."""
+"""Factors that change with the environment steps of a run, such as the learning rate's."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -19,6 +20,18 @@ class LinearSchedule:
         return self.first + (self.last - self.first) * share
 
 
+@dataclass(frozen=True)
+class ShareSchedule:
+    """`factor` of the share of `steps` that is done, from 0 to 1."""
+
+    factor: Callable[[float], float]
+    steps: int
+
+    def __call__(self, steps: int) -> float:
+        return float(self.factor(min(1.0, steps / self.steps)))
+
+
+Schedule = LinearSchedule | ShareSchedule
 CONSTANT = LinearSchedule(0, 0, 1.0, 1.0)
 
 

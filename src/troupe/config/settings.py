@@ -282,6 +282,20 @@ class Learner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Schedules:
+    """Functions of your own of the share of `stop.steps` that is done, from 0 to 1: each gives a factor of a setting,
+    and is named path/to/file.py:NAME or module:NAME (docs/extending.md)."""
+
+    learning_rate: Annotated[
+        str, _doc("factor of learner.learning_rate, in place of learner.anneal_steps", choices=("none",))
+    ] = "none"
+    entropy_coefficient: Annotated[
+        str, _doc("factor of loss.entropy_coefficient, in place of loss.entropy_anneal_steps", choices=("none",))
+    ] = "none"
+    clip: Annotated[str, _doc("factor of loss.clip", choices=("none",))] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Queue:
     capacity: Annotated[
         int, _doc("rollouts queued or in use by the learner (at least a batch); actors wait while it is full", ge=1)
@@ -311,6 +325,7 @@ class TrainConfig:
     loss: Loss = field(default_factory=Loss)
     novelty: Novelty = field(default_factory=Novelty)
     learner: Learner = field(default_factory=Learner)
+    schedules: Schedules = field(default_factory=Schedules)
     queue: Queue = field(default_factory=Queue)
     evaluation: Evaluation = field(default_factory=Evaluation)
     collapse: Collapse = field(default_factory=Collapse)

@@ -197,9 +197,9 @@ class _Replay:
             config, self._source, actor_seeds, exploration_seed, len(actors), lambda number: (local, actors[number]),
             state_size=built.state_size,
         )  # fmt: skip
-        learners = make_learners(
-            config, self._source, built, self._master, learner_seeds.spawn(config.learner.count), Progress(), self._gate
-        )
+        self._progress = Progress()  # of the steps that schedules go by
+        each_seed = learner_seeds.spawn(config.learner.count)
+        learners = make_learners(config, self._source, built, self._master, each_seed, self._progress, self._gate)
         self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
         self._operations: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it does next to the weights
         self._actors = actors
@@ -238,7 +238,9 @@ class _Replay:
             learner, wanted = facts
             if learner not in self._learners:
                 raise _mismatch(f"this run has no {learner}")
-            batch = stack([self._rollout(*each) for each in wanted])
+            rollouts = [self._rollout(*each) for each in wanted]
+            self._progress.consume(rollouts, self._master.version)
+            batch = stack(rollouts)
             operations = _operations(self._learners[learner], self._master, batch)
             self._operations[learner] = next(operations), operations
         elif kind in ("observe", "copy", "apply", "publish"):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from troupe.algorithm.schedules import LinearSchedule
+from troupe.algorithm.schedules import Schedule
 from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
@@ -21,7 +21,7 @@ from troupe.runtime.execution.process_launch import warm_up
 from troupe.runtime.execution.runner import ActorContext
 from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts, worker_limits
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
-from troupe.runtime.learning.annealing import annealing
+from troupe.runtime.learning.annealing import annealing, loss_schedules
 from troupe.runtime.learning.curiosity import Curiosity
 from troupe.runtime.learning.learner import Learner, Objective
 from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
@@ -40,7 +40,7 @@ def assemble(
     progress: Progress,
     version: int = 0,
     journal: NoJournal | None = None,
-    schedule: LinearSchedule | None = None,
+    schedule: Schedule | None = None,
 ) -> Topology:
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
@@ -99,11 +99,11 @@ def make_plans(
     policy_source: Callable[[int], PolicySource],
     device: str = "cpu",
     state_size: int = 0,
-    schedule: LinearSchedule | None = None,
+    schedule: Schedule | None = None,
 ) -> list[ActorPlan]:
     """The plans of `number` actors, each with a seed and an epsilon of its own."""
     epsilons = epsilon_schedules(config.exploration, number, np.random.default_rng(exploration_seed))
-    objective, schedule = Objective.of(config.loss), schedule or annealing(config)
+    objective, schedule = Objective.of(config.loss, loss_schedules(config)), schedule or annealing(config)
     return [
         ActorPlan(
             each, ByValue(source), config, objective, schedule, epsilon, seed, device, policy_source(each), state_size
@@ -120,9 +120,9 @@ def make_learners(
     seeds: Sequence[np.random.SeedSequence],
     progress: Progress,
     gate: Gate,
-    schedule: LinearSchedule | None = None,
+    schedule: Schedule | None = None,
 ) -> list[Learner]:
-    objective, schedule = Objective.of(config.loss), schedule or annealing(config)
+    objective, schedule = Objective.of(config.loss, loss_schedules(config)), schedule or annealing(config)
 
     def curiosity(seed: np.random.SeedSequence) -> Curiosity | None:
         novel = config.novelty.coefficient > 0

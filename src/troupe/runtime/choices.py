@@ -1,4 +1,5 @@
-"""The callables of a run that may be the user's: its loss, optimizer, encoder, environment backend and placement."""
+"""The callables of a run that may be the user's: its loss, optimizer, encoder, environment backend, placement and
+schedules."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,9 +9,10 @@ from troupe.config import TrainConfig, flatten, replace, value_of
 from troupe.environments.backends import BACKENDS
 from troupe.networks.user_encoder import ENCODERS
 from troupe.runtime.execution.placements import PLACEMENTS
+from troupe.runtime.learning.annealing import SCHEDULES
 from troupe.runtime.learning.loss_and_optimizer import LOSSES, OPTIMIZERS
 
-_CHOICES = (LOSSES, OPTIMIZERS, ENCODERS, BACKENDS, PLACEMENTS)
+_CHOICES = (LOSSES, OPTIMIZERS, ENCODERS, BACKENDS, PLACEMENTS, *SCHEDULES.values())
 
 
 def named(settings: Mapping[str, Any], **passed: str | Callable[..., Any] | None) -> dict[str, Any]:

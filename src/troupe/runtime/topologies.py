@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from troupe.algorithm.schedules import LinearSchedule
+from troupe.algorithm.schedules import Schedule
 from troupe.config import TrainConfig
 from troupe.runtime.acting.actor import Actor
 from troupe.runtime.acting.inference import PredictionQueue, Predictor
@@ -41,7 +41,7 @@ class Topology(ABC):
         context: ActorContext,
         runners: Sequence[ActorRunner],
         master: Master | HogwildMaster,
-        schedule: LinearSchedule,
+        schedule: Schedule,
         learners: Sequence[Learner] = (),
         predictors: Sequence[Predictor] = (),
         predictions: PredictionQueue | None = None,

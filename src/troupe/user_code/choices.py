@@ -29,7 +29,8 @@ def passed_name(value: object) -> str:
 class Choice:
     """A setting, `setting` ("loss.kind"), that chooses `what` ("loss"), which is also the keyword in Python.
 
-    `if_changed` says what it means for a run if the file of its callable has changed since it began.
+    `keyword` is how Python passes it, where that is not the keyword `what`. `if_changed` says what it means for a run
+    if the file of its callable has changed since it began.
 
     Where the callable takes arguments of its own, `kwargs` is the table that holds them ("loss.kwargs") and `builtin`
     has the built-in callables. The first `leading` arguments are given by position; of the others, those in `shared`
@@ -39,6 +40,7 @@ class Choice:
     what: str
     setting: str
     if_changed: str
+    keyword: str = ""
     kwargs: str = ""
     builtin: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     leading: int = 0
@@ -66,7 +68,8 @@ class Choice:
             return found
         if name.startswith(PASSED):
             raise UsageError(
-                f"the run's {self.what} was the callable {self.shown(name)}: pass it as {self.what}= in Python"
+                f"the run's {self.what} was the callable {self.shown(name)}: "
+                f"pass it as {self.keyword or f'{self.what}='} in Python"
             )
         check_value(self.setting, name)
         return files.load_callable(name, self.setting, self.what)

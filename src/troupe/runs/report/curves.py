@@ -46,7 +46,7 @@ class Curve:
 
 def read_curve(run: str | os.PathLike[str]) -> Curve:
     """Raises UsageError where there is no metrics.jsonl. What a resumed run repeated is in it once."""
-    rows = _in_order(read_metrics(run))
+    rows = read_rows(run)
 
     def of(kind: str) -> list[Mapping[str, Any]]:
         return [row for row in rows if row.get("kind") == kind]
@@ -62,9 +62,14 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
     )  # fmt: skip
 
 
+def read_rows(run: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
+    """The rows of metrics.jsonl. What a resumed run repeated is in it once. Raises UsageError where there is none."""
+    return _in_order(read_metrics(run))
+
+
 def rows_until(run: str | os.PathLike[str], steps: int) -> list[Mapping[str, Any]]:
     """The rows that a run resumed from `steps` continues from."""
-    return [row for row in _in_order(read_metrics(run)) if row.get("steps", 0) <= steps]
+    return [row for row in read_rows(run) if row.get("steps", 0) <= steps]
 
 
 def only_return(run: str | os.PathLike[str], episodes: int) -> float | None:

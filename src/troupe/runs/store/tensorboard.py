@@ -71,7 +71,7 @@ class EventFile:
 
     def add(self, row: Mapping[str, Any]) -> None:
         ready: dict[tuple[int, float], dict[str, float]] = defaultdict(dict)
-        for tag, value in _curves(row) if row["steps"] > self._begin else ():
+        for tag, value in curves(row) if row["steps"] > self._begin else ():
             held = self._held.get(tag)
             if held is None and tag.split("/")[1] in _SELDOM and self._first.setdefault(tag, value) == value:
                 continue
@@ -130,8 +130,10 @@ class EventFile:
         self._records.write(event.SerializeToString())
 
 
-def _curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """Tags and values: GROUP/KEY. What a loss of the user's adds to a report stands with the losses."""
+    row = dict(row)
+    yield from _numbers({"own": row.pop("own", {})})
     if row["kind"] == "report":
         for name, value in _numbers(row):
             key = name.partition("/")[0]

@@ -24,6 +24,7 @@ class RunWriter:
     ):
         self._directory, self._config, self._journal, self._warn = directory, config, journal, warn
         self._unsaved = False  # the last checkpoint could not be written, and the user knows
+        self.saved: Path | None = None  # the last checkpoint, if it was written
         try:
             self._write_config()
             self.metrics = MetricsLog(self.path, warn)
@@ -46,7 +47,9 @@ class RunWriter:
         """Writes a checkpoint. Raises OSError."""
         self._follow_directory()
         self.metrics.retry()
-        return checkpoint.save(self.path, taken.state["counts"]["steps"], taken)
+        self.saved = None
+        self.saved = checkpoint.save(self.path, taken.state["counts"]["steps"], taken)
+        return self.saved
 
     def try_to_save(self, taken: checkpoint.Checkpoint) -> None:
         """Writes a checkpoint if that is possible; of several failures in a row the first is reported."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from troupe.algorithm.schedules import LinearSchedule
+from troupe.algorithm.schedules import LinearSchedule, Schedule
 from troupe.config import Exploration, TrainConfig, UsageError
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.acting.actor import Actor, StateTracker
@@ -35,7 +35,7 @@ class ActorPlan:
     source: ByValue
     config: TrainConfig
     objective: Objective  # its gamma is a window's; a hogwild worker learns by it
-    annealing: LinearSchedule  # of the learning rate of a hogwild worker
+    annealing: Schedule  # of the learning rate of a hogwild worker
     epsilon: LinearSchedule  # by the steps of all actors
     seeds: np.random.SeedSequence
     device: str  # of its copy of the network

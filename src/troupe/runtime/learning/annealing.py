@@ -1,25 +1,67 @@
-"""The learning rate's schedule: fixed when a run starts, and continued when it is resumed."""
+"""Schedules: the learning rate's, fixed when a run starts and continued when it is resumed; and those of the user's."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Any
 
 from troupe import hints
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
-from troupe.config import TrainConfig, UsageError
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule, Schedule, ShareSchedule, linear_decay
+from troupe.config import TrainConfig, UsageError, one_line, value_of
+from troupe.user_code.choices import Choice
+from troupe.user_code.guard import user_code
 
 _FLOOR = 0.25  # of the learning rate is left at the run's last step, where the schedule goes by that ("auto")
+SCHEDULES = {
+    name: Choice(
+        "schedule",
+        setting=f"schedules.{name}",
+        if_changed="the run continues with another schedule",
+        keyword=f"schedules={{'{name}': ...}}",
+    )
+    for name in ("learning_rate", "entropy_coefficient", "clip")
+}
 
 
-def annealing(config: TrainConfig) -> LinearSchedule:
+def annealing(config: TrainConfig) -> Schedule:
     """The factor of `learner.learning_rate`, by steps, of a run from its start to its limit."""
+    return _own(config, "learning_rate") or _built_in(config)
+
+
+def _built_in(config: TrainConfig) -> LinearSchedule:
     steps = config.learner.anneal_steps
     if steps == "auto":
         return linear_decay(config.stop.steps, _FLOOR) if config.stop.steps else CONSTANT
     return linear_decay(steps) if steps else CONSTANT
 
 
-def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> LinearSchedule:
+def loss_schedules(config: TrainConfig) -> dict[str, ShareSchedule]:
+    """The user's schedules of arguments of the loss, by argument."""
+    found = {name: _own(config, name) for name in SCHEDULES if name != "learning_rate"}
+    return {name: schedule for name, schedule in found.items() if schedule}
+
+
+def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
+    """The user's schedule of this name. Raises UsageError, in a line, where it is not fit to be one."""
+    choice = SCHEDULES[name]
+    chosen: str = value_of(config, choice.setting)
+    if choice.is_builtin(chosen):
+        return None
+    if not config.stop.steps:
+        raise UsageError(f"{choice.setting}: what is done is a share of stop.steps, which is 0; set it")
+    schedule, what = ShareSchedule(choice.load(chosen), config.stop.steps), f"schedule {choice.shown(chosen)}"
+    for share in (0.0, 0.5, 1.0):
+        try:
+            with user_code():
+                factor = schedule(int(share * config.stop.steps))
+        except Exception as error:
+            raise UsageError(f"{what}: called with {share} it raised {one_line(error)}") from error
+        if not 0.0 <= factor < math.inf:
+            raise UsageError(f"{what}: called with {share} it gave {factor:g}; expected a factor of at least 0")
+    return schedule
+
+
+def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> Schedule:
     """The schedule of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with, and `given`
     says that `learner.anneal_steps` was set anew, which holds as if from the start.
 
@@ -27,9 +69,12 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     limit; a number stays what it is. Raises UsageError where that has run out and nothing would be learned.
     """
     done = state["counts"]["steps"]
-    schedule = LinearSchedule(*state["annealing"]) if "annealing" in state else annealing(before)
+    if own := _own(config, "learning_rate"):
+        return own
+    saved = state.get("annealing")  # earlier versions had none; empty: a schedule of the user's
+    schedule = LinearSchedule(*saved) if saved else _built_in(before if saved is None else config)
     if given:
-        schedule = annealing(config)
+        schedule = _built_in(config)
     elif config.learner.anneal_steps == "auto" and config.stop.steps not in (0, before.stop.steps):
         now = schedule(done)
         schedule = LinearSchedule(done, config.stop.steps, now, min(now, _FLOOR))
@@ -42,13 +87,16 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     return schedule
 
 
-def state_of(schedule: LinearSchedule) -> list[float]:
-    return list(astuple(schedule))
+def state_of(schedule: Schedule) -> list[float]:
+    return list(astuple(schedule)) if isinstance(schedule, LinearSchedule) else []
 
 
-def described(schedule: LinearSchedule, config: TrainConfig, steps: int) -> str:
+def described(schedule: Schedule, config: TrainConfig, steps: int) -> str:
     """The schedule from step `steps` on, in words; "" where it is constant."""
     rate = config.learner.learning_rate
+    if isinstance(schedule, ShareSchedule):
+        name = SCHEDULES["learning_rate"].shown(config.schedules.learning_rate)
+        return f"learning rate {rate * schedule(steps):.2g}, from here on by {name}"
     if schedule(steps) == schedule.last:
         return "" if schedule.last == 1.0 else f"learning rate {rate * schedule.last:.2g}, constant from here on"
     text = f"learning rate {rate * schedule(steps):.2g}, falling linearly to {rate * schedule.last:.2g}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from troupe.algorithm.losses import Batch, Bonus, LossOutput, Outputs
 from troupe.algorithm.optimizers import clip_by_norm
 from troupe.algorithm.returns import AdvantageEMA
-from troupe.algorithm.schedules import CONSTANT, LinearSchedule, linear_decay
+from troupe.algorithm.schedules import CONSTANT, Schedule, linear_decay
 from troupe.config import Learner as LearnerConfig
 from troupe.config import Loss, TroupeError, UsageError
 from troupe.networks.actor_critic import ActorCritic, NetworkOutput, PolicyOutput
@@ -53,28 +53,31 @@ class Objective:
 
     loss: LossFunction
     rewards: Rewards
-    entropy_coefficient: float = 0.0
-    entropy_decay: LinearSchedule = CONSTANT
+    # Keywords of the loss that change with the steps of the run: the setting, and its factor.
+    scheduled: Mapping[str, tuple[float, Schedule]] = field(default_factory=dict)
     averages_advantages: bool = False  # whether the loss takes an AdvantageEMA
     reduction: Literal["mean", "sum"] = "mean"  # over the valid rows of a minibatch
 
     @classmethod
-    def of(cls, config: Loss) -> "Objective":
+    def of(cls, config: Loss, own: Mapping[str, Schedule] | None = None) -> "Objective":
+        """`own` are the user's schedules of settings, by name."""
         rewards = Rewards(config.gamma, config.reward_scale, config.reward_clip, config.normalize_reward)
-        decay = linear_decay(config.entropy_anneal_steps) if config.entropy_anneal_steps else CONSTANT
-        if decay != CONSTANT and not LOSSES.takes(config.kind, "entropy_coefficient"):
-            raise UsageError(f"loss.entropy_anneal_steps: loss {config.kind} takes no entropy_coefficient; set it to 0")
+        anneal = linear_decay(config.entropy_anneal_steps) if config.entropy_anneal_steps else None
+        schedules = ({"entropy_coefficient": anneal} if anneal else {}) | dict(own or {})
+        for name, schedule in schedules.items():
+            if not LOSSES.takes(config.kind, name):
+                setting, off = ("loss.entropy_anneal_steps", 0) if schedule is anneal else (f"schedules.{name}", "none")
+                raise UsageError(f"{setting}: loss {LOSSES.shown(config.kind)} takes no {name}; set it to {off}")
         averages = LOSSES.takes(config.kind, "advantage_ema")
-        return cls(build_loss(config), rewards, config.entropy_coefficient, decay, averages, config.reduction)
+        scheduled = {name: (getattr(config, name), schedule) for name, schedule in schedules.items()}
+        return cls(build_loss(config), rewards, scheduled, averages, config.reduction)
 
     def keywords(self, steps: int) -> dict[str, Any]:
-        """The keywords of the loss that change with the steps of the run."""
-        if self.entropy_decay == CONSTANT:
-            return {}
-        return {"entropy_coefficient": self.entropy_coefficient * self.entropy_decay(steps)}
+        """The keywords of the loss that change, after `steps` of the run."""
+        return {name: value * schedule(steps) for name, (value, schedule) in self.scheduled.items()}
 
 
-def learning_rate(config: LearnerConfig, annealing: LinearSchedule, counts: Counts) -> float:
+def learning_rate(config: LearnerConfig, annealing: Schedule, counts: Counts) -> float:
     """Of the next update."""
     rate = config.learning_rate * annealing(counts.steps)
     if config.warmup_updates:
@@ -95,7 +98,7 @@ class Learner:
         gate: Gate | RemoteGate,
         rng: np.random.Generator,
         curiosity: Curiosity | None = None,
-        annealing: LinearSchedule = CONSTANT,  # of the learning rate
+        annealing: Schedule = CONSTANT,  # of the learning rate
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._objective, self._config = master, objective, config

@@ -11,6 +11,7 @@ from troupe.algorithm.returns import AdvantageEMA
 from troupe.config import Learner, TrainConfig, UsageError, one_line
 from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import PolicyHead
+from troupe.runtime.learning.annealing import loss_schedules
 from troupe.runtime.learning.learner import Objective
 from troupe.runtime.learning.loss_and_optimizer import LOSSES, OPTIMIZERS, optimizer_maker
 from troupe.runtime.metric_means import MetricMeans, means_of
@@ -30,7 +31,7 @@ def try_callables(config: TrainConfig, source: EnvironmentSource, device: torch.
 
 
 def _try_loss(config: TrainConfig, source: EnvironmentSource, device: torch.device) -> None:
-    name, objective = f"loss {LOSSES.shown(config.loss.kind)}", Objective.of(config.loss)
+    name, objective = f"loss {LOSSES.shown(config.loss.kind)}", Objective.of(config.loss, loss_schedules(config))
     outputs, batch, learned = _made_up(config, source, device)
     keywords = objective.keywords(0)
     if config.learner.advantage_decay and objective.averages_advantages:
