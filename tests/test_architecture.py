@@ -18,7 +18,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("agent",),
     ("runs",),
     ("run", "preparation", "no_effect"),
-    ("trainer", "session", "run_output", "run_state", "messages", "conclusion"),
+    ("trainer", "session", "run_output", "run_state", "messages", "conclusion", "ranks"),
     ("bench", "series", "comparison"),
     ("argument_types", "setting_arguments", "arguments", "console", "cli", "__main__"),
 ]

@@ -117,6 +117,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     )
     one.add_argument("--run-dir", metavar="DIR", help="the run's own directory (runs/ENV/DATE_TIME_seedS)")
     _add_callbacks(one)
+    one.add_argument("--learners", type=count(1), default=1, metavar="N", help=_LEARNERS)
     one.add_argument("--watch", action="store_true", help="show the agent when it is trained")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_asked(one)
@@ -175,6 +176,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     add_short(one, "--on-collapse", "collapse.answer", "A", _COLLAPSE)
     add_short(one, "--cluster", "actor.cluster", "ADDRESS", "another cluster for its actors; none: this machine")
     _add_callbacks(one)
+    one.add_argument("--learners", type=count(1), default=1, metavar="N", help=_LEARNERS)
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
@@ -216,9 +218,8 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
 _WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
 _COLLAPSE = "if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)"
-
-
 _AGENT = "a run directory, a checkpoint of it (RUN/checkpoints/STEP), or a file of agent.save (NAME.safetensors)"
+_LEARNERS = "processes that learn from one gradient, each with its own actors (1; docs/learners.md)"
 
 
 def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> None:

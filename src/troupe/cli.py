@@ -80,15 +80,16 @@ def train(options: argparse.Namespace) -> int:
         raise UsageError("--json prints nothing else; use troupe watch RUN afterwards")
     if options.json and options.seeds > 1:
         raise UsageError("--json covers a single run; with --seeds, read summary.json in each run's directory")
+    if options.learners > 1 and options.seeds > 1:
+        raise UsageError("--learners is for one run; leave --seeds out")
     if options.seeds > 1:
         if options.watch:
             raise UsageError("--watch shows one agent; with --seeds, use troupe watch RUN afterwards")
         from troupe.series import train_seeds
 
         return train_seeds(options.env, range(options.seed, options.seed + options.seeds), options.run_dir, **asked)
-    done = _result_printed(
-        lambda: trainer.train(options.env, seed=options.seed, run_dir=options.run_dir, **asked), json_only=options.json
-    )
+    asked |= {"seed": options.seed, "run_dir": options.run_dir, "learners": options.learners}
+    done = _result_printed(lambda: trainer.train(options.env, **asked), json_only=options.json)
     if options.watch:
         from troupe.runs.show.watch import video_without_display
 
@@ -149,6 +150,7 @@ def resume(options: argparse.Namespace) -> None:
             env=options.env,
             network=options.network,
             callbacks=options.callbacks,
+            learners=options.learners,
             display=_display(options),
             loss=options.loss,
             optimizer=options.optimizer,

@@ -12,7 +12,6 @@ from troupe.runs.report.curves import only_return
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.learning import annealing
-from troupe.runtime.progress import Counts
 from troupe.runtime.topologies import Topology
 from troupe.text import format_return
 
@@ -53,7 +52,7 @@ def introduction(
     if described := annealing.described(topology.schedule, config, steps):
         notes.append(described)
     rollout_steps, environments = config.actor.rollout_shape
-    batch = topology.rollouts_in_batch * rollout_steps * environments
+    batch = topology.rollouts_in_batch * rollout_steps * environments * topology.group.size
     return [
         f"{source.id}: preset {config.preset}{tuned}, seed {config.seed}"
         + (f", resumed at step {steps:,}" if resumed else ""),
@@ -73,8 +72,9 @@ def first_notices(config: TrainConfig, source: EnvironmentSource, lost: str | No
     return notices
 
 
-def training_report(config: TrainConfig, counts: Counts, seconds: float, rollouts_in_batch: int) -> list[str]:
+def training_report(config: TrainConfig, topology: Topology, seconds: float) -> list[str]:
     """How much was trained and how fast, and what was in its way."""
+    counts = topology.progress.counts
     speed = (
         f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
         f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
@@ -87,7 +87,7 @@ def training_report(config: TrainConfig, counts: Counts, seconds: float, rollout
     steps, environments = config.actor.rollout_shape
     return [
         speed,
-        f"nothing was learned: the first update needs {rollouts_in_batch * steps * environments:,} steps "
+        f"nothing was learned: the first update needs {topology.rollouts_in_batch * steps * environments:,} steps "
         "(actor.rollout_steps x actor.environments x learner.rollouts)",
     ]
 

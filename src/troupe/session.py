@@ -39,6 +39,7 @@ from troupe.runtime.execution.interruption import POLL_SECONDS, on_signal
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import Journal
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.torch_threads import one_torch_thread
 
@@ -46,11 +47,8 @@ _START_SECONDS = 20.0  # for the first actors to be ready, on top of the limit o
 
 
 class Session:
-    """One run of training. `run` does it all: watch, save, evaluate, close, and say what came of it.
-
-    The main thread watches; learners call `_after_batch`. `measured` names the settings that a measurement
-    decided, and `findings` says what it found.
-    """
+    """One run of training: `run` does it all. The main thread watches, and learners call `_after_batch`. A measurement
+    decided the settings named by `measured`; `findings` says what it found."""
 
     def __init__(
         self,
@@ -63,6 +61,7 @@ class Session:
         measured: Sequence[str] = (),
         schedule: Schedule | None = None,
         callbacks: Sequence[Callback] = (),
+        group: Alone = Alone(),  # noqa: B008  # it has no state
     ):
         self._began = time.perf_counter()
         source.check(config.env)
@@ -81,8 +80,9 @@ class Session:
         self._progress = Progress(Counts(**state["counts"]))
         self._journal = Journal() if config.record and not saved else None
         self._topology = assemble(
-            config, source, self._network, topology_seed, self._progress, state["version"], self._journal, schedule
-        )
+            config, source, self._network, topology_seed, self._progress, state["version"], self._journal, schedule,
+            group,
+        )  # fmt: skip
         self._progress.notices += messages.first_notices(config, source, lost, resumed=self._resumed)
         self._supervisor = Supervisor(self._topology.gate, self._topology.wake)
         self._clock = Clock(state["seconds"])
@@ -311,8 +311,7 @@ class Session:
             raise TroupeError(
                 f"'{self._path}' cannot be written to the end: {reason(error)}; weights saved in {saved}"
             ) from error
-        counts, seconds = self._progress.counts, self._clock.seconds
-        training = messages.training_report(self._config, counts, seconds, self._topology.rollouts_in_batch)
+        training = messages.training_report(self._config, self._topology, self._clock.seconds)
         training += self._topology.cluster.figures.lines() if self._topology.cluster else []
         ended = self._config, outcome, scores, training, self._path, saved, picture
         self._display.result(messages.result(*ended, signalled=self._interrupted()))

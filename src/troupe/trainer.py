@@ -14,10 +14,12 @@ from torch import nn
 from troupe import config as configuration
 from troupe import hints, no_effect, safe_files
 from troupe.config import TrainConfig, UsageError
-from troupe.environments import name_of, of_run, quiet_gymnasium, settle
+from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle
 from troupe.importing import announced
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
 from troupe.preparation import fit
+from troupe.ranks import meeting
+from troupe.ranks.follower import follow, lead
 from troupe.run import Run, limit_reached
 from troupe.runs.callbacks import callback
 from troupe.runs.callbacks.callback import Callback
@@ -28,6 +30,8 @@ from troupe.runtime import choices
 from troupe.runtime.cluster.placement import connected
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.learning import annealing
+from troupe.runtime.learning.group import Alone
+from troupe.runtime.progress import Counts
 from troupe.session import Session
 from troupe.user_code import files
 
@@ -79,6 +83,7 @@ def train(
     tuned: bool = True,
     schedules: Mapping[str, NameOrCallable] | None = None,
     callbacks: Sequence[Callback | str] = (),
+    learners: int = 1,
     display: Mode = "auto",
 ) -> Run:
     """Trains an agent and returns the run.
@@ -98,6 +103,9 @@ def train(
 
     `callbacks` are called while it trains: objects of subclasses of `Callback`, or names of what makes one.
 
+    `learners` processes on this machine learn together from one gradient, each with its own actors; under torchrun
+    every process does, and only rank 0's call returns (docs/learners.md).
+
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
     "quiet" only what happened in the end, "silent" nothing.
 
@@ -105,6 +113,7 @@ def train(
     ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM,
     SIGHUP) with the run as the exception's `run`.
     """
+    call = dict(locals()) | {"learners": 1, "display": "silent", "callbacks": ()}
     check_named(run_dir)
     short: dict[str, Any] = {"seed": seed, "stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
     short["actor.cluster"] = cluster
@@ -114,19 +123,29 @@ def train(
     given |= {} if network is None else {"network.custom": name_of_network(network)}
     resolved = configuration.resolve(name_of(env), preset, given, tuned=tuned)
     names = [name for name, _ in configuration.flatten(given)]
-    if run_dir is not None:
+    leads, quiet = meeting.of_environment()[0] == 0, display in ("quiet", "silent")
+    if leads and run_dir is not None:
         check_free(Path(run_dir))
-    called = callback.find(callbacks)
+    called = callback.find(callbacks) if leads else ()
+    meeting.check(learners, resolved)
+    saying = "making and measuring environments ..."
     with connected(resolved):
-        with nullcontext() if display in ("quiet", "silent") else announced("making and measuring environments ..."):
+        with nullcontext() if quiet else announced(saying):
             asked, source = settle(resolved, env, env_kwargs)
             asked, made = choices.settle(asked), find_network(network, asked)
-            config, findings = fit(asked, source, made, names)
-        findings += no_effect.notices(config, names)
-        measured = configuration.differing(asked, config)
-        session = Session(config, source, made, display, findings=findings, measured=measured, callbacks=called)
-        with RunDirectory.new(config, run_dir) as directory:
-            return session.run(directory)
+        with meeting.join(learners, "train", call, configuration.by_name(asked)) as group:
+            if group.rank:
+                follow(group, lambda _: (source, made))
+            with nullcontext() if quiet else announced(saying):
+                config, findings = fit(asked, source, made, names)
+            findings += [*no_effect.notices(config, names), *group.notes]
+            measured = configuration.differing(asked, config)
+            lead(group, config, annealing.annealing(config))
+            session = Session(
+                config, source, made, display, findings=findings, measured=measured, callbacks=called, group=group
+            )
+            with RunDirectory.new(config, run_dir) as directory:
+                return session.run(directory)
 
 
 @quiet_gymnasium()
@@ -148,6 +167,7 @@ def resume(
     cluster: str | None = None,
     schedules: Mapping[str, NameOrCallable] | None = None,
     callbacks: Sequence[Callback | str] = (),
+    learners: int = 1,
     display: Mode = "auto",
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
@@ -159,24 +179,29 @@ def resume(
     `on_collapse`, "report" or "rollback", `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) and `cluster` ("none": this machine) replace what the run was given before. `env`, `network`,
     `loss`, `schedules` and the like are needed where the run had those of a script or a notebook, or where a file has
-    moved; of files it remembers the names. `callbacks` are not remembered.
+    moved; of files it remembers the names. `callbacks` and `learners`, as for `train`, are not remembered.
     """
+    call = dict(locals()) | {"learners": 1, "display": "silent", "callbacks": ()}
     path = Path(run)
-    checkpoint.read_config(path)  # says what is wrong where this is no run directory
-    with RunDirectory(path) as directory:  # nobody else may write there from before it is read
-        changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
-        changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
-        changes["env.id"] = env if isinstance(env, str) else None
-        changes["network.custom"] = network if isinstance(network, str) else None
-        own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
-        changes = {
-            name: files.absolute(value) if isinstance(value, str) else value
-            for name, value in choices.named(changes | _short_for_schedules(schedules), **own).items()
-        }
-        changes["actor.cluster"] = cluster
-        before = checkpoint.read_config(path)
-        with connected(before if cluster is None else configuration.replace(before, {"actor.cluster": cluster})):
-            return _resumed(path, changes, env, network, callback.find(callbacks), display).run(directory)
+    if leads := meeting.of_environment()[0] == 0:
+        config = checkpoint.read_config(path)  # says what is wrong where this is no run directory
+        config = config if cluster is None else configuration.replace(config, {"actor.cluster": cluster})
+        meeting.check(learners, config)
+    changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
+    changes |= {"collapse.answer": on_collapse, "learner.anneal_steps": anneal_steps}
+    changes["env.id"] = env if isinstance(env, str) else None
+    changes["network.custom"] = network if isinstance(network, str) else None
+    own = {"loss": loss, "optimizer": optimizer, "encoder": encoder, "backend": backend, "placement": placement}
+    changes = {
+        name: files.absolute(value) if isinstance(value, str) else value
+        for name, value in choices.named(changes | _short_for_schedules(schedules), **own).items()
+    }
+    changes["actor.cluster"] = cluster
+    with meeting.join(learners, "resume", call, changes) as group:
+        if not leads:
+            follow(group, lambda config: _parts(path, config, env, network))
+        with RunDirectory(path) as directory, connected(config):  # nobody else may write there from before it is read
+            return _resumed(path, changes, env, network, callback.find(callbacks), display, group).run(directory)
 
 
 def _short_for_schedules(schedules: Mapping[str, NameOrCallable] | None) -> dict[str, Any]:
@@ -190,6 +215,7 @@ def _resumed(
     network: AnyNetwork | None,
     callbacks: Sequence[Callback],
     display: Mode,
+    group: Alone,
 ) -> Session:
     before = checkpoint.read_config(path)
     given = {name: value for name, value in changes.items() if value is not None}
@@ -199,7 +225,7 @@ def _resumed(
     config = configuration.replace(before, given)
     choices.check_code(path, config)
     if not checkpoint.newest_first(path):
-        return _begun_anew(path, config, env, network_of_run(path, config, network), callbacks, display)
+        return _begun_anew(path, config, env, network_of_run(path, config, network), callbacks, display, group)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)
     done = saved.state["counts"]["steps"], saved.state["seconds"]
@@ -214,8 +240,19 @@ def _resumed(
         )
     own = network_of_run(path, config, network, trained_with_one=saved.state["custom_network"])
     schedule = annealing.resumed(saved.state, before, config, given="learner.anneal_steps" in given)
-    source = of_run(path, config.env, env)
-    return Session(config, source, own, display, (path, saved), schedule=schedule, callbacks=callbacks)
+    lead(group, config, schedule, Counts(**saved.state["counts"]), saved.state["resumes"] + 1)
+    return Session(
+        config, of_run(path, config.env, env), own, display, (path, saved), findings=group.notes, schedule=schedule,
+        callbacks=callbacks, group=group,
+    )  # fmt: skip
+
+
+def _parts(
+    path: Path, config: TrainConfig, env: str | EnvironmentMaker | None, network: AnyNetwork | None
+) -> tuple[EnvironmentSource, nn.Module | NetworkMaker | None]:
+    """Environment and network of a run that is resumed, in a rank that need not see its directory."""
+    choices.check_code(path, config)
+    return of_run(path, config.env, env), network_of_run(path, config, network)
 
 
 def _begun_anew(
@@ -225,9 +262,13 @@ def _begun_anew(
     network: nn.Module | NetworkMaker | None,
     callbacks: Sequence[Callback],
     display: Mode,
+    group: Alone,
 ) -> Session:
     """A run that was killed before its first checkpoint, from the start."""
     (path / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
-    session = Session(config, of_run(path, config.env, env), network, display, callbacks=callbacks)
+    lead(group, config, annealing.annealing(config))
+    session = Session(
+        config, of_run(path, config.env, env), network, display, findings=group.notes, callbacks=callbacks, group=group
+    )
     session.notice(f"'{path}' has no checkpoint yet: starting over from its config.toml")
     return session

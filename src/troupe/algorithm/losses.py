@@ -19,7 +19,7 @@ from torch import Tensor
 
 from troupe.algorithm import returns
 from troupe.algorithm.distributions import Distribution
-from troupe.algorithm.returns import AdvantageEMA, count_valid, masked_mean, normalize
+from troupe.algorithm.returns import AdvantageEMA, JoinedAdvantages, count_valid, masked_mean, normalize
 
 
 class Outputs(NamedTuple):
@@ -64,7 +64,7 @@ Metrics = dict[str, Tensor]  # means over the valid rows, without gradients
 class LossOutput(NamedTuple):
     loss: Float[Tensor, ""]
     metrics: Metrics
-    advantage_ema: AdvantageEMA | None = None  # the next minibatch's, of a loss that was given one
+    advantage_ema: AdvantageEMA | JoinedAdvantages | None = None  # the next minibatch's, of a loss that was given one
 
 
 def a3c(
@@ -123,7 +123,7 @@ def appo(
     normalize_advantage: bool = True,
     value_coefficient: float = 0.5,
     entropy_coefficient: float = 0.01,
-    advantage_ema: AdvantageEMA | None = None,
+    advantage_ema: AdvantageEMA | JoinedAdvantages | None = None,
 ) -> LossOutput:
     """Asynchronous PPO: the clipped ratio (Schulman et al. 2017, eq. 7) on V-trace advantages.
 

@@ -10,6 +10,7 @@ A time limit therefore keeps its discount (it bootstraps from the final observat
 t+1) and loses its trace. `value` has T+1 rows; its last one is the bootstrap value.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -131,18 +132,44 @@ class AdvantageEMA(NamedTuple):
     ) -> tuple[Float[Tensor, "T B"], "AdvantageEMA"]:
         """The advantages, normalised by averages that include them, and these averages. Advantages that are not finite
         and minibatches without a valid row leave the averages as they are."""
+        new = self.updated(masked_mean(advantage, valid), masked_mean(advantage.square(), valid), valid.any())
+        return new.applied(advantage), new
+
+    def updated(
+        self, mean: Float[Tensor, ""], mean_square: Float[Tensor, ""], usable: Bool[Tensor, ""]
+    ) -> "AdvantageEMA":
+        """The averages after a minibatch with this mean and mean square, unless it is not `usable`."""
         new = AdvantageEMA(
             self.decay,
-            self._averaged(self.mean, masked_mean(advantage, valid)),
-            self._averaged(self.mean_square, masked_mean(advantage.square(), valid)),
+            self._averaged(self.mean, mean),
+            self._averaged(self.mean_square, mean_square),
             self.decay * self.weight + 1 - self.decay,
         )
-        usable = valid.any() & new.mean_square.isfinite()
-        new = AdvantageEMA(self.decay, *(now.where(usable, old) for now, old in zip(new[1:], self[1:], strict=True)))
-        weight = new.weight.clamp(min=1e-8)
-        mean, square = new.mean / weight, new.mean_square / weight
+        usable = usable & new.mean_square.isfinite()
+        return AdvantageEMA(self.decay, *(now.where(usable, old) for now, old in zip(new[1:], self[1:], strict=True)))
+
+    def applied(self, advantage: Float[Tensor, "T B"]) -> Float[Tensor, "T B"]:
+        weight = self.weight.clamp(min=1e-8)
+        mean, square = self.mean / weight, self.mean_square / weight
         std = (square - mean.square()).clamp(min=0.0).sqrt() + 1e-8
-        return (advantage - mean) / std, new
+        return (advantage - mean) / std
 
     def _averaged(self, old: Tensor, now: Tensor) -> Float[Tensor, ""]:
         return self.decay * old + (1 - self.decay) * now.double()
+
+
+class JoinedAdvantages(NamedTuple):
+    """An AdvantageEMA of the minibatches of several learners together. `total` sums numbers over all of them."""
+
+    ema: AdvantageEMA
+    total: Callable[[Float[Tensor, " N"]], Float[Tensor, " N"]]
+
+    def normalize(
+        self, advantage: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]
+    ) -> tuple[Float[Tensor, "T B"], "JoinedAdvantages"]:
+        """As that of AdvantageEMA. With a decay of 0 the averages are those of the joined minibatch alone."""
+        rows = torch.stack((torch.ones_like(advantage), advantage, advantage.square())).where(valid, 0.0).double()
+        count, *sums = self.total(rows.sum((1, 2)))
+        mean, mean_square = (each / count.clamp(min=1) for each in sums)
+        new = self.ema.updated(mean, mean_square, count > 0)
+        return new.applied(advantage), self._replace(ema=new)

@@ -27,6 +27,7 @@ from troupe.config.values import (
     PASSED,
     Field,
     build,
+    by_name,
     check_option,
     check_value,
     differing,

@@ -52,7 +52,12 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
 
 def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
     """`config` with the settings in `changed`, by dotted name, checked."""
-    return build(dict(flatten(dataclasses.asdict(config))) | dict(changed))
+    return build(by_name(config) | dict(changed))
+
+
+def by_name(config: TrainConfig) -> dict[str, Any]:
+    """Every setting's value by its dotted name."""
+    return dict(flatten(dataclasses.asdict(config)))
 
 
 def _table_of(name: str) -> str:
@@ -182,7 +187,7 @@ def _alternatives(kind: Any) -> Iterator[tuple[Any, list[Any]]]:
 
 def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
     """The dotted names of the settings that are not the same in both."""
-    values = [dict(flatten(dataclasses.asdict(config))) for config in (one, other)]
+    values = [by_name(config) for config in (one, other)]
     return [name for name in values[0] if values[0][name] != values[1].get(name)]
 
 

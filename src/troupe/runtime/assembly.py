@@ -23,9 +23,10 @@ from troupe.runtime.execution.worker_counts import ReadyLatch, WorkerCounts, wor
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
 from troupe.runtime.learning.annealing import annealing, loss_schedules
 from troupe.runtime.learning.curiosity import Curiosity
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.learning.learner import Learner, Objective
 from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
-from troupe.runtime.learning.normalizer_statistics import NormalizerStatistics
+from troupe.runtime.learning.normalizer_statistics import Gather, NormalizerStatistics
 from troupe.runtime.learning.trial import try_callables
 from troupe.runtime.learning.weights import HogwildMaster, Master, WeightStore
 from troupe.runtime.progress import Progress
@@ -41,6 +42,7 @@ def assemble(
     version: int = 0,
     journal: NoJournal | None = None,
     schedule: Schedule | None = None,
+    group: Alone = Alone(),  # noqa: B008  # it has no state
 ) -> Topology:
     """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
     it is not the one that the configuration begins with."""
@@ -58,7 +60,7 @@ def assemble(
     workers = WorkerCounts(gate, config.actor.count, predicting, config.learner.count)
     ready = ReadyLatch(gate, range(config.actor.count) if processes else ())
     restarts = 0 if config.traits.serial else config.actor.restarts  # no other actor collects meanwhile
-    master = _master(config, network, version, journal, shared=shared)
+    master = _master(config, network, version, journal, group, shared=shared)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
     spec = RolloutSpec(source.packing.space, *config.actor.rollout_shape, source.actions, network.state_size)
@@ -80,14 +82,15 @@ def assemble(
     learners = []
     if isinstance(master, Master):
         each_seed = learner_seeds.spawn(limits["learners"])
-        learners = make_learners(config, source, network, master, each_seed, progress, gate, schedule)
+        learners = make_learners(config, source, network, master, each_seed, progress, gate, schedule, group)
     predictors = [
         Predictor(predictions, copy.deepcopy(network), weights, generator(seed, device), gate, limits["actors"])
         for seed in learner_seeds.spawn(limits["predictors"])
         if predictions
     ]
     kinds: dict[str, type[Topology]] = {"serial": Serial, "async": Async, "hogwild": Hogwild}
-    return kinds[config.traits.path](config, context, runners, master, schedule, learners, predictors, predictions)
+    kind = kinds[config.traits.path]
+    return kind(config, context, runners, master, schedule, learners, predictors, predictions, group)
 
 
 def make_plans(
@@ -121,6 +124,7 @@ def make_learners(
     progress: Progress,
     gate: Gate,
     schedule: Schedule | None = None,
+    group: Alone = Alone(),  # noqa: B008  # it has no state
 ) -> list[Learner]:
     objective, schedule = Objective.of(config.loss, loss_schedules(config)), schedule or annealing(config)
 
@@ -131,20 +135,21 @@ def make_learners(
     return [
         Learner(
             copy.deepcopy(network), master, objective, config.learner, progress, gate, np.random.default_rng(seed),
-            curiosity(seed), schedule,
+            curiosity(seed), schedule, group,
         )
         for seed in seeds
     ]  # fmt: skip
 
 
 def _master(
-    config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, *, shared: bool
+    config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, group: Alone, *, shared: bool
 ) -> Master | HogwildMaster:
     """The weights being learned become those of `network`: what the master has, the network shows."""
     flat = FlatWeights(network)
     make_optimizer, workers = optimizer_maker(config.learner, flat.fixed), config.actor.count
     if not config.traits.learns_in_actors:
-        store, statistics = WeightStore(flat.vector.cpu(), version, shared=shared), build_statistics(config, flat)
+        store = WeightStore(flat.vector.cpu(), version, shared=shared)
+        statistics = build_statistics(config, flat, group.size, gather=group.gather)
         if isinstance(journal, Journal):
             return RecordedMaster(flat.vector, make_optimizer, store, journal, statistics)
         return Master(flat.vector, make_optimizer, store, statistics)
@@ -155,9 +160,14 @@ def _master(
 
 
 def build_statistics(
-    config: TrainConfig, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False
+    config: TrainConfig,
+    flat: FlatWeights[ActorCritic],
+    writers: int = 1,
+    *,
+    shared: bool = False,
+    gather: Gather | None = None,
 ) -> NormalizerStatistics | None:
     """None where nothing is normalised."""
     if not config.loss.normalize_reward and flat.module.normalizer is None:
         return None
-    return NormalizerStatistics.of(flat, writers, shared=shared)
+    return NormalizerStatistics.of(flat, writers, shared=shared, gather=gather)

@@ -113,9 +113,11 @@ class Progress:
 
     def take_delta(self, before: Counts) -> Delta:
         """What has been counted since the counts were set to `before`."""
-        counted = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in Counts.__slots__))
-        delta = Delta(counted, self.take_episodes(), self._lag, self._once, self._reward, self.metrics.take())
-        self._lag, self._reward = Lag(), 0.0
+        metrics = self.metrics.take()
+        with self._lock:
+            counted = Counts(*(getattr(self.counts, name) - getattr(before, name) for name in Counts.__slots__))
+            delta = Delta(counted, self._ended, self._lag, self._once, self._reward, metrics)
+            self._ended, self._lag, self._reward = [], Lag(), 0.0
         return delta
 
     def add(self, delta: Delta) -> None:

@@ -24,6 +24,7 @@ from troupe.runtime.data.rollout import Rollout, stack
 from troupe.runtime.execution.controller import Controller
 from troupe.runtime.execution.runner import ActorContext, ActorRunner, ThreadRunner
 from troupe.runtime.execution.supervisor import Supervisor, idlest_core
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.learning.learner import Learner, learning_rate
 from troupe.runtime.learning.weights import HogwildMaster, Master
 from troupe.runtime.progress import PAUSE, WAIT, Progress, Stopwatch, lag_of
@@ -45,9 +46,10 @@ class Topology(ABC):
         learners: Sequence[Learner] = (),
         predictors: Sequence[Predictor] = (),
         predictions: PredictionQueue | None = None,
+        group: Alone = Alone(),  # noqa: B008  # it has no state
     ):
         self.config, self.runners, self.master, self.schedule = config, runners, master, schedule
-        self.queue = context.buffers.queue
+        self.queue, self.group = context.buffers.queue, group
         self.learners, self.predictors, self._predictions = learners, predictors, predictions
         self.progress, self.gate, self.journal = context.progress, context.gate, context.journal
         self.workers, self.ready = context.workers, context.ready
@@ -58,6 +60,7 @@ class Topology(ABC):
         core = idlest_core() if self.config.threads == "one-core" else None
         for name, run in self._threads(after_batch):
             supervisor.start(name, run, core)
+        self.group.watch(supervisor, self.progress)
 
     @abstractmethod
     def _threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
@@ -91,6 +94,7 @@ class Topology(ABC):
 
     def wake(self) -> None:
         """Ends every wait, once the gate is stopped."""
+        self.group.wake()
         self.queue.close()
         if self._predictions:
             self._predictions.close()
@@ -127,7 +131,8 @@ class Topology(ABC):
     def describe(self, placed: str) -> str:
         """One line about who plays and who learns; `placed` says where actors run."""
         actors = f"{self.workers.current['actors']} x {self.config.actor.environments} environments in {placed}"
-        return f"{self.config.topology}: {actors}, {self._learning()} on {self.master.vector.device.type}"
+        described = f"{self.config.topology}: {actors}, {self._learning()} on {self.master.vector.device.type}"
+        return f"{described}, the same in each of {self.group.size} ranks" if self.group.size > 1 else described
 
     def _learning(self) -> str:
         kinds = ["predictors", "learners"] if self.predictors else ["learners"]
@@ -170,14 +175,16 @@ class _Queued(Topology):
         return self.queue.put
 
     def _learn_batch(self, learner: Learner, after_batch: AfterBatch) -> None:
-        config = self.config.learner
         learner.watch.start(WAIT)
-        rollouts = self.queue.get(config.rollouts, config.take_all)
-        learner.watch.start("other")
-        wanted = fresh(rollouts, config.max_lag, self.master, self.progress, drop=config.stale == "drop")
+        self.group.follow(self.master)
+        rollouts, wanted = self._take_batch(learner)
+        while self.group.size > 1 and len(wanted) < len(rollouts):  # the batches of all learners have the same shape
+            self.queue.release(rollouts)
+            rollouts, wanted = self._take_batch(learner)
         if wanted:
             self.journal.batch(wanted)
             self.progress.consume(wanted, self.master.version)
+        self.group.count(self.progress)
         if len(wanted) == 1:  # learned from where it lies: a rollout of images is worth not copying
             learner.learn(wanted[0])
         batch = stack(wanted) if len(wanted) > 1 else None
@@ -188,6 +195,15 @@ class _Queued(Topology):
         with self.master.lock:
             after_batch()
         learner.watch.start(WAIT)
+
+    def _take_batch(self, learner: Learner) -> tuple[list[Rollout], list[Rollout]]:
+        """The rollouts taken from the queue, and those of them that are to be learned from."""
+        config = self.config.learner
+        learner.watch.start(WAIT)
+        rollouts = self.queue.get(config.rollouts, config.take_all)
+        learner.watch.start("other")
+        wanted = fresh(rollouts, config.max_lag, self.master, self.progress, drop=config.stale == "drop")
+        return rollouts, wanted
 
 
 class Serial(_Queued):

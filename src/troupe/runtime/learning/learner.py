@@ -23,6 +23,7 @@ from troupe.networks.recurrent import RecurrentState
 from troupe.runtime.data.rollout import Rollout, columns
 from troupe.runtime.execution.gate import Gate, RemoteGate
 from troupe.runtime.learning.curiosity import Curiosity
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.learning.loss_and_optimizer import LOSSES, LossFunction, build_loss
 from troupe.runtime.learning.thread_pool import ThreadPool
 from troupe.runtime.learning.weights import HogwildMaster, Master
@@ -99,14 +100,17 @@ class Learner:
         rng: np.random.Generator,
         curiosity: Curiosity | None = None,
         annealing: Schedule = CONSTANT,  # of the learning rate
+        group: Alone = Alone(),  # noqa: B008  # it has no state
     ):
         self._network, self.weights = network, FlatWeights(network)
         self._master, self._objective, self._config = master, objective, config
         self._progress, self._gate, self._rng = progress, gate, rng
         self._rewards, self._device = objective.rewards, self.weights.vector.device
         self.curiosity, self._annealing = curiosity, annealing
-        averaged = config.advantage_decay and objective.averages_advantages
-        self._advantage_ema = AdvantageEMA.start(config.advantage_decay, self._device) if averaged else None
+        self._group = group
+        averaged = (config.advantage_decay or group.size > 1) and objective.averages_advantages
+        ema = AdvantageEMA.start(config.advantage_decay, self._device) if averaged else None
+        self._advantage_ema = ema and group.joined(ema)
         self._pool = ThreadPool(max(1, config.threads))
         self._refused = 0
         self._last_rewards = torch.zeros(0), np.zeros(0)  # of the last loss: those learned from, and the raw ones
@@ -121,7 +125,7 @@ class Learner:
         self.watch.start("learn")
         if self._master.statistics:
             with self._gate.turn(self.watch):
-                self.observe(batch)
+                self.observe(batch, self._group.rank)
         for minibatch, bonus in self.minibatches(batch):
             with self._gate.turn(self.watch):
                 self._master.copy_to(self.weights.vector)
@@ -163,7 +167,8 @@ class Learner:
             return self.curiosity.bonus(batch)
 
     def compute_gradient(self, rollout: Rollout, bonus: Bonus | None = None) -> Tensor:
-        """The gradient of the loss on `rollout`, at the weights this learner holds."""
+        """The gradient of the loss on `rollout`, and on those of the other learners of its group, at the weights this
+        learner holds."""
         obs = _to(self._device, rollout.obs)
         state = rollout.recurrent_state().to(self._device) if self._network.state_size else None
         with self._train_mode():
@@ -173,7 +178,10 @@ class Learner:
             else:
                 loss, gradient = self._sharded_gradient(obs, state, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
-        return gradient.add_(0.0 * loss.detach())
+        gradient.add_(0.0 * loss.detach())
+        if self._objective.reduction == "sum":
+            return self._group.total(gradient)
+        return self._group.mean(gradient, rollout.steps)
 
     @contextmanager
     def _train_mode(self) -> Iterator[None]:
@@ -242,7 +250,7 @@ class Learner:
             self._master.apply(gradient, learning_rate(self._config, self._annealing, self._progress.counts))
             if self.weights.buffers:
                 running = self.weights.running
-                self._master.vector[running] = self.weights.vector[running]
+                self._master.vector[running] = self._group.mean(self.weights.vector[running], 1)
             self._progress.metrics.add({"gradient_norm": norm}, 1)
         self._progress.update(applied=finite)
         self._refused = 0 if finite else self._refused + 1
@@ -271,12 +279,13 @@ class Learner:
         self._pool.close()
 
     def state(self) -> dict[str, Any]:
-        ema = self._advantage_ema and [float(each) for each in self._advantage_ema[1:]]
-        return {"rng": self._rng.bit_generator.state, "refused": self._refused, "lately": ema}
+        ema = self._advantage_ema
+        lately = [float(each) for each in ema[1:]] if isinstance(ema, AdvantageEMA) else None
+        return {"rng": self._rng.bit_generator.state, "refused": self._refused, "lately": lately}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self._rng.bit_generator.state, self._refused = state["rng"], state["refused"]
-        if self._advantage_ema and state.get("lately"):
+        if isinstance(self._advantage_ema, AdvantageEMA) and state.get("lately"):
             saved = torch.tensor(state["lately"], dtype=torch.float64, device=self._device)
             self._advantage_ema = AdvantageEMA(self._advantage_ema.decay, *saved)
 

@@ -4,7 +4,7 @@ They are updated by the learners, once for each rollout that is learned from; so
 actors or, but for rounding, on the order of rollouts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.data.shared_memory import Block
 
+Gather = Callable[[Float[Tensor, "W 3 D"]], None]  # fetches the moments of writers that are elsewhere
 _TRIES = 100  # to read between two updates: a writer that was killed in the middle never ends its own
 
 
@@ -29,10 +30,18 @@ class NormalizerStatistics:
     Writers count the updates that they have begun and ended: a reader that finds them unequal reads again.
     """
 
-    def __init__(self, numbers: int, slices: Sequence[slice] = (), writers: int = 1, *, shared: bool = False):
+    def __init__(
+        self,
+        numbers: int,
+        slices: Sequence[slice] = (),
+        writers: int = 1,
+        *,
+        shared: bool = False,
+        gather: Gather | None = None,
+    ):
         """`slices` say where the normaliser's parameters lie in the vector of weights: mean, scale and, where it is
         exact, the mean's rounding error in float32."""
-        self._numbers, self._slices = numbers, slices
+        self._numbers, self._slices, self._gather = numbers, slices, gather
         counts: tuple[tuple[int, ...], Any] = ((writers,), np.int64)
         self._block = Block(
             {"moments": ((writers, 3, numbers + 1), np.float64), "begun": counts, "ended": counts}, shared=shared
@@ -40,13 +49,20 @@ class NormalizerStatistics:
         self._attach()
 
     @classmethod
-    def of(cls, flat: FlatWeights[ActorCritic], writers: int = 1, *, shared: bool = False) -> "NormalizerStatistics":
+    def of(
+        cls,
+        flat: FlatWeights[ActorCritic],
+        writers: int = 1,
+        *,
+        shared: bool = False,
+        gather: Gather | None = None,
+    ) -> "NormalizerStatistics":
         """For a network whose weights lie in a vector."""
         normalizer = flat.module.normalizer
         if normalizer is None:
-            return cls(0, (), writers, shared=shared)
+            return cls(0, (), writers, shared=shared, gather=gather)
         slices = [flat.slice_of(parameter) for parameter in normalizer.parameters()]
-        return cls(normalizer.features, slices, writers, shared=shared)
+        return cls(normalizer.features, slices, writers, shared=shared, gather=gather)
 
     def add(self, numbers: Float[Tensor, "N D"] | None, returns: Float[Tensor, " N"], writer: int = 0) -> None:
         moments = self._of_writers[writer]
@@ -54,6 +70,8 @@ class NormalizerStatistics:
         if numbers is not None:
             moments.add(numbers, slice(0, self._numbers))
         moments.add(returns[:, None], slice(self._numbers, None))
+        if self._gather:
+            self._gather(self._moments)
         self._ended[writer] = self._begun[writer]
 
     def write_to(self, vector: Float[Tensor, " P"]) -> None:
@@ -110,5 +128,5 @@ class NormalizerStatistics:
         return self._numbers, self._slices, self._block
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._numbers, self._slices, self._block = state
+        (self._numbers, self._slices, self._block), self._gather = state, None
         self._attach()

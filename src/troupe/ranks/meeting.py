@@ -1,0 +1,249 @@
+"""How the ranks of a run find each other, and agree that they are to do the same.
+
+`train(..., learners=2)` starts the other ranks on this machine. A process that torchrun has started is a rank already,
+as RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say.
+"""
+
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from troupe import hints
+from troupe.config import TrainConfig, UsageError
+from troupe.ranks.children import Children
+from troupe.runs.store.directory import versions
+from troupe.runtime.execution.interruption import POLL_SECONDS
+from troupe.runtime.execution.process_launch import may_have_processes
+from troupe.runtime.learning.group import Alone
+from troupe.runtime.measure import cores
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+    from troupe.runtime.learning.rank_group import RankGroup
+
+_CONNECT_SECONDS = 60.0  # for all ranks to meet
+_CLOSE_SECONDS = 10.0  # for the others to end
+_LEAVE_SECONDS = 2.0  # for operations that nobody waits for any more
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def of_environment() -> tuple[int, int]:
+    """The rank of this process and the number of ranks, as torchrun gives them; 0 and 1 where it did not."""
+    if not all(os.environ.get(name) for name in _VARIABLES):
+        return 0, 1
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        valid = 0 <= rank < size and 0 < int(os.environ["MASTER_PORT"]) < 2**16
+    except ValueError:
+        valid = False
+    if not valid:
+        found = ", ".join(f"{name}={os.environ[name]}" for name in _VARIABLES)
+        raise UsageError(
+            f"the environment has {found}: not as torchrun sets them; unset them to train with one learner"
+        )
+    return rank, size
+
+
+def check(learners: int, config: TrainConfig) -> None:
+    """Raises UsageError where there cannot be that many learners, or where a run of `config` cannot have several."""
+    if learners < 1:
+        raise UsageError(f"{hints.given('learners', str(learners))}: expected at least 1")
+    rank, size = of_environment()
+    if learners > 1 and size > 1:
+        raise UsageError(
+            f"{hints.given('learners', str(learners))}: this process is already rank {rank} of {size} (RANK, "
+            f"WORLD_SIZE); leave {hints.option('learners')} out"
+        )
+    if learners == size == 1:
+        return
+    for wrong, what in (
+        (
+            config.topology != "async",
+            f"topology {config.topology} has no batches to share a gradient of; use --topology async",
+        ),
+        (config.actor.cluster != "none", "each has its actors on its own machine; leave --cluster out"),
+        (config.record, "a recorded run has one; leave --record out"),
+        (config.learner.take_all, "their batches must have the same size; set learner.take_all to false"),
+        (config.novelty.coefficient > 0, "each would have another measure of novelty; set novelty.coefficient to 0"),
+        (learners > 1 and not may_have_processes(), "this process is a daemon, which may not start others"),
+    ):
+        if wrong:
+            raise UsageError(f"several learners: {what}")
+
+
+@contextmanager
+def join(
+    learners: int, function: str, arguments: Mapping[str, Any], asked: Mapping[str, Any]
+) -> Iterator["Alone | RankGroup"]:
+    """The group that this process learns in. With several `learners` the others are started here, and make the same
+    call: `function` of the trainer with `arguments`. `asked` are the settings that must be the same in all ranks.
+
+    At the end of `with`, rank 0 ends the others.
+    """
+    rank, size = of_environment()
+    if learners == size == 1:
+        yield Alone()
+        return
+    import torch.distributed as dist
+
+    from troupe.runtime.learning.rank_group import RankGroup
+
+    if dist.is_initialized():
+        raise UsageError("several learners: this process already uses torch.distributed; train in another one")
+    children, group = Children(), None
+    try:
+        if learners > 1:
+            size = learners
+            served = dist.TCPStore("127.0.0.1", 0, size, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
+            store: Store = served
+            children.start(size, served.port, function, arguments)
+        else:
+            store = _connected(rank, size)
+        try:
+            names, notes = _meet(store, rank, size, asked, children.ended)
+            _open(store, rank, size)
+            all_reduce = partial(dist.all_reduce, async_op=True)
+            broadcast = partial(dist.broadcast, src=0, async_op=True)
+            group = RankGroup(store, all_reduce, broadcast, rank, names, notes, children.ended)
+            yield group
+        finally:
+            with suppress(RuntimeError):
+                if rank == 0:
+                    store.set("end", "")
+                    if learners == 1 and group and not group.lost:
+                        _wait_for_all(store, size)  # the store may be in this process
+                else:
+                    store.set(f"left/{rank}", "")
+    finally:
+        children.close(_CLOSE_SECONDS)
+        if dist.is_initialized():
+            # Where a host was lost, an operation may be waiting for it, and for this thread that would be for ever.
+            thread = threading.Thread(target=dist.destroy_process_group, daemon=True)
+            thread.start()
+            thread.join(_LEAVE_SECONDS)
+
+
+def _wait_for_all(store: "Store", size: int) -> None:
+    """Until the other ranks have seen that the run has ended."""
+    others, deadline = [f"left/{rank}" for rank in range(1, size)], time.monotonic() + _CLOSE_SECONDS
+    while not store.check(others) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
+def _connected(rank: int, size: int) -> "Store":
+    """The store that torchrun's ranks meet in. Raises UsageError where nobody answers."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without saying so
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    try:
+        store: Store = TCPStore(
+            host, port, size, is_master=rank == 0 and not agent, wait_for_workers=False, multi_tenant=True,
+            timeout=timedelta(seconds=_CONNECT_SECONDS),
+        )  # fmt: skip
+        return store
+    except RuntimeError as error:
+        raise UsageError(
+            f"rank {rank} of {size} could not connect to {host}:{port} (MASTER_ADDR, MASTER_PORT) within "
+            f"{_CONNECT_SECONDS:.0f} s: is rank 0 there, and reachable from {socket.gethostname()}?"
+        ) from error
+
+
+def _meet(
+    store: "Store", rank: int, size: int, asked: Mapping[str, Any], ended: Callable[[int], str]
+) -> tuple[list[str], list[str]]:
+    """The names of the ranks, and what is to be said about them. Raises UsageError where one does not come, or is to do
+    something else."""
+    host = socket.gethostname()
+    hello = {
+        "name": f"rank {rank} ({host}, process {os.getpid()})",
+        "host": host,
+        "cores": cores(),
+        "versions": _comparable(versions()),
+        "asked": asked,
+    }
+    store.set(f"hello/{rank}", msgspec.json.encode(hello).decode())
+    deadline = time.monotonic() + _CONNECT_SECONDS
+    if rank:
+        # Rank 0 says by then who has not come; and where it has itself gone, the store is no longer there.
+        while not store.check(["go"]):
+            if store.check(["end"]) or time.monotonic() > deadline + _CLOSE_SECONDS:
+                raise SystemExit(1)
+            time.sleep(POLL_SECONDS)
+        names: list[str] = msgspec.json.decode(store.get("go"))
+        return names, []
+    while missing := [each for each in range(size) if not store.check([f"hello/{each}"])]:
+        for each in missing:
+            if how := ended(each):
+                raise UsageError(f"several learners: rank {each} could not start: {how}")
+        if time.monotonic() > deadline:
+            which = ", ".join(map(str, missing))
+            raise UsageError(
+                f"several learners: of {size} ranks, {which} did not connect within {_CONNECT_SECONDS:.0f} s: is the "
+                "same command running there, with the same MASTER_ADDR and MASTER_PORT?"
+            )
+        time.sleep(POLL_SECONDS)
+    hellos = [msgspec.json.decode(store.get(f"hello/{each}")) for each in range(size)]
+    for each in hellos:
+        if different := _difference(hellos[0], each):
+            raise UsageError(f"several learners: {different}")
+    names = [each["name"] for each in hellos]
+    store.set("go", msgspec.json.encode(names).decode())
+    return names, _notes(hellos)
+
+
+def _comparable(found: Mapping[str, str]) -> dict[str, str]:
+    return {**found, "python": ".".join(found["python"].split(".")[:2])}
+
+
+def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """What is not the same in two ranks; "" where all is."""
+    for what, version in first["versions"].items():
+        if (theirs := other["versions"][what]) != version:
+            return f"{other['name']} has {what} {theirs}, {first['name']} {version}; install the same version"
+    for name in first["asked"].keys() | other["asked"].keys():
+        mine, theirs = (each["asked"].get(name) for each in (first, other))
+        if mine != theirs:
+            return (
+                f"{other['name']} was started with {name} = {theirs}, {first['name']} with {mine}; give all ranks the "
+                "same settings, or unset RANK and WORLD_SIZE to train separately"
+            )
+    return ""
+
+
+def _notes(hellos: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = [f"one gradient of {len(hellos)} learners: {', '.join(each['name'] for each in hellos)}"]
+    for host, number in Counter(each["host"] for each in hellos).items():
+        available = next(each["cores"] for each in hellos if each["host"] == host)
+        if number > 1:
+            notes.append(f"{number} learners and their actors share the {available} cores of {host}")
+    return notes
+
+
+def _open(store: "Store", rank: int, size: int) -> None:
+    """Connects the ranks with each other."""
+    import torch
+    import torch.distributed as dist
+
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    own_gpu = dist.is_nccl_available() and torch.cuda.device_count() >= here  # NCCL wants one for each rank
+    if own_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if own_gpu else "gloo",
+        store=dist.PrefixStore("collectives", store),  # type: ignore[attr-defined]
+        rank=rank, world_size=size,
+        timeout=timedelta(seconds=_CONNECT_SECONDS),
+    )  # fmt: skip
+    # From here on a learner may wait for hours, for an evaluation or a slow environment; the group watches for losses.
+    dist.distributed_c10d._set_pg_timeout(timedelta(days=365))

@@ -1,0 +1,36 @@
+"""The process of a rank that another one has started: `python -m troupe.ranks.process`."""
+
+import os
+import pickle
+import sys
+import threading
+
+
+def main() -> None:
+    sys.path[:], call = pickle.load(sys.stdin.buffer)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    import cloudpickle
+
+    from troupe import trainer
+    from troupe.config import TroupeError, one_line
+
+    function, arguments = cloudpickle.loads(call)
+    status = 0
+    try:
+        getattr(trainer, function)(**arguments)
+    except TroupeError as error:
+        print(f"troupe: rank {os.environ['RANK']}: {one_line(error)}", file=sys.stderr)
+        status = 1
+    except SystemExit as done:
+        status = done.code if isinstance(done.code, int) else 1
+    sys.stderr.flush()
+    os._exit(status)  # no thread of an environment keeps the process alive
+
+
+def _end_with_the_parent() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
