@@ -36,7 +36,7 @@ REPEATABLE = [  # nothing depends on the clock
 ]  # fmt: skip
 ONE = ["--actor.count", "1", "--actor.environments", "4", "--learner.count", "1"]
 SMALL = [*ONE, "--learner.rollouts", "1", "--actor.rollout_steps", "32", "--learner.minibatches", "2"]
-THREAD = ["--actor.place", "thread"]  # these presets have processes
+THREAD = ["--actor.placement", "thread"]  # these presets have processes
 LOCAL = ["--inference.kind", "local", "--adjust.every_seconds", "0"]
 CONSTANT = ["--learner.anneal_steps", "0"]  # auto depends on the limit of steps, which a resumed run changes
 FLOAT32, BFLOAT16 = ["--network.precision", "float32"], ["--network.precision", "bfloat16"]

@@ -112,7 +112,7 @@ def moving() -> dict[str, float]:
     source = find(Images)
     numbers = {"actor.count": 1, "actor.environments": 16, "actor.rollout_steps": 32}
     tails, arrivals, copies = [], [], []
-    (runner,) = _parts(source, numbers | {"actor.place": "thread"}).runners
+    (runner,) = _parts(source, numbers | {"actor.placement": "thread"}).runners
     for _ in range(40):
         rollout = runner.queue.acquire()
         runner.actor.collect(rollout)
@@ -121,7 +121,7 @@ def moving() -> dict[str, float]:
         began = time.perf_counter()
         rollout.obs.copy()
         copies.append(time.perf_counter() - began)
-    parts = _parts(source, numbers | {"actor.place": "process"})
+    parts = _parts(source, numbers | {"actor.placement": "process"})
     with Supervisor(parts.gate, parts.wake) as supervisor:
         (runner,) = parts.runners
         supervisor.start("actor-0", partial(runner.run, parts.queue.put))

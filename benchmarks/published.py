@@ -25,7 +25,7 @@ def options(preset: str, kind: str) -> list[str]:
     """All but the seed and the run directory."""
     evaluations = ["--evaluation.every_steps", str(STEPS[preset] // 20), "--evaluation.every_seconds", "0"]
     limits = ["--steps", str(STEPS[preset]), "--target", "475", "--time", "30m"]
-    where = PLACES.get(preset, ["--actor.place", "thread"])
+    where = PLACES.get(preset, ["--actor.placement", "thread"])
     return ["--preset", preset, *SETTINGS[kind], *limits, *evaluations, *where]
 
 

@@ -1,6 +1,6 @@
 """An actor placement of your own: each actor in the thread that its runner has.
 
-troupe train CartPole-v1 --actor.place custom_placement.py:in_threads
+troupe train CartPole-v1 --actor.placement custom_placement.py:in_threads
 """
 
 import itertools

@@ -1,5 +1,6 @@
 """Settings of the whole suite, and fixtures that hand out what stands in `helpers`."""
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from helpers.environments import SCRIPT, Counting, Echo, Ending, Pays
 from troupe import cli
+from troupe.conclusion import draw_picture
 from troupe.signals import ENDING
 
 torch.set_num_threads(1)
@@ -33,6 +35,21 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     names = {__name__} | {item.module.__name__ for item in session.items if isinstance(item, pytest.Function)}
     for name in names & set(sys.modules):
         cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_runs_are_quick():
+    """Without what takes most of the time of a short run: its picture (`pictures` brings it back), and the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("troupe.session.draw_picture", lambda run: None)
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs draw their learning curve when they end."""
+    monkeypatch.setattr("troupe.session.draw_picture", draw_picture)
 
 
 @pytest.fixture(autouse=True)

@@ -35,23 +35,23 @@ def test_one_observation_gives_one_action_and_a_batch_an_array():
     assert agent().act(np.zeros((0, 3))).tolist() == []
 
 
-@pytest.mark.parametrize(("space", "observation", "said"), [
+@pytest.mark.parametrize(("space", "observation", "message"), [
     (gym.spaces.Box(-1, 1, (2,)), [0.0, np.nan], "the observation holds nan"),
     (gym.spaces.Box(-1, 1, (2,)), [[0.0, 0.0], [np.inf, 0.0]], "the observation 1 of 2 holds inf"),
     (gym.spaces.Discrete(2), 5, r"the observation holds 5, which is not in Discrete\(2\)"),
     (gym.spaces.Discrete(2), [0, 1, -1], r"the observation 2 of 3 holds -1, which is not in Discrete\(2\)"),
-    (gym.spaces.Discrete(2), 0.5, r"the observation holds 0\.5, which its space's dtype cannot \(int64\)"),
-    (gym.spaces.Discrete(2), [0.0, np.nan], r"the observation holds nan, which its space's dtype cannot \(int64\)"),
+    (gym.spaces.Discrete(2), 0.5, r"the observation holds 0\.5, which does not fit its space's dtype \(int64\)"),
+    (gym.spaces.Discrete(2), [0.0, np.nan], r"the observation holds nan, which does not fit its space's dtype \(int6"),
     (gym.spaces.MultiDiscrete([2, 3]), [1, 3], "the observation holds 3, which is not in MultiDiscrete"),
     (gym.spaces.Dict(a=gym.spaces.Discrete(2), b=gym.spaces.Box(0, 1, (1,))), {"a": 1, "b": [np.nan]},
      r"the observation\['b'\] holds nan"),
     (gym.spaces.Dict(a=gym.spaces.Discrete(2), b=gym.spaces.Box(0, 1, (1,))), {"a": 2, "b": [0.0]},
      r"the observation\['a'\] holds 2"),
 ])  # fmt: skip
-def test_an_observation_that_its_space_does_not_have_is_one_line(space, observation, said):
+def test_an_observation_that_its_space_does_not_have_is_one_line(space, observation, message):
     choice = gym.spaces.Discrete(2)
     asked = Agent(build(space, choice, Network(hidden=(4,))), space, choice)
-    with pytest.raises(UsageError, match=f"^{said}") as raised:
+    with pytest.raises(UsageError, match=f"^{message}") as raised:
         asked.act(observation)
     assert "\n" not in str(raised.value)
 
@@ -134,8 +134,8 @@ def own_run(tmp_path_factory, pays):
 
     own = Own()
     before = own.body.weight.clone()
-    place = tmp_path_factory.mktemp("own") / "run"
-    run = troupe.train(Two, steps=200, network=own, run_dir=place, settings=SMALL)
+    folder = tmp_path_factory.mktemp("own") / "run"
+    run = troupe.train(Two, steps=200, network=own, run_dir=folder, settings=SMALL)
     assert torch.equal(own.body.weight, before)  # one's own module is copied, not changed
     return run, Two
 
@@ -205,10 +205,10 @@ def test_an_environment_with_other_spaces_than_the_agents_is_refused(own_run, ob
 
 
 def test_load_makes_no_environment_and_runs_no_code_of_the_run(tmp_path, monkeypatch):
-    world = tmp_path / "world.py"
-    world.write_text("import gymnasium as gym\ndef make():\n    return gym.make('CartPole-v1')\n")
-    run = troupe.train(f"{world}:make", steps=100, run_dir=tmp_path / "run", settings=SMALL)
-    world.write_text("raise AssertionError('executed')")
+    file = tmp_path / "env.py"
+    file.write_text("import gymnasium as gym\ndef make():\n    return gym.make('CartPole-v1')\n")
+    run = troupe.train(f"{file}:make", steps=100, run_dir=tmp_path / "run", settings=SMALL)
+    file.write_text("raise AssertionError('executed')")
     monkeypatch.setattr(gym, "make", lambda *given, **named: pytest.fail("an environment was made"))
     assert troupe.load(run.path).act(np.zeros(4)) in (0, 1)
 
@@ -258,8 +258,8 @@ def test_code_that_lies_in_the_run_directory_is_not_executed(smuggle, tmp_path, 
     monkeypatch.chdir(tmp_path)
     run = troupe.train("CartPole-v1", steps=100, run_dir=tmp_path / "run", settings=SMALL).path
     env_id = smuggle(run, monkeypatch)
-    told = config.replace(config.from_toml((run / "config.toml").read_text()), {"env.id": env_id})
-    (run / "config.toml").write_text(config.to_toml(told))
+    changed = config.replace(config.from_toml((run / "config.toml").read_text()), {"env.id": env_id})
+    (run / "config.toml").write_text(config.to_toml(changed))
     with pytest.raises(UsageError, match=r"code in the run directory itself .*, which is not executed"):
         troupe.evaluate(run)
     with pytest.raises(UsageError, match=r"code in the run directory itself .*, which is not executed"):

@@ -99,15 +99,15 @@ class Words(Cue):
 
 class Informed(Cue):
     """What lies in an info is the environment's own affair, also where it differs from step to step."""
-    def told(self):
+    def info(self):
         one = {"seen": np.zeros(self.steps), 0: None, "order": 3}
         return (one, None, {"order": "closed", "lives": None, "id": 2**70})[self.steps % 3]
 
     def reset(self, *, seed=None, options=None):
-        return super().reset(seed=seed)[0], self.told()
+        return super().reset(seed=seed)[0], self.info()
 
     def step(self, action):
-        return *super().step(action)[:4], self.told()
+        return *super().step(action)[:4], self.info()
 
 
 class Rewards(Cue):
@@ -316,7 +316,7 @@ def test_a_one_of_beside_other_entries_is_left_out(capsys):
 def test_unsupported_entries_are_left_out_and_named_in_every_command(capsys):
     assert train("Mission") == 0
     assert (
-        "left out of the observation, for no network reads it: mission (Text), more.0 (Text), "
+        "left out of the observation, because no network can read it: mission (Text), more.0 (Text), "
         "more.2 (Graph), own (Own), list (Sequence)"
     ) in " ".join(capsys.readouterr().out.split())
     assert cli.run(["evaluate", "run", "--episodes", "2", "--json"]) == 0
@@ -345,7 +345,7 @@ def test_an_observation_of_which_nothing_can_be_read_is_refused(capsys):
 def test_an_entry_that_is_not_wanted_is_left_out_in_every_command(capsys):
     assert train("Mission", "--env.ignore", "more,mission") == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "left out of the observation, for no network reads it: own (Own), list (Sequence) " in shown
+    assert "left out of the observation, because no network can read it: own (Own), list (Sequence) " in shown
     agent = troupe.load("run")
     assert list(agent.observation_space.spaces) == ["numbers"]
     agent.act({"numbers": np.zeros(3, np.float32)})
@@ -448,7 +448,7 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         (
             "Vector",
             ": step returned a reward of shape (2,): expected one number; a wrapper makes one of several objectives "
-            "(of mo-gymnasium's rewards its LinearReward)",
+            "(mo-gymnasium's LinearReward)",
         ),
         ("Endless", ", first step: the reward is inf, expected a finite number"),
         ("Ends", ": step returned terminated = {'agent': False} (dict): expected True or False"),
@@ -456,7 +456,7 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ("LaterShape", ", first step: the observation has shape (5,), its space (3,)"),
         ("Missing", ", first reset: the observation has no entry ['day'], which its space has: found 'stock', 'night'"),
         ("Kind", ", first reset: the observation holds list (<U1), its space numbers (float32)"),
-        ("Half", ", first reset: the observation holds 0.5, which its space's dtype cannot (uint8)"),
+        ("Half", ", first reset: the observation holds 0.5, which does not fit its space's dtype (uint8)"),
         ("Nothing", ", first reset: the observation holds nan"),
         ("Choice", ", first reset: the observation holds 4, which is not in Discrete(3)"),
         ("nothing", ": the factory returned dict, not a gymnasium.Env"),

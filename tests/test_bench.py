@@ -93,7 +93,7 @@ def test_the_numbers_that_were_measured_are_those_it_trains_with(short: Path, mo
     monkeypatch.setattr(bench, "train", look)
     fitted = []
     monkeypatch.setattr("troupe.preparation.measure", lambda *_: fitted.append(1))
-    result = bench.bench("coin.py:Coin", "appo", {"actor.auto": True, "actor.place": "thread"}, 0.2)
+    result = bench.bench("coin.py:Coin", "appo", {"actor.auto": True, "actor.placement": "thread"}, 0.2)
     assert len(fitted) == 1
     # Nothing was measured: a few actors with one environment each.
     assert (result.config.actor.count, result.config.actor.environments) == (max(8, cores()), 1)
@@ -126,7 +126,7 @@ WINDOW = "acting is the bottleneck: a window plays one environment, rollouts man
 PASSES = "learning is the bottleneck: 4 passes over each batch (--learner.epochs)"
 LEARN = "learning is the bottleneck: larger batches or a smaller network (--network.hidden)"
 MORE_ACTORS = "the environment waits 90% of a step: more actors overlap that (--actors 4 --actor.environments 8)"
-LOCK = "threads share one interpreter lock: --actor.place process, or larger batches per call"
+LOCK = "threads share one interpreter lock: --actor.placement process, or larger batches per call"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ LOCK = "threads share one interpreter lock: --actor.place process, or larger bat
         (
             result("ga3c", bottleneck="actor: turn", stages={"env": 1e-6, "act": 9e-6, "move": 1e-7, "learn": 1e-6}),
             [
-                "one thread computes at a time, and acting takes most of it: --actor.place process, or --threads free "
-                "where batches are large"
+                "one thread computes at a time, and acting takes most of it: --actor.placement process, or --threads "
+                "free where batches are large"
             ],
         ),
         (
@@ -248,10 +248,10 @@ DEEP = ",".join(["16"] * 80)  # a pass is slow however few observations it has; 
     [
         ("slowed.py:Burns --actors 2", "actor: env"),
         slow("slowed.py:Burns --topology serial --actors 1", "actor: env"),
-        slow("slowed.py:Burns --actors 1 --actor.place thread", "actor: env"),
+        slow("slowed.py:Burns --actors 1 --actor.placement thread", "actor: env"),
         slow("slowed.py:Sleeps --actors 2", "actor: env_wait"),
         ("slowed.py:Sleeps --topology serial --actors 1", "actor: env_wait"),
-        ("slowed.py:Quick --actors 2 --env.delay_seconds 0.005 --actor.place thread", "actor: delay"),
+        ("slowed.py:Quick --actors 2 --env.delay_seconds 0.005 --actor.placement thread", "actor: delay"),
         ("slowed.py:Quick --actors 2 --learner.epochs 200", "learner: learn"),
         slow("slowed.py:Quick --topology serial --actors 1 --learner.epochs 200", "learner: learn"),
         (f"slowed.py:Quick --actors 2 --learner.epochs 1 --network.hidden {DEEP}", "actor: act"),

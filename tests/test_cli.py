@@ -17,7 +17,7 @@ from troupe import cli, config, preparation
 from troupe.config.values import TABLES
 
 TINY = "--actor.count 1 --actor.environments 2 --evaluation.final_episodes 3 --target none"
-WORLD = """
+ENVIRONMENT = """
 import gymnasium as gym
 class Speaks(gym.Env):
     observation_space, action_space = gym.spaces.Discrete(2), gym.spaces.Text(3)
@@ -36,14 +36,14 @@ class Breaks(gym.Wrapper):
             raise ValueError("broken wheel")
         return super().step(action)
 def never():
-    raise ValueError("no\\nworld")
+    raise ValueError("no\\nroom")
 """
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("world.py").write_text(WORLD)
+    Path("env.py").write_text(ENVIRONMENT)
 
 
 @pytest.fixture
@@ -53,9 +53,9 @@ def troupe(run_command):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("cli") / "run"
-    assert cli.run(f"train CartPole-v1 --steps 2000 --run-dir {place} --quiet {TINY}".split()) == 0
-    return place
+    folder = tmp_path_factory.mktemp("cli") / "run"
+    assert cli.run(f"train CartPole-v1 --steps 2000 --run-dir {folder} --quiet {TINY}".split()) == 0
+    return folder
 
 
 # Wrong usage: one line, status 2, nothing made
@@ -93,6 +93,10 @@ def run(tmp_path_factory) -> Path:
             "train CartPole-v1 --learner.lr 1e-3",
             "unknown argument '--learner.lr'; did you mean --learner.learning_rate? (troupe train --help learner)",
         ),
+        (
+            "train CartPole-v1 --actor.place thread",
+            "unknown argument '--actor.place'; did you mean --actor.placement? (troupe train --help actor)",
+        ),
         ("train CartPole-v1 --novelty.lr 3", "unknown argument '--novelty.lr'; did you mean --novelty.learning_rate?"),
         ("train CartPole-v1 --gama 0.9", "unknown argument '--gama'; did you mean --loss.gamma? (troupe train --help)"),
         ("train --help-al", "unknown argument '--help-al'; did you mean --help-all? (troupe train --help)"),
@@ -125,13 +129,13 @@ def run(tmp_path_factory) -> Path:
         ("train CartPole-v1 --learner.learning_rate nan", "learner.learning_rate = 'nan': expected a number above 0"),
         ("train CartPole-v1 --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
         ("train CartPole-v1 --target high", "--target 'high': expected a number or one of auto | none"),
-        ("train world.py:Speaks", "action space Text("),
-        ("train world.py:never", "environment world.py:never cannot be made: ValueError: no world"),
-        ("train world.py:nevr", "world.py has no callable 'nevr'; did you mean never?"),
+        ("train env.py:Speaks", "action space Text("),
+        ("train env.py:never", "environment env.py:never cannot be made: ValueError: no room"),
+        ("train env.py:nevr", "env.py has no callable 'nevr'; did you mean never?"),
         ("train nowhere.py:make", "no file 'nowhere.py'"),
-        ("train CartPole-v1 --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
-        ("train CartPole-v1 --run-dir world.py/run", "run directory 'world.py/run' cannot be written: Not a directory"),
-        ("compare CartPole-v1", "--presets or --vary is required: what is to be compared (troupe compare --help)"),
+        ("train CartPole-v1 --run-dir env.py", "'env.py' is a file; --run-dir names a directory"),
+        ("train CartPole-v1 --run-dir env.py/run", "run directory 'env.py/run' cannot be written: Not a directory"),
+        ("compare CartPole-v1", "--presets or --vary is required: name what to compare (troupe compare --help)"),
         ("compare CartPole-v1 --presets appo,impla", "no preset 'impla'; did you mean impala? (troupe presets lists"),
         (
             "compare CartPole-v1 --presets appo,impala,appo",
@@ -142,7 +146,7 @@ def run(tmp_path_factory) -> Path:
         ("compare CartPole-v1 --presets appo --time soon", "'soon' is not a time: write 30s, 5m or 1.5h"),
         ("compare CartPole-v1 --presets appo --learner.epochs 0", "preset appo: learner.epochs = '0': expected"),
         ("compare CartPol-v1 --presets appo", "no environment 'CartPol-v1'; did you mean CartPole-v1?"),
-        ("compare CartPole-v1 --presets appo --run-dir world.py", "'world.py' is a file; --run-dir names a directory"),
+        ("compare CartPole-v1 --presets appo --run-dir env.py", "'env.py' is a file; --run-dir names a directory"),
         ("compare CartPole-v1 --presets appo --watch", "unknown argument '--watch'"),
         (
             "train CartPole-v1 --on-collapse rolback",
@@ -157,7 +161,7 @@ def run(tmp_path_factory) -> Path:
         ("resume nowhere", "no run directory 'nowhere'"),
         ("plot nowhere -o x.png", "nowhere is not a run directory: it has no metrics.jsonl"),
         ("plot nowhere", "nowhere is not a run directory: it has no metrics.jsonl"),
-        ("bench CartPole-v1 --time 0s", "--time 0: there must be some time to train in"),
+        ("bench CartPole-v1 --time 0s", "--time 0: expected a time above 0"),
         ("train CartPole-v1 --time=", "'' is not a time: write 30s, 5m or 1.5h"),
         ("resume . --time=", "'' is not a time: write 30s, 5m or 1.5h"),
         ("train CartPole-v1 --actors abc", "--actors 'abc': expected a whole number, or auto"),
@@ -175,7 +179,7 @@ def test_wrong_usage_is_one_line_and_leaves_nothing(troupe, words, line):
     assert (status, out) == (2, "")
     assert err.startswith(f"troupe: {line}")
     assert err.count("\n") == 1
-    assert [file.name for file in Path().iterdir() if file.name != "__pycache__"] == ["world.py"]
+    assert [file.name for file in Path().iterdir() if file.name != "__pycache__"] == ["env.py"]
 
 
 @pytest.mark.parametrize("command", ["plot", "evaluate", "resume"])
@@ -193,7 +197,7 @@ def test_an_empty_run_dir_is_not_the_current_directory(capsys, command):
     name, *more = command.split()
     assert cli.run([name, "CartPole-v1", "--steps", "100", "--run-dir", "", *more]) == 2
     assert capsys.readouterr().err == "troupe: --run-dir is empty; name a directory\n"
-    assert [file.name for file in Path().iterdir()] == ["world.py"]
+    assert [file.name for file in Path().iterdir()] == ["env.py"]
 
 
 def test_no_command_prints_help_and_is_wrong_usage(troupe):
@@ -203,7 +207,7 @@ def test_no_command_prints_help_and_is_wrong_usage(troupe):
 
 
 def test_debug_shows_the_traceback_and_keeps_the_status(troupe):
-    for words, expected in ((f"train world.py:Breaks --steps 2000 {TINY} --debug", 1), ("--debug trian", 2)):
+    for words, expected in ((f"train env.py:Breaks --steps 2000 {TINY} --debug", 1), ("--debug trian", 2)):
         status, _, err = troupe(words)
         assert status == expected
         assert "Traceback (most recent call last)" in err
@@ -313,8 +317,8 @@ def test_train_json_is_one_object_and_nothing_else(troupe):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_under_json_standard_output_is_one_object_whatever_an_environment_prints(place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_under_json_standard_output_is_one_object_whatever_an_environment_prints(placement):
     Path("talk.py").write_text(
         "import os, gymnasium as gym\n"
         "class Talks(gym.Wrapper):\n"
@@ -323,7 +327,7 @@ def test_under_json_standard_output_is_one_object_whatever_an_environment_prints
         "        print('step')\n        os.write(1, b'from a library')\n        return super().step(action)\n"
     )
     script = [sys.executable, "-m", "troupe"]
-    train = f"train talk.py:Talks --steps 300 --run-dir run --json --actor.place {place} {TINY}"
+    train = f"train talk.py:Talks --steps 300 --run-dir run --json --actor.placement {placement} {TINY}"
     for words, key in ((train, "path"), ("evaluate run --episodes 2 --json", "mean_return")):
         done = subprocess.run(
             script + words.split(), capture_output=True, text=True, check=True, timeout=PATIENCE_SECONDS
@@ -333,11 +337,12 @@ def test_under_json_standard_output_is_one_object_whatever_an_environment_prints
 
 
 def test_what_to_do_on_a_collapse_is_part_of_the_run(troupe):
-    for words, said in (("", "report"), ("--on-collapse rollback", "rollback")):
-        assert troupe(f"train CartPole-v1 --steps 500 --run-dir {said} --quiet {TINY} {words}")[0] == 0
-        assert config.from_toml((Path(said) / "config.toml").read_text()).collapse.answer == said
+    for words, answer in (("", "report"), ("--on-collapse rollback", "rollback")):
+        assert troupe(f"train CartPole-v1 --steps 500 --run-dir {answer} --quiet {TINY} {words}")[0] == 0
+        assert config.from_toml((Path(answer) / "config.toml").read_text()).collapse.answer == answer
 
 
+@pytest.mark.usefixtures("pictures")
 def test_quiet_prints_only_what_happened_in_the_end(troupe):
     status, out, err = troupe(f"train CartPole-v1 --steps 2000 --run-dir run --quiet {TINY}")
     assert (status, err) == (0, "")
@@ -350,10 +355,10 @@ def test_quiet_prints_only_what_happened_in_the_end(troupe):
 
 
 def test_a_run_that_fails_is_one_line_and_status_1(troupe):
-    status, out, err = troupe(f"train world.py:Breaks --steps 2000 --run-dir run --quiet {TINY}")
+    status, out, err = troupe(f"train env.py:Breaks --steps 2000 --run-dir run --quiet {TINY}")
     assert (status, out) == (1, "")
     assert re.fullmatch(
-        r"troupe: actor-0 failed: environment world.py:Breaks\[\d\]: step raised ValueError: broken wheel \(step \d+\) "
+        r"troupe: actor-0 failed: environment env.py:Breaks\[\d\]: step raised ValueError: broken wheel \(step \d+\) "
         r"\(traceback in run/error.txt; weights saved in run/checkpoints/\d+\)\n",
         err,
     )
@@ -415,7 +420,9 @@ class ThreeSteps(gym.Env):
 def interrupted(troupe, monkeypatch):
     """An evaluation of 20 episodes in 16 environments, interrupted after so many steps of each."""
     Path("three.py").write_text(INTERRUPTED)
-    assert troupe(f"train three.py:ThreeSteps --steps 100 --run-dir run --quiet --actor.place thread {TINY}")[0] == 0
+    assert (
+        troupe(f"train three.py:ThreeSteps --steps 100 --run-dir run --quiet --actor.placement thread {TINY}")[0] == 0
+    )
     module = [each for each in list(sys.modules.values()) if "ThreeSteps" in vars(each)][-1]  # of other tests, too
 
     def evaluate(steps: int, words: str) -> tuple[int, str, str]:
@@ -546,7 +553,7 @@ def test_seeds_give_a_table_and_a_picture(troupe):
     assert re.search(
         r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean evaluation return .*\npicture out/learning.png\n$", out
     )
-    assert {place.name for place in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
+    assert {path.name for path in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
 
 
 def test_compare_gives_a_table_a_picture_and_figures(troupe):
@@ -556,14 +563,14 @@ def test_compare_gives_a_table_a_picture_and_figures(troupe):
     assert (status, err) == (0, "")
     heading = r"\n\| preset \| tuned \| solved \|.*\n\| :-+ \|.*\n"
     assert re.match(heading + r"\| appo   \|   yes \| - of 2 \|.*\n\| impala \|   yes \| - of 2 \|", out)
-    assert {place.name for place in Path("out").iterdir()} == {
+    assert {path.name for path in Path("out").iterdir()} == {
         "appo", "impala", "comparison.json", "comparison.md", "comparison.png"
     }  # fmt: skip
-    told = json.loads(Path("out/comparison.json").read_text())
-    assert [(run["preset"], run["seed"]) for run in told["runs"]] == [
+    compared = json.loads(Path("out/comparison.json").read_text())
+    assert [(run["preset"], run["seed"]) for run in compared["runs"]] == [
         ("appo", 5), ("appo", 6), ("impala", 5), ("impala", 6)
     ]  # fmt: skip
-    assert told["settings"]["stop.steps"] == "300"
+    assert compared["settings"]["stop.steps"] == "300"
 
 
 def test_compare_names_its_own_folder_and_shows_each_run(troupe):
@@ -605,7 +612,7 @@ def test_a_picture_for_which_the_disk_has_no_room_is_reported_in_a_line(troupe, 
 def test_resume_after_a_row_was_written_in_part_leaves_whole_lines_and_marks_the_gap(troupe, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    (reached,) = (int(place.name) for place in (copy / "checkpoints").iterdir())
+    (reached,) = (int(path.name) for path in (copy / "checkpoints").iterdir())
     first, second, *_ = (copy / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     (copy / "metrics.jsonl").write_bytes(first + second[:20])
     assert troupe(f"resume {copy} --steps {reached + 500} --quiet")[0] == 0

@@ -1,4 +1,4 @@
-"""What a run can be told: layers, ranges, names that do not exist, and files that come back as they were."""
+"""The settings of a run: layers, ranges, names that do not exist, and files that come back as they were."""
 
 import dataclasses
 import re
@@ -137,12 +137,12 @@ def test_a_section_is_no_setting():
 
 @pytest.mark.parametrize(("name", "nearest"), [("apo", "appo"), ("Article", "article"), ("impale", "impala")])
 def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest):
-    said = refusal({}, preset=name)
-    assert said == f"no preset '{name}'; did you mean {nearest}? (troupe presets lists them)"
+    message = refusal({}, preset=name)
+    assert message == f"no preset '{name}'; did you mean {nearest}? (troupe presets lists them)"
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("loss.gamma", 1.5, "loss.gamma = 1.5: expected a number of at most 1"),
         ("loss.gamma", "nan", "loss.gamma = 'nan': expected a number of at least 0"),
@@ -171,12 +171,12 @@ def test_a_preset_that_does_not_exist_is_answered_with_the_nearest(name, nearest
         ("stop.steps", None, "stop.steps = None: expected a whole number, such as 300000, 100k or 1.5M"),
     ],
 )
-def test_a_value_out_of_range_is_answered_with_the_range(name, value, said):
-    assert refusal({name: value}) == said
+def test_a_value_out_of_range_is_answered_with_the_range(name, value, message):
+    assert refusal({name: value}) == message
 
 
 @pytest.mark.parametrize(
-    ("name", "said", "meant"),
+    ("name", "text", "meant"),
     [
         ("learner.epochs", "7", 7),
         ("stop.steps", "1e6", 1_000_000),
@@ -193,9 +193,9 @@ def test_a_value_out_of_range_is_answered_with_the_range(name, value, said):
         ("stop.target", "none", "none"),
     ],
 )
-def test_a_value_may_be_written_as_a_shell_gives_it(name, said, meant):
+def test_a_value_may_be_written_as_a_shell_gives_it(name, text, meant):
     section, _, leaf = name.partition(".")
-    actual = getattr(getattr(resolve("X-v0", settings={name: said}), section), leaf)
+    actual = getattr(getattr(resolve("X-v0", settings={name: text}), section), leaf)
     assert actual == meant
     assert type(actual) is type(meant)
 
@@ -211,7 +211,7 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"actor.window_steps": 8}, "actor.window_steps = 8: .* only loss.kind a3c reads, not appo; set it to 0"),
         ({"learner.count": 2}, "learner.count = 2: topology async has one learner; use --topology queue"),
@@ -254,7 +254,7 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         ),
         (
             {"network.core": "gru", "actor.window_steps": 8, "loss.kind": "a3c", "actor.environments": 1},
-            r"network.core = 'gru': a window's samples \(actor.window_steps\) are single steps, and a memory",
+            r"network.core = 'gru': a window's samples \(actor.window_steps\) are single steps, and a recurrent layer",
         ),
         (
             A3C | {"record": True},
@@ -266,7 +266,7 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         ),
         (
             {"evaluation.every_seconds": 0.0, "collapse.answer": "rollback"},
-            "collapse.answer = 'rollback': nothing is judged while training, so no weights are the best; set eval",
+            "collapse.answer = 'rollback': without evaluations during training there are no best weights; set eval",
         ),
         (A3C | {"learner.epochs": 4}, "learner.epochs = 4: topology hogwild makes one gradient of each rollout; set 1"),
         (
@@ -279,9 +279,9 @@ def test_every_setting_has_a_description_and_a_default_in_its_own_range():
         ),
     ],
 )
-def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, said):
-    assert re.match(said, refusal(settings))
-    with pytest.raises(UsageError, match=said):  # and so is a file that says so
+def test_settings_that_do_not_go_together_are_refused_with_what_to_do(settings, message):
+    assert re.match(message, refusal(settings))
+    with pytest.raises(UsageError, match=message):  # and so is a file that says so
         from_toml(to_toml(config.build({"actor.auto": False} | settings)))
 
 
@@ -334,15 +334,15 @@ def test_a_file_from_before_there_was_normalisation_has_none():
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("learner = [", "not a TOML file"),
         ("[learner]\nepoch = 3", "no setting 'learner.epoch'"),
         ("seed = -1", "seed = -1"),
     ],
 )
-def test_a_damaged_file_is_refused_in_one_line(text, said):
-    with pytest.raises(UsageError, match=said):
+def test_a_damaged_file_is_refused_in_one_line(text, message):
+    with pytest.raises(UsageError, match=message):
         from_toml(text)
 
 
@@ -404,7 +404,7 @@ def test_every_other_word_stands_for_a_setting_that_exists():
     from troupe.config.suggestions import _OTHER_WORDS
 
     assert set(_OTHER_WORDS) - set(config.fields()) == {"run_dir", "watch"}
-    words = [word for said in _OTHER_WORDS.values() for word in said.split()]
+    words = [word for synonyms in _OTHER_WORDS.values() for word in synonyms.split()]
     assert len(words) == len(set(words))
 
 

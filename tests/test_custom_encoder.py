@@ -31,7 +31,9 @@ def file(tmp_path):
     return copy
 
 
-@pytest.mark.parametrize("more", [["--topology", "serial"], ["--actor.place", "process"]], ids=["serial", "process"])
+@pytest.mark.parametrize(
+    "more", [["--topology", "serial"], ["--actor.placement", "process"]], ids=["serial", "process"]
+)
 def test_a_run_with_an_encoder_from_a_file_is_trained_resumed_evaluated_and_loaded(file, tmp_path, more, caplog):
     run, encoder = tmp_path / "run", f"{file}:Fourier"
     words = [
@@ -126,10 +128,10 @@ def test_numbers_arrive_normalised_and_choices_and_images_as_they_are():
     assert (seen["c"][0].numpy() == sample["c"]).all()
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_an_encoder_passed_from_python_is_needed_again(place, tmp_path):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_an_encoder_passed_from_python_is_needed_again(placement, tmp_path):
     make = encoder_of(4)
-    settings = {"actor.place": place, "actor.count": 1, "evaluation.final_episodes": 1, "stop.target": "none"}
+    settings = {"actor.placement": placement, "actor.count": 1, "evaluation.final_episodes": 1, "stop.target": "none"}
     run = troupe.train("CartPole-v1", encoder=make, steps=200, settings=settings, run_dir=tmp_path / "run")
     assert run.agent.act(np.zeros(4, np.float32)) in (0, 1)
     with pytest.raises(UsageError, match=r"loading a run executes no code that it names: .* encoder=\.\.\.\)$"):

@@ -71,7 +71,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["Body", "made", "body"])
 def test_every_command_finds_the_network_of_a_file_again(run_command, name):
-    words = f"train CartPole-v1 --network nets.py:{name} --run-dir run --actor.place thread --record {TINY}"
+    words = f"train CartPole-v1 --network nets.py:{name} --run-dir run --actor.placement thread --record {TINY}"
     assert run_command(words)[0] == 0
     stored = tomllib.loads(Path("run/config.toml").read_text())
     assert stored["network"]["custom"] == f"{Path.cwd()}/nets.py:{name}"
@@ -84,7 +84,9 @@ def test_every_command_finds_the_network_of_a_file_again(run_command, name):
 
 
 def test_the_network_of_a_file_reaches_actors_in_processes(run_command):
-    status, _, err = run_command(f"train CartPole-v1 --network nets.py:Body --run-dir run --actor.place process {TINY}")
+    status, _, err = run_command(
+        f"train CartPole-v1 --network nets.py:Body --run-dir run --actor.placement process {TINY}"
+    )
     assert (status, err) == (0, "")
 
 
@@ -178,7 +180,7 @@ def test_the_closing_lines_say_what_works_for_this_run(run_command, monkeypatch,
         monkeypatch.setattr(module, "video_without_display", lambda run: run / "one.gif")
         assert len(eval(last.split("watch:  ")[1], names)) == 3
         assert (run.path / "one.gif").exists()
-    out = run_command(f"train CartPole-v1 --run-dir shell --actor.place thread {TINY}")[1]
+    out = run_command(f"train CartPole-v1 --run-dir shell --actor.placement thread {TINY}")[1]
     assert out.splitlines()[-1] == "  watch:  troupe watch shell"
 
 

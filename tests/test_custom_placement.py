@@ -28,10 +28,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("preset", slow_unless(["appo"], ["appo", "a3c", "ga3c"]))
 def test_a_placement_of_a_file_trains_and_is_resumed(folder, preset, capsys):
-    named = ["--actor.place", "custom_placement.py:in_threads"]
+    named = ["--actor.placement", "custom_placement.py:in_threads"]
     assert run(["train", "CartPole-v1", "--preset", preset, *named, *SHORT]) == 0
     assert "environments in placement " in capsys.readouterr().out
-    assert tomllib.loads(Path("run/config.toml").read_text())["actor"]["place"] == f"{folder / EXAMPLE.name}:in_threads"
+    assert (
+        tomllib.loads(Path("run/config.toml").read_text())["actor"]["placement"]
+        == f"{folder / EXAMPLE.name}:in_threads"
+    )
     assert run(["resume", "run", "--steps", "1500"]) == 0
     assert json.loads(Path("run/summary.json").read_text())["steps"] >= 1500
 
@@ -56,7 +59,7 @@ def test_attributes_of_a_placement_tell_how_it_runs_actors():
         raise NotImplementedError
 
     elsewhere.in_processes, elsewhere.rollouts_per_actor = True, 3
-    config = resolve("CartPole-v1", settings={"actor.place": PLACEMENTS.named(elsewhere)})
+    config = resolve("CartPole-v1", settings={"actor.placement": PLACEMENTS.named(elsewhere)})
     placement = placement_of(config, find("CartPole-v1"))
     assert (placement.in_processes, placement.rollouts_per_actor) == (True, 3)
     assert placement.plural.endswith("elsewhere")
@@ -67,12 +70,12 @@ def test_training_begins_with_the_first_rollout_of_runners_that_do_not_say_that_
         "from custom_placement import Runner\ndef quiet(plans, context): return [Runner(p, context) for p in plans]\n"
     )
     Path("quiet.py").write_text(f"{code}quiet.in_processes = True\n")
-    assert run(["train", "CartPole-v1", "--actor.place", "quiet.py:quiet", "--time", "60s", *SHORT]) == 0
+    assert run(["train", "CartPole-v1", "--actor.placement", "quiet.py:quiet", "--time", "60s", *SHORT]) == 0
     assert json.loads(Path("run/summary.json").read_text())["outcome"] == "steps"
 
 
 def test_a_placement_in_the_run_directory_is_not_executed(capsys):
-    named = ["--actor.place", "custom_placement.py:in_threads"]
+    named = ["--actor.placement", "custom_placement.py:in_threads"]
     assert run(["train", "CartPole-v1", *named, *SHORT]) == 0
     Path("run/evil.py").write_text("raise SystemExit('executed')")
     config = Path("run/config.toml")
@@ -92,7 +95,7 @@ def test_a_placement_in_the_run_directory_is_not_executed(capsys):
 )
 def test_a_placement_that_makes_no_runners_is_refused_in_one_line(code, wrong, capsys):
     Path("place.py").write_text(code)
-    assert run(["train", "CartPole-v1", "--actor.place", "place.py:place", *SHORT]) == 2
+    assert run(["train", "CartPole-v1", "--actor.placement", "place.py:place", *SHORT]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1
     assert re.search(wrong, error)
@@ -100,13 +103,13 @@ def test_a_placement_that_makes_no_runners_is_refused_in_one_line(code, wrong, c
 
 
 def test_an_unknown_placement_is_refused_with_those_known(capsys):
-    assert run(["train", "CartPole-v1", "--actor.place", "proces", *SHORT]) == 2
+    assert run(["train", "CartPole-v1", "--actor.placement", "proces", *SHORT]) == 2
     error = capsys.readouterr().err
     assert "expected one of auto | thread | process" in error
     assert "did you mean process?" in error
 
 
 def test_topology_serial_takes_no_placement(capsys):
-    serial = ["--topology", "serial", "--actor.place", "custom_placement.py:in_threads"]
+    serial = ["--topology", "serial", "--actor.placement", "custom_placement.py:in_threads"]
     assert run(["train", "CartPole-v1", *serial, *SHORT, "--actors", "1"]) == 2
     assert "topology serial has one thread for everything" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from troupe.runs.evaluate import judge
 from troupe.runs.evaluate.scores import Tally
 from troupe.runs.store.metrics import read_metrics
 
-WORLDS = """
+ENVIRONMENTS = """
 import pathlib, threading, time
 import gymnasium as gym
 import numpy as np
@@ -130,13 +130,13 @@ FEW = "--actor.count 1 --actor.environments 2 --actor.rollout_steps 8 --evaluati
 def train(tmp_path, monkeypatch, capsys):
     """Trains from the command line; gives the status and what was printed."""
     monkeypatch.chdir(tmp_path)
-    Path("worlds.py").write_text(WORLDS)
+    Path("envs.py").write_text(ENVIRONMENTS)
 
     def train(words: str) -> tuple[int, str]:
         status = cli.run(["train", *f"--run-dir run {FEW} {words}".split()])
-        said = capsys.readouterr()
-        errors.append(said.err)
-        return status, said.out
+        shown = capsys.readouterr()
+        errors.append(shown.err)
+        return status, shown.out
 
     errors: list[str] = []
     train.errors = errors
@@ -148,7 +148,7 @@ def summary() -> dict:
 
 
 def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train, capsys):
-    status, out = train("worlds.py:Endless --steps 200 --evaluation.max_steps 20 --evaluation.every_seconds 0")
+    status, out = train("envs.py:Endless --steps 200 --evaluation.max_steps 20 --evaluation.every_seconds 0")
     assert status == 0
     assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy evaluation episodes, 3 of them cut off" in out
     assert summary()["evaluation"]["cut_off"] == 3
@@ -157,28 +157,28 @@ def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train
     assert "mean length 20 steps, 4 cut off" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_where_no_episode_ends_returns_are_told_by_steps(train, monkeypatch, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_where_no_episode_ends_returns_are_reported_by_steps(train, monkeypatch, placement):
     monkeypatch.setattr(layers, "_TRIAL_SECONDS", 60.0)  # on a busy machine, 300 steps may take more than 0.1 s
-    status, out = train(f"worlds.py:Endless --steps 1100 --evaluation.max_steps 20 --actor.place {place}")
+    status, out = train(f"envs.py:Endless --steps 1100 --evaluation.max_steps 20 --actor.placement {placement}")
     assert status == 0
-    assert "no time limit: worlds.py:Endless declares none" in out
+    assert "no time limit: envs.py:Endless declares none" in out
     assert "no episode has ended: the training return is that of 1,000 steps (/1k)" in out
     assert " 1,000.0/1k" in out
-    told = {row["return_per_1000_steps"] for row in read_metrics(Path("run")) if row["kind"] == "report"}
-    assert told - {None} == {1000.0}
+    reported = {row["return_per_1000_steps"] for row in read_metrics(Path("run")) if row["kind"] == "report"}
+    assert reported - {None} == {1000.0}
 
 
-def test_an_environment_too_slow_to_tell_is_not_said_to_have_no_time_limit(train, monkeypatch):
+def test_an_environment_too_slow_to_tell_is_not_reported_to_have_no_time_limit(train, monkeypatch):
     monkeypatch.setattr(layers, "_TRIAL_SECONDS", 0.0)
-    status, out = train("worlds.py:Endless --steps 16 --evaluation.max_steps 5 --actor.place thread")
+    status, out = train("envs.py:Endless --steps 16 --evaluation.max_steps 5 --actor.placement thread")
     assert status == 0
     assert "no time limit" not in out
 
 
 def test_a_limit_that_is_declared_or_seen_is_no_notice(train):
-    for world in ("CartPole-v1", "worlds.py:Limited", "worlds.py:Undeclared", "worlds.py:Masked"):
-        status, out = train(f"{world} --steps 16 --actor.place thread --run-dir {world[-7:]}")
+    for env in ("CartPole-v1", "envs.py:Limited", "envs.py:Undeclared", "envs.py:Masked"):
+        status, out = train(f"{env} --steps 16 --actor.placement thread --run-dir {env[-7:]}")
         assert status == 0
         assert "no time limit" not in out
 
@@ -190,7 +190,7 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     monkeypatch.setattr(judge, "_FREE_SECONDS", 0.1)
     monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.1)
     status, out = train(
-        f"worlds.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.place thread "
+        f"envs.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.placement thread "
         "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000"
     )
     assert status == 0
@@ -202,12 +202,12 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     ]
 
 
-@pytest.mark.parametrize("world", ["Slow", "SlowToBegin"])
-def test_where_steps_or_resets_are_slow_a_few_environments_complete_their_episodes_in_time(train, monkeypatch, world):
+@pytest.mark.parametrize("env", ["Slow", "SlowToBegin"])
+def test_where_steps_or_resets_are_slow_a_few_environments_complete_their_episodes_in_time(train, monkeypatch, env):
     """An episode takes 0.07 s; 16 environments in sequence would take 1.12 s for their first ones."""
     monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.8)
     status, out = train(
-        f"worlds.py:{world} --time 0.3s --steps 0 --actor.place thread --evaluation.every_seconds 0"
+        f"envs.py:{env} --time 0.3s --steps 0 --actor.placement thread --evaluation.every_seconds 0"
         " --evaluation.episodes 100"
     )
     assert status == 0
@@ -246,10 +246,10 @@ def test_a_serial_run_evaluates_in_as_many_environments_on_every_machine(tmp_pat
 
 def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environments(train):
     status, out = train(
-        "worlds.py:BlocksOnce --steps 3000 --actor.place thread --actor.hang_seconds 0.3 --evaluation.every_steps 64"
+        "envs.py:BlocksOnce --steps 3000 --actor.placement thread --actor.hang_seconds 0.3 --evaluation.every_steps 64"
     )
     assert status == 0
-    assert "an evaluation is given up, and the run continues: environment worlds.py:BlocksOnce has not" in out
+    assert "an evaluation is given up, and the run continues: environment envs.py:BlocksOnce has not" in out
     assert "in waits_for_ever" in out
     purposes = [row["purpose"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
     assert "progress" in purposes
@@ -279,7 +279,7 @@ def test_a_blocked_evaluation_writes_a_checkpoint_at_once(tmp_path):
             return np.zeros(2, np.float32), 1.0, self.left == 0, False, {}
 
     settings = {
-        "actor.count": 1, "actor.environments": 2, "actor.place": "thread", "actor.hang_seconds": 0.3,
+        "actor.count": 1, "actor.environments": 2, "actor.placement": "thread", "actor.hang_seconds": 0.3,
         "evaluation.every_steps": 64, "evaluation.final_episodes": 3, "checkpoint.every_seconds": 1e6,
     }  # fmt: skip
     run = troupe.train(Blocks, steps=3000, target="none", run_dir=tmp_path / "run", settings=settings)
@@ -291,10 +291,10 @@ def test_an_environment_whose_close_blocks_is_left_behind_with_a_word(train, mon
     monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("troupe.conclusion._CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("troupe.runtime.execution.interruption._PATIENCE_SECONDS", 0.05)
-    status, out = train("worlds.py:NeverCloses --steps 200 --actor.place thread")
+    status, out = train("envs.py:NeverCloses --steps 200 --actor.placement thread")
     assert status == 0
-    assert "environment worlds.py:NeverCloses: close() has not returned after 0.05 s, and is left behind" in caplog.text
-    assert "environment worlds.py:NeverCloses: close() has not returned, and is left behind" in out
+    assert "environment envs.py:NeverCloses: close() has not returned after 0.05 s, and is abandoned" in caplog.text
+    assert "environment envs.py:NeverCloses: close() has not returned, and is abandoned" in out
 
 
 def test_an_environment_that_does_not_answer_before_the_run_begins_is_named(train, monkeypatch, caplog):
@@ -309,16 +309,16 @@ def test_an_environment_that_does_not_answer_before_the_run_begins_is_named(trai
     heard = Heard()
     logging.getLogger("troupe").addHandler(heard)
     try:
-        status, _ = train("worlds.py:SlowToReset --steps 32 --actor.place thread")
+        status, _ = train("envs.py:SlowToReset --steps 32 --actor.placement thread")
     finally:
         logging.getLogger("troupe").removeHandler(heard)
     assert status == 0
-    assert "environment worlds.py:SlowToReset: reset has not returned after 0.05 s; still waiting" in caplog.text
+    assert "environment envs.py:SlowToReset: reset has not returned after 0.05 s; still waiting" in caplog.text
 
 
 def test_a_limit_on_time_ends_the_wait_for_the_first_actors_too(train, monkeypatch):
     monkeypatch.setattr("troupe.session._START_SECONDS", 0.0)
-    status, out = train("worlds.py:NeverReady --time 0.1s --actor.place process --actor.restarts 0")
+    status, out = train("envs.py:NeverReady --time 0.1s --actor.placement process --actor.restarts 0")
     assert status == 0
     assert "the actors are still making and resetting their environments: the run ends" in out
     assert "time limit reached" in out
@@ -329,7 +329,7 @@ def test_a_limit_on_time_ends_the_wait_for_the_first_actors_too(train, monkeypat
 def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, caplog):
     monkeypatch.setattr(closing, "CLOSE_SECONDS", 0.05)
     monkeypatch.setattr("troupe.conclusion._CLOSE_SECONDS", 0.05)
-    status, out = train("worlds.py:NeverCloses --steps 32 --actor.place thread --actors auto")
+    status, out = train("envs.py:NeverCloses --steps 32 --actor.placement thread --actors auto")
     assert status == 0
     assert "actors auto: a step takes" in out
     assert "close() has not returned after 0.05 s" in caplog.text
@@ -337,11 +337,11 @@ def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, c
 
 def test_an_environment_that_can_exist_only_once_is_borrowed_by_evaluations(train):
     status, out = train(
-        "worlds.py:Once --actors 1 --actor.environments 1 --steps 400 --evaluation.every_steps 100 "
+        "envs.py:Once --actors 1 --actor.environments 1 --steps 400 --evaluation.every_steps 100 "
         "--evaluation.episodes 2"
     )
     assert status == 0
-    assert "only one worlds.py:Once can exist at a time" in out
+    assert "only one envs.py:Once can exist at a time" in out
     rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
     assert {row["purpose"] for row in rows} == {"progress", "final"}
     assert {row["mean"] for row in rows} == {7.0}
@@ -350,12 +350,12 @@ def test_an_environment_that_can_exist_only_once_is_borrowed_by_evaluations(trai
 
 
 def test_an_environment_that_can_exist_only_once_says_what_to_do(train):
-    assert train("worlds.py:Once --steps 400")[0] == 2
+    assert train("envs.py:Once --steps 400")[0] == 2
     assert "use --actors 1 --actor.environments 1" in train.errors[-1]
 
 
 def test_a_run_without_an_update_says_so(train):
-    status, out = train("worlds.py:Limited --time 0.01s --actor.place thread --actor.rollout_steps 50000")
+    status, out = train("envs.py:Limited --time 0.01s --actor.placement thread --actor.rollout_steps 50000")
     assert status == 0
     assert "nothing was learned: the first update needs 200,000 steps" in out
 

@@ -21,7 +21,7 @@ from troupe.environments import find
 from troupe.environments.stepping import closing
 from troupe.user_code import files
 
-WORLD = """
+ENVIRONMENT = """
 from __future__ import annotations
 
 import dataclasses
@@ -41,7 +41,7 @@ class Shape:
     late: bool = dataclasses.field(default=True)
 
 
-class World(gym.Env):
+class Env(gym.Env):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
 
     def __init__(self, shape: Shape | None = None, render_mode: str | None = None):
@@ -67,13 +67,13 @@ CLOSES = """
 import pathlib
 import gymnasium as gym
 
-class World(gym.Wrapper):
+class Env(gym.Wrapper):
     made = 0
 
     def __init__(self, render_mode=None):
         super().__init__(gym.make("CartPole-v1", render_mode=render_mode, max_episode_steps=8))
-        World.made += 1
-        self.number = World.made
+        Env.made += 1
+        self.number = Env.made
 
     def close(self):
         pathlib.Path("closed").mkdir(exist_ok=True)
@@ -86,12 +86,12 @@ SMALL = (
 )
 
 
-def write_world(folder: Path, reward: float) -> Path:
+def write_env(folder: Path, reward: float) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / "world.py").write_text(WORLD)
+    (folder / "env.py").write_text(ENVIRONMENT)
     (folder / "neighbour.py").write_text(f"REWARD = {reward}\n")
     (folder / "late_neighbour.py").write_text("")
-    return folder / "world.py"
+    return folder / "env.py"
 
 
 @pytest.fixture(autouse=True)
@@ -106,10 +106,10 @@ def here(tmp_path, monkeypatch):
 # What a file may do
 
 
-@pytest.mark.parametrize("place", ["process", "thread"])
-def test_a_file_may_postpone_annotations_import_its_neighbours_and_hold_a_lock(run_command, place, tmp_path):
-    write_world(tmp_path / "mine", 2.0)
-    words = f"train mine/world.py:World --run-dir run --quiet --actor.place {place} {SMALL}"
+@pytest.mark.parametrize("placement", ["process", "thread"])
+def test_a_file_may_postpone_annotations_import_its_neighbours_and_hold_a_lock(run_command, placement, tmp_path):
+    write_env(tmp_path / "mine", 2.0)
+    words = f"train mine/env.py:Env --run-dir run --quiet --actor.placement {placement} {SMALL}"
     assert run_command(words)[0] == 0
     assert troupe.evaluate("run", episodes=2).mean == 8.0
     status, out, _ = run_command("watch run --video agent.gif --episodes 1")
@@ -117,23 +117,23 @@ def test_a_file_may_postpone_annotations_import_its_neighbours_and_hold_a_lock(r
 
 
 def test_a_dataclass_argument_of_such_a_file_is_read(tmp_path):
-    write_world(tmp_path / "mine", 2.0)
-    env = find("mine/world.py:World", Environment(kwargs={"shape": "{length = 9}"}), texts={"shape"}).make()
+    write_env(tmp_path / "mine", 2.0)
+    env = find("mine/env.py:Env", Environment(kwargs={"shape": "{length = 9}"}), texts={"shape"}).make()
     assert env.unwrapped.shape.length == 9
 
 
 def test_two_folders_may_have_neighbours_of_one_name(tmp_path):
     for folder, reward in (("one", 1.0), ("two", 2.0), ("one", 1.0)):
-        env = find(f"{write_world(tmp_path / folder, reward)}:World").make()
+        env = find(f"{write_env(tmp_path / folder, reward)}:Env").make()
         env.reset(seed=0)
         assert env.step(0)[1] == reward
 
 
 def test_a_neighbour_does_not_hide_a_module_of_the_same_name(tmp_path):
     """Once the file is executed: what is imported later is not meant for its folder."""
-    path = write_world(tmp_path / "mine", 1.0)
+    path = write_env(tmp_path / "mine", 1.0)
     (path.parent / "sched.py").write_text("raise AssertionError('not this one')")
-    find(f"{path}:World")
+    find(f"{path}:Env")
     sys.modules.pop("sched", None)
     import sched
 
@@ -165,18 +165,18 @@ def test_two_threads_may_load_a_file_at_once(monkeypatch):
 
 
 def test_a_file_reaches_another_process_as_its_text(tmp_path):
-    Path("world.py").write_text("def make():\n    return 3\n")
-    packed = pickle.dumps(files.load("world.py:make", "thing"))
-    Path("world.py").unlink()
+    Path("env.py").write_text("def make():\n    return 3\n")
+    packed = pickle.dumps(files.load("env.py:make", "thing"))
+    Path("env.py").unlink()
     code = f"import pickle; print(pickle.loads({packed!r})())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "3\n"
 
 
-@pytest.mark.parametrize("place", [slow("process"), "thread"])
-def test_a_close_that_raises_costs_nothing_and_is_told_once(run_command, place, monkeypatch, caplog):
+@pytest.mark.parametrize("placement", [slow("process"), "thread"])
+def test_a_close_that_raises_costs_nothing_and_is_reported_once(run_command, placement, monkeypatch, caplog):
     monkeypatch.setattr(closing, "_reported", set())
     Path("closes.py").write_text(CLOSES)
-    words = f"train closes.py:World --run-dir run --actor.place {place} --actor.auto true {SMALL}"
+    words = f"train closes.py:Env --run-dir run --actor.placement {placement} --actor.auto true {SMALL}"
     status, out, err = run_command(words)
     assert status == 0
     assert "actors auto: " in out  # what closing raised has not spoilt the measurement
@@ -188,7 +188,7 @@ def test_a_close_that_raises_costs_nothing_and_is_told_once(run_command, place, 
 def test_all_environments_of_a_batch_are_closed_where_one_raises(monkeypatch):
     monkeypatch.setattr(closing, "_reported", set())
     Path("closes.py").write_text(CLOSES)
-    batch = find("closes.py:World").make_vector(3, Environment())
+    batch = find("closes.py:Env").make_vector(3, Environment())
     batch.close()
     assert sorted(file.name for file in Path("closed").iterdir()) == ["1", "2", "3", "4"]
 
@@ -199,7 +199,7 @@ import gymnasium as gym
 
 C = ctypes.CDLL(None)
 
-class World(gym.Wrapper):
+class Env(gym.Wrapper):
     def __init__(self):
         super().__init__(gym.make("CartPole-v1", max_episode_steps=8))
 
@@ -214,12 +214,12 @@ class World(gym.Wrapper):
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "printf"), reason="no printf to call")
 def test_under_json_what_c_code_and_programs_print_is_kept_apart(run_command):
     Path("prints.py").write_text(PRINTS)
-    assert run_command(f"train prints.py:World --run-dir run --quiet --actor.place thread {SMALL}")[0] == 0
+    assert run_command(f"train prints.py:Env --run-dir run --quiet --actor.placement thread {SMALL}")[0] == 0
     words = [sys.executable, "-m", "troupe", "evaluate", "run", "--episodes", "2", "--json"]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["episodes"] == 2
-    for said in ("from C", "past Python", "from a program"):
-        assert said in done.stderr
+    for line in ("from C", "past Python", "from a program"):
+        assert line in done.stderr
 
 
 # Which file
@@ -228,17 +228,17 @@ def test_under_json_what_c_code_and_programs_print_is_kept_apart(run_command):
 @pytest.fixture
 def trained(run_command, tmp_path):
     """A run of a file that was named by a relative path."""
-    write_world(tmp_path / "mine", 1.0)
-    assert run_command(f"train mine/world.py:World --run-dir run --quiet {SMALL}")[0] == 0
+    write_env(tmp_path / "mine", 1.0)
+    assert run_command(f"train mine/env.py:Env --run-dir run --quiet {SMALL}")[0] == 0
     return tmp_path / "run"
 
 
 def test_the_file_is_the_same_from_every_folder(trained, tmp_path, monkeypatch, run_command, caplog):
     env = tomllib.loads((trained / "config.toml").read_text())["env"]
-    assert env["id"] == f"{tmp_path}/mine/world.py:World"
-    assert list(env["files"]) == [f"{tmp_path}/mine/world.py"]
-    write_world(tmp_path / "other", 1.0)
-    write_world(tmp_path / "other" / "mine", 1000.0)
+    assert env["id"] == f"{tmp_path}/mine/env.py:Env"
+    assert list(env["files"]) == [f"{tmp_path}/mine/env.py"]
+    write_env(tmp_path / "other", 1.0)
+    write_env(tmp_path / "other" / "mine", 1000.0)
     monkeypatch.chdir(tmp_path / "other")
     status, out, _ = run_command(f"evaluate {trained} --episodes 2 --json")
     assert (status, json.loads(out)["mean_return"]) == (0, 4.0)
@@ -257,7 +257,7 @@ def test_the_file_is_the_same_from_every_folder(trained, tmp_path, monkeypatch, 
     ],
 )
 def test_a_file_that_has_changed_is_named_and_does_not_stop(trained, tmp_path, run_command, caplog, command):
-    path = tmp_path / "mine" / "world.py"
+    path = tmp_path / "mine" / "env.py"
     path.write_text(path.read_text().replace("length: int = 4", "length: int = 3"))
     assert run_command(command.replace("RUN", str(trained)))[0] == 0
     (notice,) = [record.message for record in caplog.records if "changed" in record.message]
@@ -265,22 +265,22 @@ def test_a_file_that_has_changed_is_named_and_does_not_stop(trained, tmp_path, r
 
 
 def test_a_file_that_has_gone_is_named(trained, tmp_path, run_command):
-    path = tmp_path / "mine" / "world.py"
+    path = tmp_path / "mine" / "env.py"
     path.unlink()
     for command in (f"evaluate {trained}", f"resume {trained} --steps 128", f"watch {trained} --video agent.gif"):
         status, _, err = run_command(command)
         assert status == 2
         option = "if it moved, pass --env FILE.py:NAME"
-        assert err == f"troupe: no file '{path}' to take the environment factory 'World' from; {option}\n"
+        assert err == f"troupe: no file '{path}' to take the environment factory 'Env' from; {option}\n"
     assert run_command(f"export {trained} pole.onnx")[0] == 0
 
 
 def test_a_file_that_has_moved_is_named_again(trained, tmp_path, run_command, caplog):
-    moved = (tmp_path / "mine" / "world.py").rename(tmp_path / "mine" / "moved.py")
-    status, out, _ = run_command(f"evaluate {trained} --env {moved}:World --episodes 2 --json")
+    moved = (tmp_path / "mine" / "env.py").rename(tmp_path / "mine" / "moved.py")
+    status, out, _ = run_command(f"evaluate {trained} --env {moved}:Env --episodes 2 --json")
     assert (status, json.loads(out)["mean_return"]) == (0, 4.0)
-    assert troupe.evaluate(trained, env=f"{moved}:World", episodes=2).mean == 4.0
-    assert run_command(f"resume {trained} --env {moved}:World --steps 128")[0] == 0
+    assert troupe.evaluate(trained, env=f"{moved}:Env", episodes=2).mean == 4.0
+    assert run_command(f"resume {trained} --env {moved}:Env --steps 128")[0] == 0
     assert run_command(f"evaluate {trained} --episodes 2")[0] == 0, "a resumed run remembers where it is"
     files = tomllib.loads((trained / "config.toml").read_text())["env"]["files"]
     assert files[str(moved)] == hashlib.sha256(moved.read_bytes()).hexdigest()
@@ -294,9 +294,9 @@ def test_a_file_that_has_moved_is_named_again(trained, tmp_path, run_command, ca
 
 
 def test_a_wrapper_file_that_has_changed_is_named(tmp_path, run_command, caplog):
-    write_world(tmp_path / "mine", 1.0)
+    write_env(tmp_path / "mine", 1.0)
     Path("wrap.py").write_text("def same(env):\n    return env\n")
-    words = f"train mine/world.py:World --env.wrappers wrap.py:same --run-dir run --quiet {SMALL}"
+    words = f"train mine/env.py:Env --env.wrappers wrap.py:same --run-dir run --quiet {SMALL}"
     assert run_command(words)[0] == 0
     Path("wrap.py").write_text("def same(env):\n    return env  # or not\n")
     assert run_command("evaluate run --episodes 2")[0] == 0
@@ -305,15 +305,15 @@ def test_a_wrapper_file_that_has_changed_is_named(tmp_path, run_command, caplog)
 
 def test_a_run_from_before_paths_were_absolute_still_loads(trained, tmp_path, run_command, caplog, monkeypatch):
     text = (trained / "config.toml").read_text()
-    old = "\n".join(line for line in text.splitlines() if "world.py" not in line and "[env.files]" not in line)
-    (trained / "config.toml").write_text(old.replace("[env]", '[env]\nid = "mine/world.py:World"'))
+    old = "\n".join(line for line in text.splitlines() if "env.py" not in line and "[env.files]" not in line)
+    (trained / "config.toml").write_text(old.replace("[env]", '[env]\nid = "mine/env.py:Env"'))
     status, out, _ = run_command(f"evaluate {trained} --episodes 2 --json")
     assert (status, json.loads(out)["mean_return"]) == (0, 4.0)
-    assert f"mine/world.py:World by a relative path: {tmp_path}/mine/world.py is used" in caplog.text
+    assert f"mine/env.py:Env by a relative path: {tmp_path}/mine/env.py is used" in caplog.text
     monkeypatch.chdir(tmp_path / "mine")
-    with pytest.raises(UsageError, match=r"^no file 'mine/world\.py' to take"):
+    with pytest.raises(UsageError, match=r"^no file 'mine/env\.py' to take"):
         troupe.evaluate(trained)
 
 
-def test_what_an_agent_is_said_to_come_from_holds_no_path_of_the_machine(trained):
-    assert troupe.load(trained).about["environment"] == "world.py:World"
+def test_the_origin_of_an_agent_holds_no_path_of_the_machine(trained):
+    assert troupe.load(trained).about["environment"] == "env.py:Env"

@@ -15,7 +15,7 @@ from troupe.config import one_line, printable
 from troupe.environments.stepping import closing
 
 TINY = "--steps 200 --target none --actor.count 1 --actor.environments 2 --evaluation.final_episodes 2 --run-dir run"
-WORLD = r"""
+ENVIRONMENT = r"""
 import os, sys, threading, time
 import gymnasium as gym
 import numpy as np
@@ -77,7 +77,7 @@ def odd_id():
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("world.py").write_text(WORLD)
+    Path("env.py").write_text(ENVIRONMENT)
     Path("leaves.py").write_text("import sys\nsys.exit(0)\n")
 
 
@@ -126,9 +126,9 @@ def test_an_exception_is_its_type_and_text_and_ours_the_text_alone():
     assert one_line(AssertionError()) == "AssertionError"
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_an_odd_message_is_printed_whole_and_harmlessly(troupe, place):
-    status, out, err = troupe(f"train world.py:Odd {TINY} --actor.place {place} --quiet")
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_an_odd_message_is_printed_whole_and_harmlessly(troupe, placement):
+    status, out, err = troupe(f"train env.py:Odd {TINY} --actor.placement {placement} --quiet")
     assert status == 1
     (line,) = err.splitlines()
     assert r"step raised ValueError: bad file name: caf\udce9 \x1b[2J\x1b]0;owned\x07 licence server (step" in line
@@ -137,16 +137,16 @@ def test_an_odd_message_is_printed_whole_and_harmlessly(troupe, place):
     assert "in happens" in Path("run/error.txt").read_text()
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_an_assertion_without_text_names_its_line(troupe, place):
-    line = next(i for i, text in enumerate(WORLD.splitlines(), 1) if "assert self.steps" in text)
-    status, _, err = troupe(f"train world.py:Asserts {TINY} --actor.place {place} --quiet")
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_an_assertion_without_text_names_its_line(troupe, placement):
+    line = next(i for i, text in enumerate(ENVIRONMENT.splitlines(), 1) if "assert self.steps" in text)
+    status, _, err = troupe(f"train env.py:Asserts {TINY} --actor.placement {placement} --quiet")
     assert status == 1
-    assert re.search(rf"step raised AssertionError raised at \S*world\.py:{line} \(step", err)
+    assert re.search(rf"step raised AssertionError raised at \S*env\.py:{line} \(step", err)
 
 
 def test_whatever_stands_in_ids_and_words_is_escaped(troupe):
-    for words in ("train Cart\x1b[2J-v1", "train world.py:odd_id", "\x1b[2Jtrain", "evaluate no\x1b[2Jrun"):
+    for words in ("train Cart\x1b[2J-v1", "train env.py:odd_id", "\x1b[2Jtrain", "evaluate no\x1b[2Jrun"):
         status, out, err = troupe(words)
         assert (status, out) == (2, "")
         assert not escapes(err)
@@ -159,8 +159,8 @@ def test_whatever_stands_in_ids_and_words_is_escaped(troupe):
     ("name", "where"),
     [
         ("leaves.py:make", r"leaves\.py cannot be imported: sys\.exit\(0\), "),
-        ("world.py:leaves", r"world\.py:leaves cannot be made: sys\.exit\(0\), "),
-        ("world.py:LeavesInReset", r"reset raised sys\.exit\(0\), "),
+        ("env.py:leaves", r"env\.py:leaves cannot be made: sys\.exit\(0\), "),
+        ("env.py:LeavesInReset", r"reset raised sys\.exit\(0\), "),
     ],
 )
 def test_an_environment_that_exits_before_anything_starts_is_wrong_usage(troupe, name, where):
@@ -171,27 +171,27 @@ def test_an_environment_that_exits_before_anything_starts_is_wrong_usage(troupe,
     assert not Path("run").exists()
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
+@pytest.mark.parametrize("placement", ["thread", "process"])
 @pytest.mark.parametrize(("name", "what"), [("Leaves", r"sys\.exit\(0\)"), ("Interrupts", "KeyboardInterrupt")])
-def test_an_environment_that_exits_in_a_step_fails_the_run(troupe, place, name, what):
-    status, _, err = troupe(f"train world.py:{name} {TINY} --actor.place {place} --quiet")
+def test_an_environment_that_exits_in_a_step_fails_the_run(troupe, placement, name, what):
+    status, _, err = troupe(f"train env.py:{name} {TINY} --actor.placement {placement} --quiet")
     assert status == 1
-    assert re.search(rf"actor-0 failed: environment world\.py:{name}\[0\]: step raised {what}, where an env", err)
+    assert re.search(rf"actor-0 failed: environment env\.py:{name}\[0\]: step raised {what}, where an env", err)
     assert "weights saved in run/checkpoints/" in err
 
 
 def test_an_environment_that_exits_in_close_costs_nothing(troupe, caplog, monkeypatch):
     monkeypatch.setattr(closing, "_reported", set())  # of other tests
-    status, out, err = troupe(f"train world.py:LeavesInClose {TINY} --actor.place thread --quiet")
+    status, out, err = troupe(f"train env.py:LeavesInClose {TINY} --actor.placement thread --quiet")
     assert (status, err) == (0, "")
     assert "close raised sys.exit(0), where an environment must not exit the program" in caplog.text
     assert "step limit reached" in out
 
 
 def test_an_evaluated_environment_that_exits_is_an_error(troupe):
-    assert troupe(f"train world.py:Plain {TINY} --quiet")[0] == 0
-    world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
-    Path("world.py").write_text(world)
+    assert troupe(f"train env.py:Plain {TINY} --quiet")[0] == 0
+    text = ENVIRONMENT.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
+    Path("env.py").write_text(text)
     status, out, err = troupe("evaluate run --episodes 20")
     assert (status, out) == (1, "")
     assert "step raised sys.exit(0), where an environment must not exit the program" in err
@@ -199,7 +199,7 @@ def test_an_evaluated_environment_that_exits_is_an_error(troupe):
 
 def test_the_keyboard_interrupt_of_an_environment_is_not_the_users():
     """In a process of its own, whose handlers are those of the command line."""
-    script = "from troupe.cli import main; main('train world.py:interrupts --run-dir run'.split())"
+    script = "from troupe.cli import main; main('train env.py:interrupts --run-dir run'.split())"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler), env=os.environ,
@@ -209,7 +209,7 @@ def test_the_keyboard_interrupt_of_an_environment_is_not_the_users():
 
 
 def test_a_name_that_no_file_can_hold_is_refused_before_anything_starts(troupe):
-    Path("caf\udce9.py").write_text(WORLD)
+    Path("caf\udce9.py").write_text(ENVIRONMENT)
     status, out, err = troupe(f"train caf\udce9.py:Plain {TINY}")
     assert (status, out) == (2, "")
     assert err == "troupe: environment caf\\udce9.py:Plain: config.toml cannot hold a name that is not UTF-8\n"
@@ -217,9 +217,9 @@ def test_a_name_that_no_file_can_hold_is_refused_before_anything_starts(troupe):
 
 
 def test_a_shown_environment_that_exits_is_an_error(troupe):
-    assert troupe(f"train world.py:Shown {TINY} --quiet")[0] == 0
-    world = WORLD.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
-    Path("world.py").write_text(world)
+    assert troupe(f"train env.py:Shown {TINY} --quiet")[0] == 0
+    text = ENVIRONMENT.replace("self.steps == 30", "self.steps == 5").replace("pass\n", "exit(0)\n", 1)
+    Path("env.py").write_text(text)
     status, out, err = troupe("watch run --video agent.gif")
     assert (status, out) == (1, "")
     assert "sys.exit(0), where an environment must not exit the program" in err

@@ -1,4 +1,4 @@
-"""The whole way, from `train` to a film, for topologies, placements, observations, memories and actions.
+"""The whole way, from `train` to a video, for topologies, placements, observations, memories and actions.
 
 Not all combinations, but any two values that go together meet in at least one.
 """
@@ -24,16 +24,16 @@ from troupe.runs.store import checkpoint
 
 VALUES = {
     "topology": ("serial", "async", "queue", "ga3c", "hogwild"),
-    "place": ("thread", "process"),
+    "placement": ("thread", "process"),
     "observations": ("vector", "picture", "dict", "masks"),
     "memory": ("none", "lstm", "gru"),
     "actions": ("Discrete", "MultiDiscrete", "Box"),
 }
 IMPOSSIBLE = {
-    frozenset({("topology", "serial"), ("place", "process")}): "serial has one thread for everything",
+    frozenset({("topology", "serial"), ("placement", "process")}): "serial has one thread for everything",
     frozenset({("observations", "masks"), ("actions", "Box")}): "a Box has no alternatives that a mask could forbid",
 }
-WORLD = '''
+ENVIRONMENT = '''
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
@@ -52,7 +52,7 @@ ACTIONS = {
 }
 
 
-class World(gym.Env):
+class Env(gym.Env):
     """Every episode begins alike, and all that follows depends on the actions alone."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -137,18 +137,19 @@ def test_any_two_values_that_go_together_meet():
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch):
+def env_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("worlds.py").write_text(WORLD)
+    Path("envs.py").write_text(ENVIRONMENT)
 
 
 def words(case: Case, run: str, steps: int) -> str:
     topology = case["topology"]
     loss = "a3c" if topology == "hogwild" else "impala"
     return (
-        f"train worlds.py:World --env.kwargs.observations {case['observations']} "
+        f"train envs.py:Env --env.kwargs.observations {case['observations']} "
         f"--env.kwargs.actions {case['actions']} "
-        f"--topology {topology} --actor.place {case['place']} --network.core {case['memory']} --loss.kind {loss} "
+        f"--topology {topology} --actor.placement {case['placement']} --network.core {case['memory']} "
+        f"--loss.kind {loss} "
         f"--inference.kind {'batched' if topology == 'ga3c' else 'local'} --steps {steps} --run-dir {run} --seed 5 "
         f"--actor.count {1 if topology == 'serial' else 2} --actor.environments 2 --actor.rollout_steps 8 "
         "--learner.rollouts 1 --learner.epochs 1 --learner.minibatches 1 --learner.anneal_steps 0 --target none "
@@ -168,7 +169,7 @@ def assert_same_weights(one: str, other: str) -> None:
 
 
 def source(case: Case) -> EnvironmentSource:
-    return find("worlds.py:World", Environment(kwargs={name: case[name] for name in ("observations", "actions")}))
+    return find("envs.py:Env", Environment(kwargs={name: case[name] for name in ("observations", "actions")}))
 
 
 def played(case: Case) -> tuple[float, Any, Any]:
@@ -202,7 +203,7 @@ def asked(file: str, case: Case, obs: Any) -> Any:
 @pytest.mark.slow
 @pytest.mark.timeout(600)  # up to eight commands
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(case.values()))
-def test_from_train_to_a_film(world, run_command, case):
+def test_from_train_to_a_video(env_file, run_command, case):
     status, out, err = run_command(words(case, "run", 128))
     assert (status, err) == (0, "")
     assert "step limit reached: mean evaluation return" in out
@@ -238,9 +239,9 @@ def test_from_train_to_a_film(world, run_command, case):
         assert after["evaluation"] == json.loads(Path("whole/summary.json").read_text())["evaluation"]
 
 
-def test_serial_in_a_process_is_refused(world, run_command):
-    case = {"topology": "serial", "place": "process", "observations": "vector", "memory": "none", "actions": "Box"}
+def test_serial_in_a_process_is_refused(env_file, run_command):
+    case = {"topology": "serial", "placement": "process", "observations": "vector", "memory": "none", "actions": "Box"}
     status, out, err = run_command(words(case, "run", 128))
     assert (status, out) == (2, "")
-    assert err == "troupe: actor.place = 'process': topology serial has one thread for everything\n"
+    assert err == "troupe: actor.placement = 'process': topology serial has one thread for everything\n"
     assert not Path("run").exists()

@@ -1,6 +1,6 @@
 """What must not break a run, in real processes: signals, blocked environments, kill -9, a full disk.
 
-Nothing here measures time. A process is told what to do once a file says how far it has come, and has
+Nothing here measures time. A test acts on a process once a file shows how far it has come, and gives it
 `PATIENCE_SECONDS` to end: far more than it needs, so that only one that hangs is too late.
 """
 
@@ -32,7 +32,7 @@ class Waits:
             time.sleep(1e6)
 sys.meta_path.insert(0, Waits())
 """
-WORLDS = Path(faults.__file__).read_text()
+ENVIRONMENTS = Path(faults.__file__).read_text()
 
 
 def wait_until(reached: Callable[[], bool], process: subprocess.Popen) -> None:
@@ -61,7 +61,7 @@ class Process:
             if most_bytes is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
 
-        (folder / "worlds.py").write_text(WORLDS)
+        (folder / "envs.py").write_text(ENVIRONMENTS)
         self.folder = folder
         self._process = subprocess.Popen(
             [sys.executable, "-c", before + SCRIPT, *words.split()], cwd=folder, text=True,
@@ -108,7 +108,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
 ENDLESS = "--run-dir run --steps 0 --target none --evaluation.every_seconds 0 --evaluation.final_episodes 3"
 ONE = "--actor.count 1 --actor.environments 4"
-IN_THREADS = "--actor.place thread"  # for worlds whose actors share a count, and tests of threads left behind
+IN_THREADS = "--actor.placement thread"  # for environments whose actors share a count, and tests of abandoned threads
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ IN_THREADS = "--actor.place thread"  # for worlds whose actors share a count, an
     ],
 )
 def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
-    process = start(f"train worlds.py:Plain {ENDLESS} --topology {topology}")
+    process = start(f"train envs.py:Plain {ENDLESS} --topology {topology}")
     process.until_learning()
     process.send(number)
     status, out, err = process.end()
@@ -140,8 +140,8 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
 )
 def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp_path, number, status):
     """By SIGINT itself, so that a shell's loop around the script ends as well."""
-    (tmp_path / "worlds.py").write_text(WORLDS)
-    script = "import troupe; troupe.train('worlds.py:Plain', steps=0, target='none', run_dir='run')"
+    (tmp_path / "envs.py").write_text(ENVIRONMENTS)
+    script = "import troupe; troupe.train('envs.py:Plain', steps=0, target='none', run_dir='run')"
     with subprocess.Popen(
         [sys.executable, "-c", script], cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         preexec_fn=lambda: [signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)],
@@ -158,7 +158,7 @@ def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp
 
 @pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
 def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
-    process = start(f"train worlds.py:Plain {ENDLESS} --json")
+    process = start(f"train envs.py:Plain {ENDLESS} --json")
     process.until_learning()
     process.send(number)
     status, out, _ = process.end()
@@ -169,7 +169,7 @@ def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
 
 @pytest.mark.slow
 def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
-    process = start(f"train worlds.py:Plain {ENDLESS}", nohup=True)
+    process = start(f"train envs.py:Plain {ENDLESS}", nohup=True)
     process.until_learning()
     process.send(signal.SIGHUP)
     process.send(signal.SIGTERM)  # of two that are pending, Python would answer SIGHUP first
@@ -178,10 +178,10 @@ def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
 
 def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
     """SIGHUP comes to the foreground group, and nothing can be written to the terminal any more."""
-    (tmp_path / "worlds.py").write_text(WORLDS)
+    (tmp_path / "envs.py").write_text(ENVIRONMENTS)
     terminal, inside = pty.openpty()
     code = f"import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); {SCRIPT}"
-    words = f"train worlds.py:Plain {ENDLESS} --quiet --checkpoint.every_seconds 1000".split()
+    words = f"train envs.py:Plain {ENDLESS} --quiet --checkpoint.every_seconds 1000".split()
     with subprocess.Popen(
         [sys.executable, "-c", code, *words], cwd=tmp_path, start_new_session=True,
         stdin=inside, stdout=inside, stderr=inside, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
@@ -199,7 +199,7 @@ def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
 def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tmp_path, number):
-    process = start(f"train worlds.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
+    process = start(f"train envs.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
     process.until_learning()
     assert len(list(tmp_path.glob("open-*"))) > 4
     process.send(number)
@@ -209,7 +209,7 @@ def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tm
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
-    process = start(f"train worlds.py:Plain {ENDLESS}", before=IMPORTING)
+    process = start(f"train envs.py:Plain {ENDLESS}", before=IMPORTING)
     process.until_here()
     process.send(number)
     assert process.end() == (128 + number, "", "troupe: interrupted\n")
@@ -219,7 +219,7 @@ def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
 @pytest.mark.slow
 def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
     process = start(
-        f"train worlds.py:SlowInEvaluation {ENDLESS} --evaluation.every_steps 500 --evaluation.episodes 10000"
+        f"train envs.py:SlowInEvaluation {ENDLESS} --evaluation.every_steps 500 --evaluation.episodes 10000"
     )
     process.until_here()
     process.send(signal.SIGINT)
@@ -230,30 +230,30 @@ def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("world", "stuck"), [slow("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
+    ("env", "stuck"), [slow("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
 )
-def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, world, stuck):
-    process = start(f"train worlds.py:{world} {ENDLESS} {IN_THREADS} --checkpoint.every_seconds 0.01")
+def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, env, stuck):
+    process = start(f"train envs.py:{env} {ENDLESS} {IN_THREADS} --checkpoint.every_seconds 0.01")
     process.until_here()
     process.send(signal.SIGINT)
     status, out, _ = process.end()
     assert status == 130
-    assert f"left behind: {stuck}" in out
+    assert f"abandoned: {stuck}" in out
     assert "checkpoint run/checkpoints/" in out
     assert load(tmp_path / "run")
 
 
 def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_path):
-    process = start(f"train worlds.py:BlocksAtOnce {ENDLESS} {IN_THREADS} --time 0.5s --actor.count 1")
+    process = start(f"train envs.py:BlocksAtOnce {ENDLESS} {IN_THREADS} --time 0.5s --actor.count 1")
     status, out, _ = process.end()
     assert status == 0
-    assert "left behind: actor-0" in out
+    assert "abandoned: actor-0" in out
     assert "time limit reached: mean evaluation return" in out
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_at_once(start):
-    process = start(f"train worlds.py:Blocks {ENDLESS} {IN_THREADS}")
+    process = start(f"train envs.py:Blocks {ENDLESS} {IN_THREADS}")
     process.until_here()
     process.send(signal.SIGINT)
     time.sleep(0.2)  # two signals at the same moment are one
@@ -264,7 +264,7 @@ def test_a_second_signal_ends_at_once(start):
 
 
 def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
-    process = start(f"train worlds.py:BlocksAtTheEnd --run-dir run --steps 500 --target none {ONE}")
+    process = start(f"train envs.py:BlocksAtTheEnd --run-dir run --steps 500 --target none {ONE}")
     process.until_here()
     process.send(signal.SIGINT)
     status, out, _ = process.end()
@@ -276,7 +276,7 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("world", "line", "signals"),
+    ("env", "line", "signals"),
     [
         slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 1),
         slow("BlocksAtTheEnd", "step limit reached, and interrupted in the final evaluation", 2),
@@ -284,8 +284,8 @@ def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
         slow("BlocksInClose", "step limit reached: mean evaluation return", 2),
     ],
 )
-def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, world, line, signals):
-    process = start(f"train worlds.py:{world} --run-dir run --steps 500 --target none {ONE}")
+def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tmp_path, env, line, signals):
+    process = start(f"train envs.py:{env} --run-dir run --steps 500 --target none {ONE}")
     process.until_here()
     for _ in range(signals):
         process.send(signal.SIGINT)
@@ -300,26 +300,26 @@ def test_signals_late_in_a_run_leave_its_summary_and_its_closing_lines(start, tm
 
 @pytest.mark.slow
 def test_a_signal_ends_all_seeds(start, tmp_path):
-    process = start(f"train worlds.py:Plain {ENDLESS} --seeds 3")
+    process = start(f"train envs.py:Plain {ENDLESS} --seeds 3")
     process.until_learning()
     process.send(signal.SIGINT)
     assert process.end()[0] == 130
-    assert [place.name for place in (tmp_path / "run").iterdir()] == ["seed0"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["seed0"]
 
 
 def test_threads_of_the_environment_do_not_keep_the_process(start):
-    process = start("train worlds.py:NeverCloses --run-dir run --steps 500 --evaluation.final_episodes 3 --quiet")
+    process = start("train envs.py:NeverCloses --run-dir run --steps 500 --evaluation.final_episodes 3 --quiet")
     status, out, err = process.end()
     assert (status, err) == (0, "")
     assert out.startswith("step limit reached")
 
 
 def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkeypatch):
-    process = start(f"train worlds.py:Plain {ENDLESS} --checkpoint.every_seconds 0.05")
+    process = start(f"train envs.py:Plain {ENDLESS} --checkpoint.every_seconds 0.05")
     process.until(lambda: len(list(tmp_path.glob("run/checkpoints/[0-9]*"))) >= 3)
     process.kill()
     monkeypatch.chdir(tmp_path)
-    newest = max(int(place.name.removesuffix(".replaced")) for place in tmp_path.glob("run/checkpoints/[0-9]*"))
+    newest = max(int(path.name.removesuffix(".replaced")) for path in tmp_path.glob("run/checkpoints/[0-9]*"))
     assert evaluate("run", episodes=3).mean >= 0
     run = resume("run", steps=newest + 1000)
     assert run.steps >= newest + 1000
@@ -328,7 +328,7 @@ def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkey
 
 @pytest.mark.slow
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tmp_path, monkeypatch, capfd):
-    process = start(f"train worlds.py:Plain {ENDLESS} {IN_THREADS} --record")
+    process = start(f"train envs.py:Plain {ENDLESS} {IN_THREADS} --record")
     process.until_learning()
     process.kill()
     monkeypatch.chdir(tmp_path)
@@ -339,7 +339,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(start, tm
     assert "step limit reached" in out
     assert load("run")
     assert cli.run(["replay", "run"]) == 0  # its journal is not that of the killed one
-    assert cli.run(["train", "worlds.py:Plain", "--run-dir", "run"]) == 2
+    assert cli.run(["train", "envs.py:Plain", "--run-dir", "run"]) == 2
 
 
 HOLDS = """
@@ -359,15 +359,15 @@ time.sleep(1e6)
 """
 
 
-@pytest.mark.parametrize("command", ["resume run --steps 500", "train worlds.py:Plain --run-dir run"])
+@pytest.mark.parametrize("command", ["resume run --steps 500", "train envs.py:Plain --run-dir run"])
 def test_a_directory_that_another_process_writes_to_is_refused_until_that_dies(
     start, tmp_path, monkeypatch, capfd, command
 ):
     monkeypatch.chdir(tmp_path)
     tiny = f"{ONE} --target none --evaluation.final_episodes 2 --quiet"
-    (tmp_path / "worlds.py").write_text(WORLDS)
+    (tmp_path / "envs.py").write_text(ENVIRONMENTS)
     if command.startswith("resume"):
-        assert cli.run(f"train worlds.py:Plain --run-dir run --steps 200 {tiny}".split()) == 0
+        assert cli.run(f"train envs.py:Plain --run-dir run --steps 200 {tiny}".split()) == 0
     else:
         command = f"{command} --steps 200 {tiny}"
     before = sorted(tmp_path.glob("run/**/*"))
@@ -387,7 +387,7 @@ def test_a_directory_that_another_process_writes_to_is_refused_until_that_dies(
 def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(start, tmp_path):
     # A file may have 4,096 bytes: enough for the configuration, not for the weights.
     process = start(
-        f"train worlds.py:Plain --run-dir run --steps 20000 --target none --checkpoint.every_seconds 0.05 --quiet "
+        f"train envs.py:Plain --run-dir run --steps 20000 --target none --checkpoint.every_seconds 0.05 --quiet "
         f"{IN_THREADS}",  # processes would share memory in a file
         most_bytes=4096,
     )

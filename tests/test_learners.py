@@ -25,11 +25,11 @@ from troupe.runs.store.directory import versions
 
 MARK = "TROUPE_TEST_MARK"
 SMALL = (
-    "--actor.count 1 --actor.environments 4 --actor.place process --env.backend sync --learner.rollouts 1 "
+    "--actor.count 1 --actor.environments 4 --actor.placement process --env.backend sync --learner.rollouts 1 "
     "--untuned --actor.rollout_steps 32 --network.hidden 8 --evaluation.every_seconds 0 --evaluation.final_episodes 2 "
     "--target none"
 )
-WORLD = """
+ENVIRONMENT = """
 import os, gymnasium as gym
 
 class Breaks(gym.Wrapper):
@@ -49,7 +49,7 @@ def make():
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("world.py").write_text(WORLD)
+    Path("env.py").write_text(ENVIRONMENT)
 
 
 # What is refused, before anything starts
@@ -303,7 +303,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_checkpoint(command):
 @pytest.mark.slow
 @linux
 def test_a_rank_whose_environment_fails_says_why(command):
-    run = command(f"train world.py:make {SMALL} --run-dir run --actor.restarts 0 --learners 2")
+    run = command(f"train env.py:make {SMALL} --run-dir run --actor.restarts 0 --learners 2")
     assert run.end() == 1
     assert "troupe: rank 1 (" in run.said
     assert "out of fuel" in run.said

@@ -48,8 +48,8 @@ class Cue(gym.Env[np.ndarray, int]):
         return np.zeros((8, 8, 3), np.uint8)
 
 
-def train(place: Path, core: str, **settings: Any) -> troupe.Run:
-    return troupe.train(Cue, seed=1, run_dir=place / "run", settings=SERIAL | {"network.core": core} | settings)
+def train(folder: Path, core: str, **settings: Any) -> troupe.Run:
+    return troupe.train(Cue, seed=1, run_dir=folder / "run", settings=SERIAL | {"network.core": core} | settings)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def remembers(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_with_memory_the_cue_is_told_and_without_it_guessed(remembers, tmp_path):
+def test_with_memory_the_cue_is_remembered_and_without_it_guessed(remembers, tmp_path):
     """An evaluation is 100 episodes: all of them right, or about half."""
     assert remembers.scores.mean == 1.0
     assert train(tmp_path, "gru", **{"network.core_inputs": True}).scores.mean == 1.0
@@ -85,7 +85,7 @@ def test_an_agent_remembers_from_reset_to_reset(remembers):
         assert [agent.act(each) for each in obs[:, b]][-1] == cue
 
 
-def test_an_agent_that_is_not_told_of_a_new_episode_still_knows_the_old_one(remembers):
+def test_an_agent_that_is_not_reset_still_remembers_the_old_episode(remembers):
     """Nothing but reset() makes it forget: the same observations are another thing after those of an episode."""
     agent, (obs, _) = troupe.load(remembers.path), episodes(1)
     begun = agent.distribution(obs[0, 0])[1]
@@ -111,15 +111,15 @@ def test_the_observations_of_a_batch_have_memories_of_their_own(remembers):
     assert [agent.act(each) for each in obs][-1].tolist() == cues.tolist()
 
 
-@pytest.mark.parametrize("told", [lambda ended: ended, np.flatnonzero], ids=["flags", "numbers"])
-def test_in_a_batch_episodes_begin_one_by_one(remembers, told):
+@pytest.mark.parametrize("given", [lambda ended: ended, np.flatnonzero], ids=["flags", "numbers"])
+def test_in_a_batch_episodes_begin_one_by_one(remembers, given):
     """Three episodes of each of six players, who begin a step after one another."""
     agent, (obs, cues) = troupe.load(remembers.path), episodes(18)
     right = 0
     for step in range(3 * (WAIT + 1) + 5):
         at = [min(max(step - player, 0), 3 * (WAIT + 1) - 1) for player in range(6)]
         ended = np.array([step == player or (step > player and at[player] % (WAIT + 1) == 0) for player in range(6)])
-        agent.reset(told(ended))
+        agent.reset(given(ended))
         seen = [obs[each % (WAIT + 1), 3 * player + each // (WAIT + 1)] for player, each in enumerate(at)]
         actions = agent.act(np.stack(seen))
         for player, each in enumerate(at):
@@ -186,7 +186,7 @@ def test_the_reward_of_the_step_before_is_asked_for_but_at_the_beginning(hears):
     assert len(hears.act(np.zeros((3, 2)), reward=[1, 2, 3])) == 3
 
 
-def test_an_agent_at_play_is_told_its_rewards(hears):
+def test_an_agent_at_play_is_given_its_rewards(hears):
     class Rich(Cue):
         def step(self, action: int) -> Any:
             obs, _, *rest = super().step(action)
@@ -194,7 +194,7 @@ def test_an_agent_at_play_is_told_its_rewards(hears):
 
     heard = []
     act = hears.act
-    hears.act = lambda observation, **told: heard.append(told["reward"]) or act(observation, **told)
+    hears.act = lambda observation, **given: heard.append(given["reward"]) or act(observation, **given)
     with rendering.open_rendered(lambda mode: Rich(mode), 30) as rendered:
         assert len(list(play.play(hears, rendered, 2, 0))) == 2 * (WAIT + 2)
     assert heard == [0.0, 10.0, 20.0, 30.0, 40.0, 50.0] * 2

@@ -33,10 +33,10 @@ class Different(Same):
 """
 FEW = (
     "--steps 200 --quiet --evaluation.every_seconds 0 --evaluation.final_episodes 2 --env.delay_seconds 0 --actors 1 "
-    "--actor.place thread --evaluation.episodes 2"
+    "--actor.placement thread --evaluation.episodes 2"
 )
 LOUD = FEW.replace("--quiet", "")
-SMALL = {"actor.count": 1, "actor.place": "thread", "evaluation.final_episodes": 2}
+SMALL = {"actor.count": 1, "actor.placement": "thread", "evaluation.final_episodes": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_python_is_answered_in_python(capsys: pytest.CaptureFixture[str]) -> Non
     assert "preset='appo', settings={'novelty.coefficient': 0.5}" in capsys.readouterr().out
 
 
-def test_nothing_is_said_where_returns_differ(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_reported_where_returns_differ(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(f"train same.py:Different --preset article {FEW} --run-dir run".split()) == 0
     assert "no episode ever returned" not in capsys.readouterr().out
 

@@ -55,9 +55,9 @@ def saved(run: Path, which: str) -> dict[str, Tensor]:
 
 AVERAGED = {
     "serial": {"topology": "serial", "actor.auto": False},
-    "async": {"topology": "async", "actor.place": "thread"},
-    "hogwild": {"topology": "hogwild", "loss.kind": "a3c", "actor.place": "thread"},
-    "ga3c": {"topology": "ga3c", "inference.kind": "batched", "actor.place": "thread"},
+    "async": {"topology": "async", "actor.placement": "thread"},
+    "hogwild": {"topology": "hogwild", "loss.kind": "a3c", "actor.placement": "thread"},
+    "ga3c": {"topology": "ga3c", "inference.kind": "batched", "actor.placement": "thread"},
 }
 
 
@@ -139,9 +139,9 @@ def test_an_exported_file_reads_them_as_exactly(dtype, tmp_path):
     run.agent.export(tmp_path / "agent.onnx")
     shown = (1.7e9 + np.array([[-1], [0], [1]])).astype(dtype)
     session = onnxruntime.InferenceSession(tmp_path / "agent.onnx")
-    (said,) = session.run(["value"], {"obs": shown})
+    (values,) = session.run(["value"], {"obs": shown})
     expected = [run.agent.distribution(each)[1] for each in shown]
-    np.testing.assert_allclose(said.ravel(), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(values.ravel(), expected, rtol=1e-4, atol=1e-5)
     assert len({round(value, 5) for value in expected}) == 3
 
 
@@ -190,8 +190,8 @@ def test_the_sums_that_rewards_are_divided_by_end_with_their_episodes(tmp_path, 
             return outputs.value[:-1].mean(), {}
 
         asked = settings | {"loss.normalize_reward": normalize, "learner.learning_rate": 1e-30}
-        place = tmp_path / str(normalize)
-        troupe.train(partial(counting, script), loss=loss, steps=200, run_dir=place, settings=asked, tuned=False)
+        folder = tmp_path / str(normalize)
+        troupe.train(partial(counting, script), loss=loss, steps=200, run_dir=folder, settings=asked, tuned=False)
     total, sums = torch.zeros(seen[True][0].reward.shape[1], dtype=torch.float64), []
     for raw, normalized in zip(seen[False][1:], seen[True][1:], strict=True):  # the first was made up, to try the loss
         for reward, trace, valid in zip(raw.reward, raw.trace, raw.valid, strict=True):
@@ -220,8 +220,8 @@ def test_rewards_of_any_unit_are_learned_from_alike(unit, tmp_path):
 
 def test_a_reward_beyond_measure_ends_the_run_by_its_name(tmp_path, capsys):
     rewards = "[1.0] * 30 + [1e308]"
-    world = tmp_path / "world.py"
-    world.write_text(f"""
+    file = tmp_path / "env.py"
+    file.write_text(f"""
 import gymnasium as gym
 class Paid(gym.Env):
     observation_space = action_space = gym.spaces.Discrete(2)
@@ -232,7 +232,7 @@ class Paid(gym.Env):
         reward = self.left.pop(0)
         return 0, reward, not self.left, False, {{}}
 """)
-    asked = ["train", f"{world}:Paid", "--run-dir", str(tmp_path / "run"), "--topology", "serial", "--steps", "4000"]
+    asked = ["train", f"{file}:Paid", "--run-dir", str(tmp_path / "run"), "--topology", "serial", "--steps", "4000"]
     assert cli.run(asked) == 1
     error = capsys.readouterr().err
     assert "reward is 1e+308, and must be less than 1e+100" in error
@@ -253,10 +253,10 @@ def test_rewards_that_cannot_be_learned_from_are_named_and_the_skipped_updates_a
     assert "learning_rate" not in str(raised.value)
     capsys.readouterr()
     run = train("short", 1e39, steps=200)
-    said = capsys.readouterr()
+    shown = capsys.readouterr()
     skipped = json.loads((run.path / "summary.json").read_text())["skipped_updates"]
     assert 0 < skipped < 100
-    assert f"{skipped} of {skipped + run.updates} updates were skipped: their gradients were not finite" in said.out
-    assert "an update was skipped: its gradient is not finite: rewards reach 1e+39" in said.out + said.err
+    assert f"{skipped} of {skipped + run.updates} updates were skipped: their gradients were not finite" in shown.out
+    assert "an update was skipped: its gradient is not finite: rewards reach 1e+39" in shown.out + shown.err
     assert train("ordinary", 3.0, steps=200).updates > 0
     assert "skipped" not in "".join(capsys.readouterr())

@@ -10,6 +10,8 @@ import safetensors.torch
 
 import troupe
 from troupe import cli
+from troupe.runs.report.labels import read_settings
+from troupe.runs.store import checkpoint
 
 DATA = Path(__file__).parent / "data"
 
@@ -40,9 +42,17 @@ class Pressure(gym.Env):
 ])  # fmt: skip
 def test_its_agent_has_the_same_probabilities_and_value_as_then(run, observation, probabilities, value):
     agent = troupe.load(DATA / run)
-    said, valued = agent.distribution(np.array(observation, agent.observation_space.dtype))
-    np.testing.assert_allclose(said, probabilities, rtol=1e-5)
+    found, valued = agent.distribution(np.array(observation, agent.observation_space.dtype))
+    np.testing.assert_allclose(found, probabilities, rtol=1e-5)
     assert valued == pytest.approx(value, rel=1e-4)
+
+
+def test_a_setting_is_read_under_its_former_name(tmp_path):
+    run = shutil.copytree(DATA / "old_cartpole", tmp_path / "run")
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace('place = "auto"', 'place = "process"'))
+    assert checkpoint.read_config(run).actor.placement == "process"
+    assert read_settings(run)["actor.placement"] == "process"
 
 
 def test_it_is_evaluated(capsys):
@@ -52,7 +62,7 @@ def test_it_is_evaluated(capsys):
 
 @pytest.mark.parametrize(("run", "env"), [("old_cartpole", None), ("old_float64", Pressure)])
 def test_it_is_resumed(run, env, tmp_path):
-    """What it had learned of the observations goes on: 2,440 of them, and then as many again."""
+    """Its statistics of observations continue: 2,440 of them, and then as many again."""
     shutil.copytree(DATA / run, tmp_path / run)
     resumed = troupe.resume(tmp_path / run, steps=4000, env=env)
     assert resumed.steps >= 4000

@@ -14,7 +14,7 @@ from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import find, of_run
 
-WORLDS = '''
+ENVIRONMENTS = '''
 import dataclasses
 from typing import Literal
 
@@ -22,7 +22,7 @@ import gymnasium as gym
 import numpy as np
 
 
-class World(gym.Env):
+class Env(gym.Env):
     """Pays `size` a step and lasts `length` of them."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
@@ -53,14 +53,14 @@ class Shape:
 
 def typed(name: str, pair: tuple[int, int] = (1, 2), kind: Literal["a", "b"] = "a", shape: Shape | None = None,
           whole=1, rate=0.5, plain=None, on: bool = False, render_mode=None):
-    env = World()
+    env = Env()
     env.given = {"name": name, "pair": pair, "kind": kind, "shape": shape, "whole": whole, "rate": rate,
                  "plain": plain, "on": on}
     return env
 
 
 def needs(capacity, depth, render_mode=None):
-    return World()
+    return Env()
 
 
 class Tripled(gym.RewardWrapper):
@@ -94,7 +94,7 @@ SMALL = (
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    Path("worlds.py").write_text(WORLDS)
+    Path("envs.py").write_text(ENVIRONMENTS)
 
 
 def judged(run: Path) -> dict:
@@ -106,13 +106,13 @@ def judged(run: Path) -> dict:
 
 
 def test_arguments_wrappers_and_a_time_limit_are_part_of_the_run(run_command):
-    options = "--env.kwargs.size 7 --env.wrappers worlds.py:Tripled,worlds.py:PlusOne --env.max_steps 3"
-    status, _, err = run_command(f"train worlds.py:World {options} --run-dir run --quiet {SMALL}")
+    options = "--env.kwargs.size 7 --env.wrappers envs.py:Tripled,envs.py:PlusOne --env.max_steps 3"
+    status, _, err = run_command(f"train envs.py:Env {options} --run-dir run --quiet {SMALL}")
     assert (status, err) == (0, "")
     stored = tomllib.loads(Path("run/config.toml").read_text())["env"]
     here = Path.cwd()
     assert stored["kwargs"] == {"size": 7}
-    assert stored["wrappers"] == [f"{here}/worlds.py:Tripled", f"{here}/worlds.py:PlusOne"]
+    assert stored["wrappers"] == [f"{here}/envs.py:Tripled", f"{here}/envs.py:PlusOne"]
     assert stored["max_steps"] == 3
     expected = {"return": 3 * (3 * 7 + 1), "length": 3}
     assert judged(Path("run")) == expected
@@ -126,8 +126,8 @@ def test_arguments_wrappers_and_a_time_limit_are_part_of_the_run(run_command):
 
 
 def test_a_recorded_run_is_replayed_with_its_options(run_command):
-    options = "--env.kwargs.size 7 --env.wrappers worlds.py:Tripled --env.max_steps 3 --actor.place thread --record"
-    assert run_command(f"train worlds.py:World {options} --run-dir run --quiet {SMALL}")[0] == 0
+    options = "--env.kwargs.size 7 --env.wrappers envs.py:Tripled --env.max_steps 3 --actor.placement thread --record"
+    assert run_command(f"train envs.py:Env {options} --run-dir run --quiet {SMALL}")[0] == 0
     status, out, _ = run_command("replay run")
     assert status == 0
     assert "bit for bit" in out
@@ -135,8 +135,8 @@ def test_a_recorded_run_is_replayed_with_its_options(run_command):
 
 def test_several_seeds_and_a_comparison_have_them_too(run_command):
     options = "--env.kwargs.size=7 --env.max_steps 3"
-    assert run_command(f"train worlds.py:World --seeds 2 {options} --run-dir two --quiet {SMALL}")[0] == 0
-    words = f"compare worlds.py:World --presets appo --seeds 1 {options} --run-dir more --quiet {SMALL}"
+    assert run_command(f"train envs.py:Env --seeds 2 {options} --run-dir two --quiet {SMALL}")[0] == 0
+    words = f"compare envs.py:Env --presets appo --seeds 1 {options} --run-dir more --quiet {SMALL}"
     assert run_command(words)[0] == 0
     for summary in [*Path("two").glob("*/summary.json"), *Path("more").glob("*/*/summary.json")]:
         assert json.loads(summary.read_text())["evaluation"]["mean_return"] == 21
@@ -146,33 +146,33 @@ def test_bench_has_them_too(run_command, monkeypatch):
     from troupe import bench
 
     monkeypatch.setattr(bench, "STAGE_SECONDS", 0.05)
-    small = "--actor.place thread --actor.environments 2"
-    status, out, _ = run_command(f"bench worlds.py:needs {small} --json --time 0.2s")
+    small = "--actor.placement thread --actor.environments 2"
+    status, out, _ = run_command(f"bench envs.py:needs {small} --json --time 0.2s")
     assert (status, out) == (2, "")
     options = "--env.kwargs.capacity 3 --env.kwargs.depth 1"
-    status, out, _ = run_command(f"bench worlds.py:needs {options} {small} --json --time 0.2s")
+    status, out, _ = run_command(f"bench envs.py:needs {options} {small} --json --time 0.2s")
     assert status == 0
-    assert json.loads(out)["environment"] == "worlds.py:needs"
+    assert json.loads(out)["environment"] == "envs.py:needs"
 
 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         (
-            "worlds.py:World --env.kwargs.sise 7",
-            "env.kwargs.sise: environment worlds.py:World takes no such argument; did you mean size? "
+            "envs.py:Env --env.kwargs.sise 7",
+            "env.kwargs.sise: environment envs.py:Env takes no such argument; did you mean size? "
             "(it takes size, length)",
         ),
-        ("worlds.py:World --env.kwargs.size big", "env.kwargs.size = 'big': expected a whole number"),
-        ("worlds.py:World --env.kwargs.size", "--env.kwargs.size: expected --env.kwargs.NAME VALUE"),
-        ("worlds.py:World --env.kwargs.render_mode human", "env.kwargs.render_mode: it is set by what renders"),
+        ("envs.py:Env --env.kwargs.size big", "env.kwargs.size = 'big': expected a whole number"),
+        ("envs.py:Env --env.kwargs.size", "--env.kwargs.size: expected --env.kwargs.NAME VALUE"),
+        ("envs.py:Env --env.kwargs.render_mode human", "env.kwargs.render_mode: it is set by what renders"),
         (
-            "worlds.py:needs --env.kwargs.depth 1",
-            "environment worlds.py:needs needs an argument: --env.kwargs.capacity VALUE",
+            "envs.py:needs --env.kwargs.depth 1",
+            "environment envs.py:needs needs an argument: --env.kwargs.capacity VALUE",
         ),
         (
-            "worlds.py:needs",
-            "environment worlds.py:needs needs arguments: --env.kwargs.capacity VALUE --env.kwargs.depth VALUE",
+            "envs.py:needs",
+            "environment envs.py:needs needs arguments: --env.kwargs.capacity VALUE --env.kwargs.depth VALUE",
         ),
         (
             "CartPole-v1 --env.kwargs.gravity 7",
@@ -183,20 +183,20 @@ def test_bench_has_them_too(run_command, monkeypatch):
             "env.kwargs.max_episode_steps: a time limit is set by --env.max",
         ),
         ("CartPole-v1 --env.max_steps -1", "env.max_steps = '-1': expected a whole number of at least 0"),
-        ("worlds.py:World --env.wrappers nonsense", "env.wrappers: 'nonsense' is not module:Wrapper or"),
-        ("worlds.py:World --env.wrappers no_such:Thing", "env.wrappers: 'no_such' cannot be imported: ModuleNotFound"),
+        ("envs.py:Env --env.wrappers nonsense", "env.wrappers: 'nonsense' is not module:Wrapper or"),
+        ("envs.py:Env --env.wrappers no_such:Thing", "env.wrappers: 'no_such' cannot be imported: ModuleNotFound"),
         (
-            "worlds.py:World --env.wrappers gymnasium.wrappers:FlattenObs",
+            "envs.py:Env --env.wrappers gymnasium.wrappers:FlattenObs",
             "env.wrappers: gymnasium.wrappers has no 'FlattenObs'; did you mean FlattenObservation?",
         ),
-        ("worlds.py:World --env.wrappers worlds.py:Trippled", "has no callable 'Trippled'; did you mean Tripled?"),
-        ("worlds.py:World --env.wrappers nowhere.py:Tripled", "nowhere.py' to take the wrapper 'Tripled' from"),
-        ("worlds.py:World --env.wrappers worlds.py:Shape", "worlds.py:Shape is no gymnasium.Wrapper"),
+        ("envs.py:Env --env.wrappers envs.py:Trippled", "has no callable 'Trippled'; did you mean Tripled?"),
+        ("envs.py:Env --env.wrappers nowhere.py:Tripled", "nowhere.py' to take the wrapper 'Tripled' from"),
+        ("envs.py:Env --env.wrappers envs.py:Shape", "envs.py:Shape is not a gymnasium.Wrapper"),
         (
-            "worlds.py:World --env.wrappers worlds.py:Scaled",
-            "worlds.py:Scaled needs more than the environment (factor)",
+            "envs.py:Env --env.wrappers envs.py:Scaled",
+            "envs.py:Scaled needs more than the environment (factor)",
         ),
-        ("worlds.py:World --env.wrappers worlds.py:broken", "worlds.py:broken returned NoneType, not a gymnasium.Env"),
+        ("envs.py:Env --env.wrappers envs.py:broken", "envs.py:broken returned NoneType, not a gymnasium.Env"),
         (
             "CartPole-v1 --env.wrappers gymnasium.wrappers:TimeAwareObservation --env.backend native",
             "env.backend = 'native': CartPole-v1 has no vector version of its own that takes env.wrappers; use sync",
@@ -226,7 +226,7 @@ def test_only_commands_that_train_take_arguments_of_an_environment(run_command):
 
 def given(**texts: str) -> dict:
     """What the factory `typed` is called with."""
-    env = find("worlds.py:typed", Environment(kwargs={"name": "x"} | texts), texts={"name", *texts}).make()
+    env = find("envs.py:typed", Environment(kwargs={"name": "x"} | texts), texts={"name", *texts}).make()
     return env.unwrapped.given
 
 
@@ -271,10 +271,10 @@ def test_a_value_that_is_not_among_the_choices_is_refused():
 
 def test_settings_and_env_kwargs_say_the_same_in_python(tmp_path):
     settings = {"actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8, "learner.rollouts": 1}
-    more = {"evaluation.final_episodes": 2, "env.max_steps": 3, "env.wrappers": ["worlds.py:doubled"]}
+    more = {"evaluation.final_episodes": 2, "env.max_steps": 3, "env.wrappers": ["envs.py:doubled"]}
     how = {"steps": 64, "target": "none", "tuned": False}
-    text = troupe.train("worlds.py:World", run_dir="text", settings={"env.kwargs.size": "7"} | settings | more, **how)
-    value = troupe.train("worlds.py:World", run_dir="value", env_kwargs={"size": 7}, settings=settings | more, **how)
+    text = troupe.train("envs.py:Env", run_dir="text", settings={"env.kwargs.size": "7"} | settings | more, **how)
+    value = troupe.train("envs.py:Env", run_dir="value", env_kwargs={"size": 7}, settings=settings | more, **how)
     for run in (text, value):
         assert run.scores.mean == 42
         assert judged(run.path) == {"return": 42, "length": 3}
@@ -286,15 +286,15 @@ def test_the_arguments_of_a_callable_are_kept_for_the_callable(counting):
     def make(length: int) -> gym.Env:
         return gym.wrappers.TimeLimit(counting(), length)
 
-    settings = {"actor.count": 1, "actor.environments": 2, "actor.place": "thread", "evaluation.final_episodes": 2}
+    settings = {"actor.count": 1, "actor.environments": 2, "actor.placement": "thread", "evaluation.final_episodes": 2}
     run = troupe.train(make, run_dir="run", steps=64, target="none", env_kwargs={"length": 2}, settings=settings)
     assert troupe.evaluate(run.path, episodes=2, env=make).lengths.tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("value", [object(), None, np.zeros(3), {"deep": [object()]}])
 def test_what_no_file_can_hold_is_left_to_a_factory(value):
-    with pytest.raises(UsageError, match=r"config\.toml can hold no \w+; make it inside a factory") as caught:
-        troupe.train("worlds.py:typed", run_dir="run", env_kwargs={"name": "x", "plain": value})
+    with pytest.raises(UsageError, match=r"config\.toml cannot hold a value of type \w+; make it inside") as caught:
+        troupe.train("envs.py:typed", run_dir="run", env_kwargs={"name": "x", "plain": value})
     assert len(str(caught.value).splitlines()) <= 1 or isinstance(value, np.ndarray)
     assert not Path("run").exists()
 
@@ -303,7 +303,7 @@ def test_a_string_in_python_is_that_string():
     from troupe.config import resolve
     from troupe.environments import settle
 
-    config, source = settle(resolve("worlds.py:typed"), "worlds.py:typed", {"name": "x", "plain": "7"})
+    config, source = settle(resolve("envs.py:typed"), "envs.py:typed", {"name": "x", "plain": "7"})
     assert source.make().unwrapped.given["plain"] == "7"
     again = of_run(Path("run"), config.env)
     assert again.make().unwrapped.given["plain"] == "7"
@@ -379,7 +379,7 @@ def test_atari_takes_wrappers_and_a_limit_in_single_emulators_and_refuses_the_re
 
 
 def test_a_wrapper_that_lies_in_the_run_directory_is_not_executed(run_command):
-    assert run_command(f"train worlds.py:World --run-dir run --quiet {SMALL}")[0] == 0
+    assert run_command(f"train envs.py:Env --run-dir run --quiet {SMALL}")[0] == 0
     Path("run/evil.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     text = Path("run/config.toml").read_text()
     Path("run/config.toml").write_text(text.replace("wrappers = []", f'wrappers = ["{Path.cwd()}/run/evil.py:Wrap"]'))

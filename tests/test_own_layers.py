@@ -19,11 +19,11 @@ SMALL = {
 }  # fmt: skip
 TOPOLOGIES = {
     "serial": {"topology": "serial"},
-    "async": {"topology": "async", "actor.place": "thread"},
-    "processes": {"topology": "async", "actor.place": "process"},
-    "queue": {"topology": "queue", "actor.place": "thread", "learner.count": 2},
-    "hogwild": {"topology": "hogwild", "loss.kind": "a3c", "learner.epochs": 1, "actor.place": "thread"},
-    "ga3c": {"topology": "ga3c", "inference.kind": "batched", "actor.place": "thread"},
+    "async": {"topology": "async", "actor.placement": "thread"},
+    "processes": {"topology": "async", "actor.placement": "process"},
+    "queue": {"topology": "queue", "actor.placement": "thread", "learner.count": 2},
+    "hogwild": {"topology": "hogwild", "loss.kind": "a3c", "learner.epochs": 1, "actor.placement": "thread"},
+    "ga3c": {"topology": "ga3c", "inference.kind": "batched", "actor.placement": "thread"},
 }
 
 
@@ -57,8 +57,8 @@ class Layers(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         self.passes.append((self.training, torch.is_grad_enabled(), float(self.norm.running_mean.mean())))
-        said = self.last(self.drop(self.norm(x.float())))
-        return said[:, :2], said[:, 2]
+        outputs = self.last(self.drop(self.norm(x.float())))
+        return outputs[:, :2], outputs[:, 2]
 
 
 def trained(folder: Path, topology: str = "serial", steps: int = 1000, **more: Any) -> troupe.Run:

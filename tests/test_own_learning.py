@@ -34,7 +34,7 @@ FEW = {
 }  # fmt: skip
 SERIAL = FEW | {"topology": "serial"}
 WORKERS = FEW | {
-    "topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.place": "process", "learner.epochs": 1,
+    "topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.placement": "process", "learner.epochs": 1,
     "learner.minibatches": 1,
 }  # fmt: skip
 
@@ -268,7 +268,7 @@ def test_workers_in_processes_learn_with_callables_of_a_script(tmp_path):
 
 
 def test_a_recorded_run_with_a_loss_of_a_file_is_replayed(folder):
-    given = FEW | {"record": True, "actor.place": "thread", "loss.kind": f"{folder}/custom_loss.py:ppo_kl"}
+    given = FEW | {"record": True, "actor.placement": "thread", "loss.kind": f"{folder}/custom_loss.py:ppo_kl"}
     run = troupe.train("CartPole-v1", settings=given, run_dir=folder / "run", tuned=False)
     assert replay(run.path).diverged is None
 

@@ -21,7 +21,7 @@ TINY = {
     "learner.learning_rate": 0.01, "learner.epochs": 1, "learner.minibatches": 1, "actor.auto": False,
 }  # fmt: skip
 SERIAL = TINY | {"topology": "serial"}
-WORKERS = TINY | {"topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.place": "process"}
+WORKERS = TINY | {"topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.placement": "process"}
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -119,7 +119,7 @@ def test_workers_in_processes_learn_by_it(tmp_path):
 def test_a_recorded_run_with_a_schedule_of_the_loss_is_replayed(tmp_path, monkeypatch, given):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.py").write_text("def steep(share): return (1 - share) ** 2\n")
-    given = TINY | {"record": True, "actor.place": "thread", "loss.entropy_coefficient": 1.0, **given}
+    given = TINY | {"record": True, "actor.placement": "thread", "loss.entropy_coefficient": 1.0, **given}
     run = troupe.train("CartPole-v1", settings=given, run_dir=tmp_path / "run", tuned=False)
     assert replay(run.path).diverged is None
 
@@ -142,7 +142,7 @@ def flat(share): return 1.0
         ("--schedules.clip linear", "schedules.clip = 'linear': expected one of none, path/to/file.py:NAME or module"),
         ("--schedules.clp FILE:flat", "unknown argument '--schedules.clp'; did you mean --schedules.clip?"),
         ("--schedules.clip FILE:flat --preset a3c", "schedules.clip: loss a3c takes no clip; set it to none"),
-        ("--schedules.clip FILE:flat --stop.steps 0", "schedules.clip: what is done is a share of stop.steps, which"),
+        ("--schedules.clip FILE:flat --stop.steps 0", "schedules.clip: progress is measured in stop.steps, which"),
     ],
 )
 def test_what_is_no_schedule_is_refused_in_a_line_before_anything_starts(tmp_path, run_command, given, expected):

@@ -91,7 +91,7 @@ def fitted(
     env: Any = Game, settings: dict[str, Any] | None = None, network: Any = None, **how: Any
 ) -> tuple[TrainConfig, list[str]]:
     source = dataclasses.replace(find(env), atari=env is Game)
-    usual = {"actor.count": 1, "actor.environments": 32, "actor.place": "thread", "learner.epochs": 3}
+    usual = {"actor.count": 1, "actor.environments": 32, "actor.placement": "thread", "learner.epochs": 3}
     config = resolve(source.id, settings=usual | (settings or {}), **how)
     return fit(config, source, network)
 
@@ -150,15 +150,15 @@ def test_the_choice_and_what_the_others_cost_are_reported(backends):
     ],
 )
 def test_a_backend_is_not_measured_where_none_is_to_be_chosen(backends, env, settings):
-    config, said = fitted(env, settings)
-    assert backends.asked == said == []
+    config, notices = fitted(env, settings)
+    assert backends.asked == notices == []
     assert config.env.backend == settings.get("env.backend", "auto")
 
 
 def test_a_measurement_that_fails_leaves_the_backend_as_it_was(backends):
     backends.costs = None
-    config, said = fitted("CartPole-v1")
-    assert (config.env.backend, said) == ("auto", [])
+    config, notices = fitted("CartPole-v1")
+    assert (config.env.backend, notices) == ("auto", [])
 
 
 # Precision
@@ -175,9 +175,9 @@ def test_a_measurement_that_fails_leaves_the_backend_as_it_was(backends):
     ],
 )
 def test_vectors_and_custom_networks_are_in_float32_without_a_measurement(measured, env, network, settings):
-    config, said = fitted(env, settings, network)
+    config, notices = fitted(env, settings, network)
     assert (config.network.precision, config.learner.threads, config.env.threads) == ("float32", 1, 0)
-    assert said == measured.asked == measured.passes == []
+    assert notices == measured.asked == measured.passes == []
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,9 @@ def test_vectors_and_custom_networks_are_in_float32_without_a_measurement(measur
 )
 def test_images_are_in_what_is_clearly_faster_and_that_is_reported(measured, seconds, chosen, gain):
     measured.learn[torch.bfloat16] = seconds
-    config, said = fitted()
+    config, notices = fitted()
     assert config.network.precision == chosen
-    assert said[0] == f"precision {chosen}: a pass in bfloat16 is {gain} times as fast as in float32 here"
+    assert notices[0] == f"precision {chosen}: a pass in bfloat16 is {gain} times as fast as in float32 here"
     assert [precision for precision, _ in measured.passes[:2]] == [torch.float32, torch.bfloat16]
 
 
@@ -204,9 +204,9 @@ def test_a_precision_that_was_asked_for_is_left_alone(measured, env, precision):
     measured.learn = {torch.float32: 100 * US, torch.bfloat16: 1 * US}
     if precision == "bfloat16":
         measured.learn = {torch.float32: 1 * US, torch.bfloat16: 100 * US}
-    config, said = fitted(env, {"network.precision": precision})
+    config, notices = fitted(env, {"network.precision": precision})
     assert config.network.precision == precision
-    assert not any(line.startswith("precision") for line in said)
+    assert not any(line.startswith("precision") for line in notices)
 
 
 def test_what_was_chosen_is_what_the_network_computes_in(measured):
@@ -235,10 +235,10 @@ def test_what_was_chosen_is_what_the_network_computes_in(measured):
 )
 def test_threads_follow_the_shares_of_a_step(measured, cores, parts, count, playing, learning):
     measured.cores = cores
-    config, said = fitted(settings={"actor.parts": parts, "actor.count": count})
+    config, notices = fitted(settings={"actor.parts": parts, "actor.count": count})
     assert (config.env.threads, config.learner.threads) == (playing, learning)
     assert measured.asked == [[32 // parts]]
-    assert said[-1] == (
+    assert notices[-1] == (
         "threads: a step is 300 us of playing, 50 of acting and 300 of learning in 3 passes: "
         f"{playing * parts * count} to play, {count} to act, {learning} to learn"
     )
@@ -255,9 +255,9 @@ def test_threads_follow_the_shares_of_a_step(measured, cores, parts, count, play
 def test_whoever_has_the_work_has_the_threads(measured, environment, act, learn, epochs, threads):
     measured.cores, measured.environment, measured.act = 8, environment * US, act * US
     measured.learn[torch.float32] = learn * US
-    config, said = fitted(settings={"learner.epochs": epochs})
+    config, notices = fitted(settings={"learner.epochs": epochs})
     assert (config.env.threads, config.learner.threads) == threads
-    assert f"{epochs} pass{'es' if epochs > 1 else ''}:" in said[-1]
+    assert f"{epochs} pass{'es' if epochs > 1 else ''}:" in notices[-1]
 
 
 @pytest.mark.parametrize(
@@ -271,18 +271,18 @@ def test_whoever_has_the_work_has_the_threads(measured, environment, act, learn,
 )
 def test_several_learners_share_the_threads_that_learning_is_worth(measured, settings, playing, learning):
     measured.cores = 16
-    config, said = fitted(settings=settings)
+    config, notices = fitted(settings=settings)
     assert (config.env.threads, config.learner.threads) == (playing, learning)
     learners = config.actor.count if config.topology == "hogwild" else config.learner.count
-    assert said[-1].endswith(f" to act, {learners * learning} to learn")
+    assert notices[-1].endswith(f" to act, {learners * learning} to learn")
 
 
 def test_pictures_that_are_no_game_step_with_their_actor_and_may_be_played_as_settled(measured):
     """`env.threads` is for emulators and EnvPool; every other picture was refused for a number nobody had asked for."""
     measured.cores = 16
-    config, said = fitted(Pictures)
+    config, notices = fitted(Pictures)
     assert (config.env.threads, config.learner.threads) == (0, 8)
-    assert said[-1].endswith(" of learning in 3 passes: 1 to act, 8 to learn")
+    assert notices[-1].endswith(" of learning in 3 passes: 1 to act, 8 to learn")
     find(Pictures).check(config.env)
     assert fitted(Pictures, {"learner.threads": 2, "network.precision": "float32"})[1] == []
 
@@ -298,17 +298,17 @@ def test_pictures_that_are_no_game_step_with_their_actor_and_may_be_played_as_se
 )
 def test_numbers_of_threads_that_were_asked_for_are_left_alone(measured, asked, threads):
     measured.cores = 16
-    config, said = fitted(settings=asked | {"network.precision": "float32"})
+    config, notices = fitted(settings=asked | {"network.precision": "float32"})
     assert (config.env.threads, config.learner.threads) == threads
     assert len(measured.asked) == (len(asked) == 1)  # measured where something is left open
-    assert len(said) == (len(asked) == 1)
+    assert len(notices) == (len(asked) == 1)
 
 
 def test_serial_measures_nothing_so_it_is_the_same_every_time(measured):
     measured.cores = 16
-    config, said = fitted(settings={"topology": "serial"})
+    config, notices = fitted(settings={"topology": "serial"})
     assert (config.network.precision, config.learner.threads, config.env.threads) == ("float32", 1, 0)
-    assert said == measured.asked == measured.passes == []
+    assert notices == measured.asked == measured.passes == []
     config, _ = fitted(settings={"topology": "serial", "learner.threads": 2})
     assert config.learner.threads == 2
 
@@ -316,9 +316,9 @@ def test_serial_measures_nothing_so_it_is_the_same_every_time(measured):
 @pytest.mark.parametrize("error", [ValueError("broken"), UsageError("no such game")])
 def test_what_cannot_be_measured_has_one_thread(measured, error):
     measured.fails, measured.cores = error, 16
-    config, said = fitted()
+    config, notices = fitted()
     assert (config.learner.threads, config.env.threads) == (1, 0)
-    assert [line.split()[0] for line in said] == ["precision"]
+    assert [line.split()[0] for line in notices] == ["precision"]
 
 
 def test_the_rest_of_the_configuration_stays_as_it_was(measured):

@@ -36,10 +36,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="finds processes
 
 MARK = "TROUPE_TEST_MARK"
 SCRIPT = "from troupe.cli import main; main()"
-WORLDS = Path(process_faults.__file__).read_text()
+ENVIRONMENTS = Path(process_faults.__file__).read_text()
 
 ENDLESS = {"steps": "0", "target": "none", "evaluation.every_seconds": "0", "evaluation.final_episodes": "2"}
-PROCESSES = {"actor.place": "process", "actor.environments": "1", "actor.rollout_steps": "8", "network.hidden": "8"}
+PROCESSES = {"actor.placement": "process", "actor.environments": "1", "actor.rollout_steps": "8", "network.hidden": "8"}
 TOPOLOGIES: dict[str, dict[str, str]] = {
     "async": {"topology": "async", "learner.minibatches": "1", "actor.environments": "2"},
     "hogwild": {"preset": "a3c"},
@@ -105,8 +105,8 @@ class Command:
     def until(self, reached: Callable[[], object]) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
         while not reached():
-            assert self._process.poll() is None, (self._process.returncode, self.said)
-            assert time.monotonic() < end, ("it did not come that far", self.said)
+            assert self._process.poll() is None, (self._process.returncode, self.output)
+            assert time.monotonic() < end, ("it did not come that far", self.output)
             time.sleep(0.03)
 
     def until_more_steps(self, more: int = 100) -> None:
@@ -117,10 +117,10 @@ class Command:
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still there after {seconds} s: {self.said}")
+            pytest.fail(f"still there after {seconds} s: {self.output}")
 
     @property
-    def said(self) -> tuple[str, str]:
+    def output(self) -> tuple[str, str]:
         return self._out.read_text(), self._err.read_text()
 
     @property
@@ -142,26 +142,26 @@ class Command:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Path:
-    place = tmp_path / "worlds.py"
-    place.write_text(WORLDS)
-    return place
+def env_file(tmp_path: Path) -> Path:
+    file = tmp_path / "envs.py"
+    file.write_text(ENVIRONMENTS)
+    return file
 
 
 @pytest.fixture
-def start(world: Path) -> Iterator[Callable[..., Command]]:
-    """Starts `troupe train` with a class of `WORLDS`; settings by name."""
+def start(env_file: Path) -> Iterator[Callable[..., Command]]:
+    """Starts `troupe train` with a class of `ENVIRONMENTS`; settings by name."""
     started: list[Command] = []
 
     def start(name: str, *settings: dict[str, str], script: str = "", **more: Any) -> Command:
         words = dict(PROCESSES | ENDLESS)
         for each in settings:
             words |= each
-        if words["actor.place"] == "thread":
-            (world.parent / "in threads").touch()
+        if words["actor.placement"] == "thread":
+            (env_file.parent / "in threads").touch()
         options = [word for key, value in words.items() for word in (f"--{key}", value)]
-        arguments = [sys.executable, "-c", SCRIPT, "train", f"worlds.py:{name}", "--run-dir", "run", *options]
-        started.append(Command(world.parent, [sys.executable, *script.split()] if script else arguments, **more))
+        arguments = [sys.executable, "-c", SCRIPT, "train", f"envs.py:{name}", "--run-dir", "run", *options]
+        started.append(Command(env_file.parent, [sys.executable, *script.split()] if script else arguments, **more))
         return started[-1]
 
     yield start
@@ -170,7 +170,7 @@ def start(world: Path) -> Iterator[Callable[..., Command]]:
 
 
 @pytest.fixture
-def trained(world: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def trained(env_file: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Trains in this very process; the run, what was displayed, and the error if it ended in one."""
 
     def trained(name: str, *settings: dict[str, Any], during: Callable[[], None] | None = None) -> tuple[Any, str, str]:
@@ -178,8 +178,8 @@ def trained(world: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
         words |= {"stop.steps": 0, "stop.target": "none"}
         for each in settings:
             words |= each
-        if words["actor.place"] == "thread":
-            (world.parent / "in threads").touch()
+        if words["actor.placement"] == "thread":
+            (env_file.parent / "in threads").touch()
         if during:
             words |= {"stop.target": 5.0, "evaluation.every_steps": 200, "evaluation.episodes": 1}
         wrong: list[BaseException] = []
@@ -189,7 +189,7 @@ def trained(world: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
                 during()
             except BaseException as error:
                 wrong.append(error)
-            (world.parent / "enough").touch()  # the next evaluation finds the environment solved
+            (env_file.parent / "enough").touch()  # the next evaluation finds the environment solved
 
         helper = threading.Thread(target=do, daemon=True)
         if during:
@@ -198,7 +198,7 @@ def trained(world: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., An
         try:
             preset = words.pop("preset", "appo")
             run = train(
-                f"{world}:{name}", preset=preset, run_dir=world.parent / "run", settings=words, display="plain"
+                f"{env_file}:{name}", preset=preset, run_dir=env_file.parent / "run", settings=words, display="plain"
             )  # fmt: skip
         except TroupeError as failed:
             error = str(failed)
@@ -231,8 +231,8 @@ def actors_end() -> bool:
 
 
 def line_of(text: str) -> int:
-    """The line of WORLDS that holds `text`."""
-    (number,) = (number for number, line in enumerate(WORLDS.splitlines(), 1) if text in line)
+    """The line of ENVIRONMENTS that holds `text`."""
+    (number,) = (number for number, line in enumerate(ENVIRONMENTS.splitlines(), 1) if text in line)
     return number
 
 
@@ -272,7 +272,7 @@ def test_killed_actors_are_replaced_and_counted_and_no_slot_is_lost(trained, tmp
 def test_environments_that_end_their_process_are_replaced(start):
     command = start("EndsItsProcess", TOPOLOGIES["async"], {"steps": "3000"})
     assert command.end() == 0
-    out, err = command.said
+    out, err = command.output
     for how in ("ended with status 3", "was killed by SIGABRT"):
         assert re.search(rf"actor-[01]: its process {how}; another takes its place", out)
     assert command.summary["restarts"] == 2
@@ -299,13 +299,13 @@ def test_an_environment_that_raises_in_a_process_ends_the_run(trained, tmp_path,
     """It is not replaced: a bug in one's environment is not papered over."""
     _, _, error = trained("Raises", TOPOLOGIES[topology])
     assert re.match(
-        r"actor-\d failed: environment .*worlds.py:Raises\[\d\]: step raised ValueError: out of fuel, \\udcff "
+        r"actor-\d failed: environment .*envs.py:Raises\[\d\]: step raised ValueError: out of fuel, \\udcff "
         r"\(step \d+\) \(traceback in .*error.txt; weights saved in .*checkpoints/\d+\)$",
         error,
     )
     trace = (tmp_path / "run" / "error.txt").read_text()
     assert "in the actor's process:" in trace
-    assert f'worlds.py", line {line_of("fuel")}, in happens' in trace
+    assert f'envs.py", line {line_of("fuel")}, in happens' in trace
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["restarts"] == 0
     assert load(tmp_path / "run")
     assert actors_end()
@@ -344,11 +344,11 @@ def test_the_loss_of_a_learner_or_predictor_ends_the_run_in_order(
 
 
 @pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
-def test_kill_9_of_the_parent_leaves_nothing_behind(start, world, topology):
+def test_kill_9_of_the_parent_leaves_nothing_behind(start, env_file, topology):
     """While its actors sleep, spin, and sit in C with the interpreter's lock, where none of their threads can run."""
     before = shared_memory()
     command = start("EachInItsWay", TOPOLOGIES[topology], {"actor.count": "3"})
-    command.until(lambda: all((world.parent / f"here-{number}").exists() for number in range(3)))
+    command.until(lambda: all((env_file.parent / f"here-{number}").exists() for number in range(3)))
     assert len(command.actors()) == 3
     os.kill(command.pid, signal.SIGKILL)
     assert command.is_gone_within(10.0), command.processes()  # 0.6 s here; 5 s are promised
@@ -403,8 +403,8 @@ def test_an_environment_that_hangs_is_named_with_its_stack_and_replaced(trained,
         "hold()  #",
     ]
     for way in ways:
-        assert re.search(rf'worlds.py", line {line_of(way)} in \w+', out), (way, out)
-    named = r"actor-\d: environment .*worlds.py:Hangs has not answered for 1 s; another takes its place; it stood in"
+        assert re.search(rf'envs.py", line {line_of(way)} in \w+', out), (way, out)
+    named = r"actor-\d: environment .*envs.py:Hangs has not answered for 1 s; another takes its place; it was in"
     assert len(re.findall(named, out)) == 5
     assert str(Path(actor_code.__file__).parent) not in out  # the stack ends where the user's part does
     assert actors_end()
@@ -412,50 +412,49 @@ def test_an_environment_that_hangs_is_named_with_its_stack_and_replaced(trained,
 
 def test_one_that_hangs_again_and_again_meets_the_limit(trained):
     _, out, error = trained("AlwaysHangs", TOPOLOGIES["async"], {"actor.hang_seconds": 0.3, "actor.restarts": 2})
-    assert (
-        "has not answered for 0.3 s; no more actors are replaced: 2 is this run's actor.restarts; it stood in" in error
-    )
-    assert f'worlds.py", line {line_of("time.sleep(1e6)")} in sleep' in error
+    assert "has not answered for 0.3 s; no more actors are replaced: 2 is this run's actor.restarts; it was in" in error
+    assert f'envs.py", line {line_of("time.sleep(1e6)")} in sleep' in error
     assert out.count("another takes its place") == 2
     assert actors_end()
 
 
-@pytest.mark.parametrize("place", ["process", "thread"])
-def test_one_that_is_merely_slow_is_not_replaced(trained, place):
-    slow = {"actor.place": place, "actor.hang_seconds": 0.8, "actor.rollout_steps": 25, "stop.steps": 100}
+@pytest.mark.parametrize("placement", ["process", "thread"])
+def test_one_that_is_merely_slow_is_not_replaced(trained, placement):
+    slow = {"actor.placement": placement, "actor.hang_seconds": 0.8, "actor.rollout_steps": 25, "stop.steps": 100}
     run, out, _ = trained("Slow", TOPOLOGIES["async"], slow)  # a rollout takes 1.5 s
     assert run.steps >= 100
     assert "another takes its place" not in out
 
 
-def test_an_actor_in_a_thread_is_replaced_and_does_not_come_back(start, world):
+def test_an_actor_in_a_thread_is_replaced_and_does_not_come_back(start, env_file):
     command = start(
-        "HangsForSomeTime", TOPOLOGIES["async"], {"actor.place": "thread", "actor.hang_seconds": "1"}
+        "HangsForSomeTime", TOPOLOGIES["async"], {"actor.placement": "thread", "actor.hang_seconds": "1"}
     )  # fmt: skip
-    command.until(lambda: "another takes its place" in command.said[0])
+    command.until(lambda: "another takes its place" in command.output[0])
     command.until_more_steps()
-    (world.parent / "go on").touch()
+    (env_file.parent / "go on").touch()
     command.until_more_steps()
     os.kill(command.pid, signal.SIGINT)
     assert command.end() == 130
-    out, err = command.said
-    assert re.search(r"actor-\d: environment worlds.py:HangsForSomeTime has not answered for 1 s", out)
-    assert f'worlds.py", line {line_of("# hangs here")}, in happens' in out
+    out, err = command.output
+    assert re.search(r"actor-\d: environment envs.py:HangsForSomeTime has not answered for 1 s", out)
+    assert f'envs.py", line {line_of("# hangs here")}, in happens' in out
     assert command.summary["restarts"] == 1
-    assert "left behind" not in out
+    assert "abandoned" not in out
     assert err == ""
 
 
 def test_serial_says_where_it_hangs_and_ends(start):
     command = start(
-        "AlwaysHangs", {"topology": "serial", "actor.place": "thread", "actor.count": "1", "actor.hang_seconds": "1"}
+        "AlwaysHangs",
+        {"topology": "serial", "actor.placement": "thread", "actor.count": "1", "actor.hang_seconds": "1"},
     )
     assert command.end() == 1
-    (line,) = command.said[1].splitlines()
+    (line,) = command.output[1].splitlines()
     assert line.startswith(
-        "troupe: actor-0 failed: environment worlds.py:AlwaysHangs has not answered for 1 s; it stood"
+        "troupe: actor-0 failed: environment envs.py:AlwaysHangs has not answered for 1 s; it was in"
     )
-    assert f'worlds.py", line {line_of("time.sleep(1e6)")}, in sleep' in line
+    assert f'envs.py", line {line_of("time.sleep(1e6)")}, in sleep' in line
 
 
 @pytest.mark.slow
@@ -488,7 +487,7 @@ def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
         ("async", signal.SIGINT, True, "judging"),
     ],
 )
-def test_a_signal_stops_eight_busy_actors_at_once(start, world, topology, number, to_all, moment):
+def test_a_signal_stops_eight_busy_actors_at_once(start, env_file, topology, number, to_all, moment):
     judged = {"evaluation.every_steps": "500", "evaluation.episodes": "10000"} if moment == "judging" else {}
     command = start("SlowInEvaluation", TOPOLOGIES[topology], judged, {"actor.count": "8"})
     if moment == "starting":
@@ -497,16 +496,16 @@ def test_a_signal_stops_eight_busy_actors_at_once(start, world, topology, number
     elif moment == "playing":
         command.until_more_steps()
     else:
-        command.until((world.parent / "judged").exists)
+        command.until((env_file.parent / "judged").exists)
     (os.killpg if to_all else os.kill)(command.pid, number)
     assert command.end(seconds=10.0) == 128 + number  # 0.6 s here, most of it Python's own end; 2 s are promised
-    out, err = command.said
+    out, err = command.output
     assert err in ("", "troupe: interrupted\n")
     if not err:
         assert "checkpoint run/checkpoints/" in out
-        assert load(world.parent / "run")
+        assert load(env_file.parent / "run")
         assert command.summary["restarts"] == 0
-        assert moment == "judging" or "left behind" not in out
+        assert moment == "judging" or "abandoned" not in out
     else:
         assert moment == "starting"
     assert command.is_gone_within(20.0), command.processes()
@@ -523,14 +522,14 @@ def test_a_signal_to_every_single_process_is_a_stop_and_no_loss(start):
             os.kill(pid, signal.SIGTERM)
     assert command.end() == 128 + signal.SIGTERM
     assert command.summary["restarts"] == 0
-    assert command.said[1] == ""
+    assert command.output[1] == ""
 
 
 def test_children_say_nothing_at_an_ordinary_end(start):
     """Solved here; a limit of steps and one of time are reached in other tests."""
     command = start("CloseRaises", TOPOLOGIES["async"], {"target": "0", "evaluation.every_steps": "100"})
     assert command.end() == 0
-    assert command.said[1] == ""
+    assert command.output[1] == ""
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
@@ -538,11 +537,11 @@ def test_children_say_nothing_at_an_ordinary_end(start):
 
 
 @pytest.mark.slow
-def test_two_runs_at_the_same_time_and_then_another(world):
+def test_two_runs_at_the_same_time_and_then_another(env_file):
     def go(number: int) -> None:
         settings = PROCESSES | TOPOLOGIES["async"] | {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
-        place = world.parent / f"run{number}"
-        runs.append(train(f"{world}:Plain", target="none", steps=1000, run_dir=place, settings=settings))
+        folder = env_file.parent / f"run{number}"
+        runs.append(train(f"{env_file}:Plain", target="none", steps=1000, run_dir=folder, settings=settings))
 
     runs: list[Any] = []
     together = [threading.Thread(target=go, args=(number,)) for number in range(2)]
@@ -562,16 +561,17 @@ from troupe import train
 
 print("read")
 CELL = """
-class World(gym.Env):
+class Env(gym.Env):
     observation_space, action_space = gym.spaces.Box(-1, 1, (2,), np.float32), gym.spaces.Discrete(2)
     def reset(self, *, seed=None, options=None):
         return np.zeros(2, np.float32), {}
     def step(self, action):
         return np.zeros(2, np.float32), 1.0, False, True, {}
 
-settings = {"actor.place": "process", "actor.count": 2, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+settings = {"actor.placement": "process", "actor.count": 2}
+settings |= {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
 def go(name):
-    print(train(World, steps=500, target="none", run_dir=name, settings=settings).outcome)
+    print(train(Env, steps=500, target="none", run_dir=name, settings=settings).outcome)
 go(name)
 """
 name = "here"
@@ -584,24 +584,24 @@ thread.join()
 
 
 @pytest.mark.slow
-def test_a_script_from_a_pipe_trains_from_itself_from_a_cell_and_from_a_thread(start, world):
-    (world.parent / "fed.py").write_text(FED)
-    with (world.parent / "fed.py").open() as script:
+def test_a_script_from_a_pipe_trains_from_itself_from_a_cell_and_from_a_thread(start, env_file):
+    (env_file.parent / "fed.py").write_text(FED)
+    with (env_file.parent / "fed.py").open() as script:
         command = start("", script="-", stdin=script)
-        assert command.end() == 0, command.said
-    assert command.said == ("read\nsteps\nsteps\nsteps\n", "")
+        assert command.end() == 0, command.output
+    assert command.output == ("read\nsteps\nsteps\nsteps\n", "")
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
 POOL = """
 import logging, multiprocessing, sys
 import troupe
-from worlds import Plain
+from envs import Plain
 
-def go(place):
+def go(placement):
     logging.basicConfig(stream=sys.stdout, format="%(message)s")
-    settings = {"actor.place": place, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
-    return troupe.train(Plain, steps=300, target="none", run_dir=f"run-{place}", settings=settings).outcome
+    settings = {"actor.placement": placement, "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 2}
+    return troupe.train(Plain, steps=300, target="none", run_dir=f"run-{placement}", settings=settings).outcome
 
 if __name__ == "__main__":
     with multiprocessing.Pool(1) as pool:
@@ -614,17 +614,17 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_in_a_worker_of_a_pool_actors_play_in_threads_and_that_is_said(start, world):
-    (world.parent / "pool.py").write_text(POOL)
+def test_in_a_worker_of_a_pool_actors_play_in_threads_and_that_is_reported(start, env_file):
+    (env_file.parent / "pool.py").write_text(POOL)
     command = start("", script="pool.py")
-    assert command.end() == 0, command.said
+    assert command.end() == 0, command.output
     daemonic = "this is a daemonic process, such as a worker of multiprocessing.Pool, which may not start processes"
-    assert command.said[0].splitlines() == [
+    assert command.output[0].splitlines() == [
         f"actors play in threads: {daemonic}",
         "steps",
-        f"actor.place = 'process': {daemonic}; set it to thread, or to auto",
+        f"actor.placement = 'process': {daemonic}; set it to thread, or to auto",
     ]
-    assert not (world.parent / "run-process").exists()
+    assert not (env_file.parent / "run-process").exists()
 
 
 @pytest.mark.slow
@@ -644,33 +644,33 @@ def test_the_fork_server_is_killed_and_actors_are_replaced_still(start):
     command.until_more_steps()
     os.kill(command.pid, signal.SIGINT)
     assert command.end() == 130
-    assert command.said[1] == ""
+    assert command.output[1] == ""
     assert 2 <= command.summary["restarts"] <= 4
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
 @pytest.mark.slow
-def test_too_few_files_end_the_run_in_order(start, world):
+def test_too_few_files_end_the_run_in_order(start, env_file):
     command = start("Plain", TOPOLOGIES["async"], {"actor.count": "20"}, most_files=64)
     assert command.end() == 1
-    (line,) = (line for line in command.said[1].splitlines() if line.startswith("troupe: "))
+    (line,) = (line for line in command.output[1].splitlines() if line.startswith("troupe: "))
     assert "Too many open files: a process takes some; raise the limit (ulimit -n), or lower actor.count" in line
-    assert load(world.parent / "run")
+    assert load(env_file.parent / "run")
     assert command.is_gone_within(20.0)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small /dev/shm of its own")
-def test_a_tiny_dev_shm_is_no_obstacle(start, world):
-    (world.parent / "tiny.py").write_text(
+def test_a_tiny_dev_shm_is_no_obstacle(start, env_file):
+    (env_file.parent / "tiny.py").write_text(
         "import os, subprocess, sys\n"
         "subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', '/dev/shm'], check=True)\n"
         "from troupe.cli import main\n"
-        "main('train worlds.py:Plain --run-dir run --time 1s --target none --actor.place process --quiet'.split())\n"
+        "main('train envs.py:Plain --run-dir run --time 1s --target none --actor.placement process --quiet'.split())\n"
     )
     inside = ["unshare", "--mount", sys.executable]
     if subprocess.run([*inside, "-c", ""], check=False, capture_output=True).returncode:
         pytest.skip("no mount of one's own here")
-    command = Command(world.parent, [*inside, "tiny.py"])
-    assert command.end() == 0, command.said
-    assert command.said[1] == ""
+    command = Command(env_file.parent, [*inside, "tiny.py"])
+    assert command.end() == 0, command.output
+    assert command.output[1] == ""

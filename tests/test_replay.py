@@ -1,4 +1,4 @@
-"""A recorded run is played again in one thread to the same weights, bit for bit; one that differs is told from it."""
+"""A recorded run is played again in one thread to the same weights, bit for bit; one that differs is detected."""
 
 import io
 import json
@@ -37,8 +37,8 @@ SMALL = {
     "learner.rollouts": 2, "learner.epochs": 2, "learner.minibatches": 2, "queue.capacity": 4,
     "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1, "stop.target": "none", "stop.steps": 600,
 }  # fmt: skip
-THREADS = SMALL | {"actor.place": "thread"}
-WORLDS = Path(drift.__file__).read_text()  # the same environment in a file, as users have it
+THREADS = SMALL | {"actor.placement": "thread"}
+ENVIRONMENTS = Path(drift.__file__).read_text()  # the same environment in a file, as users have it
 
 
 class OtherReward(Drift):
@@ -120,25 +120,25 @@ def tied(observations: gym.Space[Any], actions: gym.Space[Any]) -> nn.Module:
     return Tied(observations.shape[0], int(actions.n))  # type: ignore[attr-defined, index]
 
 
-def train(place: Path, env: Any, settings: dict[str, Any] = THREADS, preset: str = "appo", **more: Any) -> troupe.Run:
-    return troupe.train(env, preset=preset, seed=3, run_dir=place, settings=settings, tuned=False, **more)
+def train(folder: Path, env: Any, settings: dict[str, Any] = THREADS, preset: str = "appo", **more: Any) -> troupe.Run:
+    return troupe.train(env, preset=preset, seed=3, run_dir=folder, settings=settings, tuned=False, **more)
 
 
-def notes(place: Path) -> list[list[Any]]:
-    return [json.loads(line) for line in (place / FILE).read_text().splitlines()]
+def notes(folder: Path) -> list[list[Any]]:
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
 
 
-def write(place: Path, lines: list[Any]) -> None:
-    (place / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
+def write(folder: Path, lines: list[Any]) -> None:
+    (folder / FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def facts(place: Path, kind: str) -> list[list[Any]]:
-    return [note[1:] for note in notes(place) if note[0] == kind]
+def facts(folder: Path, kind: str) -> list[list[Any]]:
+    return [note[1:] for note in notes(folder) if note[0] == kind]
 
 
-def model_of(place: Path, vector: torch.Tensor, env: Any = None, network: Any = None) -> dict[str, torch.Tensor]:
-    config = checkpoint.read_config(place)
-    built, _, _ = first_network(network, of_run(place, config.env, env), config)
+def model_of(folder: Path, vector: torch.Tensor, env: Any = None, network: Any = None) -> dict[str, torch.Tensor]:
+    config = checkpoint.read_config(folder)
+    built, _, _ = first_network(network, of_run(folder, config.env, env), config)
     return named(built, vector)
 
 
@@ -147,14 +147,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-def is_repeated(place: Path, env: Any = None, network: Any = None) -> Replayed:
+def is_repeated(folder: Path, env: Any = None, network: Any = None) -> Replayed:
     """Asserts that a replay ends, all versions alike, with the weights of the last checkpoint."""
-    done = replay(place, env=env, network=network)
+    done = replay(folder, env=env, network=network)
     assert done.diverged is None
-    assert done.version == len(facts(place, "publish"))
-    assert done.updates == len(facts(place, "apply")) > 0
-    saved = checkpoint.load(place, pytest.fail)
-    assert same(model_of(place, done.vector, env, network), saved.model)
+    assert done.version == len(facts(folder, "publish"))
+    assert done.updates == len(facts(folder, "apply")) > 0
+    saved = checkpoint.load(folder, pytest.fail)
+    assert same(model_of(folder, done.vector, env, network), saved.model)
     assert done.version == saved.state["version"]
     assert done.updates == saved.state["counts"]["updates"]
     return done
@@ -164,10 +164,10 @@ def is_repeated(place: Path, env: Any = None, network: Any = None) -> Replayed:
 def run_of_threads(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recorded run whose environment is in a file."""
     folder = tmp_path_factory.mktemp("threads")
-    (folder / "worlds.py").write_text(WORLDS)
+    (folder / "envs.py").write_text(ENVIRONMENTS)
     decaying = {"exploration.epsilon": 0.9, "exploration.epsilon_end": 0.0, "exploration.decay_steps": 700}
     decaying |= {"learner.anneal_steps": 800}
-    return train(folder / "run", f"{folder}/worlds.py:Drift", THREADS | decaying).path
+    return train(folder / "run", f"{folder}/envs.py:Drift", THREADS | decaying).path
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_threads_with_a_decaying_epsilon_and_step_size(run_of_threads: Path) -> 
 
 
 def test_processes(tmp_path: Path) -> None:
-    train(tmp_path / "run", Drift, SMALL | {"actor.place": "process"})
+    train(tmp_path / "run", Drift, SMALL | {"actor.placement": "process"})
     is_repeated(tmp_path / "run", Drift)
 
 
@@ -222,15 +222,28 @@ def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> No
     is_repeated(tmp_path / "run", Drift)
 
 
-@pytest.mark.parametrize("place", [slow("thread"), "process"])
-def test_a_policy_with_memory(tmp_path: Path, place: str) -> None:
-    memory = {"network.core": "lstm", "network.core_units": 8, "network.core_inputs": True, "actor.place": place}
+@pytest.mark.parametrize("placement", [slow("thread"), "process"])
+def test_a_policy_with_memory(tmp_path: Path, placement: str) -> None:
+    memory = {
+        "network.core": "lstm",
+        "network.core_units": 8,
+        "network.core_inputs": True,
+        "actor.placement": placement,
+    }
     is_repeated(train(tmp_path / "run", Drift, SMALL | memory).path, Drift)
 
 
-@pytest.mark.parametrize("place", ["thread", slow("process")])
-def test_nested_environments_with_masks_whose_numbers_several_learners_normalise(tmp_path: Path, place: str) -> None:
-    several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.rollouts": 1, "actor.place": place}
+@pytest.mark.parametrize("placement", ["thread", slow("process")])
+def test_nested_environments_with_masks_whose_numbers_several_learners_normalise(
+    tmp_path: Path, placement: str
+) -> None:
+    several = {
+        "topology": "queue",
+        "threads": "free",
+        "learner.count": 2,
+        "learner.rollouts": 1,
+        "actor.placement": placement,
+    }
     train(tmp_path / "run", Nested, SMALL | several)
     is_repeated(tmp_path / "run", Nested)
     assert len(facts(tmp_path / "run", "observe")) == len(facts(tmp_path / "run", "batch"))
@@ -272,7 +285,7 @@ def test_an_update_that_was_refused_only_in_the_run_is_a_divergence(tmp_path: Pa
 
 def test_a_process_that_was_killed_and_its_successor(tmp_path: Path) -> None:
     env = partial(Kills, tmp_path / "was killed")
-    train(tmp_path / "run", env, SMALL | {"actor.place": "process", "actor.count": 1})
+    train(tmp_path / "run", env, SMALL | {"actor.placement": "process", "actor.count": 1})
     assert {generation for _, generation, *_ in facts(tmp_path / "run", "rollout")} == {0, 1}
     is_repeated(tmp_path / "run", env)
 
@@ -299,14 +312,14 @@ def test_a_run_that_was_interrupted_in_the_middle_of_a_batch(tmp_path: Path, mon
 
 
 def test_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    (tmp_path / "worlds.py").write_text(WORLDS)
+    (tmp_path / "envs.py").write_text(ENVIRONMENTS)
     settings = SMALL | {"stop.steps": 0, "checkpoint.every_seconds": 0.2}
-    words = ["train", "worlds.py:Drift", "--run-dir", "run", "--record", "--quiet"]
+    words = ["train", "envs.py:Drift", "--run-dir", "run", "--record", "--quiet"]
     for name, value in settings.items():
         if name != "record":
             words += [f"--{name}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     process = subprocess.Popen([sys.executable, "-m", "troupe", *words], cwd=tmp_path)
-    place, deadline = tmp_path / "run", time.monotonic() + PATIENCE_SECONDS
+    folder, deadline = tmp_path / "run", time.monotonic() + PATIENCE_SECONDS
 
     def wait_for(what: Callable[[], object]) -> None:
         while not what():
@@ -315,18 +328,18 @@ def test_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
             time.sleep(0.02)
 
     try:
-        wait_for(lambda: checkpoint.newest_first(place))
-        first = shutil.copytree(checkpoint.newest_first(place)[-1], tmp_path / "kept" / "checkpoints" / "1")
-        written = (place / FILE).stat().st_size
-        wait_for(lambda: (place / FILE).stat().st_size > written + 5000)
+        wait_for(lambda: checkpoint.newest_first(folder))
+        first = shutil.copytree(checkpoint.newest_first(folder)[-1], tmp_path / "kept" / "checkpoints" / "1")
+        written = (folder / FILE).stat().st_size
+        wait_for(lambda: (folder / FILE).stat().st_size > written + 5000)
     finally:
         process.kill()
         process.wait()
     assert first.is_dir()
-    shutil.copy(place / "config.toml", tmp_path / "kept")
+    shutil.copy(folder / "config.toml", tmp_path / "kept")
     saved = checkpoint.load(tmp_path / "kept", pytest.fail)
-    whole = (place / FILE).read_text().rpartition("\n")[0]
-    (place / FILE).write_text(whole[:-4])  # in the middle of a line
+    whole = (folder / FILE).read_text().rpartition("\n")[0]
+    (folder / FILE).write_text(whole[:-4])  # in the middle of a line
     master, vectors = replaying._ReplayedMaster, [[]]
     apply, observe = master.apply, master.observe
 
@@ -346,16 +359,16 @@ def test_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert "bit for bit" in capsys.readouterr().out
     # The normalizer's moments are weights too, and a checkpoint may come between a batch's and its first update.
     were = vectors[saved.state["counts"]["updates"]]
-    assert any(same(model_of(place, vector), saved.model) for vector in were)
+    assert any(same(model_of(folder, vector), saved.model) for vector in were)
 
 
 def test_a_custom_environment_and_a_custom_network(tmp_path: Path) -> None:
-    place = train(tmp_path / "run", Drift, network=tied).path
-    is_repeated(place, Drift, tied)
+    folder = train(tmp_path / "run", Drift, network=tied).path
+    is_repeated(folder, Drift, tied)
     with pytest.raises(UsageError, match=r"callable Drift: pass it as env="):
-        replay(place, network=tied)
+        replay(folder, network=tied)
     with pytest.raises(UsageError, match=r"custom network: pass it as network="):
-        replay(place, env=Drift)
+        replay(folder, env=Drift)
 
 
 def test_a_resumed_run_is_replayed_up_to_its_stop_and_says_so(recorded: Path, capsys: Any) -> None:
@@ -449,11 +462,11 @@ def test_tampering_is_seen_at_the_first_version_that_it_changes(recorded: Path, 
 
 def test_another_environment_is_seen(recorded: Path, capsys: Any) -> None:
     assert replay(recorded, env=OtherReward).diverged == 1
-    worlds = recorded.parent / "worlds.py"
-    worlds.write_text(WORLDS.replace("0.3 * action", "0.3001 * action"))
+    file = recorded.parent / "envs.py"
+    file.write_text(ENVIRONMENTS.replace("0.3 * action", "0.3001 * action"))
     config = recorded / "config.toml"
     before = checkpoint.read_config(recorded).env.id
-    config.write_text(config.read_text().replace(before, f"{worlds}:Drift"))
+    config.write_text(config.read_text().replace(before, f"{file}:Drift"))
     capsys.readouterr()
     assert cli.run(["replay", str(recorded)]) == 1
     assert capsys.readouterr().err == "troupe: the weights differ from those of the run from version 1 on\n"
@@ -502,12 +515,12 @@ MISFITS = {
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        (["rollout", 0, 0, 99, [[0, 0]]], "rollout 99 of actor 0 stands where 0 comes next"),
+        (["rollout", 0, 0, 99, [[0, 0]]], "rollout 99 of actor 0 where 0 is expected"),
         (["rollout", 7, 0, 0, [[0, 0]]], "no actor 7"),
         (["rollout", 0, 0, 0, [[1, 0]]], "made with version 1, which it cannot have"),
         (["batch", "learner-0", [[0, 0]]], "rollout 0 of actor 0 is learned from before it is made"),
-        (["publish", "learner-0", 99, 0], "version 99 is published where 1 comes next"),
-        (["copy", "learner-0"], "learner-0 does 'copy' where 'nothing' comes next"),
+        (["publish", "learner-0", 99, 0], "version 99 is published where 1 is expected"),
+        (["copy", "learner-0"], "learner-0 does 'copy' where 'nothing' is expected"),
     ],
 )
 def test_what_does_not_fit_is_named(recorded: Path, line: list[Any], says: str) -> None:
@@ -569,10 +582,10 @@ def test_environments_are_closed_even_if_the_journal_does_not_fit(recorded: Path
 
 
 def test_a_run_that_was_not_recorded(tmp_path: Path, capsys: Any) -> None:
-    place = train(tmp_path / "run", Drift, THREADS | {"record": False, "stop.steps": 50}).path
-    assert not (place / FILE).exists()
+    folder = train(tmp_path / "run", Drift, THREADS | {"record": False, "stop.steps": 50}).path
+    assert not (folder / FILE).exists()
     capsys.readouterr()
-    assert cli.run(["replay", str(place)]) == 2
+    assert cli.run(["replay", str(folder)]) == 2
     assert "was not recorded" in capsys.readouterr().err
     with pytest.raises(UsageError):
         replay(tmp_path)
@@ -582,15 +595,15 @@ def test_a_run_that_was_not_recorded(tmp_path: Path, capsys: Any) -> None:
 def test_a_journal_that_cannot_be_written_does_not_end_the_run(
     tmp_path: Path, why: str, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = tmp_path / "run"
-    place.mkdir()
+    folder = tmp_path / "run"
+    folder.mkdir()
     if why == "a full disk":
         append = safe_files.append
         full = lambda path: io.FileIO("/dev/full", "a") if path.name == FILE else append(path)  # noqa: E731
         monkeypatch.setattr(safe_files, "append", full)
     else:
-        (place / FILE).mkdir()
-    run = train(place, Drift, display="quiet")
+        (folder / FILE).mkdir()
+    run = train(folder, Drift, display="quiet")
     shown = capsys.readouterr()
     assert run.outcome == "steps"
     assert (shown.out + shown.err).count("the journal is no longer written") == 1

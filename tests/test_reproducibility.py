@@ -1,4 +1,4 @@
-"""A serial run is the same, bit for bit, however often and at whatever moment it was stopped and gone on with."""
+"""A serial run is the same, bit for bit, however often and at whatever moment it was stopped and resumed."""
 
 import os
 import random
@@ -110,7 +110,7 @@ def swing() -> gym.Env:
     return gym.make("Pendulum-v1", max_episode_steps=15)
 
 
-WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
+ENVIRONMENTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "CartPole": ("CartPole-v1", SMALL),
     "dice of its own": (Drift, SMALL),
     "one long episode": (EndlessDrift, SMALL),
@@ -124,13 +124,13 @@ WORLDS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-def play(place: Path, env: Any, settings: dict[str, Any], **limits: Any) -> troupe.Run:
+def play(folder: Path, env: Any, settings: dict[str, Any], **limits: Any) -> troupe.Run:
     limits = {"steps": STEPS} | limits
-    return run_of(lambda: troupe.train(env, seed=5, run_dir=place, settings=settings, tuned=False, **limits))
+    return run_of(lambda: troupe.train(env, seed=5, run_dir=folder, settings=settings, tuned=False, **limits))
 
 
-def go_on(place: Path, env: Any, **limits: Any) -> troupe.Run:
-    return run_of(lambda: troupe.resume(place, env=None if isinstance(env, str) else env, **limits))
+def resume_run(folder: Path, env: Any, **limits: Any) -> troupe.Run:
+    return run_of(lambda: troupe.resume(folder, env=None if isinstance(env, str) else env, **limits))
 
 
 def run_of(work: Callable[[], troupe.Run]) -> troupe.Run:
@@ -141,7 +141,7 @@ def run_of(work: Callable[[], troupe.Run]) -> troupe.Run:
         return saved_run(stop)
 
 
-def left(place: Path) -> dict[str, Any]:
+def left(folder: Path) -> dict[str, Any]:
     """All that a run leaves to go on with, by dotted name, but the clock's time."""
     found: dict[str, Any] = {}
 
@@ -155,7 +155,7 @@ def left(place: Path) -> dict[str, Any]:
         else:
             found[name] = value
 
-    saved = checkpoint.load(place, pytest.fail)
+    saved = checkpoint.load(folder, pytest.fail)
     for part in ("model", "best", "optimizer", "state", "streams", "novelty"):
         walk(part, getattr(saved, part))
     return {name: value for name, value in found.items() if "seconds" not in name}
@@ -178,7 +178,7 @@ def uninterrupted(tmp_path_factory):
 
     def run(name: str) -> Path:
         if name not in made:
-            env, settings = WORLDS[name]
+            env, settings = ENVIRONMENTS[name]
             made[name] = play(tmp_path_factory.mktemp("whole") / "run", env, settings).path
         return made[name]
 
@@ -225,26 +225,28 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(("world", "moment"), slow_unless_in_turn(WORLDS, MOMENTS, 1))
-def test_stopped_at_any_moment_and_gone_on_with_it_ends_as_if_it_had_not_been(
-    tmp_path, uninterrupted, at_turn, world, moment
+@pytest.mark.parametrize(("case", "moment"), slow_unless_in_turn(ENVIRONMENTS, MOMENTS, 1))
+def test_stopped_at_any_moment_and_resumed_it_ends_as_if_it_had_not_been(
+    tmp_path, uninterrupted, at_turn, case, moment
 ):
-    env, settings = WORLDS[world]
-    place = tmp_path / "run"
+    env, settings = ENVIRONMENTS[case]
+    folder = tmp_path / "run"
     for number, turns in enumerate(MOMENTS[moment]):
         at_turn(turns, press_ctrl_c)
-        run = go_on(place, env) if number else play(place, env, settings)
+        run = resume_run(folder, env) if number else play(folder, env, settings)
         assert run.outcome == "interrupted"
-        assert run.steps == checkpoint.load(place, pytest.fail).state["counts"]["steps"]
-    assert go_on(place, env).steps >= STEPS
-    assert differences(uninterrupted(world), place) == []
+        assert run.steps == checkpoint.load(folder, pytest.fail).state["counts"]["steps"]
+    assert resume_run(folder, env).steps >= STEPS
+    assert differences(uninterrupted(case), folder) == []
 
 
-@pytest.mark.parametrize("world", slow_unless(["the article's window", "nested spaces and masks"], WORLDS))
-def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monkeypatch, uninterrupted, at_turn, world):
+@pytest.mark.parametrize("case", slow_unless(["the article's window", "nested spaces and masks"], ENVIRONMENTS))
+def test_what_a_killed_run_has_saved_while_it_ran_is_resumed_exactly(
+    tmp_path, monkeypatch, uninterrupted, at_turn, case
+):
     """Copied in the middle of a batch that follows the checkpoint: kill -9 leaves no more."""
-    env, settings = WORLDS[world]
-    place, killed = tmp_path / "run", tmp_path / "killed"
+    env, settings = ENVIRONMENTS[case]
+    folder, killed = tmp_path / "run", tmp_path / "killed"
     save, saving, saved = checkpoint.save, threading.Lock(), threading.Event()
 
     def watched(run: Path, step: int, taken: checkpoint.Checkpoint) -> Path:
@@ -257,31 +259,31 @@ def test_what_a_killed_run_has_saved_while_it_ran_goes_on_exactly(tmp_path, monk
     def kill(_: Gate) -> None:
         assert saved.wait(20)
         with saving:
-            shutil.copytree(place, killed)
+            shutil.copytree(folder, killed)
 
     monkeypatch.setattr(checkpoint, "save", watched)
     at_turn(SECOND + 18, kill)
-    play(place, env, settings | {"checkpoint.every_seconds": 1e-9})
+    play(folder, env, settings | {"checkpoint.every_seconds": 1e-9})
     assert 0 < checkpoint.load(killed, pytest.fail).state["counts"]["steps"] < STEPS
-    assert go_on(killed, env).steps >= STEPS
-    assert differences(uninterrupted(world), killed) == []
+    assert resume_run(killed, env).steps >= STEPS
+    assert differences(uninterrupted(case), killed) == []
 
 
-@pytest.mark.parametrize("world", slow_unless(["a memory"], WORLDS))
-def test_a_run_in_three_pieces_by_steps_is_the_run_in_one(tmp_path, uninterrupted, world):
-    env, settings = WORLDS[world]
-    place = play(tmp_path / "run", env, settings, steps=90).path
-    go_on(place, env, steps=250)
-    go_on(place, env, steps=STEPS)
-    assert differences(uninterrupted(world), place) == []
+@pytest.mark.parametrize("case", slow_unless(["a memory"], ENVIRONMENTS))
+def test_a_run_in_three_pieces_by_steps_is_the_run_in_one(tmp_path, uninterrupted, case):
+    env, settings = ENVIRONMENTS[case]
+    folder = play(tmp_path / "run", env, settings, steps=90).path
+    resume_run(folder, env, steps=250)
+    resume_run(folder, env, steps=STEPS)
+    assert differences(uninterrupted(case), folder) == []
 
 
-def test_a_run_that_its_time_ended_is_gone_on_with_exactly(tmp_path, uninterrupted):
-    env, settings = WORLDS["CartPole"]
-    place = tmp_path / "run"
-    assert play(place, env, settings, seconds=0.03).outcome == "time"
-    assert go_on(place, env, seconds=1e6).outcome == "steps"
-    assert differences(uninterrupted("CartPole"), place) == []
+def test_a_run_that_its_time_limit_ended_is_resumed_exactly(tmp_path, uninterrupted):
+    env, settings = ENVIRONMENTS["CartPole"]
+    folder = tmp_path / "run"
+    assert play(folder, env, settings, seconds=0.03).outcome == "time"
+    assert resume_run(folder, env, seconds=1e6).outcome == "steps"
+    assert differences(uninterrupted("CartPole"), folder) == []
 
 
 def test_a_run_that_failed_goes_on_from_its_last_batch(tmp_path, uninterrupted):
@@ -295,12 +297,12 @@ def test_a_run_that_failed_goes_on_from_its_last_batch(tmp_path, uninterrupted):
             return super().step(action)
 
     gate_turns = [0]
-    place = tmp_path / "run"
+    folder = tmp_path / "run"
     with pytest.raises(troupe.TroupeError, match="a wheel came off"):
-        play(place, Fragile, SMALL)
+        play(folder, Fragile, SMALL)
     Fragile.broken = False
-    go_on(place, Fragile)
-    assert differences(uninterrupted("dice of its own"), place) == []
+    resume_run(folder, Fragile)
+    assert differences(uninterrupted("dice of its own"), folder) == []
 
 
 @pytest.mark.slow
@@ -314,8 +316,8 @@ def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_p
         out = subprocess.DEVNULL
         return subprocess.Popen([sys.executable, "-c", code, *words], cwd=tmp_path, stdout=out, stderr=out)
 
-    def train(place: str) -> list[str]:
-        return ["train", "CartPole-v1", "--seed", "5", "--steps", "2500", "--run-dir", place, *flags]
+    def train(folder: str) -> list[str]:
+        return ["train", "CartPole-v1", "--seed", "5", "--steps", "2500", "--run-dir", folder, *flags]
 
     whole = start(*train("whole"))
     words, sent = train("pieces"), []
@@ -342,15 +344,15 @@ def test_a_process_stopped_and_killed_at_random_ends_as_if_it_had_not_been(tmp_p
 # What is left
 
 
-@pytest.mark.parametrize("world", WORLDS)
-def test_a_run_that_is_loaded_is_evaluated_alike_however_often_and_plays_what_is_allowed(uninterrupted, world):
-    """The environments of these worlds raise where it is not."""
-    env, place = WORLDS[world][0], uninterrupted(world)
+@pytest.mark.parametrize("case", ENVIRONMENTS)
+def test_a_run_that_is_loaded_is_evaluated_alike_however_often_and_plays_what_is_allowed(uninterrupted, case):
+    """The environments raise if it is not."""
+    env, folder = ENVIRONMENTS[case][0], uninterrupted(case)
     make = None if isinstance(env, str) else env
     for greedy in (True, False):
-        one, other = (troupe.evaluate(place, episodes=3, greedy=greedy, env=make) for _ in range(2))
+        one, other = (troupe.evaluate(folder, episodes=3, greedy=greedy, env=make) for _ in range(2))
         assert one.returns.tolist() == other.returns.tolist()
-    agent, played = troupe.load(place), make() if make else gym.make(env)
+    agent, played = troupe.load(folder), make() if make else gym.make(env)
     before = {name: tensor.clone() for name, tensor in agent.network.state_dict().items()}
     obs, info = played.reset(seed=1)
     reward = 0.0
@@ -377,7 +379,7 @@ JUDGED = SMALL | {
 def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_verdict(tmp_path, monkeypatch):
     whole = play(tmp_path / "whole", "CartPole-v1", JUDGED, steps=3000)
     assert whole.outcome == "solved"
-    judge, place = Evaluator.run, tmp_path / "pieces"
+    judge, folder = Evaluator.run, tmp_path / "pieces"
 
     def stopped_while(episodes: int):
         """3 while judging, 2 while confirming."""
@@ -392,23 +394,23 @@ def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_verdict(tmp_
         return run
 
     monkeypatch.setattr(Evaluator, "run", stopped_while(3))
-    assert play(place, "CartPole-v1", JUDGED, steps=3000).outcome == "interrupted"
+    assert play(folder, "CartPole-v1", JUDGED, steps=3000).outcome == "interrupted"
     monkeypatch.setattr(Evaluator, "run", stopped_while(2))
-    assert go_on(place, "CartPole-v1").outcome == "interrupted"
+    assert resume_run(folder, "CartPole-v1").outcome == "interrupted"
     monkeypatch.setattr(Evaluator, "run", judge)
-    run = go_on(place, "CartPole-v1")
+    run = resume_run(folder, "CartPole-v1")
     assert (run.outcome, run.steps) == ("solved", whole.steps)
     assert run.scores.returns.tolist() == whole.scores.returns.tolist()
-    assert differences(whole.path, place) == []
+    assert differences(whole.path, folder) == []
     verdicts = [
         {(row["purpose"], row["steps"], row["mean"]) for row in read_metrics(path) if row["kind"] == "evaluation"}
-        for path in (whole.path, place)
+        for path in (whole.path, folder)
     ]
     assert verdicts[0] == verdicts[1]
     assert {purpose for purpose, _, _ in verdicts[0]} == {"progress", "confirm", "final"}
 
 
-# What cannot be gone on with exactly is named, and goes on all the same
+# What cannot be resumed exactly is named, and resumed all the same
 
 
 class Unseeded(Drift):
@@ -448,41 +450,41 @@ def test_an_environment_that_comes_out_elsewhere_is_named_and_begins_a_new_episo
     tmp_path, caplog, at_turn, env, settings
 ):
     at_turn(SECOND + 5, press_ctrl_c)
-    place = play(tmp_path / "run", env, settings).path
-    assert go_on(place, env).steps >= STEPS
+    folder = play(tmp_path / "run", env, settings).path
+    assert resume_run(folder, env).steps >= STEPS
     (line,) = [record.getMessage() for record in caplog.records]
     assert "environments did not reach the same state when their episodes were replayed" in line
 
 
-def streams(place: Path) -> Any:
-    return checkpoint.load(place, pytest.fail).streams
+def streams(folder: Path) -> Any:
+    return checkpoint.load(folder, pytest.fail).streams
 
 
 def test_native_environments_are_named_and_draw_new_streams(tmp_path, caplog):
     settings = SMALL | {"env.backend": "native"}
-    place = play(tmp_path / "run", "CartPole-v1", settings, steps=100).path
-    assert streams(place) is None
-    go_on(place, "CartPole-v1", steps=200)
+    folder = play(tmp_path / "run", "CartPole-v1", settings, steps=100).path
+    assert streams(folder) is None
+    resume_run(folder, "CartPole-v1", steps=200)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line == (
         "it continues with new episodes and random streams, not as it would have without a stop: "
         "env.backend native cannot restore the state of environments"
     )
-    assert checkpoint.load(place, pytest.fail).state["resumes"] == 1
+    assert checkpoint.load(folder, pytest.fail).state["resumes"] == 1
 
 
 def test_a_run_whose_environments_are_other_in_number_is_named(tmp_path, caplog):
-    place = play(tmp_path / "run", "CartPole-v1", SMALL, steps=100).path
-    file = place / "config.toml"
+    folder = play(tmp_path / "run", "CartPole-v1", SMALL, steps=100).path
+    file = folder / "config.toml"
     file.write_text(file.read_text().replace("environments = 4", "environments = 3"))
-    go_on(place, "CartPole-v1", steps=200)
+    resume_run(folder, "CartPole-v1", steps=200)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.endswith(": actor.environments or actor.window_steps has been changed")
 
 
 def test_other_topologies_draw_new_streams_and_say_nothing(tmp_path, caplog):
-    settings = SMALL | {"topology": "async", "actor.place": "thread"}
-    place = play(tmp_path / "run", Drift, settings, steps=100).path
-    go_on(place, Drift, steps=200)
+    settings = SMALL | {"topology": "async", "actor.placement": "thread"}
+    folder = play(tmp_path / "run", Drift, settings, steps=100).path
+    resume_run(folder, Drift, steps=200)
     assert caplog.records == []
-    assert checkpoint.load(place, pytest.fail).state["resumes"] == 1
+    assert checkpoint.load(folder, pytest.fail).state["resumes"] == 1

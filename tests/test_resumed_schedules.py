@@ -89,5 +89,5 @@ def test_the_learning_rate_that_falls_to_zero_before_the_limit_is_announced(tmp_
     asked = ["train", "CartPole-v1", "--untuned", "--steps", "300", "--learner.anneal_steps", "200", "--run-dir"]
     asked += [str(tmp_path / "run"), "--topology", "serial", "--evaluation.final_episodes", "1"]
     assert cli.run(asked) == 0
-    said = capsys.readouterr().out
-    assert "falling linearly to 0 at step 200, after which nothing is learned (learner.anneal_steps)" in said
+    shown = capsys.readouterr().out
+    assert "falling linearly to 0 at step 200, after which nothing is learned (learner.anneal_steps)" in shown

@@ -61,7 +61,7 @@ def test_a_setting_without_effect_is_named_with_the_reason(settings, reasons):
 
 def test_it_is_a_line_at_the_start_of_the_run(run_command, tmp_path):
     words = f"train CartPole-v1 --novelty.learning_rate 1e-4 --steps 64 --run-dir {tmp_path / 'run'} --target none"
-    small = "--actor.count 1 --actor.environments 2 --actor.place thread --evaluation.final_episodes 2"
+    small = "--actor.count 1 --actor.environments 2 --actor.placement thread --evaluation.final_episodes 2"
     status, out, _ = run_command(f"{words} {small}")
     assert status == 0
     assert "  without effect in this run: novelty.learning_rate (novelty.coefficient is 0)\n" in out

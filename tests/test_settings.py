@@ -10,7 +10,6 @@ import inspect
 import itertools
 import json
 import math
-import os
 import threading
 import time
 from collections import defaultdict
@@ -51,7 +50,7 @@ SERIAL = {
     "stop.target": "none", "stop.steps": STEPS,
 }  # fmt: skip
 ONE_PASS = {"learner.epochs": 1, "learner.minibatches": 1}
-THREADS = SERIAL | ONE_PASS | {"topology": "async", "actor.place": "thread", "threads": "free"}
+THREADS = SERIAL | ONE_PASS | {"topology": "async", "actor.placement": "thread", "threads": "free"}
 GA3C = THREADS | {"topology": "ga3c", "inference.kind": "batched"}
 
 
@@ -102,11 +101,6 @@ class Train:
         return run
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
 @pytest.fixture(scope="module")
 def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
     return Train(tmp_path_factory.mktemp("settings"))
@@ -119,7 +113,7 @@ ELSEWHERE = {  # the file whose tests set it and see what it changes
     "env.wrappers": "test_options.py",
     "env.max_steps": "test_options.py",
     "env.ignore": "test_any_environment.py",
-    "actor.place": "runtime/test_topologies.py",
+    "actor.placement": "runtime/test_topologies.py",
     "actor.restarts": "test_process_faults.py",
     "actor.hang_seconds": "test_process_faults.py",
     "actor.window_steps": "runtime/test_topologies.py",
@@ -452,7 +446,7 @@ NETWORKS: dict[str, tuple[type[Steady], dict[str, Any], Any]] = {
 
 def is_as_built_directly(name: str, train: Train, patch: pytest.MonkeyPatch) -> None:
     env, more, value = NETWORKS[name]
-    settings = STILL | {f"network.{each}": said for each, said in more.items()}
+    settings = STILL | {f"network.{each}": value for each, value in more.items()}
     config = resolve("x", settings=SERIAL | settings, tuned=False).network
     torch.manual_seed(0)
     source = find(env)
@@ -463,8 +457,8 @@ def is_as_built_directly(name: str, train: Train, patch: pytest.MonkeyPatch) -> 
         with torch.no_grad():
             output = network.eval()(observations, network.initial_state(5))
         shape = {each: tuple(part.shape) for each, part in network.state_dict().items()}
-        said = output.distribution.mode().float() + output.distribution.entropy().reshape(5, -1).sum(-1, keepdim=True)
-        return shape, said.tolist(), output.value.tolist()
+        shown = output.distribution.mode().float() + output.distribution.entropy().reshape(5, -1).sum(-1, keepdim=True)
+        return shape, shown.tolist(), output.value.tolist()
 
     trained = train(settings | {f"network.{name}": value}, env=env).agent.network
     direct, default = build(*spaces, replace(config, **{name: value})), build(*spaces, config)
@@ -896,11 +890,11 @@ def _(train: Train, patch: pytest.MonkeyPatch) -> None:
 
 # How a value arrives
 
-WORLD = """
+ENVIRONMENT = """
 import gymnasium as gym
 import numpy as np
 
-class World(gym.Env):
+class Env(gym.Env):
     observation_space = gym.spaces.Dict(x=gym.spaces.Box(-1, 1, (2,)), y=gym.spaces.Discrete(2))
     action_space = gym.spaces.Discrete(2)
 
@@ -928,7 +922,7 @@ def flat(share):
 """
 VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "threads": "one-core", "device": "cpu", "env.wrappers": ("FILE:Wrapped",), "env.ignore": ("y",),
-    "env.backend": "sync", "actor.place": "thread", "exploration.epsilon": (0.5, 0.25),
+    "env.backend": "sync", "actor.placement": "thread", "exploration.epsilon": (0.5, 0.25),
     "exploration.epsilon_end": (0.125,), "network.encoder": "flat", "network.hidden": (5, 4), "network.core": "gru",
     "novelty.hidden": (5,), "loss.kind": "impala", "collapse.answer": "rollback", "topology": "queue",
     "inference.kind": "batched", "learner.optimizer": "rmsprop", "stop.target": 1.5, "collapse.step_factor": 0.25,
@@ -944,7 +938,7 @@ CONTEXT: dict[str, dict[str, Any]] = {  # what else must be set
 }
 
 
-DEFAULTS: dict[Path, TrainConfig] = {}  # of the world in a file, made once
+DEFAULTS: dict[Path, TrainConfig] = {}  # of the environment in a file, made once
 
 
 class Arrived(BaseException):
@@ -971,9 +965,9 @@ def config_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("world") / "world.py"
-    file.write_text(WORLD)
+def env_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("env_file") / "env.py"
+    file.write_text(ENVIRONMENT)
     return file
 
 
@@ -1004,8 +998,8 @@ def value_in(config: TrainConfig, name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", [name for name in fields() if name not in DERIVED])
-def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike(name, world, tmp_path, config_of):
-    env, settings = f"{world}:World", {each: in_file(value, world) for each, value in CONTEXT.get(name, {}).items()}
+def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike(name, env_file, tmp_path, config_of):
+    env, settings = f"{env_file}:Env", {each: in_file(value, env_file) for each, value in CONTEXT.get(name, {}).items()}
     how: dict[str, Any] = {"preset": "appo", "tuned": False, "seed": 0}
     expected: Any
     if name in TABLES:
@@ -1017,10 +1011,10 @@ def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike
     elif name == "env.id":
         env = expected = "CartPole-v1"
     else:
-        settings[name] = expected = other_value(name, world)
+        settings[name] = expected = other_value(name, env_file)
 
     def words() -> list[str]:
-        said = [
+        words = [
             "train",
             env,
             "--run-dir",
@@ -1030,11 +1024,11 @@ def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike
             "--seed",
             str(how["seed"]),
         ]
-        said += [] if how["tuned"] else ["--untuned"]
+        words += [] if how["tuned"] else ["--untuned"]
         for each, value in settings.items():
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            said += ["--record"] if each == "record" else [f"--{each}", text]
-        return said
+            words += ["--record"] if each == "record" else [f"--{each}", text]
+        return words
 
     python = config_of(lambda: troupe.train(env, settings=settings, run_dir=tmp_path / "none", **how))
     assert value_in(python, name) == expected
@@ -1042,9 +1036,9 @@ def test_a_value_arrives_from_the_command_line_from_python_and_from_a_file_alike
     (tmp_path / "config.toml").write_text(to_toml(python))
     assert config_of(lambda: troupe.resume(tmp_path)) == python
     if name != "env.id":
-        if world not in DEFAULTS:
-            DEFAULTS[world] = config_of(lambda: troupe.train(env, run_dir=tmp_path / "none", tuned=False))
-        assert value_in(DEFAULTS[world], name) != expected
+        if env_file not in DEFAULTS:
+            DEFAULTS[env_file] = config_of(lambda: troupe.train(env, run_dir=tmp_path / "none", tuned=False))
+        assert value_in(DEFAULTS[env_file], name) != expected
 
 
 def test_a_run_that_is_resumed_goes_by_its_file(train):
@@ -1065,8 +1059,8 @@ def test_every_setting_has_a_case_here_or_a_test_elsewhere() -> None:
     )
     assert CASES.keys() | ELSEWHERE.keys() | DERIVED.keys() == fields().keys()
     for name, file in ELSEWHERE.items():
-        said = f"--{name.partition('.')[0]} " if name == "network.custom" else name
-        assert said in (Path(__file__).parent / file).read_text(), f"{file} has no test of {name} any more"
+        mention = f"--{name.partition('.')[0]} " if name == "network.custom" else name
+        assert mention in (Path(__file__).parent / file).read_text(), f"{file} has no test of {name} any more"
 
 
 def _cases() -> list[Any]:

@@ -36,7 +36,7 @@ SMALL = {
 }  # fmt: skip
 
 
-class World(gym.Env):
+class Env(gym.Env):
     """Ten steps an episode; `bad(steps so far)` is called before each step and may break anything."""
 
     observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
@@ -64,9 +64,9 @@ def judging_last() -> bool:
     return threading.current_thread().name == "MainThread-evaluation"
 
 
-def small(place: Path, env=World, **more):
+def small(folder: Path, env=Env, **more):
     settings = SMALL | {name: more.pop(name) for name in list(more) if "." in name or name == "topology"}
-    return troupe.train(env, run_dir=place / "run", settings=settings, **({"steps": 200, "target": "none"} | more))
+    return troupe.train(env, run_dir=folder / "run", settings=settings, **({"steps": 200, "target": "none"} | more))
 
 
 def strict(file: Path):
@@ -79,6 +79,7 @@ def strict(file: Path):
 # What a run leaves
 
 
+@pytest.mark.usefixtures("pictures")
 def test_everything_is_in_the_run_directory_and_nothing_is_printed(tmp_path, capfd):
     run = small(tmp_path)
     assert capfd.readouterr() == ("", "")
@@ -107,7 +108,7 @@ def test_the_summary_has_its_keys(tmp_path):
 
 
 def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_path):
-    """All are worth the same in this world, and of two equals the newer are kept."""
+    """All are worth the same in this environment, and of two equals the newer are kept."""
     run = small(tmp_path, topology="serial", **{"evaluation.every_steps": 150, "learner.average_decay": 0.0})
     judged = [row["steps"] for row in read_metrics(run.path) if row.get("purpose") == "progress"]
     assert len(judged) == 2
@@ -130,7 +131,7 @@ def test_the_best_weights_are_not_the_last(tmp_path, monkeypatch):
     settings = {"evaluation.every_steps": 20, "loss.normalize_reward": False, "topology": "serial"}
     run = small(tmp_path, steps=70, **settings)
     for steps in (70, 100):
-        run = run if run.steps >= steps else troupe.resume(run.path, steps=steps, env=World)
+        run = run if run.steps >= steps else troupe.resume(run.path, steps=steps, env=Env)
         saved, agent = checkpoint.load(run.path, pytest.fail), troupe.load(run.path)
         _, second, *later = [row for row in read_metrics(run.path) if row.get("purpose") == "progress"]
         assert (saved.state["best_steps"], saved.state["best_score"]) == (second["steps"], 9.0)
@@ -176,7 +177,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else_unless_asked(tmp_path,
     out = stream()
     monkeypatch.setattr("sys.stdout", out)
     run = small(tmp_path)
-    troupe.resume(run.path, steps=400, env=World)
+    troupe.resume(run.path, steps=400, env=Env)
     text = out.getvalue()
     assert ("of 200 steps" in text) == ("of 400 steps" in text) == ("step limit reached" in text) == shown
     assert shown or text == ""
@@ -207,8 +208,9 @@ def test_metrics_stay_json_when_numbers_are_not_finite(tmp_path, monkeypatch):
     assert '"entropy": null' in text
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_run_in_which_no_episode_ends_is_a_run(tmp_path):
-    run = small(tmp_path, lambda: World(lambda env: (np.zeros(2, np.float32), 1.0, False, judging_last(), {})))
+    run = small(tmp_path, lambda: Env(lambda env: (np.zeros(2, np.float32), 1.0, False, judging_last(), {})))
     assert run.outcome == "steps"
     assert not (run.path / "plots" / "learning.png").exists()
 
@@ -257,7 +259,7 @@ def test_handlers_and_threads_are_as_before(tmp_path):
 
 def test_a_signal_at_any_moment_takes_no_lock(tmp_path):
     """The handler runs in the main thread, which may hold any lock: here it holds the one of the wait."""
-    session = Session(trainer.configuration.resolve("x", settings=SMALL), find(World), None, "silent")
+    session = Session(trainer.configuration.resolve("x", settings=SMALL), find(Env), None, "silent")
     locks = (session._supervisor._ended._cond, session._topology.gate._open._cond)
     for lock in locks:
         with lock:
@@ -283,12 +285,12 @@ def test_an_environment_that_cannot_be_made_leaves_nothing(tmp_path, env, words)
 
 
 def test_an_environment_that_fails_in_its_first_reset_leaves_nothing(tmp_path):
-    class Stuck(World):
+    class Stuck(Env):
         def reset(self, **given):
             raise ValueError("no\nroad")
 
     with pytest.raises(TroupeError, match="reset raised ValueError: no road"):
-        small(tmp_path, Stuck, **{"actor.place": "thread"})
+        small(tmp_path, Stuck, **{"actor.placement": "thread"})
     assert not (tmp_path / "run").exists()
 
 
@@ -299,12 +301,12 @@ def test_a_directory_that_holds_a_run_or_is_a_file_is_refused(tmp_path):
     ):
         small(tmp_path)
     with pytest.raises(UsageError, match="run_dir= is empty"):
-        troupe.train(World, run_dir="")
+        troupe.train(Env, run_dir="")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file; run_dir= names a directory"):
-        troupe.train(World, run_dir=tmp_path / "file")
+        troupe.train(Env, run_dir=tmp_path / "file")
     with pytest.raises(UsageError, match="cannot be written: Not a directory"):
-        troupe.train(World, run_dir=tmp_path / "file" / "run")
+        troupe.train(Env, run_dir=tmp_path / "file" / "run")
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
@@ -384,7 +386,7 @@ def test_an_environment_that_breaks_is_one_line_a_traceback_and_a_checkpoint(tmp
     with pytest.raises(
         TroupeError, match=f"^{who} failed: .*{words}.*traceback in .*error.txt; weights saved in "
     ) as e:
-        small(tmp_path, lambda: World(bad), **{"evaluation.every_steps": 64})
+        small(tmp_path, lambda: Env(bad), **{"evaluation.every_steps": 64})
     assert "\n" not in str(e.value)
     assert not isinstance(e.value, UsageError)
     assert "Traceback (most recent call last)" in (tmp_path / "run" / "error.txt").read_text()
@@ -425,7 +427,7 @@ def test_a_network_that_breaks_ends_the_run_in_order(tmp_path, topology, backwar
 
 
 def test_an_environment_that_cannot_be_closed_costs_nothing(tmp_path, caplog):
-    class Clings(World):
+    class Clings(Env):
         def close(self):
             if self.steps:
                 raise ValueError("no\nend")
@@ -436,7 +438,7 @@ def test_an_environment_that_cannot_be_closed_costs_nothing(tmp_path, caplog):
 
 
 def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
-    class Clings(World):
+    class Clings(Env):
         def close(self):
             if self.steps:
                 threading.Event().wait()
@@ -449,7 +451,7 @@ def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
 # Whatever the main thread raises
 
 
-def breaks_after(monkeypatch, place, error):
+def breaks_after(monkeypatch, folder, error):
     """The main thread raises `error` in its first report after something was learned."""
     report = Reporter.report
 
@@ -461,7 +463,7 @@ def breaks_after(monkeypatch, place, error):
         return row
 
     monkeypatch.setattr(Reporter, "report", reported)
-    return small(place, steps=0)
+    return small(folder, steps=0)
 
 
 def test_what_the_main_thread_raises_fails_the_run_after_it_is_saved(tmp_path, monkeypatch):
@@ -503,7 +505,7 @@ def test_a_thread_that_cannot_be_started_for_a_replacement_is_named_and_the_run_
         with pytest.raises(
             TroupeError, match=r"^the main thread failed: RuntimeError: can't start new thread .*saved in "
         ):
-            small(tmp_path, lambda: World(hangs), **{"actor.place": "thread", "actor.hang_seconds": 0.2})
+            small(tmp_path, lambda: Env(hangs), **{"actor.placement": "thread", "actor.hang_seconds": 0.2})
     finally:
         hanging.set()
     assert troupe.load(tmp_path / "run")
@@ -518,7 +520,7 @@ def test_a_second_signal_in_the_middle_of_saving_loses_nothing(tmp_path, monkeyp
 
     monkeypatch.setattr(checkpoint, "save", interrupted_once)
     with pytest.raises(KeyboardInterrupt) as stop:
-        small(tmp_path, signalling(signal.SIGINT), steps=0, **{"actor.place": "thread"})
+        small(tmp_path, signalling(signal.SIGINT), steps=0, **{"actor.placement": "thread"})
     assert stop.value.run.outcome == "interrupted"
     assert troupe.load(tmp_path / "run")
 
@@ -527,13 +529,13 @@ def test_a_second_signal_in_the_middle_of_saving_loses_nothing(tmp_path, monkeyp
 
 
 def signalling(number):
-    """Makes a world whose 40th step in training sends this process a signal."""
+    """Makes an environment whose 40th step in training sends this process a signal."""
 
     def kill(env):
         if env.steps == 40 and part() == "actor":
             os.kill(os.getpid(), number)
 
-    return lambda: World(kill)
+    return lambda: Env(kill)
 
 
 @pytest.mark.parametrize(
@@ -543,11 +545,11 @@ def signalling(number):
 def test_a_signal_saves_and_is_raised_with_the_run_and_no_other_run_begins(tmp_path, number, kind, status):
     def train_three():
         for seed in range(3):
-            small(tmp_path / str(seed), signalling(number), steps=0, **{"actor.place": "thread"})
+            small(tmp_path / str(seed), signalling(number), steps=0, **{"actor.placement": "thread"})
 
     with pytest.raises(kind) as stop:
         train_three()
-    assert [place.name for place in tmp_path.iterdir()] == ["0"]
+    assert [each.name for each in tmp_path.iterdir()] == ["0"]
     assert getattr(stop.value, "code", None) == status
     run = stop.value.run
     assert (run.outcome, run.signal, run.scores) == ("interrupted", number, None)
@@ -579,8 +581,8 @@ def test_a_checkpoint_that_fails_while_training_is_reported_once_and_the_run_con
         while env.steps == 50 and part() == "actor" and len(tried) < 5:
             time.sleep(0.01)
 
-    settings = {"checkpoint.every_seconds": 0.01, "actor.place": "thread"}
-    run = small(tmp_path, lambda: World(until_five_were_tried), **settings)
+    settings = {"checkpoint.every_seconds": 0.01, "actor.placement": "thread"}
+    run = small(tmp_path, lambda: Env(until_five_were_tried), **settings)
     assert run.outcome == "steps"
     assert troupe.load(run.path)
     assert [record.getMessage() for record in caplog.records] == [
@@ -601,7 +603,7 @@ def test_a_failure_on_a_full_disk_is_still_the_failure(tmp_path, monkeypatch):
         checkpoint, "write_durably", lambda path, data: write(path, data) if path.name == "config.toml" else full()
     )
     with pytest.raises(TroupeError, match=r"^actor-0 failed: .*broken wheel.*\(--debug shows where; newest checkpoint"):
-        small(tmp_path, lambda: World(raises))
+        small(tmp_path, lambda: Env(raises))
 
 
 def test_a_summary_that_cannot_be_written_is_a_plain_error(tmp_path, monkeypatch):
@@ -619,38 +621,38 @@ def test_a_summary_that_cannot_be_written_is_a_plain_error(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("fate", ["moved", "deleted", "replaced", "emptied"])
 def test_a_run_whose_directory_goes_leaves_a_whole_one(tmp_path, caplog, fate):
-    place, done = tmp_path / "run", []
+    folder, done = tmp_path / "run", []
 
     def happens(env):
         if part() == "actor" and env.steps == 50 and not done:
             done.append(fate)
             if fate in ("moved", "replaced"):
-                place.rename(tmp_path / "moved")
+                folder.rename(tmp_path / "moved")
             elif fate == "deleted":
-                shutil.rmtree(place)
+                shutil.rmtree(folder)
             else:
-                (place / "config.toml").unlink()
+                (folder / "config.toml").unlink()
             if fate == "replaced":
-                place.mkdir()
-                (place / "mine").touch()
+                folder.mkdir()
+                (folder / "mine").touch()
 
-    run = small(tmp_path, lambda: World(happens), **{"actor.place": "thread"})
-    said = [record.getMessage() for record in caplog.records]
+    run = small(tmp_path, lambda: Env(happens), **{"actor.placement": "thread"})
+    warned = [record.getMessage() for record in caplog.records]
     if fate == "emptied":
-        assert said == [f"config.toml was missing in '{place}', and has been written again"]
+        assert warned == [f"config.toml was missing in '{folder}', and has been written again"]
     else:
-        assert said == [f"'{place}' has been moved or deleted; continuing in a new directory, {run.path}"]
-    assert run.path == (tmp_path / "run_2" if fate == "replaced" else place)
+        assert warned == [f"'{folder}' has been moved or deleted; continuing in a new directory, {run.path}"]
+    assert run.path == (tmp_path / "run_2" if fate == "replaced" else folder)
     assert troupe.load(run.path)
-    assert troupe.resume(run.path, steps=run.steps + 100, env=World).path == run.path
+    assert troupe.resume(run.path, steps=run.steps + 100, env=Env).path == run.path
     assert strict(run.path / "summary.json")["outcome"] == "steps"
     if fate == "replaced":
-        assert [file.name for file in place.iterdir()] == ["mine"]
+        assert [file.name for file in folder.iterdir()] == ["mine"]
 
 
 def test_two_trainings_that_both_found_the_directory_free_do_not_share_it(tmp_path, monkeypatch):
     small(tmp_path)
-    monkeypatch.setattr(trainer, "check_free", lambda place: None)  # it looked before the other one began
+    monkeypatch.setattr(trainer, "check_free", lambda folder: None)  # it looked before the other one began
     before = sorted(tmp_path.glob("run/**/*"))
     with pytest.raises(UsageError, match="already holds a run"):
         small(tmp_path)
@@ -734,7 +736,7 @@ def test_a_solved_run_can_go_on(tmp_path):
 def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_goes_on(tmp_path, caplog):
     first = small(tmp_path, env="CartPole-v1", steps=100)
     troupe.resume(first.path, steps=300)
-    older, newest = sorted((first.path / "checkpoints").iterdir(), key=lambda place: int(place.name))
+    older, newest = sorted((first.path / "checkpoints").iterdir(), key=lambda path: int(path.name))
     (newest / "best.safetensors").write_bytes(b"")
     assert troupe.load(first.path)
     assert troupe.evaluate(first.path, episodes=2)

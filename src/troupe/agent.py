@@ -1,4 +1,4 @@
-"""A trained agent: what `load` gives back, and what evaluation, video and programs of the user use."""
+"""A trained agent: what `load` returns, and what evaluation, video and the user's programs call."""
 
 import logging
 import os
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 
 
 class Agent:
-    """A policy with its value. Observations come one at a time, as the environment gives them.
+    """A policy with its value function. It takes observations as the environment returns them, one or a batch.
 
     A recurrent agent keeps its state between calls of `act`, one for each index of a batch; `reset` begins a new
-    episode. Use a `session` for each of several games played at once.
+    episode. To play several games at once, use a `session` for each.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Agent:
         self._actions, self._limits = Actions(action_space), [Limits(leaf) for leaf in network.packing.leaves]
         self._generator = torch.Generator()
         self._generator.seed()
-        self._state: RecurrentState | None = None  # for the next observations; None at the beginning
+        self._state: RecurrentState | None = None  # for the next observations; None before the first
 
     @property
     def reads_rewards(self) -> bool:
@@ -65,7 +65,7 @@ class Agent:
         return self.network.reads_rewards
 
     def reset(self, ended: Any = None) -> None:
-        """The next observation begins an episode; of a batch, where `ended` is true, or at the indices it holds."""
+        """The next observation begins an episode; in a batch, only where `ended` is true, or at the indices in it."""
         if ended is None:
             self._state = None
         elif self._state is not None:
@@ -81,10 +81,10 @@ class Agent:
     @torch.inference_mode()
     def act(self, observation: Any, *, mask: Any = None, reward: Any = None, greedy: bool | None = None) -> Any:
         """The action for one observation, or actions for a batch [N, ...] of them (nested ones come one at a time):
-        the mode of the policy (`greedy`) or a sample from it; None is as in the evaluations of its run.
+        the mode of the policy if `greedy`, else a sample from it; by default as in the evaluations of its run.
 
-        `mask` is `info["action_mask"]` of an environment that has it; None allows all. `reward` is that of the last
-        step, for an agent that reads it. A recurrent agent's state advances by one step.
+        `mask` is `info["action_mask"]` of an environment that has it; None allows all. `reward` is the last step's, for
+        an agent with `reads_rewards`. A recurrent agent's state advances by one step.
         """
         greedy = self.greedy if greedy is None else greedy
         batch, single = self._batch(observation, mask)
@@ -98,10 +98,10 @@ class Agent:
 
     @torch.inference_mode()
     def distribution(self, observation: Any, mask: Any = None, reward: Any = None) -> tuple[np.ndarray | None, float]:
-        """The probability of every action, None where they are not a single choice; and the value. The recurrent state
-        does not advance: `act` does that.
+        """The probability of every action, None if the action is not a single discrete choice; and the value. The
+        recurrent state does not advance: only `act` does that.
 
-        A mask that forbids every action, as on an episode's final observation, counts as one that allows all.
+        A mask that forbids every action, as on an episode's final observation, is read as one that allows all.
         """
         output = self._output(observation, mask, reward)
         policy = output.distribution
@@ -196,7 +196,7 @@ class Agent:
             )
         if array.dtype.kind in "iu" and (array != given).any():
             lost = given[array != given].flat[0]
-            raise UsageError(f"the observation holds {lost}, which its space's dtype cannot ({array.dtype})")
+            raise UsageError(f"the observation holds {lost}, which does not fit its space's dtype ({array.dtype})")
         batch = array[None] if single else array
         if unfit := self._limits[0].unfit(batch):
             number, what = unfit
@@ -233,9 +233,9 @@ def load(
 def load_with_code(
     run: str | os.PathLike[str], network: AnyNetwork | None = None, **passed: str | Callable[..., Any] | None
 ) -> tuple[Agent, SavedAgent]:
-    """The agent as `load` gives it, with the network and the encoder that the run names, for those who execute the
-    run's environment as well; and what it was restored from. `passed` (`encoder`, `backend`) takes the place of those
-    that the run names."""
+    """The agent as `load` returns it, but with the network and the encoder that the run names, for commands that also
+    execute the run's environment; and what it was restored from. `passed` (`encoder`, `backend`) replaces what the run
+    names."""
     saved = saved_agent.read(Path(run), logging.getLogger("troupe").warning)
     saved = replace(saved, config=replace_settings(saved.config, choices.named({}, **passed)))
     own = network_of_run(saved.path, saved.config, network, trained_with_one=saved.custom_network)
@@ -248,8 +248,8 @@ def load_with_code(
 def environment_of(
     agent: Agent, saved: SavedAgent, env: str | Callable[..., gym.Env[Any, Any]] | None
 ) -> EnvironmentSource:
-    """The environment that a restored agent plays in: its run's, or `env`. Raises UsageError where its spaces are not
-    those of the agent."""
+    """The environment that a restored agent plays in: its run's, or `env`. Raises UsageError if its spaces are not the
+    agent's."""
     source = of_run(saved.path, saved.config.env, env)
     for what, its, known in (
         ("observations", _form(source.packing.space), _form(agent.network.packing.space)),

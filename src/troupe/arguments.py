@@ -244,7 +244,7 @@ def _add_callbacks(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
-    """What a single run and several take alike."""
+    """The arguments that a single run and several have in common."""
     parser.add_argument(
         "--untuned", action="store_true", help="ignore the preset's tuned settings for this environment"
     )

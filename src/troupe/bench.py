@@ -1,4 +1,4 @@
-"""`troupe bench`: what a step costs in each stage, the limit that implies, and what training reaches."""
+"""`troupe bench`: the cost of a step in each stage, the limit that this implies, and what training reaches."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -30,7 +30,7 @@ from troupe.trainer import train
 from troupe.user_code.files import without_folder
 
 STAGE_SECONDS = 1.0
-_MOSTLY_PREEMPTED = 0.3  # of the time: the measurement says more about other programs
+_MOSTLY_PREEMPTED = 0.3  # of the time: the measurement is dominated by other programs
 _DOING = {"env": "the environment", "act": "acting", "move": "copying rollouts", "learn": "learning"}
 
 
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def limit(self) -> float:
-        """C / (e + a + l): no schedule on C cores does more."""
+        """C cores divided by the core-seconds of a step: no schedule is faster."""
         return self.cores / sum(self.stages.values())
 
     @property
@@ -68,7 +68,7 @@ class Result:
             "environment": without_folder(self.config.env.id),
             "preset": self.config.preset,
             "topology": self.config.topology,
-            "place": self.placement,
+            "placement": self.placement,
             "actors": self.config.actor.count,
             "environments_per_actor": self.config.actor.environments,
             "cores": self.cores,
@@ -113,16 +113,16 @@ class Result:
         )
 
     def advice(self) -> list[str]:
-        """What would make it faster, as far as the measurements tell."""
+        """What would make it faster, according to the measurements."""
         advice = []
         if self.preempted > _MOSTLY_PREEMPTED:
             advice.append(f"other programs had the processors {self.preempted:.0%} of the time: measure without them")
         elif self.placement == "thread" and self.fraction < 0.7 and self.cores > 1:
-            advice.append("threads share one interpreter lock: --actor.place process, or larger batches per call")
+            advice.append("threads share one interpreter lock: --actor.placement process, or larger batches per call")
         return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]
 
     def _about(self, stage: str) -> list[str]:
-        """What can be done about the stage that limits the run, or about the costliest one."""
+        """What can be done about the stage that limits the run, or else about the costliest one."""
         config = self.config
         more_actors = f"--actors {2 * config.actor.count} --actor.environments {max(1, config.actor.environments // 2)}"
         if stage == "delay":
@@ -137,7 +137,7 @@ class Result:
         costliest = max(self.stages, key=lambda name: self.stages[name])
         if stage == "turn":
             return [
-                f"one thread computes at a time, and {_DOING[costliest]} takes most of it: --actor.place process, "
+                f"one thread computes at a time, and {_DOING[costliest]} takes most of it: --actor.placement process, "
                 "or --threads free where batches are large"
             ]
         if stage == "predict":
@@ -161,12 +161,12 @@ class Result:
 def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) -> Result:
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:
-        raise UsageError("--time 0: there must be some time to train in")
+        raise UsageError("--time 0: expected a time above 0")
     config, source = settle(resolve(env, preset, settings), env)
     own = find_network(None, config)
     config, _ = fit(config, source, own)
     network, _, _ = first_network(own, source, config)
-    alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.place": "thread"}
+    alone = {"topology": "serial", "actor.count": 1, "learner.count": 1, "actor.placement": "thread"}
     alone |= {"inference.kind": "local", "adjust.every_seconds": 0.0, "record": False, "learner.threads": 1}
     topology = assemble(replace(config, alone), source, network, np.random.SeedSequence(config.seed), Progress())
     with closing(topology), one_torch_thread():
@@ -202,7 +202,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
 
 
 def _stages(topology: Topology) -> dict[str, float]:
-    """Core-seconds per step of moving rollouts into a batch, and of learning from it."""
+    """Core-seconds per step for copying rollouts into a batch, and for learning from it."""
     (runner,), (learner,), queue = topology.runners, topology.learners, topology.queue
     assert isinstance(runner, ThreadRunner)
     rollouts = [queue.acquire() for _ in range(topology.config.learner.rollouts)]

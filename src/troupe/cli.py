@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs one command; gives the exit status."""
+    """Runs one command; returns the exit status."""
     debug = "--debug" in argv
     try:
         options = arguments.parse([word for word in argv if word != "--debug"])
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> int:
             print(f"troupe: interrupted{getattr(stop, 'after', '')}", file=sys.stderr)
         number = stop.args[0] if stop.args else signal.SIGINT
         return 128 + (number if isinstance(number, int) else signal.SIGINT)
-    except BrokenPipeError:  # whoever read our output has gone: `troupe envs | head`
+    except BrokenPipeError:  # the reader of the output has ended: `troupe envs | head`
         return 0
     except Exception as error:
         if debug:
@@ -128,7 +128,7 @@ def compare(options: argparse.Namespace) -> int:
     from troupe.comparison import compare, parse_vary
 
     if not (options.presets or options.vary):
-        raise UsageError("--presets or --vary is required: what is to be compared (troupe compare --help)")
+        raise UsageError("--presets or --vary is required: name what to compare (troupe compare --help)")
     asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
     presets, vary = options.presets or ["appo"], parse_vary(options.vary)
     seeds = range(options.seed, options.seed + options.seeds)
@@ -232,7 +232,7 @@ def export(options: argparse.Namespace) -> None:
     agent, saved = load_with_code(options.run, options.network, encoder=options.encoder)
     report_changes(saved.config.env)
     done = agent.export(options.file)
-    console.write(f"wrote {done.file}; what goes in and out, N observations at a time:\n")
+    console.write(f"wrote {done.file}; its inputs and outputs, for N observations at a time:\n")
     ports = [("input", port) for port in done.inputs] + [("output", port) for port in done.outputs]
     rows = [(side, port.name, str(port.dtype), port.batch) for side, port in ports]
     console.write("\n".join(table([("", "name", "type", "shape"), *rows])))
@@ -262,7 +262,7 @@ def replay(options: argparse.Namespace) -> int:
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)
         return 1
-    console.write("every version of the weights is the one the run had, bit for bit")
+    console.write("every version of the weights is the same as in the run, bit for bit")
     return 0
 
 
@@ -275,7 +275,7 @@ def bench(options: argparse.Namespace) -> None:
 
 
 def check(options: argparse.Namespace) -> int:
-    """Exit status 1 where something is wrong."""
+    """Exit status 1 if something is wrong."""
     from troupe.environments import settle
     from troupe.environments.checks import check
 

@@ -32,7 +32,7 @@ class Variant:
 
     preset: str
     varied: Mapping[str, Any]
-    config: TrainConfig  # with all that goes to every run
+    config: TrainConfig  # with the settings common to all runs
 
     @property
     def label(self) -> str:
@@ -57,10 +57,10 @@ def compare(
     """Trains with every preset, every value of the settings in `vary` and every seed, in `run_dir`/<variant>/seed<k>;
     returns the exit status.
 
-    All have the same target and limits: what `settings` do not say of them is that of the first preset. Each seed is
-    trained with all variants before the next seed, so that a machine whose speed varies treats them alike. After
-    failures and signals the finished runs are still compared, and the same call with the same `run_dir` continues.
-    Raises UsageError before any run starts where one of the presets does not allow the settings.
+    All have the same target and limits: those of the first preset, unless they are in `settings`. Each seed is trained
+    with all variants before the next seed, so that a machine whose speed varies treats them alike. After failures and
+    signals the finished runs are still compared, and the same call with the same `run_dir` continues. Raises UsageError
+    before any run starts if one of the presets does not allow the settings.
     """
     directory = directory_of(run_dir, env, "compare")
     variants, common = _variants(env, presets, vary or {}, settings or {}, tuned=tuned)
@@ -118,7 +118,7 @@ def _variants(
 
 
 def _figures(series: Series, variants: Sequence[Variant]) -> Row:
-    """What was measured, by variant and by run."""
+    """The measured figures, by variant and by run."""
     runs = [_run_figures(job, series.directory) for job in series.done]
     failed = [{"preset": job.variant, "seed": job.seed, "error": str(error)} for job, error in series.failed.items()]
     by_variant = {}
@@ -227,7 +227,7 @@ _COLUMNS = {  # by heading: the figure and its format
 
 
 def _table(variants: Mapping[str, Row]) -> list[str]:
-    """In Markdown, aligned so that it reads as well on a terminal."""
+    """A Markdown table, aligned so that it can be read on a terminal as well."""
     rows = [["preset", "tuned", "solved", *_COLUMNS]]
     for label, figures in variants.items():
         solved = "-" if figures.get("solved") is None else figures["solved"]
@@ -266,7 +266,7 @@ def _one_or_each(words: Mapping[str, str]) -> str:
 
 
 def parse_vary(given: Iterable[str]) -> dict[str, list[str]]:
-    """The values of each setting in "learner.learning_rate=1e-3,1e-4". Of a setting that is a list itself, each item of
+    """The values of each setting in "learner.learning_rate=1e-3,1e-4". If the setting is a list itself, each item of
     `given` is one value. Raises UsageError."""
     varied: dict[str, list[str]] = {}
     for words in given:

@@ -1,4 +1,4 @@
-"""How a run ends: environments are closed in time, and what came of it is written down."""
+"""The end of a run: environments are closed within a deadline, and its results are written."""
 
 import time
 import traceback
@@ -17,12 +17,12 @@ from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Failure
 from troupe.runtime.progress import Counts
 
-SAVING = "saving"  # the part that fails where the last checkpoint cannot be written
+SAVING = "saving"  # the part that fails if the last checkpoint cannot be written
 _CLOSE_SECONDS = 10.0  # for environments to close
 
 
 def close_in_time(close: Callable[[], None], interrupted: Callable[[], bool]) -> str | None:
-    """Closes environments, however the run ended; returns what went wrong, which takes nothing from the saved run.
+    """Closes environments, however the run ended; returns what went wrong, which does not affect the saved run.
 
     Once `interrupted`, they have a second left.
     """
@@ -34,7 +34,7 @@ def close_in_time(close: Callable[[], None], interrupted: Callable[[], bool]) ->
 
     try:
         if not run_interruptible(work, lambda: interrupted() or time.monotonic() > deadline):
-            return "close() has not returned, and is left behind"
+            return "close() has not returned, and is abandoned"
     except Exception as error:
         return f"close raised {one_line(error)}"
     return None
@@ -58,7 +58,7 @@ def write_summary(run: Path, config: TrainConfig, counts: Counts, seconds: float
 
 
 def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:
-    """Writes the traceback into the run's directory, if the disk lets it; returns the error that says all in a line."""
+    """Writes the traceback into the run's directory, if that is possible; returns the error, which is one line."""
     trace, where = "".join(traceback.format_exception(failure.error)), "--debug shows where"
     with suppress(OSError):
         checkpoint.write_durably(run / "error.txt", printable(trace).encode())
@@ -70,7 +70,7 @@ def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:
 
 
 def draw_picture(run: Path) -> Path | None:
-    """Draws the run's learning curve, and that of its group anew; None where no episode has ended. Raises OSError."""
+    """Draws the run's learning curve, and redraws that of its group; None if no episode has ended. Raises OSError."""
     from troupe.runs.report import group
     from troupe.runs.report.plots import plot_runs
 

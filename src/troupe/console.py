@@ -23,7 +23,7 @@ def prepare() -> None:
         if getattr(sys, name) is None:  # closed by the program that started us
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # file names may hold what no encoding has
+        if isinstance(stream, io.TextIOWrapper):  # file names may hold characters that no encoding has
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -33,7 +33,8 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 @contextmanager
 def numbered_interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt with the signal's number, which tells it from one that an environment raises."""
+    """Ctrl-C raises KeyboardInterrupt with the signal's number, to distinguish it from one that an environment
+    raises."""
     before = signal.getsignal(signal.SIGINT)
     is_default = before is signal.default_int_handler  # neither ignored, as in a shell's background, nor another's
     ours = is_default and threading.current_thread() is threading.main_thread()
@@ -47,7 +48,7 @@ def numbered_interrupts() -> Iterator[None]:
 
 
 def write(text: str, end: str = "\n") -> None:
-    """Prints to standard output. Raises BrokenPipeError, and TroupeError where it cannot be written otherwise."""
+    """Prints to standard output. Raises BrokenPipeError, or TroupeError if it cannot be written for another reason."""
     try:
         print(text, end=end)
     except BrokenPipeError:
@@ -58,7 +59,7 @@ def write(text: str, end: str = "\n") -> None:
 
 
 def flush(status: int) -> int:
-    """Writes out what has been printed, while it can still be reported that this fails; gives the exit status."""
+    """Writes out what has been printed, while a failure can still be reported; returns the exit status."""
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What to do next with a run: a command where one was begun by a command, and a call in Python otherwise."""
+"""What to do next with a run: a command if it was started from the command line, otherwise a call in Python."""
 
 import shlex
 from collections.abc import Iterator, Mapping
@@ -11,14 +11,14 @@ from troupe.config import PASSED, TrainConfig, value_of
 _by_command: ContextVar[bool] = ContextVar("by_command", default=False)
 CODE = {  # the settings that name code of the user's, by keyword in Python and option
     "env": "env.id", "network": "network.custom", "encoder": "network.encoder", "backend": "env.backend",
-    "loss": "loss.kind", "optimizer": "learner.optimizer", "placement": "actor.place",
+    "loss": "loss.kind", "optimizer": "learner.optimizer", "placement": "actor.placement",
 }  # fmt: skip
 _ONLY_FOR_TRAINING = ("loss", "optimizer", "placement")
 
 
 @contextmanager
 def by_command() -> Iterator[None]:
-    """What runs inside was begun from the command line."""
+    """Marks that what runs inside was started from the command line."""
     before = _by_command.set(True)
     try:
         yield
@@ -32,12 +32,12 @@ def either(command: str, python: str) -> str:
 
 
 def option(name: str, keyword: str = "") -> str:
-    """`--run-dir` or `run_dir=`; `keyword` is its name in Python, where that is another."""
+    """`--run-dir` or `run_dir=`; `keyword` is its name in Python, if that differs."""
     return either(f"--{name}", f"{keyword or name.replace('-', '_')}=")
 
 
 def code_option(name: str) -> str:
-    """`--network FILE.py:NAME` or `network=`: where code of the user's is given again."""
+    """`--network FILE.py:NAME` or `network=`: how the user's code is passed again."""
     return either(f"--{name} FILE.py:NAME", f"{name}=")
 
 
@@ -54,7 +54,7 @@ def options(preset: str, settings: Mapping[str, float]) -> str:
 
 
 def call(verb: str, path: Path, config: TrainConfig | None = None) -> str:
-    """`troupe watch runs/one` or `troupe.watch('runs/one', env=env)`, with what a run of `config` cannot remember."""
+    """`troupe watch runs/one` or `troupe.watch('runs/one', env=env)`, with the callables that a run cannot save."""
     if _by_command.get():
         return f"troupe {verb} {shlex.quote(str(path))}"
     names = [name for name in CODE if verb == "resume" or name not in _ONLY_FOR_TRAINING]

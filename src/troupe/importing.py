@@ -1,5 +1,5 @@
-"""What takes seconds before the first line is announced where somebody watches: the import of PyTorch, for whose end
-Ctrl-C waits, and measurements."""
+"""What takes seconds before the first line is announced on a terminal: the import of PyTorch, for whose end Ctrl-C
+waits, and measurements."""
 
 import signal
 import sys
@@ -34,7 +34,7 @@ def import_announced() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """An interrupt (SIGINT) that comes inside is raised at the end: PyTorch cannot be imported again after a half."""
+    """An interrupt (SIGINT) inside is raised at the end: a half-imported PyTorch cannot be imported again."""
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,4 +1,4 @@
-"""What a run tells its user when it begins and when it has ended."""
+"""The messages of a run when it begins and when it has ended."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from troupe.runtime.learning import annealing
 from troupe.runtime.topologies import Topology
 from troupe.text import format_return
 
-_FEWEST_EPISODES = 20  # that had the same return before it is said that all have it
+_FEWEST_EPISODES = 20  # with the same return, before that is reported
 
 
 def introduction(
@@ -28,7 +28,7 @@ def introduction(
     *,
     resumed: bool,
 ) -> list[str]:
-    """Who plays and learns what, until when, and where that is written. `measured`: what was measured beforehand."""
+    """Environment, preset, topology, limits and run directory. `measured`: what was measured beforehand."""
     stop, steps = config.stop, topology.progress.counts.steps
     found = load_preset(config.preset).tuned_for(source.id) if config.tuned else None
     tuned = ""
@@ -43,7 +43,7 @@ def introduction(
     placed = placement_of(config, source).plural
     if topology.cluster:
         placed += f" on {topology.cluster.describe()}"
-    if source.unsendable and config.actor.place == "auto" and placed == "threads":
+    if source.unsendable and config.actor.placement == "auto" and placed == "threads":
         placed += f" (the environment cannot be sent to processes: {source.unsendable})"
     notes = [*source.notices, *measured]
     notes += _protocol(config)
@@ -63,7 +63,7 @@ def introduction(
 
 
 def first_notices(config: TrainConfig, source: EnvironmentSource, lost: str | None, *, resumed: bool) -> list[str]:
-    """What a user may not expect of this run. `lost`: why it does not continue its random streams, if it should."""
+    """What a user may not expect from this run. `lost`: why it does not continue its random streams, if it should."""
     notices = [lost] if lost else []
     if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
         notices.append(f"actors play in threads: {NO_PROCESSES}")
@@ -73,7 +73,7 @@ def first_notices(config: TrainConfig, source: EnvironmentSource, lost: str | No
 
 
 def training_report(config: TrainConfig, topology: Topology, seconds: float) -> list[str]:
-    """How much was trained and how fast, and what was in its way."""
+    """How much was trained and how fast, and what went wrong."""
     counts = topology.progress.counts
     speed = (
         f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
@@ -103,7 +103,7 @@ def result(
     *,
     signalled: bool,
 ) -> list[str]:
-    """What came of the run. `training`: the training report; `scores`: None where there was no final evaluation."""
+    """The outcome of the run. `training`: the training report; `scores`: None without a final evaluation."""
     spent, *others = training
     if outcome == "interrupted":
         resume = f"to continue: {hints.call('resume', path, config)}"
@@ -137,7 +137,7 @@ def result(
 
 
 def _nothing_learned(config: TrainConfig, path: Path) -> list[str]:
-    """Where all episodes had the same return, no action was better than another: what may help."""
+    """What may help if all episodes had the same return, so that no action was better than another."""
     same = only_return(path, _FEWEST_EPISODES)
     if same is None:
         return []

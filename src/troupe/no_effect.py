@@ -1,4 +1,4 @@
-"""Settings that were given and have no effect in a run, because of others."""
+"""Finds settings that were given but have no effect in a run, because of others."""
 
 from collections.abc import Callable, Collection, Iterator
 from fnmatch import fnmatchcase
@@ -34,8 +34,7 @@ _USED_BY_CUSTOM = ("network.custom", "network.precision", "network.core")  # the
 
 
 def notices(config: TrainConfig, given: Collection[str]) -> list[str]:
-    """One line for the settings in `given`, dotted names, that change nothing in a run of `config`; none where all
-    do."""
+    """One line for the settings in `given`, dotted names, that change nothing in a run of `config`; none if all do."""
     found = [f"{name} ({reason})" for name in given if (reason := _reason(config, name))]
     return [f"without effect in this run: {'; '.join(found)}"] if found else []
 
@@ -52,8 +51,9 @@ def _reasons(config: TrainConfig, name: str) -> Iterator[str]:
             yield reason
     section, _, argument = name.rpartition(".")
     for choice, chosen, own in ((LOSSES, config.loss.kind, "loss"), (OPTIMIZERS, config.learner.optimizer, "learner")):
-        taken_by_others = any(choice.takes(each, argument) for each in choice.builtin)
-        if section == own and argument in choice.shared and taken_by_others and not choice.takes(chosen, argument):
+        if section != own or argument not in choice.shared or choice.takes(chosen, argument):
+            continue
+        if any(choice.takes(each, argument) for each in choice.builtin):
             yield f"{choice.setting} is {choice.shown(chosen)}"
 
 

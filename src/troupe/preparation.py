@@ -1,4 +1,4 @@
-"""What a measurement on this machine decides before a run begins."""
+"""Settings that are chosen by measurement on this machine before a run begins."""
 
 import math
 import time
@@ -20,11 +20,11 @@ from troupe.torch_threads import one_torch_thread
 
 A = TypeVar("A")
 
-_SECONDS = 5.0  # for measuring; what takes longer is played as configured
-_CLEARLY = 1.1  # bfloat16 must be that much faster: it costs digits
-_FIRST_UPDATE_SECONDS = 5.0  # until a first batch is there, at most; but rollouts are not shorter than this:
+_SECONDS = 5.0  # for a measurement; if it takes longer, the configuration stays as it is
+_CLEARLY = 1.1  # bfloat16 must be that much faster: it costs precision
+_FIRST_UPDATE_SECONDS = 5.0  # until the first batch is complete, at most; but rollouts are not shorter than this:
 _LEAST_ROLLOUT = 8
-_FEW = 8  # actors, or as many as there are cores, where one environment is too slow to be measured
+_FEW = 8  # actors, or as many as there are cores, if one environment is too slow to be measured
 _SUPPOSED_SPEED = 1.0  # steps/s of each of them
 _SPARE = 0.15  # of a core: a learner whose share of the work is nearly a whole core gets a second thread
 
@@ -35,15 +35,15 @@ def fit(
     network: nn.Module | NetworkMaker | None,
     named: Collection[str] = (),
 ) -> tuple[TrainConfig, list[str]]:
-    """Decides by measurement what the configuration leaves open; returns it with notices of what was found.
+    """Chooses by measurement what the configuration leaves open; returns it with notices of what was found.
 
-    That is `env.backend`, `actor.auto`, with it the length of rollouts where steps are slow (unless `named`), and, for
+    That is `env.backend`, `actor.auto`, with it the length of rollouts if steps are slow (unless `named`), and, for
     images, `network.precision`, `learner.threads` and `env.threads`. In `serial` nothing is measured.
     """
     images = network is None and sees_images(source, config)
     notices: list[str] = []
     _check_epsilon(config, source, notices, named)
-    serial = config.traits.serial  # which is the same every time
+    serial = config.traits.serial  # whose results must not depend on a measurement
     if config.network.precision == "auto":
         measured = images and not serial
         config = (
@@ -59,7 +59,7 @@ def fit(
 
 
 def _check_epsilon(config: TrainConfig, source: EnvironmentSource, notices: list[str], named: Collection[str]) -> None:
-    """Epsilon without a choice to explore by: refused where it is named, reported where a preset has it."""
+    """Epsilon without a discrete action to explore with: refused if it is named, reported if a preset sets it."""
     epsilons = (*config.exploration.epsilon, *config.exploration.epsilon_end)
     if any(part.choices for part in source.actions.parts) or not any(epsilons):
         return
@@ -84,17 +84,18 @@ def _fit_precision(config: TrainConfig, source: EnvironmentSource, notices: list
 
 
 def _fit_placement(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
-    """A thread for the only actor of an environment of which there can be only one: evaluations borrow it there."""
+    """A thread for the only actor of an environment that can exist only once: there, evaluations can borrow it."""
     actor = config.actor
-    one = actor.count == actor.environments == 1 and actor.place == "auto" and not config.traits.serial
+    one = actor.count == actor.environments == 1 and actor.placement == "auto" and not config.traits.serial
     if not one or placement_of(config, source).name != "process" or not source.exists_once(config.env):
         return config
     notices.append(f"only one {source.id} can exist at a time: its actor plays in a thread, and evaluations borrow it")
-    return replace(config, {"actor.place": "thread"})
+    return replace(config, {"actor.placement": "thread"})
 
 
 def _fit_backend(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
-    """The backend whose steps take the least of a core. Emulators of Atari are the same in all, and slow to make."""
+    """The backend whose steps take the least of a core. Not for Atari: its emulators are the same in all, and slow to
+    make."""
     if config.env.backend != "auto" or source.atari or len(source.backends) == 1:
         return config
     costs = _in_time(lambda: measure_backends(source, config.env, config.actor.environments, config.stop))
@@ -117,13 +118,13 @@ def _fit_actors(
     notices: list[str],
     named: Collection[str],
 ) -> TrainConfig:
-    """The same environments and batch, with as many actors as suits what steps cost here; and shorter rollouts where
-    the first batch would take too long, if nobody has named a length."""
+    """The same environments and batch, with the number of actors that suits the cost of steps here; and shorter
+    rollouts if the first batch would take too long, unless their length is `named`."""
     actor = config.actor
     if not actor.auto or config.actor.window_steps:
         return config
     if config.traits.serial:
-        together = math.gcd(actor.count, config.learner.rollouts)  # of one actor, and the batch stays what it is
+        together = math.gcd(actor.count, config.learner.rollouts)  # in one actor, with the same batch
         one = {"actor.count": 1, "actor.environments": together * actor.environments, "actor.auto": False}
         return replace(config, one | {"learner.rollouts": config.learner.rollouts // together})
     total, batch = actor.count * actor.environments, config.learner.rollouts * actor.environments
@@ -162,8 +163,8 @@ def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str],
 def _fit_rollout(
     config: TrainConfig, speed: float, notices: list[str], named: Collection[str], known: str = "at most"
 ) -> TrainConfig:
-    """Shorter rollouts where the first batch would take long at `speed`, in steps/s, then smaller batches, too; none of
-    it where the length of rollouts is `named`."""
+    """Shorter rollouts, and if these are not enough smaller batches, if the first batch would take long at `speed`, in
+    steps/s; neither if the length of rollouts is `named`."""
     actor, learner = config.actor, config.learner
     most = speed * _FIRST_UPDATE_SECONDS / (learner.rollouts * actor.environments)  # steps of each environment
     if most >= actor.rollout_steps or "actor.rollout_steps" in named:
@@ -180,7 +181,7 @@ def _fit_rollout(
 
 
 def _fit_threads(config: TrainConfig, source: EnvironmentSource, notices: list[str]) -> TrainConfig:
-    """Threads for emulators and learner in proportion to the work that a step is for each.
+    """Threads for emulators and learner in proportion to the work of a step in each.
 
     Other environments step in the thread of their actor: only the learner's are chosen then.
     """
@@ -214,13 +215,13 @@ def _fit_threads(config: TrainConfig, source: EnvironmentSource, notices: list[s
 
 
 def _pass_size(config: TrainConfig) -> int:
-    """Observations in one pass of the learner; enough of them to tell how long one takes."""
+    """Observations in one pass of the learner, or as many as suffice to measure it."""
     steps, environments = config.actor.rollout_shape
     return min(256, max(1, config.learner.rollouts * steps * environments // config.learner.minibatches))
 
 
 def _in_time(work: Callable[[], A]) -> A | None:
-    """None where it takes too long, or fails: what is wrong with an environment shows in the run itself."""
+    """None if it takes too long, or fails: the run itself will report what is wrong with an environment."""
     with suppress(Exception):
         return _timed(work)
     return None

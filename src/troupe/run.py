@@ -21,7 +21,7 @@ Outcome = Literal["solved", "steps", "time", "interrupted", "callback"]
 class Run:
     """The result of training. `path` is the run directory, absolute; `scores` the final evaluation, or None.
 
-    It may be passed wherever a run directory is expected."""
+    A Run may be passed wherever a run directory is expected."""
 
     path: Path
     outcome: Outcome

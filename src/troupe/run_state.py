@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run, and how a resumed run is put back to it."""
+"""What a checkpoint keeps of a run, and how a resumed run is restored from it."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -22,8 +22,8 @@ from troupe.runtime.topologies import Serial, Topology
 
 
 def why_streams_are_lost(config: TrainConfig, source: EnvironmentSource, saved: Checkpoint) -> str | None:
-    """Why a resumed run begins new episodes and random streams: None where it does not, "" where nobody expects
-    anything else."""
+    """Why a resumed run begins new episodes and random streams: None if it does not, "" if nothing else is to be
+    expected."""
     if not config.traits.serial:
         return ""
     if not source.is_restorable(config.env):
@@ -83,7 +83,7 @@ class RunState:
 
     def save(self, writer: RunWriter) -> Path:
         """Writes the last checkpoint. Raises OSError."""
-        taken = self._capture(even_if_locked=True)  # by a stuck evaluation: the weights are at rest
+        taken = self._capture(even_if_locked=True)  # by a stuck evaluation: the weights do not change then
         assert taken is not None
         return writer.save(taken)
 

@@ -1,4 +1,4 @@
-"""Several runs, one after another: `troupe train --seeds`, and what `troupe compare` has in common with it.
+"""Several runs, one after another: `troupe train --seeds`, and what `troupe compare` shares with it.
 
 The same command continues in the same directory: runs that are done are kept, the others resumed or begun.
 """
@@ -28,7 +28,7 @@ from troupe.user_code.files import absolute
 class Job(NamedTuple):
     """One run of a series."""
 
-    variant: str  # what it is one of: a preset, with settings of its own; "" where all are the same
+    variant: str  # the preset, with settings that vary; "" if all runs have the same
     seed: int
     path: Path  # its run directory
 

@@ -1,4 +1,4 @@
-"""A run under way: it is put together, watched, saved, and brought to its end."""
+"""A run under way: builds it, watches it, saves it and brings it to its end."""
 
 import copy
 import math
@@ -43,12 +43,12 @@ from troupe.runtime.learning.group import Alone
 from troupe.runtime.progress import Clock, Counts, Progress
 from troupe.torch_threads import one_torch_thread
 
-_START_SECONDS = 20.0  # for the first actors to be ready, on top of the limit on time, which does not count this yet
+_START_SECONDS = 20.0  # for the first actors to be ready, on top of the time limit, which begins only then
 
 
 class Session:
-    """One run of training: `run` does it all. The main thread watches, and learners call `_after_batch`. A measurement
-    decided the settings named by `measured`; `findings` says what it found."""
+    """One run of training, which `run` carries out. The main thread watches, and learners call `_after_batch`.
+    `measured` names the settings that were chosen by measurement, and `findings` describes what it found."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Session:
         self._progress.notices.append(text)
 
     def run(self, directory: RunDirectory) -> Run:
-        """Trains to the end, whatever that end is; what was learned is saved before an error is raised."""
+        """Trains until the run ends, for whatever reason; what was learned is saved before an error is raised."""
         self._directory = directory
         with ExitStack() as stack:
             stack.enter_context(self._display)
@@ -158,7 +158,7 @@ class Session:
     # While it trains
 
     def _watch(self) -> None:
-        """Starts the threads, reports and saves while they work, and brings them to rest."""
+        """Starts the threads, reports and saves while they work, and stops them."""
         topology = self._topology
         reporter = Reporter(topology, self._clock.seconds)
         with self._supervisor:
@@ -174,7 +174,7 @@ class Session:
                 if self._signal:
                     self._end("interrupted")
                 elif self._config.stop.seconds and seconds >= self._config.stop.seconds:
-                    self._end("time")  # learners that starve never come to see it themselves
+                    self._end("time")  # learners that wait for rollouts would not notice
                 if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
                     shown = seconds
                     self._output.show(self._writer, reporter.report(seconds))
@@ -189,7 +189,7 @@ class Session:
         self._output.show(self._writer, reporter.report(self._clock.seconds))
 
     def _wait_for_actors(self) -> None:
-        """Until those in processes are all ready to play: training time begins then."""
+        """Waits until all actors in processes are ready to play: training time begins then."""
         ready, limit, began = self._topology.ready, self._config.stop.seconds, time.monotonic()
         most = max(0.0, limit - self._clock.seconds) + _START_SECONDS if limit else math.inf
         while not (ready.open or self._supervisor.wait(0.0)):
@@ -203,7 +203,7 @@ class Session:
                 self._end("time")
 
     def _after_batch(self) -> None:
-        """Called by the learners, one at a time, with the weights at rest."""
+        """Called by the learners, one at a time, while the weights do not change."""
         steps = self._progress.counts.steps
         self._collapse.on_batch()
         verdict = self._evaluate(steps) if self._judge.is_due(steps) else None
@@ -221,7 +221,8 @@ class Session:
         return verdict
 
     def _evaluation_hangs(self, text: str) -> None:
-        """Called by the thread that evaluates. Whatever blocks the environment may yet end the run as well."""
+        """Called by the thread that evaluates. What blocks this environment may block the run as well, so it is
+        saved."""
         self.notice(text)
         self._save_soon()
 
@@ -260,7 +261,7 @@ class Session:
             except KeyboardInterrupt:  # a second signal came in the middle of it
                 saved = self._state.save(self._writer)
             if self._stuck:
-                self._display.notice(f"still busy when the run ended, and left behind: {', '.join(self._stuck)}")
+                self._display.notice(f"still busy when the run ended, and abandoned: {', '.join(self._stuck)}")
             if not failure and not self._signal:
                 with self._waiting():
                     deadline = self._judge.final_deadline()
@@ -318,7 +319,7 @@ class Session:
 
     @contextmanager
     def _waiting(self) -> Iterator[None]:
-        """A second signal ends what is inside and nothing more: the rest is still written and shown."""
+        """A second signal ends only what is inside: the rest is still written and shown."""
         try:
             yield
         except KeyboardInterrupt:

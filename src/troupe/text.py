@@ -1,4 +1,4 @@
-"""Numbers, durations, tables and wrapped lines as text for users; imports nothing of ours."""
+"""Numbers, durations, tables and wrapped lines as text for users; imports nothing else of troupe."""
 
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ def format_return(value: float | None) -> str:
 
 
 def format_score(value: float) -> str:
-    """The return of one episode in few letters: whole numbers without decimals."""
+    """The return of one episode in few characters: whole numbers without decimals."""
     if not abs(value) < 1e6:
         return f"{value:.3g}"
     return f"{value:,.0f}" if value == int(value) or abs(value) >= 1e4 else f"{value:,.1f}"
@@ -45,7 +45,7 @@ def table(rows: Sequence[Sequence[str]], alignment: str = "", separator: str = "
 
 
 def wrapped(line: str, width: int | None) -> list[str]:
-    """The line in pieces of at most `width` letters, broken at spaces; what follows the first is indented further.
+    """The line in pieces of at most `width` characters, broken at spaces; those after the first are indented further.
 
     A longer word, such as a path, stays whole. None: no limit.
     """

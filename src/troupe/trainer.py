@@ -41,7 +41,7 @@ P = ParamSpec("P")
 _ARGUMENTS = {  # of `train` that are short for settings
     "stop.steps": "steps", "stop.seconds": "seconds", "stop.target": "target", "network.custom": "network",
     "loss.kind": "loss", "learner.optimizer": "optimizer", "network.encoder": "encoder", "env.backend": "backend",
-    "actor.place": "placement", "actor.cluster": "cluster",
+    "actor.placement": "placement", "actor.cluster": "cluster",
 }  # fmt: skip
 
 
@@ -93,10 +93,10 @@ def train(
     spaces (or from nothing), or the name of either, `path/to/file.py:NAME`. `settings` maps dotted names to values
     ("learner.epochs": 8); `steps`, `seconds` and `target` are short for those of `stop`; `loss`, `optimizer`,
     `encoder`, `backend` and `placement` are callables of your own, or names (docs/extending.md): short for
-    "loss.kind", "learner.optimizer", "network.encoder", "env.backend" and "actor.place". `env_kwargs` are arguments of
-    the environment or its factory, as they are; in `settings` they are "env.kwargs.NAME", and text is read by its
-    signature. `cluster` is the address of a Ray cluster whose hosts run the actors, or "auto" (docs/cluster.md): short
-    for "actor.cluster".
+    "loss.kind", "learner.optimizer", "network.encoder", "env.backend" and "actor.placement". `env_kwargs` are arguments
+    of the environment or its factory, passed unchanged; in `settings` they are "env.kwargs.NAME", and text is converted
+    to the types of its signature. `cluster` is the address of a Ray cluster whose hosts run the actors, or "auto"
+    (docs/cluster.md): short for "actor.cluster".
 
     `schedules` maps "learning_rate", "entropy_coefficient" or "clip" to a function of the share of `steps` that is
     done, from 0 to 1, which gives a factor of that setting: short for those of "schedules".
@@ -107,9 +107,9 @@ def train(
     every process does, and only rank 0's call returns (docs/learners.md).
 
     `display` "auto" shows progress on a terminal and in a notebook and is silent elsewhere; "plain" writes lines,
-    "quiet" only what happened in the end, "silent" nothing.
+    "quiet" only the outcome, "silent" nothing.
 
-    Raises UsageError before anything starts, TroupeError when the run fails; both say why in a line. A signal
+    Raises UsageError before anything starts, TroupeError if the run fails; both say why in one line. A signal
     ends the run in order, and is then raised as KeyboardInterrupt (Ctrl-C) or SystemExit (SIGTERM,
     SIGHUP) with the run as the exception's `run`.
     """
@@ -173,18 +173,18 @@ def resume(
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
 
     One that was killed before its first checkpoint starts over from its config.toml; one that was stopped in its final
-    evaluation is evaluated. Raises what `train` raises; UsageError also where another process writes there.
+    evaluation is evaluated. Raises what `train` raises; UsageError also if another process writes there.
 
     `steps` and `seconds` are totals that include what the run has already made. `target` (a return, "auto" or "none"),
     `on_collapse`, "report" or "rollback", `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) and `cluster` ("none": this machine) replace what the run was given before. `env`, `network`,
-    `loss`, `schedules` and the like are needed where the run had those of a script or a notebook, or where a file has
-    moved; of files it remembers the names. `callbacks` and `learners`, as for `train`, are not remembered.
+    `loss`, `schedules` and the like are needed only if the run was trained with callables passed from Python, or if a
+    file has moved; those of files it finds by name. `callbacks` and `learners`, as for `train`, are not remembered.
     """
     call = dict(locals()) | {"learners": 1, "display": "silent", "callbacks": ()}
     path = Path(run)
     if leads := meeting.of_environment()[0] == 0:
-        config = checkpoint.read_config(path)  # says what is wrong where this is no run directory
+        config = checkpoint.read_config(path)  # raises if this is not a run directory
         config = config if cluster is None else configuration.replace(config, {"actor.cluster": cluster})
         meeting.check(learners, config)
     changes = {"stop.steps": steps, "stop.seconds": seconds, "stop.target": target}
@@ -200,7 +200,7 @@ def resume(
     with meeting.join(learners, "resume", call, changes) as group:
         if not leads:
             follow(group, lambda config: _parts(path, config, env, network))
-        with RunDirectory(path) as directory, connected(config):  # nobody else may write there from before it is read
+        with RunDirectory(path) as directory, connected(config):  # locked before it is read
             return _resumed(path, changes, env, network, callback.find(callbacks), display, group).run(directory)
 
 
@@ -265,7 +265,7 @@ def _begun_anew(
     group: Alone,
 ) -> Session:
     """A run that was killed before its first checkpoint, from the start."""
-    (path / JOURNAL).unlink(missing_ok=True)  # of rollouts that the new run does not make
+    (path / JOURNAL).unlink(missing_ok=True)  # it records rollouts that the new run does not make
     lead(group, config, annealing.annealing(config))
     session = Session(
         config, of_run(path, config.env, env), network, display, findings=group.notes, callbacks=callbacks, group=group

@@ -33,7 +33,7 @@ def test_who_counted_what_and_when_makes_no_difference(parts, random):
     shuffled = list(parts)
     random.shuffle(shuffled)
     cut = random.randrange(len(parts))
-    together = RunningMoments.together(
+    together = RunningMoments.merged(
         torch.stack([moments_of(*half).parts for half in (shuffled[:cut], shuffled[cut:])])
     )
     torch.testing.assert_close(together.parts, moments_of(*parts).parts, rtol=1e-9, atol=1e-6)
@@ -42,17 +42,17 @@ def test_who_counted_what_and_when_makes_no_difference(parts, random):
 def test_the_digits_of_large_numbers_that_differ_little_are_kept_whoever_counted_them():
     """1.7e9 + (0, 1, 2): mean 1.7e9 + 1, variance 2/3. A sum of squares of them has no digit left for that."""
     numbers = 1.7e9 + np.array([[0.0], [1.0], [2.0]] * 1000)
-    halves = [RunningMoments.none(1), RunningMoments.none(1)]
+    halves = [RunningMoments.empty(1), RunningMoments.empty(1)]
     for i, batch in enumerate(np.split(numbers, 30)):
         halves[i % 2].add(torch.from_numpy(batch))
-    both = RunningMoments.together(torch.stack([each.parts for each in halves]))
+    both = RunningMoments.merged(torch.stack([each.parts for each in halves]))
     assert float(both.mean()[0]) == pytest.approx(1.7e9 + 1, abs=1e-5, rel=0)
     assert float(both.std()[0]) == pytest.approx((2 / 3) ** 0.5, rel=1e-6)
 
 
 def test_one_writer_alone_has_its_own_moments_to_the_last_bit():
     moments = moments_of(np.random.default_rng(0).normal(7, 1e-3, (99, 3)))
-    assert torch.equal(RunningMoments.together(moments.parts[None]).parts, moments.parts)
+    assert torch.equal(RunningMoments.merged(moments.parts[None]).parts, moments.parts)
 
 
 def test_sums_of_an_earlier_version_are_read():

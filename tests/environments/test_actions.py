@@ -121,7 +121,7 @@ def test_a_nested_mask_is_read_in_the_order_of_the_space_and_not_in_its_own():
     written = {"turn": np.array([1, 1, 0]), "arm": ([0, 1], None)}
     assert Actions(space).mask(written).tolist() == [False, True, True, True, False]
     assert Actions(space).mask({"arm": (np.array([0, 1]), None), "turn": [1, 1, 0]}).tolist() == [0, 1, 1, 1, 0]
-    with pytest.raises(ValueError, match="has an entry 'leg', which is no part of the action"):
+    with pytest.raises(ValueError, match="has an entry 'leg', which is not part of the action"):
         Actions(space).mask(written | {"leg": [1]})
 
 

@@ -108,7 +108,7 @@ def test_any_seed_of_32_bits_will_do(seed):
 # What the settings change
 
 
-def test_a_life_lost_is_told_where_ale_says_so_and_ends_nothing():
+def test_a_lost_life_is_reported_where_ale_counts_lives_and_ends_nothing():
     *_, terminated, _, lost = played(made(episodic_life=True), 500)
     oracle = AtariVectorEnv("breakout", 2, noop_max=31, reward_clipping=False, life_loss_info=True)
     environment = made()
@@ -309,7 +309,7 @@ def test_every_game_can_be_found():
 
 
 @pytest.mark.parametrize(
-    ("said", "answer"),
+    ("name", "answer"),
     [
         ("ALE/Pang-v5", "no environment 'ALE/Pang-v5'; did you mean ALE/Pong-v5?"),
         ("ale/breakout-v5", "no environment 'ale/breakout-v5'; did you mean ALE/Breakout-v5?"),
@@ -318,9 +318,9 @@ def test_every_game_can_be_found():
         ("MsPacman-v0", "'MsPacman-v0' is an old name: write ALE/MsPacman-v5 "),
     ],
 )
-def test_other_names_are_answered_with_the_right_one(said, answer):
+def test_other_names_are_answered_with_the_right_one(name, answer):
     with pytest.raises(UsageError) as caught:
-        find(said)
+        find(name)
     (line,) = str(caught.value).splitlines()
     assert line.startswith(answer)
 
@@ -360,13 +360,13 @@ def test_what_was_sent_before_a_reset_is_forgotten():
 
 
 def test_a_step_begins_with_send(monkeypatch):
-    environment, said = made(), []
+    environment, calls = made(), []
     environment.reset(SEEDS)
-    monkeypatch.setattr(environment, "_vector", Watched(environment._vector, said))
+    monkeypatch.setattr(environment, "_vector", Watched(environment._vector, calls))
     environment.send(np.zeros(2, np.int64))
-    assert said == ["send"]
+    assert calls == ["send"]
     environment.receive()
-    assert said == ["send", "recv"]
+    assert calls == ["send", "recv"]
 
 
 class Watched:

@@ -52,7 +52,7 @@ def fine(step: int, obs: dict[str, Any], info: dict[str, Any]) -> None:
 
 
 def two(spoil: Callable[[int, dict[str, Any], dict[str, Any]], None], reward: Any = 1.0) -> VectorEnvironment:
-    """The second of two is as it is told."""
+    """The second of two environments is changed by `spoil`."""
     made = iter([Rich(fine), Rich(fine), Rich(spoil, reward)])  # the first is only looked at
 
     def rich() -> Rich:

@@ -180,7 +180,7 @@ def test_unwise_findings_exit_with_0(capsys, monkeypatch):
     lines = message.splitlines()
     assert lines[0] == "environments.py:Unwise: 400 steps of random actions, 0 episodes ended"
     for what, change in (
-        ("left out of the observation, for no network reads it: word (Text)", "turn it into numbers"),
+        ("left out of the observation, because no network can read it: word (Text)", "turn it into numbers"),
         ("no time limit: ", "TimeLimit"),
         ("step returns None as info", "return a dict"),
         ("the reward is an array of shape (1,)", "return float(reward)"),
@@ -207,7 +207,7 @@ def test_a_slow_reset_is_unwise_and_a_check_ends_in_its_time(capsys, monkeypatch
         assert lines[0].endswith("400 steps of random actions, 40 episodes ended")
         assert lines[-1] == "nothing wrong, nothing unwise"
         return
-    assert lines[0].endswith("; cut short, for a check takes 20 s")
+    assert lines[0].endswith("; cut short after 20 s")
     assert f"unwise  a reset takes {seconds:.1f} s" in lines
     assert clock.now - 100.0 <= 20.0 + 3 * seconds  # those of the first look, which comes before the check
 

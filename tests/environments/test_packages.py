@@ -93,7 +93,7 @@ def registering(*ids: str) -> str:
 def test_environments_of_entry_points_are_trained_and_evaluated_by_id_alone(package, capfd, declared, env_id):
     """Its actors are processes, which import it by themselves."""
     package("speck", f"{WALK}\ndef register_all():\n    gym.register('Walk-v3', entry_point='speck:Walk')\n", declared)
-    assert cli.run(f"train {env_id} --run-dir run {TINY} --actor.place process".split()) == 0
+    assert cli.run(f"train {env_id} --run-dir run {TINY} --actor.placement process".split()) == 0
     assert cli.run(["evaluate", "run", "--episodes", "2", "--json"]) == 0
     assert capfd.readouterr().err == ""
 

@@ -42,12 +42,15 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("warning_environment", None)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_warnings_are_not_printed_while_training_and_evaluating(place, capfd):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_warnings_are_not_printed_while_training_and_evaluating(placement, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("default")  # pytest collects them otherwise
         warnings.showwarning = _print
-        assert cli.run(f"train warning_environment:Warns-v0 --run-dir run {TINY} --actor.place {place}".split()) == 0
+        assert (
+            cli.run(f"train warning_environment:Warns-v0 --run-dir run {TINY} --actor.placement {placement}".split())
+            == 0
+        )
         assert cli.run(["evaluate", "run", "--episodes", "2"]) == 0
     err = capfd.readouterr().err
     assert "careless" not in err

@@ -26,7 +26,7 @@ def slow_unless_in_turn(ones: Iterable[Any], others: Iterable[Any], each: int = 
     """
     others = list(others)
     return [
-        (one, other) if (place - each * row) % len(others) < each else slow(one, other)
+        (one, other) if (index - each * row) % len(others) < each else slow(one, other)
         for row, one in enumerate(ones)
-        for place, other in enumerate(others)
+        for index, other in enumerate(others)
     ]

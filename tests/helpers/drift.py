@@ -5,7 +5,7 @@ import numpy as np
 
 
 class Drift(gym.Env):
-    """A place that a throw of its own dice, and the action, move; it ends far away."""
+    """A position that its own random numbers and the action move; it ends far away."""
 
     observation_space = gym.spaces.Box(-1e3, 1e3, (2,), np.float32)
     action_space = gym.spaces.Discrete(3, start=-1)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def here():
-    """Says that the place the test waits for has been reached."""
+    """Shows that the point the test waits for has been reached."""
     pathlib.Path("here").touch()
 
 

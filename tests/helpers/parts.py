@@ -283,33 +283,33 @@ def join(rollouts: Sequence[Rollout]) -> dict[str, np.ndarray]:
     return rows
 
 
-def retold(script: Sequence[Any], rows: int) -> dict[str, list[Any]]:
+def expected_rows(script: Sequence[Any], rows: int) -> dict[str, list[Any]]:
     """What the script says an environment shows, row by row, with a reset row after every episode."""
-    told: dict[str, list[Any]] = {"obs": [], "first": [], "valid": [], "terminated": [], "truncated": []}
+    expected: dict[str, list[Any]] = {"obs": [], "first": [], "valid": [], "terminated": [], "truncated": []}
     episode = 0
-    while len(told["obs"]) < rows:
+    while len(expected["obs"]) < rows:
         length, ending = script[episode % len(script)]
         for step in range(length + 1):
             ends, final = step == length - 1, step == length
-            told["obs"].append([episode, step])
-            told["first"].append(step == 0)
-            told["valid"].append(not final)
-            told["terminated"].append(ends and ending != "truncated")
-            told["truncated"].append(ends and ending != "terminated")
+            expected["obs"].append([episode, step])
+            expected["first"].append(step == 0)
+            expected["valid"].append(not final)
+            expected["terminated"].append(ends and ending != "truncated")
+            expected["truncated"].append(ends and ending != "terminated")
         episode += 1
-    return {name: values[:rows] for name, values in told.items()}
+    return {name: values[:rows] for name, values in expected.items()}
 
 
 def matches_script(rollouts: Sequence[Rollout], script: Sequence[Any]) -> None:
     """Asserts that consecutive rollouts of Counting environments tell all that happened, once, and nothing else:
     final observations stand in line, reset rows are invalid, first flags are right, across every seam."""
     rows = join(rollouts)
-    told = retold(script, len(rows["obs"]))
+    expected = expected_rows(script, len(rows["obs"]))
     for b in range(rows["obs"].shape[1]):
-        assert rows["obs"][:, b].tolist() == told["obs"]
-        assert rows["first"][:, b].tolist() == told["first"]
+        assert rows["obs"][:, b].tolist() == expected["obs"]
+        assert rows["first"][:, b].tolist() == expected["first"]
         for name in ("valid", "terminated", "truncated"):
-            assert rows[name][:, b].tolist() == told[name][:-1]
+            assert rows[name][:, b].tolist() == expected[name][:-1]
     assert (rows["reward"] == np.where(rows["valid"], 10 * rows["obs"][:-1, :, 1] + rows["action"], 0.0)).all()
     for before, after in pairwise(rollouts):
         assert (before.obs[-1] == after.obs[0]).all()

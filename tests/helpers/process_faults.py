@@ -105,7 +105,7 @@ class Raises(Plain):
 
 
 class Hangs(Plain):
-    """In every place and way once, each time another actor."""
+    """At every point and in every way once, each time another actor."""
 
     def __init__(self):
         if acts() and first("make"):
@@ -131,7 +131,7 @@ class AlwaysHangs(Plain):
 
 
 class HangsForSomeTime(Plain):
-    """Until it is told to go on; by then another has its place."""
+    """Until the test lets it continue; by then another actor has replaced it."""
 
     def happens(self):
         if self.steps == 50 and first("hangs"):

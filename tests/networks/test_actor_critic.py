@@ -64,7 +64,7 @@ def test_a_standard_deviation_beyond_its_bound_follows_the_rows_total_gradient_i
 
 
 @pytest.mark.parametrize("shared", [True, False])
-def test_policy_and_value_share_their_trunk_only_if_they_are_told_to(shared):
+def test_policy_and_value_share_their_trunk_only_if_they_are_configured_to(shared):
     network = build(BOX, ACTIONS, Network(hidden=(8,), shared=shared))
     network(torch.ones(1, 3, 2)).value.sum().backward()
     assert (network.body.trunk[0].weight.grad is not None) == shared
@@ -121,7 +121,7 @@ def test_a_body_with_the_right_signature_passes():
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         (lambda obs: (torch.zeros(2, 3), torch.zeros(2)), r"; it gave \(2, 3\) and \(2,\) for N = 2$"),
         (lambda obs: (torch.zeros(2, 4), torch.zeros(2, 1)), r"; it gave \(2, 4\) and \(2, 1\) for N = 2$"),
@@ -132,8 +132,8 @@ def test_a_body_with_the_right_signature_passes():
     ],
     ids=["too few logits", "a column of values", "two rows", "no values", "three rows", "an error inside"],
 )
-def test_a_body_of_ones_own_that_breaks_its_signature_hears_what_it_gave(answer, said):
-    with pytest.raises(UsageError, match=EXPECTED + said):
+def test_a_custom_body_that_breaks_its_signature_is_refused_with_what_it_gave(answer, message):
+    with pytest.raises(UsageError, match=EXPECTED + message):
         wrap(Own(answer), BOX, ACTIONS, Network())
 
 
@@ -145,8 +145,8 @@ def test_a_body_of_ones_own_cannot_change_which_actions_are_supported():
 def test_a_body_for_boxes_gives_means_and_deviations():
     """Two numbers and a choice of three: logits, means, logarithms of deviations."""
     actions = gym.spaces.Tuple((gym.spaces.Box(-1, 1, (2,)), gym.spaces.Discrete(3)))
-    said = r"^network: .*\(parameters \[N, 7\], values \[N\]\); it gave \(2, 5\)"
-    with pytest.raises(UsageError, match=said):
+    message = r"^network: .*\(parameters \[N, 7\], values \[N\]\); it gave \(2, 5\)"
+    with pytest.raises(UsageError, match=message):
         wrap(Own(lambda obs: (torch.zeros(len(obs), 5), torch.zeros(len(obs)))), BOX, actions, Network())
     network = wrap(Own(lambda obs: (torch.arange(7.0).repeat(len(obs), 1), obs.sum((1, 2)))), BOX, actions, Network())
     box, choice = network(torch.zeros(2, 3, 2)).distribution.parts

@@ -278,10 +278,12 @@ def test_an_image_that_is_too_small_is_refused_in_one_line(kind, least):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("space", [gym.spaces.Box(-1, 1, (3,)), gym.spaces.Discrete(5), images(128)], ids=str)
 def test_convolutions_on_what_is_no_image_are_refused_in_one_line(kind, space):
-    said = refusal(space, kind)
-    assert said.startswith(f"network.encoder = '{kind}': it reads images (docs/extending.md says what is one), and ")
-    assert f"observations here are {space}" in said
-    assert said.endswith("; use flat")
+    message = refusal(space, kind)
+    assert message.startswith(
+        f"network.encoder = '{kind}': it encodes images (docs/extending.md defines what counts as "
+    )
+    assert f"the observations are {space}" in message
+    assert message.endswith("; use flat")
 
 
 # Precision
@@ -329,8 +331,8 @@ def test_an_even_picture_is_not_seen_in_bfloat16_either(kind, held):
     for brightness in (87, 255):
         even = torch.full((1, 4, 84, 84), brightness).to(torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16):
-            said = first(even)[..., 1:-1, 1:-1]
-        assert said.abs().max() < 1e-4
+            response = first(even)[..., 1:-1, 1:-1]
+        assert response.abs().max() < 1e-4
 
 
 def test_only_the_smallest_weight_of_a_filter_is_rounded_further():

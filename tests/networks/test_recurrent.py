@@ -120,15 +120,15 @@ def test_gradients_through_an_unroll_are_finite_differences(kind, begins):
 
     for name, weight in core.named_parameters():
         (gradient,) = torch.autograd.grad(total(), weight)
-        for place in itertools.product(*({0, size // 2, size - 1} for size in weight.shape)):
+        for index in itertools.product(*({0, size // 2, size - 1} for size in weight.shape)):
             values = []
             with torch.no_grad():
-                was = weight[place].item()
+                was = weight[index].item()
                 for moved in (was + 1e-6, was - 1e-6):
-                    weight[place] = moved
+                    weight[index] = moved
                     values.append(total().item())
-                weight[place] = was
-            assert (values[0] - values[1]) / 2e-6 == pytest.approx(gradient[place].item(), rel=1e-5, abs=1e-7), name
+                weight[index] = was
+            assert (values[0] - values[1]) / 2e-6 == pytest.approx(gradient[index].item(), rel=1e-5, abs=1e-7), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -200,8 +200,10 @@ def test_the_action_and_the_reward_before_as_numbers_by_hand():
     expected = [[0, 0, 1, 0.5, -1.5, 0, 1, 1], [1, 0, 0, 0, 0, 1, 0, -2], [0] * 8]
     torch.testing.assert_close(before(memory), torch.tensor(expected).float())
     single = LastStepFeatures(Actions(gym.spaces.Discrete(3, start=5)))  # rows count from 0
-    told = single(RecurrentState(torch.zeros(2, 0), torch.tensor([False, True]), torch.tensor([2, 2]), torch.zeros(2)))
-    assert told.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
+    features = single(
+        RecurrentState(torch.zeros(2, 0), torch.tensor([False, True]), torch.tensor([2, 2]), torch.zeros(2))
+    )
+    assert features.tolist() == [[0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 # In a network
@@ -253,7 +255,7 @@ def test_an_unroll_of_any_network_is_its_steps_one_after_another(name, kind, sha
         )
 
 
-def test_without_being_told_of_a_memory_an_episode_begins():
+def test_without_a_state_an_episode_begins():
     network = build(BOX, CHOICES, Network(core="lstm", core_inputs=True))
     obs = torch.randn(5, 2, 3)
     torch.testing.assert_close(network(obs[0]).value, network(obs[0], network.initial_state(2)).value)

@@ -99,13 +99,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def world_where(tmp_path):
+def env_where(tmp_path):
     """Makes a CartPole that does `what` in the runs of these folders."""
 
     def make(what, *folders):
-        (tmp_path / "world.py").write_text(
+        (tmp_path / "env.py").write_text(
             "import gymnasium as gym, os, pathlib, signal\n"
-            "class World(gym.Wrapper):\n"
+            "class Env(gym.Wrapper):\n"
             "    def __init__(self):\n"
             "        super().__init__(gym.make('CartPole-v1'))\n"
             "    def step(self, action):\n"
@@ -114,6 +114,6 @@ def world_where(tmp_path):
             f"                {what}\n"
             "        return super().step(action)\n"
         )
-        return "world.py:World"
+        return "env.py:Env"
 
     return make

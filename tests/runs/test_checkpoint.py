@@ -37,18 +37,18 @@ def run(tmp_path: Path) -> Path:
 
 
 def steps(run: Path) -> list[int]:
-    return sorted(int(place.name) for place in (run / "checkpoints").iterdir())
+    return sorted(int(path.name) for path in (run / "checkpoints").iterdir())
 
 
 def read(run: Path) -> tuple[float, list[str]]:
-    said: list[str] = []
-    return checkpoint.load(run, said.append).state["steps"], said
+    warned: list[str] = []
+    return checkpoint.load(run, warned.append).state["steps"], warned
 
 
 def test_what_is_loaded_is_what_was_saved(run):
-    place = checkpoint.save(run, 7, make(3.0))
-    assert place == run / "checkpoints" / "7"
-    assert {file.name for file in place.iterdir()} == set(FILES)
+    folder = checkpoint.save(run, 7, make(3.0))
+    assert folder == run / "checkpoints" / "7"
+    assert {file.name for file in folder.iterdir()} == set(FILES)
     loaded, saved = checkpoint.load(run, pytest.fail), make(3.0)
     for ours, theirs in ((loaded.model, saved.model), (loaded.best, saved.best), (loaded.optimizer, saved.optimizer)):
         assert ours.keys() == theirs.keys()
@@ -62,7 +62,7 @@ def test_streams_come_back_with_their_arrays_and_are_whole_or_damaged(run):
         "big": {"state": 2**127 + 1, "over": True, "name": "PCG64"},
         "bytes": np.arange(5, dtype=np.uint8), "first": np.array([True, False]),
     }  # fmt: skip
-    place = checkpoint.save(run, 1, replace(make(1), streams=streams))
+    folder = checkpoint.save(run, 1, replace(make(1), streams=streams))
     loaded = checkpoint.load(run, pytest.fail).streams
     arrays = [
         (each["deep"][0].pop("a"), each["deep"][1].pop("b"), each.pop("bytes"), each.pop("first"))
@@ -72,7 +72,7 @@ def test_streams_come_back_with_their_arrays_and_are_whole_or_damaged(run):
         assert ours.dtype == theirs.dtype
         np.testing.assert_array_equal(ours, theirs)
     assert loaded == streams
-    damage("one byte flipped", place / "streams.safetensors")
+    damage("one byte flipped", folder / "streams.safetensors")
     with pytest.raises(UsageError, match="holds no whole checkpoint"):
         checkpoint.load(run, lambda text: None)
 
@@ -104,11 +104,11 @@ def damage(kind: str, file: Path) -> None:
 def test_a_damaged_newest_one_is_named_and_the_one_before_it_serves(run, name, kind):
     checkpoint.save(run, 1, make(1))
     damage(kind, checkpoint.save(run, 2, make(2)) / name)
-    step, said = read(run)
+    step, warned = read(run)
     assert step == 1
-    assert len(said) == 1
-    assert str(run / "checkpoints" / "2") in said[0]
-    assert "damaged" in said[0]
+    assert len(warned) == 1
+    assert str(run / "checkpoints" / "2") in warned[0]
+    assert "damaged" in warned[0]
 
 
 @pytest.mark.parametrize(
@@ -123,17 +123,17 @@ def test_a_damaged_newest_one_is_named_and_the_one_before_it_serves(run, name, k
 def test_what_is_wrong_with_a_damaged_one_is_reported_in_plain_words(run, name, kind, why):
     for step in (1, 2):
         damage(kind, checkpoint.save(run, step, make(step)) / name)
-    said: list[str] = []
+    warned: list[str] = []
     with pytest.raises(UsageError, match="holds no whole checkpoint"):
-        checkpoint.load(run, said.append)
+        checkpoint.load(run, warned.append)
     newer, older = (f"checkpoint {run / 'checkpoints' / step} is damaged ({why})" for step in ("2", "1"))
-    assert said == [f"{newer}; trying the one before it", older]
+    assert warned == [f"{newer}; trying the one before it", older]
 
 
 @pytest.mark.parametrize("manifest", ["[]", "{}", "null", '"text"', '{"../../config.toml": "0"}'])
 def test_a_manifest_that_lists_something_else_is_damage(run, manifest):
-    place = checkpoint.save(run, 1, make(1))
-    (place / "manifest.json").write_text(manifest)
+    folder = checkpoint.save(run, 1, make(1))
+    (folder / "manifest.json").write_text(manifest)
     with pytest.raises(UsageError, match="holds no whole checkpoint"):
         checkpoint.load(run, lambda text: None)
 
@@ -212,7 +212,7 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
 
         def counted(self: Path, target: Path, left: list[int] = left) -> Path:
             if not left[0]:
-                monkeypatch.setattr(checkpoint, "_remove", lambda place: None)
+                monkeypatch.setattr(checkpoint, "_remove", lambda folder: None)
                 raise Killed
             left[0] -= 1
             return rename(self, target)
@@ -227,7 +227,7 @@ def test_killed_at_any_rename_a_whole_checkpoint_is_left(run, monkeypatch):
         monkeypatch.setattr(checkpoint, "_remove", remove)
         assert read(run) == (2 if survives == 2 else 1, [])
     checkpoint.save(run, 11, make(3))
-    assert sorted(place.name for place in (run / "checkpoints").iterdir()) == ["10", "11"]
+    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["10", "11"]
 
 
 def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_its_name_is(run, monkeypatch):
@@ -257,11 +257,11 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name_and_then_its_name_is
         status = os.fstat(descriptor)
         return "" if stat.S_ISDIR(status.st_mode) else f" of {status.st_size} bytes"
 
-    place = checkpoint.save(run, 7, make(3.0))
+    directory = checkpoint.save(run, 7, make(3.0))
     beside, expected = ".7.partial", []
     for file in FILES:
         expected += [
-            f"flush {beside}/.{file}.partial of {(place / file).stat().st_size} bytes",
+            f"flush {beside}/.{file}.partial of {(directory / file).stat().st_size} bytes",
             f"name {beside}/.{file}.partial to {beside}/{file}",
         ]
     assert events == [*expected, f"flush {beside}", f"name {beside} to 7", "flush ."]
@@ -312,9 +312,9 @@ def test_what_never_ends_is_damage_and_the_one_before_it_serves(run, name, kind)
     else:
         with file.open("wb") as sparse:
             sparse.truncate(2**36)
-    step, said = read(run)
+    step, warned = read(run)
     assert step == 1
-    assert "not a regular file" in said[0] or "more than the" in said[0]
+    assert "not a regular file" in warned[0] or "more than the" in warned[0]
 
 
 @pytest.mark.usefixtures("patience")
@@ -331,23 +331,23 @@ def test_a_pipe_among_a_runs_files_holds_up_no_command(tmp_path, capfd, monkeypa
     assert "'run' is not a run directory: it has no config.toml" in capfd.readouterr().err
 
 
-def with_manifest(place: Path) -> None:
+def with_manifest(folder: Path) -> None:
     """Makes whatever lies there what the manifest says."""
-    files = [file for file in place.iterdir() if file.name != "manifest.json"]
+    files = [file for file in folder.iterdir() if file.name != "manifest.json"]
     manifest = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-    (place / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json"])
 def test_two_hundred_thousand_brackets_are_damage(run, name):
     checkpoint.save(run, 1, make(1))
-    place = checkpoint.save(run, 2, make(2))
-    (place / name).write_text("[" * 200_000)
+    folder = checkpoint.save(run, 2, make(2))
+    (folder / name).write_text("[" * 200_000)
     if name != "manifest.json":
-        with_manifest(place)
-    step, said = read(run)
+        with_manifest(folder)
+    step, warned = read(run)
     assert step == 1
-    assert f"{name} is not valid JSON" in said[0]
+    assert f"{name} is not valid JSON" in warned[0]
     (run / "config.toml").write_text("a = " + "[" * 200_000)
     with pytest.raises(UsageError, match=r"config\.toml is damaged"):
         checkpoint.load(run, pytest.fail)
@@ -359,9 +359,9 @@ def test_weights_that_are_not_numbers_are_damage(run, which):
     good = make(2)
     bad = {"weight": torch.full((2,), float("nan")), "mask": torch.full((2,), float("-inf"))}
     checkpoint.save(run, 2, replace(good, **{which: bad}))
-    step, said = read(run)
+    step, warned = read(run)
     assert step == 1
-    assert f"{which}.safetensors holds NaN in weight" in said[0]
+    assert f"{which}.safetensors holds NaN in weight" in warned[0]
     checkpoint.save(run, 3, replace(good, **{which: {"mask": bad["mask"]}}))  # somebody's own network may have such
     assert read(run) == (2, [])
 
@@ -381,7 +381,7 @@ def test_only_what_is_a_checkpoint_is_deleted(run, tmp_path):
 
 
 def steps_of(run: Path) -> set[int]:
-    return {int(place.name) for place in (run / "checkpoints").iterdir() if place.name.isdigit()}
+    return {int(path.name) for path in (run / "checkpoints").iterdir() if path.name.isdigit()}
 
 
 def test_a_lock_that_is_a_link_is_named_as_one(tmp_path, capsys):
@@ -439,6 +439,6 @@ def test_nothing_is_pickled_or_evaluated_anywhere():
 
 
 def test_files_are_plain_json_and_safetensors(run):
-    place = checkpoint.save(run, 1, make(1))
-    assert set(json.loads((place / "manifest.json").read_text())) == set(FILES) - {"manifest.json"}
-    assert json.loads((place / "state.json").read_text()) == make(1).state
+    folder = checkpoint.save(run, 1, make(1))
+    assert set(json.loads((folder / "manifest.json").read_text())) == set(FILES) - {"manifest.json"}
+    assert json.loads((folder / "state.json").read_text()) == make(1).state

@@ -21,7 +21,7 @@ def collapses(
     if began is not None:
         watch.begin(Score(began, 0.0))
     seen = [Score(*score) if isinstance(score, tuple) else Score(score, 0.0) for score in scores]
-    return [place for place, score in enumerate(seen) if watch.see(score)]
+    return [index for index, score in enumerate(seen) if watch.see(score)]
 
 
 # Worked examples
@@ -50,12 +50,12 @@ def test_a_collapse_that_lasts_is_reported_once_and_one_that_follows_a_recovery_
 
 def test_a_collapse_that_was_answered_counts_anew():
     watch = CollapseWatch(0.5, 3)
-    said = []
+    answers = []
     for mean in [20, 500] + [20] * 7:
-        said.append(watch.see(Score(mean, 0.0)))
-        if said[-1]:
+        answers.append(watch.see(Score(mean, 0.0)))
+        if answers[-1]:
             watch.reset()
-    assert [place for place, collapsed in enumerate(said) if collapsed] == [4, 7]
+    assert [index for index, collapsed in enumerate(answers) if collapsed] == [4, 7]
 
 
 def test_the_fall_is_measured_against_the_gain_also_where_all_returns_are_negative():
@@ -115,14 +115,14 @@ def test_a_watch_that_was_put_away_goes_on_where_it_was():
     scores = [Score(mean, 1.0) for mean in (20, 500, 20, 20, 20, 400, 20, 20, 20)]
     whole = CollapseWatch(0.5, 3)
     expected = [whole.see(score) for score in scores]
-    said = []
+    answers = []
     state = CollapseWatch(0.5, 3).state()
     for score in scores:
         watch = CollapseWatch(0.5, 3)
         watch.restore(json.loads(json.dumps(state)))
-        said.append(watch.see(score))
+        answers.append(watch.see(score))
         state = watch.state()
-    assert said == expected
+    assert answers == expected
 
 
 # Two kinds of return: of evaluations, and of the training episodes
@@ -134,7 +134,7 @@ def collapses_beside(training: Sequence[float]) -> list[int]:
     evaluated = [20, 120, 35, 35, 35, 35, 35, 35]
     both = zip(evaluated, training, strict=True)
     seen = [watch.see(Score(mean, 0.0), Score(train, 0.0)) for mean, train in both]
-    return [place for place, collapsed in enumerate(seen) if collapsed]
+    return [index for index, collapsed in enumerate(seen) if collapsed]
 
 
 def test_evaluations_that_swing_while_the_training_return_rises_are_no_collapse():
@@ -164,9 +164,9 @@ def test_what_collapses_depends_on_neither_the_shift_nor_the_scale_of_rewards(sc
 @given(runs, st.sampled_from([0.25, 0.5, 1.0]), st.integers(1, 4))
 def test_nothing_but_a_clear_and_lasting_fall_from_a_clear_gain_is_a_collapse(scores, loss, evaluations):
     """Written out: the run of scores before each collapse, looked at as a whole."""
-    for place in collapses(scores, loss, evaluations):
+    for index in collapses(scores, loss, evaluations):
         first = scores[0]
-        for here in range(place - evaluations + 1, place + 1):
+        for here in range(index - evaluations + 1, index + 1):
             best = max(reversed(scores[: here + 1]), key=lambda score: score[0] - 2 * score[1])
             gain, fall = best[0] - first[0], best[0] - scores[here][0]
             assert gain > 2 * math.hypot(best[1], first[1])
@@ -175,8 +175,8 @@ def test_nothing_but_a_clear_and_lasting_fall_from_a_clear_gain_is_a_collapse(sc
 
 @given(runs, st.integers(1, 4))
 def test_two_collapses_are_as_far_apart_as_a_recovery_and_a_collapse_take(scores, evaluations):
-    said = collapses(scores, evaluations=evaluations)
-    assert all(later - earlier > evaluations for earlier, later in pairwise(said))
+    answers = collapses(scores, evaluations=evaluations)
+    assert all(later - earlier > evaluations for earlier, later in pairwise(answers))
 
 
 @given(st.lists(st.tuples(means, errors), min_size=1, max_size=30).map(sorted))

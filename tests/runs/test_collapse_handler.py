@@ -67,10 +67,10 @@ TOO_LARGE = {
 }  # fmt: skip
 
 
-def climb(place: Path, steps: int = 1300, **settings: Any) -> troupe.Run:
+def climb(folder: Path, steps: int = 1300, **settings: Any) -> troupe.Run:
     settings = TOO_LARGE | {name.replace("_", ".", 1): value for name, value in settings.items()}
     return troupe.train(
-        TwoArms, network=Ridge(), seed=1, steps=steps, target="none", run_dir=place, settings=settings, tuned=False
+        TwoArms, network=Ridge(), seed=1, steps=steps, target="none", run_dir=folder, settings=settings, tuned=False
     )
 
 
@@ -110,8 +110,8 @@ def test_with_rollback_it_goes_on_from_the_best_weights_and_keeps_its_level(tmp_
     assert seen[:8] == [5.0] * 5 + [0.0] * 3
     assert set(seen[8:]) == {5.0}
     assert len(seen) > 15
-    (said,) = (record.message for record in caplog.records)
-    assert said.endswith("back to the weights of step 336, with 0.5 of the learning rate from here on")
+    (message,) = (record.message for record in caplog.records)
+    assert message.endswith("back to the weights of step 336, with 0.5 of the learning rate from here on")
     (row,) = rows(run.path, "collapse")
     assert (row["answer"], row["step_factor"]) == ("rollback", 0.5)
     assert (summary(run.path)["collapses"], summary(run.path)["rollbacks"]) == (1, 1)
@@ -164,7 +164,7 @@ def test_the_picture_marks_the_collapse(tmp_path):
     assert ">collapse<" in (tmp_path / "picture.svg").read_text()
 
 
-# Stopped and gone on with
+# Stopped and resumed
 
 
 def left(run: Path) -> dict[str, Any]:
@@ -181,11 +181,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> troupe.Run:
 
 @pytest.mark.parametrize("at", [480, 520, 536, 540, 620], ids=lambda steps: f"at step {steps}")
 def test_a_serial_run_stopped_around_its_rollback_ends_as_if_it_had_not_been(tmp_path, whole, at):
-    place = climb(tmp_path / "run", steps=at, collapse_answer="rollback").path
-    troupe.resume(place, steps=1300, env=TwoArms, network=Ridge())
-    assert left(place) == left(whole.path)
-    assert left(place)["rescue"]["rollbacks"] == 1
-    assert left(place)["rescue"]["step_factor"] == 0.5
+    folder = climb(tmp_path / "run", steps=at, collapse_answer="rollback").path
+    troupe.resume(folder, steps=1300, env=TwoArms, network=Ridge())
+    assert left(folder) == left(whole.path)
+    assert left(folder)["rescue"]["rollbacks"] == 1
+    assert left(folder)["rescue"]["step_factor"] == 0.5
 
 
 def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, whole, monkeypatch):
@@ -200,14 +200,14 @@ def test_a_stop_right_after_a_rollback_does_not_undo_it(tmp_path, whole, monkeyp
     monkeypatch.setattr(Serial, "roll_back", and_ctrl_c)
     with pytest.raises(KeyboardInterrupt) as stop:
         climb(tmp_path / "run", collapse_answer="rollback")
-    place = stop.value.run.path
+    folder = stop.value.run.path
     monkeypatch.undo()
-    assert checkpoint.load(place, pytest.fail).state["rescue"]["rollbacks"] == 1
-    troupe.resume(place, env=TwoArms, network=Ridge())
-    assert left(place) == left(whole.path)
+    assert checkpoint.load(folder, pytest.fail).state["rescue"]["rollbacks"] == 1
+    troupe.resume(folder, env=TwoArms, network=Ridge())
+    assert left(folder) == left(whole.path)
 
 
-def test_a_run_of_before_there_was_such_a_thing_can_be_gone_on_with(tmp_path, monkeypatch):
+def test_a_run_of_an_earlier_version_can_be_resumed(tmp_path, monkeypatch):
     from troupe.run_state import RunState
 
     taken = RunState._checkpoint
@@ -218,15 +218,15 @@ def test_a_run_of_before_there_was_such_a_thing_can_be_gone_on_with(tmp_path, mo
         return saved
 
     monkeypatch.setattr(RunState, "_checkpoint", without)
-    place = climb(tmp_path / "run", steps=100).path
+    folder = climb(tmp_path / "run", steps=100).path
     monkeypatch.undo()
-    assert troupe.resume(place, steps=200, env=TwoArms, network=Ridge()).steps >= 200
+    assert troupe.resume(folder, steps=200, env=TwoArms, network=Ridge()).steps >= 200
 
 
 # In every topology
 
-APART = {"actor.place": "process"}
-TOGETHER = {"actor.place": "thread"}
+APART = {"actor.placement": "process"}
+TOGETHER = {"actor.placement": "thread"}
 TOPOLOGIES: dict[str, tuple[str, dict[str, Any]]] = {
     "serial": ("appo", {"topology": "serial", "actor.count": 1, "actor.environments": 8}),
     "async": ("appo", {"actor.environments": 8} | TOGETHER),
@@ -288,7 +288,7 @@ def test_a_rollback_in_every_topology(tmp_path, staged, name):
 
 
 def test_after_a_rollback_the_newest_weights_are_the_best_ones(tmp_path):
-    place = climb(tmp_path / "run", steps=536, collapse_answer="rollback").path
-    saved = checkpoint.load(place, pytest.fail)
+    folder = climb(tmp_path / "run", steps=536, collapse_answer="rollback").path
+    saved = checkpoint.load(folder, pytest.fail)
     assert saved.state["rescue"]["rollbacks"] == 1
     assert torch.equal(saved.model["body.w"], saved.best["body.w"])

@@ -13,7 +13,7 @@ from troupe.runs.report import group
 
 SETTINGS = {
     "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 16, "evaluation.final_episodes": 2,
-    "stop.steps": 200, "stop.target": "none", "actor.place": "thread",
+    "stop.steps": 200, "stop.target": "none", "actor.placement": "thread",
 }  # fmt: skip
 
 
@@ -69,31 +69,31 @@ def test_a_seed_is_trained_with_all_presets_before_the_next_seed(monkeypatch):
     assert trained == [(0, "appo"), (0, "impala"), (1, "appo"), (1, "impala")]
 
 
-def test_one_that_fails_is_reported_and_the_others_continue(capsys, figures, world_where):
-    world = world_where("raise ValueError('no wheels')", "impala/seed0")
-    assert compare(world, ["impala", "appo"], range(2), "out", settings=SETTINGS) == 1
+def test_one_that_fails_is_reported_and_the_others_continue(capsys, figures, env_where):
+    env = env_where("raise ValueError('no wheels')", "impala/seed0")
+    assert compare(env, ["impala", "appo"], range(2), "out", settings=SETTINGS) == 1
     out, err = capsys.readouterr()
     (line,) = err.splitlines()
     assert line.startswith("troupe: impala, seed 0: ")
     assert "ValueError: no wheels" in line
     assert "picture out/comparison.png" in out
-    told = figures()
-    assert [run["folder"] for run in told["runs"]] == ["impala/seed1", "appo/seed0", "appo/seed1"]
-    (failure,) = told["failed"]
+    compared = figures()
+    assert [run["folder"] for run in compared["runs"]] == ["impala/seed1", "appo/seed0", "appo/seed1"]
+    (failure,) = compared["failed"]
     assert (failure["preset"], failure["seed"]) == ("impala", 0)
-    assert (told["presets"]["impala"]["seeds"], told["presets"]["impala"]["failed"]) == (2, 1)
+    assert (compared["presets"]["impala"]["seeds"], compared["presets"]["impala"]["failed"]) == (2, 1)
 
 
-def test_a_preset_of_which_every_run_failed_has_a_line_without_figures(capsys, world_where):
-    world = world_where("raise ValueError('no wheels')", "impala/seed0")
-    assert compare(world, ["impala", "appo"], [0], "out", settings=SETTINGS) == 1
+def test_a_preset_of_which_every_run_failed_has_a_line_without_figures(capsys, env_where):
+    env = env_where("raise ValueError('no wheels')", "impala/seed0")
+    assert compare(env, ["impala", "appo"], [0], "out", settings=SETTINGS) == 1
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| impala")]
     assert line.replace(" ", "") == "|impala|no|-of1|-|-|-|-|-|-|-|-|"
 
 
-def test_a_signal_ends_the_runs_and_what_is_done_is_compared(tmp_path, capsys, figures, world_where):
-    world = world_where(ONCE, "impala/seed0")
-    assert compare(world, ["appo", "impala"], range(2), "out", settings=SETTINGS) == 128 + signal.SIGINT
+def test_a_signal_ends_the_runs_and_what_is_done_is_compared(tmp_path, capsys, figures, env_where):
+    env = env_where(ONCE, "impala/seed0")
+    assert compare(env, ["appo", "impala"], range(2), "out", settings=SETTINGS) == 128 + signal.SIGINT
     assert "picture out/comparison.png" in capsys.readouterr().out
     assert figures()["presets"].keys() == {"appo"}
     assert not (tmp_path / "out" / "appo" / "seed1").exists()
@@ -140,10 +140,10 @@ def test_settings_that_one_preset_does_not_allow_are_refused_before_any_run_star
 ONCE = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
 
 
-def test_the_same_call_continues_what_a_signal_ended_and_keeps_what_is_done(capsys, figures, world_where):
+def test_the_same_call_continues_what_a_signal_ended_and_keeps_what_is_done(capsys, figures, env_where):
     """The interrupted run, and those not begun, are named in the table, in the figures and in the picture's note."""
-    world = world_where(ONCE, "impala/seed0")
-    again = lambda: compare(world, ["appo", "impala"], range(2), "out", settings=SETTINGS)  # noqa: E731
+    env = env_where(ONCE, "impala/seed0")
+    again = lambda: compare(env, ["appo", "impala"], range(2), "out", settings=SETTINGS)  # noqa: E731
     assert again() == 128 + signal.SIGINT
     out = capsys.readouterr().out
     missing = "impala, seed 0 (interrupted); appo, seed 1 (not started); impala, seed 1 (not started)"
@@ -176,6 +176,7 @@ def test_seeds_and_presets_may_be_added_and_other_settings_are_refused(run_comma
     )
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_resumed_run_stays_one_of_its_group_in_the_picture(run_command, monkeypatch):
     drawn = []
     monkeypatch.setattr(group, "plot_runs", lambda runs, out, **more: drawn.append((len(runs), more["names"])))
@@ -266,11 +267,11 @@ def test_settings_vary_with_presets_or_instead_of_them(run_command, figures):
     status, out, err = run_command(f"{words} --vary learner.learning_rate=1e-3,1e-4 --vary network.hidden=8,8")
     assert (status, err) == (0, "")
     labels = [f"appo, learner.learning_rate={rate}, network.hidden=8,8" for rate in ("1e-3", "1e-4")]
-    told = figures()
-    assert list(told["presets"]) == labels
-    assert [each["tuned"] for each in told["presets"].values()] == [False, False]
-    assert told["varied"] == {"learner.learning_rate": ["1e-3", "1e-4"], "network.hidden": ["8,8"]}
-    for run, rate in zip(told["runs"], (1e-3, 1e-4), strict=True):
+    compared = figures()
+    assert list(compared["presets"]) == labels
+    assert [each["tuned"] for each in compared["presets"].values()] == [False, False]
+    assert compared["varied"] == {"learner.learning_rate": ["1e-3", "1e-4"], "network.hidden": ["8,8"]}
+    for run, rate in zip(compared["runs"], (1e-3, 1e-4), strict=True):
         learned = config.from_toml((Path("out") / run["folder"] / "config.toml").read_text())
         assert (learned.learner.learning_rate, learned.network.hidden) == (rate, (8, 8))
     assert all(f"| {label} " in out for label in labels)
@@ -279,7 +280,7 @@ def test_settings_vary_with_presets_or_instead_of_them(run_command, figures):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("", "--presets or --vary is required: what is to be compared (troupe compare --help)"),
+        ("", "--presets or --vary is required: name what to compare (troupe compare --help)"),
         ("--vary learner.learning_rate", "--vary 'learner.learning_rate': expected NAME=VALUE,VALUE,..."),
         ("--vary learner.learning_rate=1,", "--vary 'learner.learning_rate=1,': expected NAME=VALUE,VALUE,..."),
         ("--vary lr=1,2", "preset appo: no setting 'lr'; did you mean learner.learning_rate?"),

@@ -270,8 +270,8 @@ def test_a_recurrent_policy_is_handed_its_memory_row_by_row(greedy):
         assert torch.equal(state.state, rows[t - 1][2])
         assert torch.equal(state.resets, obs[:, 2] == 1)
         for b in np.flatnonzero(obs[:, 2] == 0):
-            told = int(state.last_action[b]), float(state.last_reward[b])
-            assert told == played[int(obs[b, 0]), int(obs[b, 1]) - 1]
+            seen = int(state.last_action[b]), float(state.last_reward[b])
+            assert seen == played[int(obs[b, 0]), int(obs[b, 1]) - 1]
     assert begins == 4
 
 

@@ -142,25 +142,27 @@ def test_onnxruntime_computes_what_the_agent_computes(kind, exported):
         masks.append(mask)
         fed.append(parts | ({"action_mask": mask} if masked else {}))
     answers = [asked(file, fed[rows]) for rows in (slice(0, 1), slice(1, 8), slice(8, 57))]
-    said = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
-    chances = {name: each for name, each in said.items() if name.startswith("probabilities")}
+    outputs = {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+    chances = {name: each for name, each in outputs.items() if name.startswith("probabilities")}
     decided = 0
     for i, (observation, mask) in enumerate(zip(seen, masks, strict=True)):
         probabilities, value = one.distribution(observation, mask)
-        assert said["value"][i] == pytest.approx(value, rel=1e-4, abs=1e-4)
+        assert outputs["value"][i] == pytest.approx(value, rel=1e-4, abs=1e-4)
         if probabilities is not None:
-            assert said["probabilities"][i] == pytest.approx(probabilities, abs=1e-5)
+            assert outputs["probabilities"][i] == pytest.approx(probabilities, abs=1e-5)
         if mask is not None:
             assert not np.concatenate([each[i] for each in chances.values()])[~mask].any()
         if all(is_clear(each[i], name, actions) for name, each in chances.items()):
             decided += 1
             for name, expected in leaves(actions, one.act(observation, mask=mask), "action").items():
-                assert said[name].dtype == expected.dtype
-                assert said[name][i] == pytest.approx(expected, rel=1e-4, abs=1e-3 if expected.dtype == "f2" else 1e-4)
+                assert outputs[name].dtype == expected.dtype
+                assert outputs[name][i] == pytest.approx(
+                    expected, rel=1e-4, abs=1e-3 if expected.dtype == "f2" else 1e-4
+                )
     assert decided > 50
     assert [port.name for port in done.inputs] == list(fed[0])
     assert {port.name: (port.dtype, port.shape) for port in done.outputs} == {
-        name: (each.dtype, each.shape[1:]) for name, each in said.items()
+        name: (each.dtype, each.shape[1:]) for name, each in outputs.items()
     }
 
 
@@ -198,11 +200,11 @@ def own(body: nn.Module, actions: gym.Space[Any]) -> Agent:
 def test_mean_and_deviation_are_in_the_environments_unit_and_only_the_action_is_clipped(tmp_path):
     box = S.Box(np.array([0, 10, -np.inf], np.float32), np.array([4, 20, np.inf], np.float32))
     file = own(Says(0.5, -3.0, 7.0, 0.0, -1.0, 1.0), box).export(tmp_path / "own.onnx").file
-    said = asked(file, [{"obs": np.array([0.25, 0, 0], np.float32)}] * 3)
-    assert said["mean"] == pytest.approx(np.array([[3, 0, 7]] * 3))
-    assert np.exp(said["log_std"]) == pytest.approx(np.array([[2, 5 / np.e, np.e]] * 3))
-    assert said["action"] == pytest.approx(np.array([[3, 10, 7]] * 3))
-    assert said["value"] == pytest.approx([0.25] * 3)
+    outputs = asked(file, [{"obs": np.array([0.25, 0, 0], np.float32)}] * 3)
+    assert outputs["mean"] == pytest.approx(np.array([[3, 0, 7]] * 3))
+    assert np.exp(outputs["log_std"]) == pytest.approx(np.array([[2, 5 / np.e, np.e]] * 3))
+    assert outputs["action"] == pytest.approx(np.array([[3, 10, 7]] * 3))
+    assert outputs["value"] == pytest.approx([0.25] * 3)
 
 
 @pytest.mark.parametrize("observations", [BOX, pytest.param(IMAGE, marks=pytest.mark.slow)])
@@ -212,16 +214,16 @@ def test_what_trained_in_bfloat16_computes_in_float32(observations, tmp_path):
     file = coarse.export(tmp_path / "coarse.onnx").file
     observations.seed(1)
     for observation in [observations.sample() for _ in range(20)]:
-        said = asked(file, [{"obs": observation}])
+        outputs = asked(file, [{"obs": observation}])
         for one, error in ((fine, 1e-5), (coarse, 0.05)):
             probabilities, value = one.distribution(observation)
-            assert said["probabilities"][0] == pytest.approx(probabilities, abs=error)
-            assert said["value"][0] == pytest.approx(value, rel=error, abs=error)
+            assert outputs["probabilities"][0] == pytest.approx(probabilities, abs=error)
+            assert outputs["value"][0] == pytest.approx(value, rel=error, abs=error)
     assert coarse.network.precision == torch.bfloat16
 
 
 class Forgetful(nn.Module):
-    """Names its parts as the file's outputs are named, and has not been told that training is over."""
+    """Names its parts as the file's outputs are named, and is still in train mode."""
 
     def __init__(self):
         super().__init__()
@@ -242,9 +244,9 @@ def test_a_custom_network_is_exported_as_it_evaluates_and_left_as_it_is(tmp_path
     body.eval()
     with torch.no_grad():
         parameters, value = body(torch.from_numpy(x))
-    said = asked(file, [{"obs": row} for row in x])
-    assert said["mean"] == pytest.approx(parameters[:, :2].numpy(), abs=1e-6)
-    assert said["value"] == pytest.approx(value.numpy(), abs=1e-6)
+    outputs = asked(file, [{"obs": row} for row in x])
+    assert outputs["mean"] == pytest.approx(parameters[:, :2].numpy(), abs=1e-6)
+    assert outputs["value"] == pytest.approx(value.numpy(), abs=1e-6)
 
 
 class Branches(nn.Module):
@@ -278,12 +280,12 @@ def test_a_file_that_computes_something_else_is_not_written_and_the_old_one_stay
 @pytest.fixture(scope="module")
 def doubling(tmp_path_factory) -> Path:
     """A file with x -> 2 x in float32, n -> n + 1 in int64."""
-    place = tmp_path_factory.mktemp("doubling") / "doubling.onnx"
+    file = tmp_path_factory.mktemp("doubling") / "doubling.onnx"
     text = """<ir_version: 10, opset_import: ["": 18]>
     doubling (float[batch] x, int64[batch] n) => (float[batch] value, int64[batch] action) <int64 one = {1}>
     { value = Add(x, x)  action = Add(n, one) }"""
-    onnx.save(onnx.parser.parse_model(text), place)
-    return place
+    onnx.save(onnx.parser.parse_model(text), file)
+    return file
 
 
 def test_numbers_may_differ_by_rounding_whole_ones_not_at_all_and_actions_only_where_they_are_tied(doubling):
@@ -312,19 +314,19 @@ def test_two_leaves_of_one_name_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "message"),
+    ("path", "message"),
     [("one.pt", r"cannot write .*one.pt: its name must end in .onnx$"), ("no/one.onnx", "there is no folder .*no$")],
 )
-def test_a_path_that_cannot_be_written_is_named(place, message, tmp_path):
+def test_a_path_that_cannot_be_written_is_named(path, message, tmp_path):
     with pytest.raises(UsageError, match=message):
-        agent(BOX, S.Discrete(2)).export(tmp_path / place)
+        agent(BOX, S.Discrete(2)).export(tmp_path / path)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     settings = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
-    place = tmp_path_factory.mktemp("export") / "short"
-    return troupe.train("CartPole-v1", steps=200, run_dir=place, settings=settings, display="silent").path
+    folder = tmp_path_factory.mktemp("export") / "short"
+    return troupe.train("CartPole-v1", steps=200, run_dir=folder, settings=settings, display="silent").path
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +341,7 @@ def printed(run) -> str:
 
 def test_the_command_prints_what_goes_in_and_out(printed):
     lines = printed.splitlines()
-    assert lines[0] == "wrote pole.onnx; what goes in and out, N observations at a time:"
+    assert lines[0] == "wrote pole.onnx; its inputs and outputs, for N observations at a time:"
     assert [line.split() for line in lines[1:8]] == [
         [],
         ["name", "type", "shape"],
@@ -425,14 +427,14 @@ def test_a_wrong_word_is_one_line(words, message, run, tmp_path, monkeypatch, ca
 REMEMBERING: dict[str, tuple[str, dict[str, Any]]] = {
     "an LSTM": ("numbers, choices counted from 5", {"core": "lstm"}),
     "a GRU": ("numbers, choices counted from 5", {"core": "gru"}),
-    "told of a choice": ("numbers, choices counted from 5", {"core": "lstm", "core_inputs": True}),
-    "told of a Box": ("a choice, a Box", {"core": "gru", "core_inputs": True}),
-    "told of half a number": ("an image, channels first, a small Box", {"core": "gru", "core_inputs": True}),
-    "told of all, masked": ("everything nested, masked by the info", {"core": "lstm", "core_inputs": True}),
+    "reads a choice": ("numbers, choices counted from 5", {"core": "lstm", "core_inputs": True}),
+    "reads a Box": ("a choice, a Box", {"core": "gru", "core_inputs": True}),
+    "reads half a number": ("an image, channels first, a small Box", {"core": "gru", "core_inputs": True}),
+    "reads all, masked": ("everything nested, masked by the info", {"core": "lstm", "core_inputs": True}),
 }
 
 
-@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "told of a Box"], REMEMBERING))
+@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "reads a Box"], REMEMBERING))
 def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exported):
     """Three environments side by side, whose episodes end at different steps."""
     spaces, settings = REMEMBERING[kind]
@@ -450,23 +452,23 @@ def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exp
         for row in zip(*(leaves(observations, each, "obs").items() for each in seen), strict=True):
             fed[row[0][0]] = np.stack([value for _, value in row])
         answer = session.run(None, {name: (last | fed)[name] for name in last})
-        said = {port.name: value for port, value in zip(done.outputs, answer, strict=True)}
+        outputs = {port.name: value for port, value in zip(done.outputs, answer, strict=True)}
         for i, player in enumerate(players):
             if first[i]:
                 player.reset()
             expected = player.act(seen[i], mask=masks[i], reward=reward[i])
             for name, value in leaves(actions, expected, "action").items():
-                assert said[name][i] == pytest.approx(value, rel=1e-3, abs=1e-3)
-        last["state"], first = said["next_state"], rng.random(3) < 0.2
+                assert outputs[name][i] == pytest.approx(value, rel=1e-3, abs=1e-3)
+        last["state"], first = outputs["next_state"], rng.random(3) < 0.2
         for name in last:
             if name.startswith("last_action"):
                 leaf = name.removeprefix("last_action")
-                last[name] = said.get(f"mean{leaf}", said[f"action{leaf}"])
+                last[name] = outputs.get(f"mean{leaf}", outputs[f"action{leaf}"])
     assert np.abs(last["state"]).max() > 0.1
 
 
 def test_inputs_and_outputs_of_a_recurrent_policys_file(exported):
-    spaces, settings = REMEMBERING["told of a Box"]
+    spaces, settings = REMEMBERING["reads a Box"]
     _, done = exported(spaces, core_units=6, **settings)
     assert [f"{port.name} {port.dtype} {port.batch}" for port in done.inputs] == [
         "obs int64 [N]", "state float32 [N, 6]", "first bool [N]", "last_action float32 [N, 2]",
@@ -475,7 +477,7 @@ def test_inputs_and_outputs_of_a_recurrent_policys_file(exported):
     assert [port.name for port in done.outputs] == ["action", "mean", "log_std", "value", "next_state"]
 
 
-@pytest.mark.parametrize("kind", ["an LSTM", slow("told of all, masked")])
+@pytest.mark.parametrize("kind", ["an LSTM", slow("reads all, masked")])
 def test_examples_with_memory_run(kind, exported, capsys):
     spaces, settings = REMEMBERING[kind]
     _, done = exported(spaces, core_units=6, **settings)

@@ -22,7 +22,7 @@ from troupe.runtime.learning.weights import Master, WeightStore
 
 
 class HandClock:
-    """A clock that goes on when it is told to, and remembers whether it was running."""
+    """A clock that a test moves, and that remembers whether it was running."""
 
     def __init__(self) -> None:
         self.seconds, self.running = 0.0, True
@@ -35,7 +35,7 @@ class HandClock:
 
 
 class Scripted:
-    """Gives the returns it was told to, one list for each evaluation, and remembers how it was asked."""
+    """Gives prepared returns, one list for each evaluation, and remembers how it was called."""
 
     def __init__(self, *returns: Sequence[float] | None):
         self.left = list(returns)

@@ -160,7 +160,7 @@ def test_nothing_is_marked_that_a_resumed_run_does_again(tmp_path):
     assert lines(tmp_path) == [row(10), row(900)]
 
 
-FULL = "metrics are no longer written: no space left on device; the run goes on, and each"
+FULL = "metrics are no longer written: no space left on device; the run continues, and each"
 
 
 def fill_the_disk(log: MetricsLog) -> None:
@@ -169,8 +169,8 @@ def fill_the_disk(log: MetricsLog) -> None:
 
 
 def test_a_full_disk_is_reported_once_and_what_is_missing_at_the_end(tmp_path, monkeypatch):
-    said: list[str] = []
-    with MetricsLog(tmp_path, said.append) as log:
+    warned: list[str] = []
+    with MetricsLog(tmp_path, warned.append) as log:
         log.write(row(1))
         fill_the_disk(log)
         log.write(row(2))
@@ -178,15 +178,15 @@ def test_a_full_disk_is_reported_once_and_what_is_missing_at_the_end(tmp_path, m
         monkeypatch.setattr(MetricsLog, "_open", lambda self: fill_the_disk(self))
         log.retry()
         log.write(row(4))
-    assert said == [
+    assert warned == [
         f"{FULL} checkpoint tries again", "metrics from step 2 on could not be written: plots will have a gap there"
     ]  # fmt: skip
     assert [each["steps"] for each in lines(tmp_path)] == [1]
 
 
 def test_a_disk_that_has_room_again_is_written_to_and_the_gap_is_marked(tmp_path):
-    said: list[str] = []
-    with MetricsLog(tmp_path, said.append) as log:
+    warned: list[str] = []
+    with MetricsLog(tmp_path, warned.append) as log:
         log.write(row(1))
         fill_the_disk(log)
         for number in (2, 3, 4):
@@ -194,7 +194,7 @@ def test_a_disk_that_has_room_again_is_written_to_and_the_gap_is_marked(tmp_path
         log.retry()
         log.retry()
         log.write(row(5))
-    assert said == [f"{FULL} checkpoint tries again", "metrics are written again; missing: 3 rows from step 2 on"]
+    assert warned == [f"{FULL} checkpoint tries again", "metrics are written again; missing: 3 rows from step 2 on"]
     assert [each["steps"] for each in lines(tmp_path)] == [1, 4, 5]
     gap = lines(tmp_path)[1]
     assert (gap["kind"], gap["from_steps"], gap["steps"], gap["rows"]) == ("gap", 2, 4, 3)

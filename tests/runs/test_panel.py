@@ -34,7 +34,7 @@ def bar_lengths(image: np.ndarray, colour: str) -> list[int]:
 
 
 def test_bars_are_as_long_as_the_probabilities():
-    image = Panel("World", ["left", "right", "up", "down"]).compose(BLACK, state([0.1, 0.2, 0.3, 0.4], chosen=3))
+    image = Panel("Env", ["left", "right", "up", "down"]).compose(BLACK, state([0.1, 0.2, 0.3, 0.4], chosen=3))
     lengths = bar_lengths(image, OTHER) + bar_lengths(image, CHOSEN)
     assert len(lengths) == 4
     assert np.array(lengths) / sum(lengths) == pytest.approx([0.1, 0.2, 0.3, 0.4], abs=0.01)
@@ -42,7 +42,7 @@ def test_bars_are_as_long_as_the_probabilities():
 
 @pytest.mark.parametrize("chosen", [0, 1, 2])
 def test_the_chosen_action_has_another_colour_and_a_mark_before_its_name(chosen):
-    image = Panel("World").compose(BLACK, state([0.3, 0.3, 0.4], chosen=chosen))
+    image = Panel("Env").compose(BLACK, state([0.3, 0.3, 0.4], chosen=chosen))
     lines = np.flatnonzero(of_colour(image[:, 600:700], CHOSEN).any(axis=1))
     first = np.flatnonzero(of_colour(image[:, 600:], CHOSEN).any(axis=0))[0]
     others = np.flatnonzero(of_colour(image[:, 600:], OTHER).any(axis=1))
@@ -53,11 +53,11 @@ def test_the_chosen_action_has_another_colour_and_a_mark_before_its_name(chosen)
 
 
 def test_nothing_is_marked_where_nothing_was_chosen():
-    assert not of_colour(Panel("World").compose(BLACK, state(chosen=None)), CHOSEN).any()
+    assert not of_colour(Panel("Env").compose(BLACK, state(chosen=None)), CHOSEN).any()
 
 
 def test_the_value_is_drawn_from_left_to_right():
-    image = Panel("World").compose(BLACK, state(values=np.linspace(-1.0, 1.0, 501), shares=None))
+    image = Panel("Env").compose(BLACK, state(values=np.linspace(-1.0, 1.0, 501), shares=None))
     chart = of_colour(image, VALUE)
     chart[:126] = False  # the number above it
     columns = np.flatnonzero(chart.any(axis=0))
@@ -69,13 +69,13 @@ def test_the_value_is_drawn_from_left_to_right():
 
 @pytest.mark.parametrize(("values", "drawn"), [([-1.0, 1.0], True), ([1.0, 2.0], False), ([-2.0, -1.0], False)])
 def test_a_line_at_zero_is_drawn_where_values_are_on_both_sides_of_it(values, drawn):
-    line = of_colour(Panel("World").compose(BLACK, state(values=values, shares=None)), ZERO)
+    line = of_colour(Panel("Env").compose(BLACK, state(values=values, shares=None)), ZERO)
     assert line.any() == drawn
     assert line.any(axis=1).sum() == drawn  # and it is level
 
 
 def test_a_fast_swing_of_the_value_is_a_band_with_its_mean_in_it():
-    image = Panel("World").compose(BLACK, state(values=[0.0, 1.0] * 250, shares=None))
+    image = Panel("Env").compose(BLACK, state(values=[0.0, 1.0] * 250, shares=None))
     solid = of_colour(image, VALUE)[126:]
     assert solid.any(axis=0).sum() > 200
     assert np.median(solid.sum(axis=0)[solid.any(axis=0)]) < 20  # of some 150
@@ -85,20 +85,20 @@ def test_the_numbers_of_an_action_are_bars_from_the_middle_of_their_bounds():
     numbers = [ActionComponent(3.0, 1.0), ActionComponent(0.1, 0.5), ActionComponent(-1.0, 0.25)]
     shown = state(shares=None, chosen=None)
     shown = replace(shown, decision=shown.decision._replace(components=numbers))
-    image = Panel("World", ["gas", "steer", "lift"]).compose(BLACK, shown)
+    image = Panel("Env", ["gas", "steer", "lift"]).compose(BLACK, shown)
     right, left = bar_lengths(image, CHOSEN)
     assert left / right == pytest.approx(0.5, abs=0.02)
     columns = [np.flatnonzero(row) for row in of_colour(image, CHOSEN) if row.any()]
     assert abs(columns[0].min() - columns[-1].max()) <= 2  # they meet in the middle
     many = replace(shown, decision=shown.decision._replace(components=[ActionComponent(1.0, 1.0)] * 1000))
-    assert not of_colour(Panel("World").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
+    assert not of_colour(Panel("Env").compose(BLACK, many), CHOSEN).any()  # there is no room for so many
 
 
 def test_the_choices_of_an_action_are_bars_as_long_as_their_probabilities():
     choices = [ActionComponent(2, 0.0, 0.9), ActionComponent(0, 0.0, 0.3)]
     shown = state(shares=None, chosen=None)
     shown = replace(shown, decision=shown.decision._replace(components=choices))
-    long, short = bar_lengths(Panel("World", ["gear", "horn"]).compose(BLACK, shown), CHOSEN)
+    long, short = bar_lengths(Panel("Env", ["gear", "horn"]).compose(BLACK, shown), CHOSEN)
     assert short / long == pytest.approx(1 / 3, abs=0.02)
 
 
@@ -106,7 +106,7 @@ def test_the_choices_of_an_action_are_bars_as_long_as_their_probabilities():
 def test_of_very_many_actions_the_first_is_on_the_left_and_the_last_on_the_right(chosen):
     shares = np.full(400, 0.2 / 399)
     shares[chosen] = 0.8
-    image = Panel("World").compose(BLACK, state(shares, chosen=chosen))[:, 600:]
+    image = Panel("Env").compose(BLACK, state(shares, chosen=chosen))[:, 600:]
     columns = np.flatnonzero(of_colour(image, TRACK).any(axis=0))
     left, right = columns[0], columns[-1] + 1
     marked = np.flatnonzero(of_colour(image, CHOSEN).any(axis=0))
@@ -114,7 +114,7 @@ def test_of_very_many_actions_the_first_is_on_the_left_and_the_last_on_the_right
 
 
 def test_without_probabilities_there_are_no_bars():
-    image = Panel("World").compose(BLACK, state(shares=None, chosen=None))
+    image = Panel("Env").compose(BLACK, state(shares=None, chosen=None))
     assert not of_colour(image, OTHER).any()
     assert of_colour(image, VALUE).any()
 
@@ -122,7 +122,7 @@ def test_without_probabilities_there_are_no_bars():
 @pytest.mark.parametrize("actions", [1, 2, 6, 18, 40, 1000])
 @pytest.mark.parametrize("size", [(210, 160), (3, 5), (401, 1001), (10, 3000)])
 def test_any_picture_and_any_number_of_actions_give_even_sizes_that_stay(actions, size):
-    panel = Panel("A world with a name that is far too long for it", ["upright and fire"] * actions, 12 / 7)
+    panel = Panel("An environment with a name that is far too long for it", ["upright and fire"] * actions, 12 / 7)
     small = state(np.full(actions, 1 / actions), chosen=actions - 1)
     large = state(np.eye(actions)[0], values=[0.0, -1e9, np.nan], step=123_456_789, total=-1e12)
     one, other = (panel.compose(np.full((*size, 3), 90, np.uint8), state) for state in (small, large))

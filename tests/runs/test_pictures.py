@@ -34,19 +34,19 @@ BYTES = np.round(255 * RAMP)
     ],
 )
 def test_every_kind_of_numbers_becomes_bytes(frame: Any, expected: np.ndarray) -> None:
-    picture = FrameConverter("World")(frame)
+    picture = FrameConverter("Env")(frame)
     assert picture.dtype == np.uint8
     assert picture == pytest.approx(expected, abs=1)
 
 
 def test_a_dark_frame_among_frames_to_255_stays_dark() -> None:
-    pictures = FrameConverter("World")
+    pictures = FrameConverter("Env")
     pictures(BYTES)
     assert pictures(np.ones((2, 2, 3))).max() == 1
 
 
 def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportions() -> None:
-    pictures = FrameConverter("World")
+    pictures = FrameConverter("Env")
     pictures(np.zeros((20, 40, 3), np.uint8))
     wide = pictures(np.full((20, 80, 3), 200, np.uint8))
     high = pictures(np.full((80, 80, 3), 200, np.uint8))
@@ -58,7 +58,7 @@ def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportion
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
-        (None, "returned no image but None"),
+        (None, "returned None, not an image"),
         ([np.zeros((4, 4, 3))] * 5, "a list of 5"),
         ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], "a list of 2"),
         ([], "a list of 0"),
@@ -70,13 +70,13 @@ def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportion
 )
 def test_what_is_no_picture_is_named_in_a_line(frame: Any, words: str) -> None:
     with pytest.raises(UsageError) as error:
-        FrameConverter("World")(frame)
+        FrameConverter("Env")(frame)
     assert words in str(error.value)
-    assert str(error.value).endswith("expected is an array of height x width x 3")
+    assert str(error.value).endswith("expected an array of height x width x 3")
     assert "\n" not in str(error.value)
 
 
-WORLD = """
+ENVIRONMENT = """
 import gymnasium as gym
 import numpy as np
 
@@ -101,7 +101,7 @@ class Growing(gym.Env):
         return np.full((40 + 10 * self.steps, 60, 3), 0.8)
 """
 TRAIN = (
-    "train world.py:Growing --steps 64 --run-dir run --quiet --topology serial --actor.count 1 "
+    "train env.py:Growing --steps 64 --run-dir run --quiet --topology serial --actor.count 1 "
     "--actor.rollout_steps 16 --evaluation.final_episodes 1"
 )
 
@@ -112,7 +112,7 @@ def test_a_video_of_frames_from_0_to_1_that_grow(
     import imageio_ffmpeg
 
     monkeypatch.chdir(tmp_path)
-    Path("world.py").write_text(WORLD)
+    Path("env.py").write_text(ENVIRONMENT)
     assert cli.run(TRAIN.split()) == 0
     assert cli.run(["watch", "run", "--video", "agent.mp4", "--episodes", "1"]) == 0
     reader = imageio_ffmpeg.read_frames("agent.mp4")
@@ -121,8 +121,10 @@ def test_a_video_of_frames_from_0_to_1_that_grow(
     assert len(frames) == 6 + 6  # the last stands for 0.6 s
     assert all(frame[height // 2, 300].mean() == pytest.approx(0.8 * 255, abs=6) for frame in frames)
 
-    Path("world.py").write_text(WORLD.replace("return np.full((40 + 10 * self.steps, 60, 3), 0.8)", "return [1, 2]"))
+    Path("env.py").write_text(
+        ENVIRONMENT.replace("return np.full((40 + 10 * self.steps, 60, 3), 0.8)", "return [1, 2]")
+    )
     capsys.readouterr()
     assert cli.run(["watch", "run", "--video", "other.mp4"]) == 2
-    assert "its render() returned no image but a list of 2; expected is an array" in capsys.readouterr().err
+    assert "its render() returned a list of 2, not an image; expected an array" in capsys.readouterr().err
     assert not Path("other.mp4").exists()

@@ -1,4 +1,4 @@
-"""Playing to be shown: which pictures, of which states, when; in small worlds and in Pong."""
+"""Playing to be shown: which pictures, of which states, when; in small environments and in Pong."""
 
 import math
 from types import SimpleNamespace
@@ -157,7 +157,7 @@ def test_an_observation_that_ends_an_episode_and_allows_nothing_is_valued_and_sh
         agent.act({"action_mask": np.zeros(2, np.int8), "left": np.zeros(1)})
 
 
-def test_frames_that_a_wrapper_skips_are_seen_at_the_worlds_speed(countdown, decided):
+def test_frames_that_a_wrapper_skips_are_seen_at_the_environments_speed(countdown, decided):
     """Ten steps of four frames, of which every second makes an image; frames before the first step do not count."""
     env = Repeating(countdown("rgb_array", length=43), 4)
     seen = frames_of(decided(), env, 25)
@@ -316,7 +316,7 @@ def broken(countdown: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("world", "words"),
+    ("make_env", "words"),
     [
         (blind, r"Countdown cannot be shown: it offers render modes ansi \('rgb_array' is needed\)"),
         (modeless, r"it offers no render modes \('rgb_array' is needed\)"),
@@ -325,9 +325,9 @@ def broken(countdown: Any) -> Any:
         (broken, "Broken could not render: no OpenGL$"),
     ],
 )
-def test_an_environment_without_pictures_is_a_plain_line(world, words, countdown, decided):
+def test_an_environment_without_pictures_is_a_plain_line(make_env, words, countdown, decided):
     def show():
-        with rendering.open_rendered(world(countdown), 60) as rendered:
+        with rendering.open_rendered(make_env(countdown), 60) as rendered:
             for frame in play.play(decided(), rendered, 1, 0):
                 frame.render()
 

@@ -215,7 +215,7 @@ def test_runs_of_a_group_share_its_name_and_colour_whatever_limits_they_were_res
         assert plots.COLOURS[plots._numbers([preset])[0]].lower() in words.lower()
 
 
-def test_returns_of_several_environments_are_said_to_have_no_common_scale(make_run: MakeRun) -> None:
+def test_returns_of_several_environments_are_noted_to_have_no_common_scale(make_run: MakeRun) -> None:
     runs = [make_run("a"), make_run("b")]
     assert plots.SEVERAL not in words_of(runs)
     assert plots.SEVERAL in words_of([*runs, make_run("c", env="Acrobot-v1")])
@@ -467,7 +467,7 @@ def test_one_report_is_enough(make_run: MakeRun, tmp_path: Path) -> None:
         (None, "returns.png", "no runs to plot"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_a_line(
+def test_what_cannot_be_done_is_reported_in_a_line(
     run: str | None, out: str, words: str, make_run: MakeRun, tmp_path: Path
 ) -> None:
     make_run("whole")

@@ -9,7 +9,7 @@ import pytest
 from troupe import UsageError, cli
 from troupe.series import train_seeds
 
-SETTINGS = {"actor.count": 1, "actor.environments": 2, "actor.place": "thread", "evaluation.final_episodes": 2}
+SETTINGS = {"actor.count": 1, "actor.environments": 2, "actor.placement": "thread", "evaluation.final_episodes": 2}
 ASKED = {"steps": 200, "target": "none", "settings": SETTINGS, "display": "silent"}
 
 
@@ -19,11 +19,11 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def failing_in(world_where):
-    """A world that fails, or does `what`, in the runs with these seeds."""
+def failing_in(env_where):
+    """An environment that fails, or does `what`, in the runs with these seeds."""
 
     def make(seeds, what="raise ValueError('no wheels')"):
-        return world_where(what, *(f"seed{seed}" for seed in seeds))
+        return env_where(what, *(f"seed{seed}" for seed in seeds))
 
     return make
 
@@ -41,6 +41,7 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
     assert all((tmp_path / "out" / f"seed{seed}" / "summary.json").exists() for seed in (4, 5, 6))
 
 
+@pytest.mark.usefixtures("pictures")
 def test_a_resumed_seed_draws_the_picture_of_all_of_them_anew(tmp_path, capsys):
     assert train_seeds("CartPole-v1", range(2), "out", **ASKED) == 0
     picture = tmp_path / "out" / "learning.png"
@@ -53,7 +54,7 @@ def test_a_resumed_seed_draws_the_picture_of_all_of_them_anew(tmp_path, capsys):
 
 
 def test_the_table_has_the_figures_of_the_runs_own_summaries(tmp_path, run_command):
-    few = "--actor.count 1 --actor.environments 2 --actor.place thread --evaluation.final_episodes 3 --untuned"
+    few = "--actor.count 1 --actor.environments 2 --actor.placement thread --evaluation.final_episodes 3 --untuned"
     command = f"train CartPole-v1 --seed 4 --seeds 3 {few} --steps 200 --target none --run-dir out --quiet"
     status, out, _ = run_command(command)
     assert status == 0
@@ -79,9 +80,9 @@ def test_the_table_has_the_figures_of_the_runs_own_summaries(tmp_path, run_comma
         lines[heading + 4],
     )
     assert numbers is not None
-    said = [float(each.replace(",", "")) for each in numbers.groups()]
+    shown = [float(each.replace(",", "")) for each in numbers.groups()]
     expected = [np.mean(means), min(means), np.median(steps), np.median(seconds), max(seconds)]
-    assert said == pytest.approx(expected, abs=0.051)
+    assert shown == pytest.approx(expected, abs=0.051)
 
 
 def test_one_that_fails_is_reported_and_the_others_continue(tmp_path, capsys, failing_in):
@@ -152,7 +153,7 @@ def test_folders_that_exist_are_refused_before_anything_starts(tmp_path):
     (tmp_path / "out" / "seed2").mkdir(parents=True)
     with pytest.raises(UsageError, match="out/seed2' exists already"):
         train_seeds("CartPole-v1", range(3), "out", **ASKED)
-    assert [place.name for place in (tmp_path / "out").iterdir()] == ["seed2"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["seed2"]
 
 
 def test_wrong_usage_is_reported_once():

@@ -119,6 +119,6 @@ def test_a_video_of_cartpole(tmp_path, balancing, cartpole):
         ("nowhere/a.mp4", "there is no folder"),
     ],
 )
-def test_a_file_that_cannot_be_written_is_told_before_playing(name, words, tmp_path, decided):
+def test_a_file_that_cannot_be_written_is_reported_before_playing(name, words, tmp_path, decided):
     with pytest.raises(UsageError, match=words):
         video.record(decided(), lambda mode: pytest.fail("an environment was made"), tmp_path / name, 1, 0)

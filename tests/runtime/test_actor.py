@@ -379,7 +379,7 @@ def parts_of(built):
 )
 def test_environments_are_dealt_out_evenly(assembled, counting, environments, parts, sizes):
     settings = {
-        "actor.count": 1, "actor.environments": environments, "actor.parts": parts, "actor.place": "thread",
+        "actor.count": 1, "actor.environments": environments, "actor.parts": parts, "actor.placement": "thread",
         "network.hidden": (4,),
     }  # fmt: skip
     built = assembled(counting, settings)
@@ -401,7 +401,7 @@ def test_a_run_with_groups_and_environment_threads_delivers_every_step(
     assembled, run, watched, counting, matches_script, script, threads
 ):
     settings = {
-        "actor.count": 2, "actor.environments": 5, "actor.parts": 2, "actor.place": "thread", "threads": threads,
+        "actor.count": 2, "actor.environments": 5, "actor.parts": 2, "actor.placement": "thread", "threads": threads,
         "actor.rollout_steps": 6, "learner.threads": 2, "network.hidden": (4,),
     }  # fmt: skip
     built = assembled(counting, settings)
@@ -417,7 +417,7 @@ def test_a_run_with_groups_and_environment_threads_delivers_every_step(
 
 
 class SlowAnswers(gym.Env):
-    """Each answer takes 5 s of a clock that `look` is told of ten times a second."""
+    """Each answer takes 5 s of a clock that `look` sees ten times a second."""
 
     observation_space, action_space = gym.spaces.Box(0, 1, (1,), np.float32), gym.spaces.Discrete(2)
     wait = staticmethod(lambda: None)

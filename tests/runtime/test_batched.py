@@ -34,7 +34,7 @@ SPACE = gym.spaces.Box(-1e9, 1e9, (2,), np.float32)
 
 
 class BatchedSetup:
-    """A prediction queue, a network with a published store, and one predictor that serves when told to."""
+    """A prediction queue, a network with a published store, and one predictor that serves on request."""
 
     def __init__(self, actors: int = 3, environments: int = 2, space: Any = SPACE, actions: int = 3):
         torch.manual_seed(0)

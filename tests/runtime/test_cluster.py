@@ -510,7 +510,7 @@ def test_an_environment_that_raises_on_a_host_ends_the_run_with_the_host_named(c
         ("--inference.kind batched --cluster auto", "with inference.kind = 'batched' actors cannot"),
         ("--cluster somewhere", "expected auto, none or an address HOST:PORT"),
         ("--cluster ray://10.0.0.1:10001", "a client cannot train"),
-        ("--actor.place thread --cluster auto", "on a cluster actors are processes"),
+        ("--actor.placement thread --cluster auto", "on a cluster actors are processes"),
     ],
 )
 def test_what_a_cluster_cannot_do_is_refused_in_a_line(words, said, tmp_path, monkeypatch, capsys):

@@ -155,11 +155,11 @@ def test_a_gradient_shared_out_is_the_whole_gradient_with_bonuses_too(learner_se
 def test_each_minibatch_has_the_bonuses_of_its_own_environments(learner_setup):
     seen = []
 
-    def told(outputs, batch):
+    def watched(outputs, batch):
         seen.append((batch.reward, batch.bonus.reward, batch.bonus.discount))
         return outputs.value.sum(), {}
 
-    made = learner_setup(told, network=build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), minibatches=3)
+    made = learner_setup(watched, network=build(PLANE, gym.spaces.Discrete(2), Network(hidden=(8,))), minibatches=3)
     made.learner.curiosity = curiosity()
     made.learner.learn(played(0))
     whole, batch = curiosity().bonus(played(0)), torch.from_numpy(played(0).reward).float()
@@ -174,7 +174,7 @@ def test_each_minibatch_has_the_bonuses_of_its_own_environments(learner_setup):
 
 
 SMALL = {
-    "actor.count": 2, "actor.environments": 2, "actor.rollout_steps": 8, "actor.place": "thread",
+    "actor.count": 2, "actor.environments": 2, "actor.rollout_steps": 8, "actor.placement": "thread",
     "network.hidden": (8,), "learner.rollouts": 2, "queue.capacity": 4, "evaluation.every_seconds": 0.0,
     "evaluation.final_episodes": 1, "stop.target": "none", "novelty.coefficient": 0.5, "novelty.hidden": (8,),
 }  # fmt: skip
@@ -183,7 +183,7 @@ TOPOLOGIES = {
     "async": {"topology": "async"},
     "queue": {"topology": "queue", "learner.count": 2},
     "ga3c": {"topology": "ga3c", "inference.kind": "batched", "learner.count": 2},
-    "processes": {"topology": "async", "actor.place": "process"},
+    "processes": {"topology": "async", "actor.placement": "process"},
 }
 
 
@@ -211,7 +211,7 @@ def test_returns_that_are_reported_know_nothing_of_bonuses(tmp_path):
 
 
 def test_a_worker_of_hogwild_has_no_curiosity(assembled):
-    settings = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1, "actor.place": "thread"}
+    settings = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1, "actor.placement": "thread"}
     parts = assembled("CartPole-v1", settings)
     assert isinstance(parts.master, HogwildMaster)
     assert parts.snapshot().novelty == []

@@ -17,7 +17,8 @@ A3C = {
     "env.backend": "sync", "loss.kind": "a3c", "loss.lam": 1.0, "loss.gamma": 0.9, "loss.entropy_coefficient": 0.02,
     "loss.value_coefficient": 0.25, "loss.reward_scale": 0.1, "learner.rollouts": 1, "learner.epochs": 1,
     "learner.minibatches": 1, "learner.optimizer": "rmsprop", "learner.decay": 0.9, "learner.epsilon": 0.01,
-    "learner.learning_rate": 0.05, "learner.anneal_steps": 200, "learner.gradient_norm": 0.5, "actor.place": "thread",
+    "learner.learning_rate": 0.05, "learner.anneal_steps": 200, "learner.gradient_norm": 0.5,
+    "actor.placement": "thread",
 }  # fmt: skip
 
 
@@ -122,8 +123,8 @@ def test_one_worker_is_the_algorithm_written_out(request, assembled, watched, en
 
 def test_evaluations_see_the_weights_that_workers_change(assembled, counting):
     """The network that was given is a view of the shared weights, also where those are in shared memory."""
-    for place in ("thread", "process"):
-        parts = assembled(counting, A3C | {"actor.place": place})
+    for placement in ("thread", "process"):
+        parts = assembled(counting, A3C | {"actor.placement": placement})
         source = counting()
         network = build(source.observation_space, source.action_space, parts.config.network)
         assert sum(each.numel() for each in network.parameters()) == len(parts.master.vector)
@@ -132,10 +133,10 @@ def test_evaluations_see_the_weights_that_workers_change(assembled, counting):
         assert not torch.equal(parts.master.vector, before)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_workers_change_one_set_of_weights_and_statistics(assembled, counting, run, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_workers_change_one_set_of_weights_and_statistics(assembled, counting, run, placement):
     """Every worker's updates are in the version, and those reported are in it too."""
-    settings = A3C | {"actor.place": place, "actor.count": 3, "threads": "free"}
+    settings = A3C | {"actor.placement": placement, "actor.count": 3, "threads": "free"}
     parts = assembled(counting, settings, version=70)
     before = parts.master.vector.clone()
     while not parts.master._updates[1:].all():
@@ -199,12 +200,17 @@ def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled,
     sent: list[int] = []
     ask = ActorProcess.request
 
-    def told(actor, rollout, counts):
+    def request(actor, rollout, counts):
         sent.append(counts.updates)
         ask(actor, rollout, counts)
 
-    monkeypatch.setattr(ActorProcess, "request", told)
-    settings = A3C | {"actor.place": "process", "actor.count": 1, "threads": "free", "learner.warmup_updates": 10**9}
+    monkeypatch.setattr(ActorProcess, "request", request)
+    settings = A3C | {
+        "actor.placement": "process",
+        "actor.count": 1,
+        "threads": "free",
+        "learner.warmup_updates": 10**9,
+    }
     parts = assembled(counting, settings)
     before = parts.master.vector.clone()
     parts.progress.counts.updates = 10**9  # the warm-up is long over
@@ -213,8 +219,8 @@ def test_a_worker_in_a_process_knows_how_many_updates_there_have_been(assembled,
     assert (parts.master.vector - before).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_the_learning_rate_falls_by_the_steps_wherever_the_worker_is(tmp_path, counting, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_the_learning_rate_falls_by_the_steps_wherever_the_worker_is(tmp_path, counting, placement):
     """What an optimizer keeps is shared with the run and saved. A worker in a process is asked for its next rollout
     before the one in its hands is counted, so its steps may be those of a rollout less."""
 
@@ -230,7 +236,12 @@ def test_the_learning_rate_falls_by_the_steps_wherever_the_worker_is(tmp_path, c
             return {"rates": self.rates, "number": self.number}
 
     endless = partial(counting, script=[(10_000, "terminated")])
-    settings = A3C | {"actor.place": place, "learner.anneal_steps": 100, "stop.steps": 60, "stop.target": "none"}
+    settings = A3C | {
+        "actor.placement": placement,
+        "learner.anneal_steps": 100,
+        "stop.steps": 60,
+        "stop.target": "none",
+    }
     settings |= {"evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1, "evaluation.max_steps": 1}
     settings.pop("learner.optimizer")
     run = troupe.train(endless, settings=settings, optimizer=Notes, run_dir=tmp_path / "run", tuned=False)
@@ -239,7 +250,7 @@ def test_the_learning_rate_falls_by_the_steps_wherever_the_worker_is(tmp_path, c
     assert len(rates) >= 12
     formula = 0.05 * (1 - 5 * np.arange(len(rates) + 2) / 100)
     for number, rate in enumerate(rates):
-        exact = formula[[number + 1] if place == "thread" else [number, number + 1]]
+        exact = formula[[number + 1] if placement == "thread" else [number, number + 1]]
         assert np.abs(exact - rate).min() < 1e-12, (number, rate)
 
 

@@ -26,9 +26,9 @@ class Adding:
         weights.add_(gradient, alpha=learning_rate)
 
 
-def written(journal: Journal, place: Path) -> list[Any]:
-    journal.append_to(place)
-    return [json.loads(line) for line in (place / FILE).read_text().splitlines()]
+def written(journal: Journal, folder: Path) -> list[Any]:
+    journal.append_to(folder)
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_an_access_to_the_weights_is_recorded_while_the_lock_is_held(
 
 def test_a_rollout_is_noted_before_a_learner_can_have_it(echo: Any, tmp_path: Path) -> None:
     source, journal = find(echo), Journal()
-    settings = {"actor.count": 2, "actor.environments": 1, "actor.rollout_steps": 4, "actor.place": "thread"}
+    settings = {"actor.count": 2, "actor.environments": 1, "actor.rollout_steps": 4, "actor.placement": "thread"}
     config = resolve(source.id, "appo", settings | {"record": True}, tuned=False)
     network = build(source.observation_space, source.action_space, config.network)
     parts = assemble(config, source, network, np.random.SeedSequence(1), Progress(), journal=journal)

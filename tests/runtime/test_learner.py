@@ -297,7 +297,7 @@ def test_the_learning_rate_falls_to_zero_at_a_step_or_to_a_quarter_at_the_limit(
     assembled, counting, asked, limit, factors, topology
 ):
     settings = {"topology": topology, "actor.count": 1, "learner.epochs": 1, "learner.minibatches": 1}
-    settings |= {"actor.place": "thread", "stop.steps": limit, "learner.anneal_steps": asked}
+    settings |= {"actor.placement": "thread", "stop.steps": limit, "learner.anneal_steps": asked}
     parts = assembled(counting, settings)
     learner = parts.runners[0].actor._learner if topology == "hogwild" else parts.learners[0]
     rate = parts.config.learner.learning_rate
@@ -420,9 +420,9 @@ def learned(learner_setup, network, loss, rollout, threads, rewards=Rewards(0.9,
 @pytest.mark.parametrize("threads", [2, 3, 5, 8])  # the last: more than there are environments
 def test_a_gradient_shared_out_is_the_whole_gradient(learner_setup, played, kind, threads):
     network, loss = thinking(), build_loss(LOSSES[kind])
-    (expected, told), (gradient, metrics) = (learned(learner_setup, network, loss, played, n) for n in (1, threads))
+    (expected, means), (gradient, metrics) = (learned(learner_setup, network, loss, played, n) for n in (1, threads))
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
-    assert metrics == pytest.approx(told, rel=1e-5, abs=1e-6)
+    assert metrics == pytest.approx(means, rel=1e-5, abs=1e-6)
     assert len(metrics) >= 3
     assert expected.abs().min() < expected.abs().max() < math.inf
 
@@ -498,9 +498,9 @@ def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(learner_
     rollout.reward[:] = rng.normal(size=(4, 5))
     loss = build_loss(LOSSES["impala"])
     made = [learned(learner_setup, network, loss, rollout, n, Rewards(0.9)) for n in (1, *[threads] * 5)]
-    (expected, told), *others = made
+    (expected, means), *others = made
     for gradient, metrics in others:
         assert gradient.dtype == torch.float32
         assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999
         assert gradient.norm() == pytest.approx(float(expected.norm()), rel=0.02)
-        assert metrics == pytest.approx(told, rel=0.02, abs=1e-3)
+        assert metrics == pytest.approx(means, rel=0.02, abs=1e-3)

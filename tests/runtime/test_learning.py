@@ -80,7 +80,7 @@ def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(trained, e
     ],
 )
 def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(trained, pays, loss, terminates):
-    """Reward 1 each step, gamma 0.8. A time limit does not end the world: V = 1 / (1 - gamma) = 5. If the
+    """Reward 1 each step, gamma 0.8. A time limit does not end the environment: V = 1 / (1 - gamma) = 5. If the
     fifth step truly is the last, V over steps that look alike is the mean of 1, 1.8, ..., 3.36, which is 2.31."""
     settings = {"loss.gamma": 0.8, "loss.lam": 1.0, "actor.environments": 10, "actor.rollout_steps": 18}
     network = trained(partial(pays, terminates=terminates), loss, 150, **settings)

@@ -1,4 +1,4 @@
-"""How many actors: by what steps cost, the same environments and batches, and only where nobody has said a number."""
+"""The number of actors, chosen by the cost of steps: the same environments and batches, and only if none is given."""
 
 import subprocess
 import sys
@@ -233,7 +233,7 @@ def test_environments_and_batches_stay(
 ) -> None:
     costs[0] = kind
     settings = {"actor.count": count, "actor.environments": environments, "learner.rollouts": rollouts}
-    config, _ = chosen(Waits, settings | {"actor.auto": True, "actor.place": "thread"})
+    config, _ = chosen(Waits, settings | {"actor.auto": True, "actor.placement": "thread"})
     assert len(costs) == 2
     assert not config.actor.auto
     assert config.actor.count * config.actor.environments == count * environments
@@ -241,12 +241,12 @@ def test_environments_and_batches_stay(
 
 
 def test_what_is_measured_decides(costs: list[Costs]) -> None:
-    config, said = chosen(Waits, {"actor.place": "process"})
+    config, notices = chosen(Waits, {"actor.placement": "process"})
     assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (32, 1, 32)
-    assert said == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments"]
+    assert notices == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments"]
     costs[0] = COMPUTING
-    assert chosen(Waits, {"actor.place": "process"})[0].actor.count == 2
-    assert chosen(Waits, {"actor.place": "thread"})[0].actor.count == 1
+    assert chosen(Waits, {"actor.placement": "process"})[0].actor.count == 2
+    assert chosen(Waits, {"actor.placement": "thread"})[0].actor.count == 1
 
 
 @pytest.mark.parametrize(
@@ -262,9 +262,9 @@ def test_what_is_measured_decides(costs: list[Costs]) -> None:
     ],
 )
 def test_whoever_names_a_number_means_it(costs: list[Costs], env: Any, preset: str, settings: dict[str, Any]) -> None:
-    config, said = chosen(env, settings, preset)
+    config, notices = chosen(env, settings, preset)
     assert len(costs) == 1
-    assert said == []
+    assert notices == []
     asked = resolve(find(env).id, preset, settings)
     assert (config.actor.count, config.actor.environments) == (asked.actor.count, asked.actor.environments)
 
@@ -295,26 +295,26 @@ def test_slow_environments_have_shorter_rollouts_so_that_a_first_update_comes_wi
 ) -> None:
     """Two cores make 20 steps/s of 100 ms: a batch of 2 x 16 x 64 steps would take 100 s."""
     costs[0] = SLOW
-    config, said = chosen(Waits, {"actor.place": "process"})
+    config, notices = chosen(Waits, {"actor.placement": "process"})
     steps = config.learner.rollouts * config.actor.environments * config.actor.rollout_steps
     assert (steps, config.actor.rollout_steps) == (128, 8)
     assert config.learner.minibatches <= config.learner.rollouts * config.actor.environments
     assert config.actor.count * config.actor.environments == 32
-    assert f"20.0 steps/s at most: rollouts of 8 steps instead of 64 and batches of {steps} steps" in said[-1]
+    assert f"20.0 steps/s at most: rollouts of 8 steps instead of 64 and batches of {steps} steps" in notices[-1]
 
 
 def test_a_length_of_rollouts_that_was_named_stays(costs: list[Costs]) -> None:
     costs[0] = SLOW
-    named = {"actor.place": "process", "actor.rollout_steps": 64}
+    named = {"actor.placement": "process", "actor.rollout_steps": 64}
     source = find(Waits)
-    config, said = fit(resolve(source.id, settings=named), source, None, named)
+    config, notices = fit(resolve(source.id, settings=named), source, None, named)
     assert config.actor.rollout_steps == 64
-    assert len(said) == 1
+    assert len(notices) == 1
 
 
-def words(place: Path, *more: str) -> list[str]:
+def words(folder: Path, *more: str) -> list[str]:
     settings = [word for name, value in SMALL.items() for word in (f"--{name}", str(value).strip("(),"))]
-    return ["train", "CartPole-v1", "--untuned", "--run-dir", str(place), *settings, *more]
+    return ["train", "CartPole-v1", "--untuned", "--run-dir", str(folder), *settings, *more]
 
 
 def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
@@ -336,9 +336,9 @@ def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
 
 
 def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: Any) -> None:
-    def actor(place: str, *more: str) -> Any:
-        assert cli.run(words(tmp_path / place, *more, "--quiet")) == 0
-        return tomllib.loads((tmp_path / place / "config.toml").read_text())["actor"]
+    def actor(folder: str, *more: str) -> Any:
+        assert cli.run(words(tmp_path / folder, *more, "--quiet")) == 0
+        return tomllib.loads((tmp_path / folder / "config.toml").read_text())["actor"]
 
     three = actor("three", "--actors", "3")
     assert (three["count"], three["environments"], len(costs)) == (3, 16, 1)
@@ -379,7 +379,7 @@ def test_what_is_wrong_with_an_environment_shows_in_the_run(
         return made[-1]
 
     monkeypatch.setattr(preparation, "_SECONDS", 0.1)
-    settings = SMALL | {"actor.place": "thread", "actor.hang_seconds": 0.3, "actor.restarts": 0}
+    settings = SMALL | {"actor.placement": "thread", "actor.hang_seconds": 0.3, "actor.restarts": 0}
     with pytest.raises(TroupeError, match=says):
         troupe.train(env, run_dir=tmp_path / "run", settings=settings)
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())["actor"]
@@ -396,10 +396,10 @@ def test_an_environment_too_slow_to_be_measured_has_an_actor_to_itself(
     monkeypatch.setattr(preparation, "measure", lambda *_: hangs())
     monkeypatch.setattr(preparation, "cores", lambda: 2)
     source = find(Waits)
-    config, said = fit(resolve(source.id, settings=named), source, None, named)
+    config, notices = fit(resolve(source.id, settings=named), source, None, named)
     assert (config.actor.count, config.actor.environments, config.actor.rollout_steps) == (8, 1, steps)
     assert config.learner.rollouts <= 8
     assert not config.actor.auto
-    assert "reset it and step it twice takes longer than 0.01 s: 8 x 1 environments" in said[0]
+    assert "reset it and step it twice takes longer than 0.01 s: 8 x 1 environments" in notices[0]
     if not named:
-        assert said[1].startswith("8.0 steps/s supposed: rollouts of 8 steps instead of 64 and batches of 40 steps")
+        assert notices[1].startswith("8.0 steps/s supposed: rollouts of 8 steps instead of 64 and batches of 40 steps")

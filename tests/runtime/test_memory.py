@@ -37,17 +37,19 @@ FIVE = {
 ONE_PASS = {"learner.epochs": 1, "learner.minibatches": 1, "learner.rollouts": 1}
 TOPOLOGIES: dict[str, dict[str, Any]] = {
     "serial": {"topology": "serial", "actor.count": 1},
-    "async, threads": {"actor.count": 2, "actor.place": "thread"},
-    "async, threads, parts": {"actor.count": 2, "actor.place": "thread", "actor.parts": 2, "learner.threads": 2},
-    "async, processes": {"actor.count": 2, "actor.place": "process"},
-    "queue": {"topology": "queue", "actor.count": 3, "learner.count": 2, "actor.place": "thread"},
-    "queue, predictors": {"topology": "queue", "actor.count": 3, "actor.place": "thread", "inference.kind": "batched"},
+    "async, threads": {"actor.count": 2, "actor.placement": "thread"},
+    "async, threads, parts": {"actor.count": 2, "actor.placement": "thread", "actor.parts": 2, "learner.threads": 2},
+    "async, processes": {"actor.count": 2, "actor.placement": "process"},
+    "queue": {"topology": "queue", "actor.count": 3, "learner.count": 2, "actor.placement": "thread"},
+    "queue, predictors": {
+        "topology": "queue", "actor.count": 3, "actor.placement": "thread", "inference.kind": "batched",
+    },
     "ga3c, processes": {
-        "topology": "ga3c", "actor.count": 3, "actor.place": "process", "inference.kind": "batched",
+        "topology": "ga3c", "actor.count": 3, "actor.placement": "process", "inference.kind": "batched",
         "inference.predictors": 2, "learner.count": 2,
     },
-    "hogwild, threads": {"topology": "hogwild", "actor.count": 2, "actor.place": "thread"} | ONE_PASS,
-    "hogwild, processes": {"topology": "hogwild", "actor.count": 2, "actor.place": "process"} | ONE_PASS,
+    "hogwild, threads": {"topology": "hogwild", "actor.count": 2, "actor.placement": "thread"} | ONE_PASS,
+    "hogwild, processes": {"topology": "hogwild", "actor.count": 2, "actor.placement": "process"} | ONE_PASS,
 }  # fmt: skip
 
 
@@ -75,9 +77,9 @@ def stepped(network: Any, rollouts: list[Any]) -> list[tuple[np.ndarray, np.ndar
     for rollout in rollouts:
         before, values, log_probs = state, [], []
         for t in range(len(rollout.obs)):
-            told = (torch.from_numpy(each) for each in (rollout.first[t], action, reward.astype(np.float32)))
+            inputs = (torch.from_numpy(each) for each in (rollout.first[t], action, reward.astype(np.float32)))
             with torch.no_grad():
-                output = network(torch.from_numpy(rollout.obs[t]), RecurrentState(state, *told))
+                output = network(torch.from_numpy(rollout.obs[t]), RecurrentState(state, *inputs))
             values.append(output.value.numpy())
             if t < len(rollout.action):  # the last observation is the next rollout's first
                 action, reward, state = rollout.action[t], rollout.reward[t], output.next_state

@@ -98,8 +98,8 @@ def test_the_gradient_norm_is_the_one_before_clipping_and_a_refused_gradient_has
     [
         ({"topology": "serial", "actor.count": 1}, "appo"),
         ({"topology": "queue", "learner.count": 2, "actor.count": 2}, "impala"),
-        ({"actor.count": 2, "actor.place": "thread"}, "a3c"),
-        ({"actor.count": 2, "actor.place": "process"}, "a3c"),
+        ({"actor.count": 2, "actor.placement": "thread"}, "a3c"),
+        ({"actor.count": 2, "actor.placement": "process"}, "a3c"),
         ({"actor.count": 2}, "ga3c"),
     ],
     ids=["serial", "two learners", "hogwild threads", "hogwild processes", "ga3c"],
@@ -117,7 +117,7 @@ def test_reports_have_the_usual_metrics(tmp_path, settings, preset):
 
 def test_reports_have_epsilon_where_there_is_exploration_by_it(tmp_path):
     """Of two actors, one explores with 0.4 and one with 0.2."""
-    given = {"topology": "async", "actor.count": 2, "actor.place": "thread"}
+    given = {"topology": "async", "actor.count": 2, "actor.placement": "thread"}
     row = reported(tmp_path / "with", given | {"exploration.epsilon": (0.4, 0.2)})[-1]
     assert 0.2 <= round(row["epsilon"], 9) <= 0.4
     assert reported(tmp_path / "without", given)[-1]["epsilon"] == 0.0
@@ -126,7 +126,7 @@ def test_reports_have_epsilon_where_there_is_exploration_by_it(tmp_path):
 def test_the_report_of_a_hogwild_run_is_of_all_its_workers(assembled, counting, run):
     """Worker 0's observations are of one environment alone; the share of rows is that of both."""
     rows = []
-    settings = {"topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.place": "thread"}
+    settings = {"topology": "hogwild", "loss.kind": "a3c", "actor.count": 2, "actor.placement": "thread"}
     settings |= {"actor.environments": 1, "actor.rollout_steps": 4, "learner.epochs": 1, "learner.minibatches": 1}
     parts = assembled(partial(counting, script=[(100, "terminated")]), settings)
     add = parts.progress.metrics.add

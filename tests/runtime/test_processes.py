@@ -52,7 +52,8 @@ def test_a_process_plays_bit_for_bit_what_a_thread_plays(request, assembled, fro
     env = env if "-" in env else request.getfixturevalue(env)
     each = 12
     there, here = (
-        frozen(assembled(env, settings | {"actor.place": place}, seed=3), each) for place in ("process", "thread")
+        frozen(assembled(env, settings | {"actor.placement": placement}, seed=3), each)
+        for placement in ("process", "thread")
     )
     assert there.keys() == here.keys() == {0, 1}
     for actor in there:
@@ -67,7 +68,7 @@ def test_a_process_plays_bit_for_bit_what_a_thread_plays(request, assembled, fro
 def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, counting, frozen):
     """It falls to 0 within the first rollouts of two actors together: from then on log mu is of the policy alone."""
     settings = SMALL | {
-        "actor.place": "process", "exploration.epsilon": 1.0, "exploration.epsilon_end": 0.0,
+        "actor.placement": "process", "exploration.epsilon": 1.0, "exploration.epsilon_end": 0.0,
         "exploration.decay_steps": 40, "queue.capacity": 2,
     }  # fmt: skip
     parts = assembled(counting, settings)
@@ -82,7 +83,12 @@ def test_epsilon_in_a_process_goes_by_the_steps_of_all_actors(assembled, countin
 
 def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, counting, watched, matches_script, script):
     """Each version publishes another bias; the recorded log mu is that of the recorded version."""
-    settings = SMALL | {"actor.place": "process", "actor.count": 1, "network.hidden": (), "exploration.epsilon": 0.0}
+    settings = SMALL | {
+        "actor.placement": "process",
+        "actor.count": 1,
+        "network.hidden": (),
+        "exploration.epsilon": 0.0,
+    }
     parts = assembled(counting, settings)
     parts.learners = []
     network = parts.master.vector  # weight [3, 2], bias [3] of the policy, then those of the value
@@ -112,7 +118,7 @@ def test_a_process_takes_what_was_published_with_its_next_rollout(assembled, cou
 
 
 def test_episodes_and_steps_played_in_processes_are_all_counted(assembled, counting, frozen, script):
-    parts = assembled(counting, SMALL | {"actor.place": "process"})
+    parts = assembled(counting, SMALL | {"actor.placement": "process"})
     delivered = frozen(parts, 10)
     rollouts = [rollout for each in delivered.values() for rollout in each]
     ended = sum(int((rollout.terminated | rollout.truncated).sum()) for rollout in rollouts)
@@ -124,15 +130,15 @@ def test_episodes_and_steps_played_in_processes_are_all_counted(assembled, count
     assert {episode.length for episode in episodes} == set(lengths)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_a_notice_of_environments_is_shown_once_wherever_and_however_many_they_are(assembled, pays, frozen, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_a_notice_of_environments_is_shown_once_wherever_and_however_many_they_are(assembled, pays, frozen, placement):
     class Careless(pays):
         observation_space = gym.spaces.Box(-1, 1, (1,), np.float32)
 
         def step(self, action):
             return (np.full(1, 1.5, np.float32), *super().step(action)[1:])
 
-    parts = assembled(Careless, SMALL | {"actor.place": place})
+    parts = assembled(Careless, SMALL | {"actor.placement": placement})
     frozen(parts, 2)
     (notice,) = parts.progress.notices
     assert "holds 1.5, which is not between its bounds, -1.0 and 1.0" in notice
@@ -176,17 +182,19 @@ def unsendable(tmp_path, counting):
 )
 def test_what_cannot_be_sent_to_a_process_is_refused_before_anything_starts(tmp_path, unsendable, what, words):
     children, threads = multiprocessing.active_children(), threading.enumerate()
-    with pytest.raises(UsageError, match=f"^{words}.*; make inside the factory .*, or set actor.place to thread$") as e:
-        troupe.train(**unsendable[what], run_dir=tmp_path / "run", settings={"actor.place": "process"})
+    with pytest.raises(
+        UsageError, match=f"^{words}.*; make inside the factory .*, or set actor.placement to thread$"
+    ) as e:
+        troupe.train(**unsendable[what], run_dir=tmp_path / "run", settings={"actor.placement": "process"})
     assert "\n" not in str(e.value)
     assert not (tmp_path / "run").exists()
     assert multiprocessing.active_children() == children
     assert threading.enumerate() == threads
 
 
-@pytest.mark.parametrize(("what", "place"), [("lock", "auto"), ("file", "thread"), ("network", "thread")])
-def test_what_cannot_be_sent_plays_in_threads(tmp_path, unsendable, what, place):
-    settings = {"actor.count": 1, "actor.place": place, "evaluation.final_episodes": 1}
+@pytest.mark.parametrize(("what", "placement"), [("lock", "auto"), ("file", "thread"), ("network", "thread")])
+def test_what_cannot_be_sent_plays_in_threads(tmp_path, unsendable, what, placement):
+    settings = {"actor.count": 1, "actor.placement": placement, "evaluation.final_episodes": 1}
     run = troupe.train(**unsendable[what], steps=100, target="none", run_dir=tmp_path / "run", settings=settings)
     assert run.outcome == "steps"
 
@@ -218,7 +226,7 @@ def test_a_script_needs_no_main_guard_and_is_read_once(tmp_path):
                     self.left -= 1
                     return observed(self.left), float(action), self.left == 0, False, {}
 
-            settings = {"actor.count": 2, "actor.place": "process", "evaluation.final_episodes": 2}
+            settings = {"actor.count": 2, "actor.placement": "process", "evaluation.final_episodes": 2}
             run = troupe.train(Walk, steps=500, target="none", run_dir="run", settings=settings)
             print(run.outcome, run.scores.lengths.tolist())
         """)

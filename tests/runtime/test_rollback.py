@@ -15,7 +15,7 @@ from troupe.runtime.topologies import fresh
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 1, "actor.rollout_steps": 3, "actor.environments": 2,
-    "actor.place": "thread", "queue.capacity": 8, "learner.rollouts": 2, "learner.minibatches": 1,
+    "actor.placement": "thread", "queue.capacity": 8, "learner.rollouts": 2, "learner.minibatches": 1,
     "learner.epochs": 1, "env.backend": "sync",
 }  # fmt: skip
 A3C = SMALL | {"topology": "hogwild", "loss.kind": "a3c", "learner.rollouts": 1}

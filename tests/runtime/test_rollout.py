@@ -20,9 +20,9 @@ NUMBERS = (
 def numbered(actor: int, steps: int = 3, environments: int = 2) -> Rollout:
     """Every number in it is another one, and says which actor it came from."""
     rollout = allocate(RolloutSpec(gym.spaces.Box(-1e9, 1e9, (2,), np.float64), steps, environments, state_size=4))
-    for place, name in enumerate(NUMBERS):
+    for index, name in enumerate(NUMBERS):
         array = getattr(rollout, name)
-        array[...] = 1000 * actor + 100 * place + np.arange(array.size).reshape(array.shape)
+        array[...] = 1000 * actor + 100 * index + np.arange(array.size).reshape(array.shape)
     rollout.valid[0, 0] = rollout.terminated[1, 1] = rollout.truncated[2, 0] = rollout.first[1, 0] = True
     rollout.life_lost[0, 1] = True
     return rollout

@@ -33,7 +33,7 @@ def built(make: Any, seed: int, **settings: Any) -> Topology:
         "actor.count": 3,
         "actor.environments": 2,
         "actor.rollout_steps": 4,
-        "actor.place": "thread",
+        "actor.placement": "thread",
     }
     config = resolve(source.id, settings=asked | settings)
     network = build(source.observation_space, source.action_space, config.network)
@@ -149,7 +149,7 @@ def test_global_streams_differ_from_process_to_process_and_are_the_same_in_the_s
     def drawn(name: str, seed: int) -> set[tuple[float, ...]]:
         folder = tmp_path / name
         folder.mkdir()
-        settings = {"actor.count": 2, "actor.environments": 1, "actor.place": "process", "learner.rollouts": 1}
+        settings = {"actor.count": 2, "actor.environments": 1, "actor.placement": "process", "learner.rollouts": 1}
         settings |= {"evaluation.final_episodes": 1, "actor.rollout_steps": 8, "learner.minibatches": 1}
         troupe.train(lambda: Drawing(folder), seed=seed, steps=20, run_dir=folder / "run", settings=settings)
         return {tuple(json.loads(file.read_text())) for file in folder.iterdir() if file.is_file()}

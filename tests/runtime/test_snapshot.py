@@ -66,7 +66,7 @@ def test_at_every_step_of_an_episode_its_end_and_its_reset_a_restored_actor_goes
 
 
 def test_an_environment_that_came_out_elsewhere_begins_an_episode_of_its_own_and_the_others_go_on(counting):
-    """Counting shows [episode, step]. The second of three is said to have been somewhere else."""
+    """Counting shows [episode, step]. The second of three is restored to another state."""
     parts, again = (assembled(lambda: counting([(9, "terminated")]), SETTINGS, 1) for _ in range(2))
     for _ in range(4):
         collected(parts)

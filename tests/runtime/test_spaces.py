@@ -30,7 +30,7 @@ SMALL = {
 class Ask(gym.Env[Any, Any]):
     """Shows a nested riddle and pays for its answer in every part of the action; some alternatives are forbidden.
 
-    Whoever plays what is forbidden, or what the space does not have, is told so by an exception.
+    An action that is forbidden, or that the space does not have, raises.
     """
 
     observation_space = SPACES.Dict(
@@ -120,13 +120,13 @@ def test_nested_riddles_are_answered_in_every_part_of_a_nested_action(worked):
 
 
 @pytest.mark.parametrize("topology", ["async", "queue", "ga3c", "hogwild"])
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_no_topology_plays_a_masked_action(worked, topology, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_no_topology_plays_a_masked_action(worked, topology, placement):
     """The environment would raise, and the run fail."""
     more: dict[str, Any] = {"inference.kind": "batched"} if topology == "ga3c" else {}
     if topology == "hogwild":
         more = {"learner.epochs": 1, "loss.kind": "a3c"}
-    settings = {"topology": topology, "actor.count": 2, "actor.environments": 4, "actor.place": place, **more}
+    settings = {"topology": topology, "actor.count": 2, "actor.environments": 4, "actor.placement": placement, **more}
     _, parts = worked(Ask, 6, **settings)
     assert parts.progress.counts.steps > 0
     assert parts.progress.counts.skipped_updates == 0
@@ -188,19 +188,19 @@ class Nested(Sawtooth):
 
 
 @pytest.mark.parametrize("topology", ["serial", "async", "queue", "hogwild"])
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(worked, topology, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_statistics_are_those_of_every_valid_row_however_many_actors_there_are(worked, topology, placement):
     """Five observations 1000 to 1040 and the last, which nobody acts on: it stands in the row that is not valid.
 
     Whole episodes of six rows: 30 rows are five episodes.
     """
-    if topology == "serial" and place == "process":
+    if topology == "serial" and placement == "process":
         pytest.skip("serial has one thread for everything")
     count = 1 if topology == "serial" else 3
     more = {"learner.epochs": 1, "loss.kind": "a3c"} if topology == "hogwild" else {}
     settings = {
         "topology": topology, "actor.count": count, "actor.environments": 2, "actor.rollout_steps": 30,
-        "actor.place": "auto" if topology == "serial" else place, "learner.learning_rate": 1e-6, **more,
+        "actor.placement": "auto" if topology == "serial" else placement, "learner.learning_rate": 1e-6, **more,
     }  # fmt: skip
     _, parts = worked(Sawtooth, 5, **settings)
     count, mean, squares = parts.master.statistics.state()["moments"]

@@ -17,7 +17,7 @@ from troupe.runtime.execution.supervisor import Supervisor
 SMALL = {
     "network.hidden": (8,), "actor.count": 2, "actor.rollout_steps": 8, "actor.environments": 4, "queue.capacity": 4,
     "learner.rollouts": 1, "learner.minibatches": 2, "learner.epochs": 2, "threads": "free",
-    "actor.place": "thread",
+    "actor.placement": "thread",
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ THREADED = {
     "async, in turns": SMALL | {"topology": "async", "threads": "turns"},
     "queue": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2},
     "queue, on one core": SMALL | {"topology": "queue", "actor.count": 3, "learner.count": 2, "threads": "one-core"},
-    "article": {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.place": "thread"},
+    "article": {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.placement": "thread"},
 }
 GA3C = {
     "topology": "ga3c",
@@ -38,19 +38,19 @@ GA3C = {
     "learner.count": 2,
 }
 APART = {
-    "async, in processes": THREADED["async"] | {"actor.place": "process"},
-    "queue, in processes": THREADED["queue"] | {"actor.place": "process"},
-    "article, in processes": THREADED["article"] | {"actor.place": "process", "actor.count": 3},
+    "async, in processes": THREADED["async"] | {"actor.placement": "process"},
+    "queue, in processes": THREADED["queue"] | {"actor.placement": "process"},
+    "article, in processes": THREADED["article"] | {"actor.placement": "process", "actor.count": 3},
     "ga3c": SMALL | GA3C | {"threads": "turns"},
-    "ga3c, in processes": SMALL | GA3C | {"actor.place": "process"},
+    "ga3c, in processes": SMALL | GA3C | {"actor.placement": "process"},
     "async, batched": SMALL | {"inference.kind": "batched"},
-    "queue, batched, in processes": THREADED["queue"] | {"inference.kind": "batched", "actor.place": "process"},
+    "queue, batched, in processes": THREADED["queue"] | {"inference.kind": "batched", "actor.placement": "process"},
 }
 HOGWILD = SMALL | {"topology": "hogwild", "actor.count": 3, "learner.epochs": 1, "learner.minibatches": 1}
 EVERY = (
     THREADED
     | APART
-    | {"serial": SERIAL, "hogwild": HOGWILD, "hogwild, in processes": HOGWILD | {"actor.place": "process"}}
+    | {"serial": SERIAL, "hogwild": HOGWILD, "hogwild, in processes": HOGWILD | {"actor.placement": "process"}}
 )
 
 
@@ -74,10 +74,10 @@ def test_no_step_is_lost_or_delivered_twice(assembled, run, watched, counting, s
     assert sum(sums) <= counts.played <= sum(sums) + len(parts.runners) * max(sums)
 
 
-@pytest.mark.parametrize("place", ["thread", "process"])
-def test_a_window_delivers_every_step_once_wherever_it_is(assembled, run, watched, counting, script, place):
+@pytest.mark.parametrize("placement", ["thread", "process"])
+def test_a_window_delivers_every_step_once_wherever_it_is(assembled, run, watched, counting, script, placement):
     """One sample for each step of the script, in order, whose rewards are those of its horizon."""
-    settings = {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.place": place, "actor.count": 2}
+    settings = {"env.delay_seconds": 0.0, "learner.rollouts": 8, "actor.placement": placement, "actor.count": 2}
     parts = assembled(counting, settings | {"actor.window_steps": 3}, preset="article")
     delivered = watched(parts)
     run(parts, 25)
@@ -164,26 +164,28 @@ def test_processes_start_and_stop_again_and_again_and_none_is_left(assembled, ru
 
 
 @pytest.mark.parametrize(
-    ("env", "settings", "place"),
+    ("env", "settings", "placement"),
     [
         ("CartPole-v1", {}, "thread"),
         ("CartPole-v1", {"env.backend": "native"}, "thread"),
         ("CartPole-v1", {"env.backend": "sync"}, "process"),
-        ("CartPole-v1", {"actor.place": "process"}, "process"),
+        ("CartPole-v1", {"actor.placement": "process"}, "process"),
         ("MountainCar-v0", {}, "process"),
-        ("MountainCar-v0", {"actor.place": "thread"}, "thread"),
+        ("MountainCar-v0", {"actor.placement": "thread"}, "thread"),
         ("MountainCar-v0", {"topology": "serial", "actor.count": 1}, "thread"),
     ],
 )
-def test_actors_share_this_process_where_the_environment_steps_without_python(env, settings, place):
+def test_actors_share_this_process_where_the_environment_steps_without_python(env, settings, placement):
     """CartPole has a vector version of its own; MountainCar has none."""
     source = find(env)
-    assert placement_of(resolve(env, settings=settings, tuned=False), source).name == place
+    assert placement_of(resolve(env, settings=settings, tuned=False), source).name == placement
 
 
 def test_a_process_for_serials_one_thread_is_refused(counting):
-    config = resolve("x", settings={"topology": "serial", "actor.count": 1, "actor.place": "process"})
-    with pytest.raises(UsageError, match=r"^actor\.place = 'process': topology serial has one thread for everything$"):
+    config = resolve("x", settings={"topology": "serial", "actor.count": 1, "actor.placement": "process"})
+    with pytest.raises(
+        UsageError, match=r"^actor\.placement = 'process': topology serial has one thread for everything$"
+    ):
         placement_of(config, find(counting))
 
 

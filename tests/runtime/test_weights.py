@@ -1,4 +1,4 @@
-"""Weights that are published here and pulled there: whole, and of the version they are said to be."""
+"""Weights that are published here and pulled there: whole, and of the version that is returned with them."""
 
 import copy
 import threading
@@ -59,7 +59,7 @@ def test_an_actor_may_pull_into_bfloat16():
 
 
 class Interrupted:
-    """Weights, or a place for them, that something happens to when half of them are copied."""
+    """Weights, or a buffer for them, that something happens to when half of them are copied."""
 
     def __init__(self, vector: torch.Tensor, happens):
         self.vector, self.happens = vector, happens

@@ -1,1 +1,1 @@
-"""The algorithm: pure functions on tensors. No environment, thread or file is known here."""
+"""The algorithm: pure functions on tensors, which know nothing of environments, threads or files."""

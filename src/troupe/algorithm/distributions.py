@@ -1,7 +1,7 @@
 """What a policy can be: distributions over actions, with masks and the epsilon mixture.
 
-`Categorical` for one choice, `Gaussian` for numbers, `Product` for several of these, sampled independently; `bounded`
-limits the parameters of one.
+`Categorical` for one discrete choice, `Gaussian` for real numbers, `Product` for several of these, independently;
+`bounded` limits the parameters of one.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class Distribution(Protocol):
-    """What actors and losses need of a policy, whatever an action is."""
+    """What actors and losses need of a policy, whatever its action space."""
 
     def __getitem__(self, rows: slice) -> "Distribution": ...
 
@@ -65,7 +65,7 @@ class Categorical:
         return Categorical(mixture.masked_fill(~self.mask, -math.inf), self.mask)
 
     def sample(self, generator: torch.Generator) -> Int[Tensor, "*batch"]:
-        """Draws by exponential races: argmin of Exp(1) / p, so that one call serves any batch."""
+        """Samples by an exponential race: argmin of Exp(1) / p, so that one call serves any batch."""
         race = torch.empty_like(self.log_probs).exponential_(generator=generator)
         return (self.log_probs - race.log()).argmax(-1)
 
@@ -76,14 +76,14 @@ class Categorical:
         return self.log_probs.gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Float[Tensor, "*batch"]:
-        """H = - sum p log p >= 0, where a forbidden action counts 0 (and not 0 * -inf)."""
+        """H = - sum p log p >= 0, where the term of a forbidden action is 0 (and not 0 * -inf)."""
         finite = self.log_probs if self.mask is None else self.log_probs.masked_fill(~self.mask, 0.0)
         return -(self.log_probs.exp() * finite).sum(-1)
 
 
 @dataclass(frozen=True, slots=True)
 class Gaussian:
-    """Independent normal distributions over D numbers; densities in nats, so the entropy may be below 0."""
+    """Independent normal distributions over D real numbers; log densities in nats, so the entropy may be negative."""
 
     mean: Float[Tensor, "*batch D"]
     log_std: Float[Tensor, "*batch D"]
@@ -92,7 +92,7 @@ class Gaussian:
         return Gaussian(self.mean[rows], self.log_std[rows])
 
     def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Gaussian":
-        """As it is: there is no uniform distribution over all numbers to mix in. Its own width explores."""
+        """Unchanged: there is no uniform distribution over the real numbers to mix in. Its own width explores."""
         del epsilon
         return self
 
@@ -117,9 +117,9 @@ _HALF_LOG_TAU = 0.5 * math.log(math.tau)
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Several independent distributions; an action is a row with the numbers of all, in order.
+    """Several independent distributions; an action is the row of all their actions, in order.
 
-    Categorical ones have one number of the row, Gaussian ones as many as they are over.
+    A Categorical takes one column of the row, a Gaussian over D numbers takes D.
     """
 
     parts: tuple[Categorical | Gaussian, ...]
@@ -128,7 +128,7 @@ class Product:
         return Product(tuple(part[rows] for part in self.parts))
 
     def with_epsilon(self, epsilon: float | Float[Tensor, "*batch 1"]) -> "Product":
-        """Each choice is made at random with that chance, for itself."""
+        """Each discrete choice is made at random with probability epsilon, independently of the others."""
         return Product(tuple(part.with_epsilon(epsilon) for part in self.parts))
 
     def sample(self, generator: torch.Generator) -> Shaped[Tensor, "*batch K"]:

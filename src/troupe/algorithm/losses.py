@@ -3,10 +3,10 @@
 All three are `policy term + value_coefficient * (target - V)^2 - entropy_coefficient * H`, averaged over
 the valid rows. They differ in how the advantage is estimated and how far an update may go. Advantage and
 target are constants: the policy term has no gradient through the value, nor the value term through
-the policy. docs/algorithms.md derives each one, docs/extending.md shows a loss of one's own.
+the policy. docs/algorithms.md derives each one, docs/extending.md shows how to write another.
 
-A bonus for what is new is a second stream of rewards, with a value and an advantage of its own, estimated
-in the same way; the policy follows the sum of both advantages.
+Novelty bonuses are a second stream of rewards, with a value and an advantage of their own, estimated in the
+same way; the policy follows the weighted sum of both advantages.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,27 +27,27 @@ class Outputs(NamedTuple):
 
     distribution: Distribution  # over the T rows that have an action
     value: Float[Tensor, "T+1 B"]  # the last row is the bootstrap value
-    bonus_value: Float[Tensor, "T+1 B"] | None = None  # of bonuses to come, where there are any
+    bonus_value: Float[Tensor, "T+1 B"] | None = None  # of future novelty bonuses, in a run that has them
 
 
 class Bonus(NamedTuple):
-    """A stream of rewards that never ends (Burda et al. 2018, section 2.3): novelty is not lost with an episode.
+    """Novelty bonuses: rewards whose return continues across episodes (Burda et al. 2018, section 2.3).
 
-    The reset row is a step of it as well, from an episode's final observation to the first of the next: it
-    pays nothing, and its discount is 1, because no time goes by. So the value after an episode's end is
-    that of the next one's beginning.
+    The reset row, from an episode's final observation to the first of the next, counts as a step: its reward
+    is 0, and its discount is 1, because no time passes. So the value at an episode's end is the value of the
+    next one's beginning.
     """
 
     reward: Float[Tensor, "T B"]  # for what follows action[t]; 0 on a reset row
     discount: Float[Tensor, "T B"]
-    coefficient: float  # of its advantage
+    coefficient: float  # weight of its advantage
 
     def columns(self, chosen: Int64[Tensor, " C"]) -> "Bonus":
         return Bonus(self.reward[:, chosen], self.discount[:, chosen], self.coefficient)
 
 
 class Batch(NamedTuple):
-    """What happened in a rollout, as far as a loss needs it; `returns` explains discount and trace."""
+    """The part of a rollout that a loss needs; `returns` explains discount and trace."""
 
     action: Shaped[Tensor, "T B *action"]
     behaviour_log_prob: Float[Tensor, "T B"]
@@ -64,7 +64,7 @@ Metrics = dict[str, Tensor]  # means over the valid rows, without gradients
 class LossOutput(NamedTuple):
     loss: Float[Tensor, ""]
     metrics: Metrics
-    advantage_ema: AdvantageEMA | JoinedAdvantages | None = None  # the next minibatch's, of a loss that was given one
+    advantage_ema: AdvantageEMA | JoinedAdvantages | None = None  # for the next minibatch, if the loss was given one
 
 
 def a3c(
@@ -127,7 +127,7 @@ def appo(
 ) -> LossOutput:
     """Asynchronous PPO: the clipped ratio (Schulman et al. 2017, eq. 7) on V-trace advantages.
 
-    The ratio is pi/mu with mu the policy that really acted, so lag and repeated passes over the same
+    The ratio is pi/mu with mu the policy that acted, so lag and repeated passes over the same
     batch are corrected by the same quantity. Advantages are estimated anew in every pass. They are normalised
     by `advantage_ema`, or else by the mean and standard deviation of this minibatch.
     """
@@ -146,19 +146,19 @@ def appo(
 
 
 def policy_log_ratio(outputs: Outputs, batch: Batch) -> Float[Tensor, "T B"]:
-    """log pi(a|s) - log mu(a|s), with the gradient of pi; 0 on rows that do not count."""
+    """log pi(a|s) - log mu(a|s), with the gradient of pi; 0 on invalid rows."""
     return _ratio_of_valid_rows(outputs.distribution.log_prob(batch.action), batch)
 
 
 def _ratio_of_valid_rows(log_prob: Float[Tensor, "T B"], batch: Batch) -> Float[Tensor, "T B"]:
-    # A row that does not count may hold anything: its ratio must not reach its neighbours.
+    # An invalid row may hold anything: its ratio must not reach its neighbours.
     return (log_prob - batch.behaviour_log_prob).where(batch.valid, 0.0)
 
 
 class Estimate(NamedTuple):
-    """Advantages and targets of the values: constants with respect to the weights."""
+    """Advantages and value targets: constants with respect to the weights."""
 
-    advantage: Float[Tensor, "T B"]  # that of rewards, and of bonuses by their coefficient
+    advantage: Float[Tensor, "T B"]  # of the rewards, plus the bonuses' times their coefficient
     target: Float[Tensor, "T B"]
     bonus_target: Float[Tensor, "T B"] | None
 
@@ -204,9 +204,9 @@ def actor_critic(
     metrics: Mapping[str, Tensor],
     count: Tensor | None = None,
 ) -> LossOutput:
-    """The loss around a `policy` term: with the terms of the value, of bonuses and of the entropy.
+    """The loss with the given `policy` term, to which the terms of value, bonuses and entropy are added.
 
-    `metrics` are the policy's own; the terms and what `explained_variance` needs are added to them.
+    `metrics` are those of the policy term; to them, the terms and the `value_moments` are added.
     """
     count = count_valid(batch.valid) if count is None else count
     error = estimate.target - outputs.value[:-1]
@@ -223,7 +223,7 @@ def actor_critic(
     }
     if estimate.bonus_target is None or batch.bonus is None or outputs.bonus_value is None:
         return LossOutput(loss, terms)
-    # All rows: a final observation, on the reset row, has a value too, and the row before it goes by that.
+    # All rows: the final observation, on the reset row, has a value too, from which the row before it bootstraps.
     bonus_value_loss = (estimate.bonus_target - outputs.bonus_value[:-1]).square().mean()
     terms |= {
         "bonus": masked_mean(batch.bonus.reward, batch.valid, count),
@@ -239,8 +239,8 @@ def ratio_metrics(
     count: Tensor | None = None,
 ) -> Metrics:
     """How far the policy is from the one that acted: `approx_kl`, an estimate of KL(mu || pi) in nats, the mean of
-    (r - 1) - log r with r = pi/mu (Schulman 2020, Approximating KL divergence, k3); and `clip_fraction`, the share of
-    rows that are `clipped`."""
+    (r - 1) - log r with r = pi/mu (Schulman 2020, Approximating KL divergence, k3); and `clip_fraction`, the fraction
+    of valid rows that are `clipped`."""
     count = count_valid(valid) if count is None else count
     metrics = {"approx_kl": masked_mean(log_ratio.expm1() - log_ratio, valid, count)}
     return metrics if clipped is None else metrics | {"clip_fraction": (clipped & valid).sum() / count}
@@ -258,8 +258,8 @@ def value_moments(
 
 
 def explained_variance(moments: Sequence[float]) -> float:
-    """1 - Var(target - V) / Var(target), of `value_moments` over any number of batches: 1 is a perfect value, 0 one
-    that knows no more than the mean. NaN where all targets are the same."""
+    """1 - Var(target - V) / Var(target), of `value_moments` averaged over any number of batches: 1 for a perfect value
+    function, 0 for one that is no better than the mean. NaN where all targets are equal."""
     target, error, target_square, error_square = moments
     variance = target_square - target**2
     return 1 - (error_square - error**2) / variance if variance > 0 else float("nan")

@@ -1,9 +1,9 @@
-"""Adam and RMSProp on one flat vector of weights, and a running mean of the weights they make.
+"""Adam and RMSProp on one flat vector of weights, and an exponential moving average of the weights.
 
 Not the classes of torch.optim, for two measured reasons: creating any of them imports the compiler (1.1 s and
 70 MB, as long as a whole CartPole run trains), and on small networks one flat vector is updated several times faster
-than a list of tensors. And RMSProp comes in variants that must not
-be confused: where epsilon stands and what the accumulator starts from are stated here and tested.
+than a list of tensors. And RMSProp comes in variants that must not be confused: the place of epsilon and the
+initial value of the accumulator are stated here and tested.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,17 +15,17 @@ from torch import Tensor
 
 
 class Optimizer(Protocol):
-    """What an optimizer must be: it is made of the weights, and keeps what it needs in tensors.
+    """What an optimizer must provide. It is constructed with the weights and keeps its state in tensors.
 
-    The functions below do the rest by `state`: saving, loading, and sharing it between processes. docs/extending.md
-    has an example.
+    Saving, loading and sharing between processes go through `state` (the functions below). docs/extending.md has an
+    example.
     """
 
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         """Changes `weights`, and its own state, in place."""
 
     def state(self) -> dict[str, Tensor]:
-        """By name the tensors themselves, not copies: all that `step` reads and changes beside the weights."""
+        """The tensors themselves, not copies, by name: all that `step` reads and changes besides the weights."""
 
 
 def load_state(optimizer: Optimizer, saved: Mapping[str, Tensor]) -> None:
@@ -41,7 +41,7 @@ def share_state(optimizer: Optimizer, shared: Mapping[str, Tensor]) -> None:
 
 
 def eval_weights(optimizer: Optimizer, weights: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """What of `weights` is to be evaluated and saved: themselves, or their mean."""
+    """The weights to evaluate and to save: `weights`, or their average if the optimizer keeps one."""
     return optimizer.eval_weights(weights) if isinstance(optimizer, Averaged) else weights
 
 
@@ -58,9 +58,9 @@ class Adam:
     def step(self, weights: Float[Tensor, " P"], gradient: Float[Tensor, " P"], learning_rate: float) -> None:
         self.steps += 1
         steps = self.steps.to(weights.device, torch.float32)
-        # What torch.optim.Adam(fused=True) ends in: one pass over memory, three times as fast as the formula's seven
-        # operations. torch's public function sorts tensors by device before, for 50 us, two thirds of a step of a
-        # small network.
+        # The kernel of torch.optim.Adam(fused=True): one pass over memory, three times as fast as the formula's seven
+        # operations. torch's public function first groups tensors by device, which takes 50 us, two thirds of a step
+        # of a small network.
         torch._fused_adam_(
             [weights], [gradient], [self.mean], [self.square], [], [steps], lr=learning_rate,
             beta1=self.beta1, beta2=self.beta2, weight_decay=0.0, eps=self.epsilon, amsgrad=False, maximize=False,
@@ -74,8 +74,8 @@ class RMSProp:
     """g <- decay g + (1 - decay) d^2; w <- w - rate d / sqrt(g + epsilon): epsilon *inside* the root.
 
     As in Mnih et al. 2016 (eq. S2, S3) and TensorFlow 1; torch.optim.RMSprop has it outside. The
-    accumulator starts from `initial_accumulator`: 0 in the paper, 1 in TensorFlow 1 and so in the article, where it
-    makes the first few hundred steps small.
+    accumulator starts from `initial_accumulator`: 0 in the paper, 1 in TensorFlow 1 and therefore in the article, where
+    it makes the first few hundred steps small.
     """
 
     def __init__(
@@ -98,13 +98,13 @@ class RMSProp:
 
 
 class Averaged:
-    """Another optimizer, and beside it the exponential moving average of the weights.
+    """Another optimizer, with an exponential moving average of the weights.
 
-    Large steps on noisy gradients leave the newest weights scattered around what they are learning; the average is
-    nearer to it. Learning continues from the newest weights as if there were no average.
+    Large steps on noisy gradients scatter the newest weights around the optimum; the average is nearer to it. Learning
+    continues from the newest weights as if there were no average.
 
-    `fixed` says where in the vector the parameters lie that no gradient reaches, such as the statistics that
-    observations are normalised by: of them `eval_weights` has the newest, never the average.
+    `fixed` are the slices of parameters that no gradient reaches, such as the normaliser's statistics: for these
+    `eval_weights` returns the newest values, never the average.
     """
 
     def __init__(self, inner: Optimizer, weights: Float[Tensor, " P"], decay: float, fixed: Sequence[slice] = ()):
@@ -128,7 +128,7 @@ class Averaged:
 def clip_by_norm(gradient: Float[Tensor, " P"], limit: float) -> float:
     """Scales the gradient in place so that its Euclidean norm is at most `limit`; returns the norm it had.
 
-    A norm that is not finite is returned as it is and nothing is scaled: the caller must not apply it.
+    A norm that is not finite is returned as it is and nothing is scaled: the caller must not apply that gradient.
     """
     norm = float(torch.linalg.vector_norm(gradient))
     if norm > limit and norm != float("inf"):

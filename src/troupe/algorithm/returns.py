@@ -1,12 +1,12 @@
 """Returns and advantages of each step: n-step returns, the lambda-return (GAE), V-trace, normalisation; on [T, B].
 
-One convention throughout. Row t holds the observation s_t, the action a_t and the reward r_t received
-after it. Two factors say what follows row t:
+One convention throughout: row t holds the observation s_t, the action a_t and the reward r_t received
+after it. Two factors describe what follows row t:
 
     discount[t] = gamma * (1 - terminated[t])                  may the value of s_{t+1} be used?
     trace[t]    = 1 - (terminated[t] | truncated[t])           is row t+1 the same episode?
 
-A time limit therefore keeps its discount (it bootstraps from the final observation, which stands at
+A time limit therefore keeps its discount (it bootstraps from the final observation, which is at
 t+1) and loses its trace. `value` has T+1 rows; its last one is the bootstrap value.
 """
 
@@ -71,8 +71,8 @@ def vtrace(
 
     `log_rho` = log pi(a|s) - log mu(a|s). rho decides what is estimated (the fixed point), c how far
     the correction travels; each has its own clip. The advantage is that of section 4.2,
-    r_t + discount_t q_{t+1} - V_t with q between V and v by `lam`; it is *not* multiplied by rho, so a
-    loss can weigh it as it sees fit. With pi = mu it is GAE(lam) and v is the lambda-return.
+    r_t + discount_t q_{t+1} - V_t with q between V and v by `lam`; it is *not* multiplied by rho: how to
+    weight it is left to the loss. With pi = mu it is GAE(lam) and v is the lambda-return.
     """
     rho = log_rho.exp()
     c = lam * rho.clamp(max=c_clip)
@@ -85,16 +85,16 @@ def vtrace(
 
 
 def count_valid(valid: Bool[Tensor, "T B"]) -> Tensor:
-    """The number of valid rows, at least 1: what means over them are divided by."""
+    """The number of valid rows, at least 1: the divisor of means over them."""
     return valid.sum().clamp(min=1)
 
 
 def masked_mean(
     x: Float[Tensor, "*shape"], valid: Bool[Tensor, "*shape"], count: Tensor | None = None
 ) -> Float[Tensor, ""]:
-    """Mean over the valid rows; no rows give 0. A NaN elsewhere changes no mean, but may a gradient.
+    """Mean over the valid rows, 0 if there are none. A NaN elsewhere does not change it, but may reach a gradient.
 
-    `count` is `count_valid(valid)`, where it is known already.
+    `count` is `count_valid(valid)`, if that is known already.
     """
     return x.where(valid, 0.0).sum() / (count_valid(valid) if count is None else count)
 
@@ -105,7 +105,7 @@ def normalize(
     """Advantages with mean 0 and standard deviation 1 over the valid rows; constant ones become 0, not NaN."""
     count = count_valid(valid) if count is None else count
     centred = advantage - masked_mean(advantage, valid, count)
-    centred = centred - masked_mean(centred, valid, count)  # what rounding left of a large mean
+    centred = centred - masked_mean(centred, valid, count)  # removes the rounding error of a large mean
     std = masked_mean(centred.square(), valid, count).sqrt()
     return centred / (std + 1e-8)
 
@@ -113,9 +113,9 @@ def normalize(
 class AdvantageEMA(NamedTuple):
     """Exponential moving averages, over minibatches, of an advantage's mean and mean square.
 
-    A small minibatch of a game that is seldom decided may hold nothing but noise. Divided by its own standard
-    deviation that noise would be as large as what was won or lost elsewhere. `weight` corrects for the zeros at the
-    beginning, as in Adam. A value, never changed: `normalize` returns the next one. All are float64.
+    Where rewards are rare, a small minibatch may hold nothing but noise. Divided by its own standard deviation, that
+    noise would be as large as the advantages of a minibatch with rewards. `weight` corrects for the initial zeros, as
+    in Adam. Immutable: `normalize` returns the next one. All are float64.
     """
 
     decay: float

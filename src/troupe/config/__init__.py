@@ -1,11 +1,11 @@
 """The configuration of a run: its settings, by name (values), in layers and in files, and which exclude each other.
 
-Nothing in here imports torch or Gymnasium, so that a wrong name is reported at once.
+Nothing here imports torch or Gymnasium, so that a wrong name is reported at once.
 """
 
 from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
 from troupe.config.evaluation import Checkpoint, Collapse, Evaluation, Stop
-from troupe.config.files import from_toml, to_toml
+from troupe.config.files import from_toml, settings_in, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.protocols import protocol_of
 from troupe.config.settings import (

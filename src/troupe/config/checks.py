@@ -15,7 +15,7 @@ def check_together(config: TrainConfig) -> None:
         )
     if config.actor.window_steps and config.loss.reward_clip:
         raise UsageError(
-            "loss.reward_clip: a window's samples hold sums of rewards, which are not to be clipped; set it to 0"
+            "loss.reward_clip: a window's samples hold sums of rewards, which must not be clipped; set it to 0"
         )
     if config.actor.window_steps and config.actor.environments > 1:
         raise UsageError(
@@ -25,7 +25,8 @@ def check_together(config: TrainConfig) -> None:
     if config.actor.window_steps and config.network.core != "none":
         raise UsageError(
             f"network.core = '{config.network.core}': a window's samples (actor.window_steps) are single steps, and a "
-            "memory is learned from sequences; set it to none, or take a preset that learns from rollouts (a3c, appo)"
+            "recurrent layer learns from sequences; set it to none, or take a preset that learns from rollouts (a3c, "
+            "appo)"
         )
     if config.novelty.coefficient and config.actor.window_steps:
         raise UsageError(
@@ -42,9 +43,9 @@ def check_together(config: TrainConfig) -> None:
 
 
 def check_vtrace(config: TrainConfig) -> None:
-    """Raises UsageError where rho_clip < c_clip: V-trace need not converge then (Espeholt et al. 2018, theorem 1).
+    """Raises UsageError if rho_clip < c_clip: V-trace need not converge then (Espeholt et al. 2018, theorem 1).
 
-    For new runs only: earlier versions did not ask for it.
+    For new runs only: earlier versions allowed it.
     """
     loss = config.loss
     if loss.kind != "a3c" and loss.rho_clip < loss.c_clip:
@@ -97,8 +98,10 @@ def _check_cluster(config: TrainConfig) -> None:
             f"{given}: with {what} actors cannot play on other hosts; topology async with local inference can "
             "(presets appo and impala)"
         )
-    if config.actor.place not in ("auto", "process"):
-        raise UsageError(f"actor.place = '{config.actor.place}': on a cluster actors are processes; set it to auto")
+    if config.actor.placement not in ("auto", "process"):
+        raise UsageError(
+            f"actor.placement = '{config.actor.placement}': on a cluster actors are processes; set it to auto"
+        )
 
 
 def _check_rollback(config: TrainConfig) -> None:
@@ -109,7 +112,7 @@ def _check_rollback(config: TrainConfig) -> None:
         )
     if not (config.evaluation.every_steps or config.evaluation.every_seconds):
         raise UsageError(
-            "collapse.answer = 'rollback': nothing is judged while training, so no weights are the best; "
+            "collapse.answer = 'rollback': without evaluations during training there are no best weights; "
             "set evaluation.every_steps or evaluation.every_seconds"
         )
 

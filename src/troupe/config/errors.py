@@ -40,7 +40,7 @@ def plain_words(wrong: str) -> str:
 
 
 def printable(text: str) -> str:
-    """The text with escapes for what a terminal would obey or UTF-8 cannot encode; line breaks and tabs stay.
+    """The text with escapes for what a terminal would interpret or UTF-8 cannot encode; line breaks and tabs stay.
 
     Errors, ids and names come from environments and from files of strangers: they may hold control sequences,
     characters that reverse the writing direction, or lone surrogates (bytes of a file name that are not UTF-8).
@@ -52,9 +52,9 @@ def printable(text: str) -> str:
 
 
 def one_line(what: BaseException | str) -> str:
-    """Text, or what an exception says, as one printable line.
+    """A text, or the message of an exception, as one printable line.
 
-    An exception gives `Type: text`, ours the text alone; one without text says where it was raised.
+    An exception gives `Type: text`, a TroupeError the text alone; one without a text gives where it was raised.
     """
     if isinstance(what, str):
         return printable(" ".join(what.split()))
@@ -70,7 +70,7 @@ def one_line(what: BaseException | str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why the system refused, as "no space left on device": without the type and the number; others as `one_line`."""
+    """Why the system refused, such as "no space left on device", without type and number; others as `one_line`."""
     if isinstance(error, OSError) and error.strerror:
         return one_line(error.strerror[0].lower() + error.strerror[1:])
     return one_line(error)

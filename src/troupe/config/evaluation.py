@@ -1,4 +1,4 @@
-"""Settings of what watches a run: evaluations, collapse, checkpoints, and its end."""
+"""Settings of evaluations, collapse, checkpoints and the limits of a run."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal

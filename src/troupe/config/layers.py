@@ -19,7 +19,7 @@ from troupe.config.values import build, flatten
 
 @dataclass(frozen=True)
 class Verified:
-    """What tuned settings were seen to reach: every seed's final evaluation, and the medians."""
+    """The measured results of tuned settings: lowest and mean of all seeds' final evaluations, and medians."""
 
     seeds: int
     lowest: float
@@ -43,7 +43,7 @@ class Preset:
     tuned: Mapping[str, Tuned] = field(default_factory=dict)
 
     def tuned_for(self, env_id: str) -> Tuned | None:
-        """The settings for an environment; those of a name with a * are for all that have none of their own."""
+        """The settings for an environment; those of a name with a * are for all environments without their own."""
         fitting = (tuned for name, tuned in self.tuned.items() if fnmatchcase(env_id, name))
         return self.tuned.get(env_id) or next(fitting, None)
 
@@ -72,8 +72,8 @@ def resolve(
     """The configuration of a run: defaults < preset < its settings for `env_id` < `settings`.
 
     `settings` maps dotted names ("learner.epochs") to values, which may be strings as a shell gives them. In each layer
-    "env.protocol" sets several, and those named beside it win. Raises UsageError, naming the nearest word, for what
-    does not exist or is out of range.
+    "env.protocol" sets several, and those named beside it take precedence. Raises UsageError, naming the nearest word,
+    for what does not exist or is out of range.
     """
     chosen = load_preset(preset)
     layers: list[Mapping[str, Any]] = [chosen.settings]
@@ -87,7 +87,7 @@ def resolve(
         if "actor.count" in given or "actor.environments" in given:
             merged["actor.auto"] = False  # a number that is named is used
         if "exploration.epsilon" in given:
-            merged.pop("exploration.epsilon_end", None)  # a decay ends where the layer that begins it says
+            merged.pop("exploration.epsilon_end", None)  # belongs to the epsilon of the same layer
         merged |= settings_of_protocol(given.get("env.protocol")) | given
     config = build(merged)
     check_vtrace(config)

@@ -1,4 +1,4 @@
-"""Atari protocols: how games begin, end and take actions, by which scores can or cannot be compared."""
+"""Atari protocols: how games begin, end and take actions. Only scores of one protocol can be compared."""
 
 from collections.abc import Mapping
 from typing import Any

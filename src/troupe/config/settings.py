@@ -82,7 +82,7 @@ class Actor:
         bool,
         _doc("measure at the start, and spread the count x environments over the number of actors that suits"),
     ] = True
-    place: Annotated[
+    placement: Annotated[
         str,
         _doc(
             "where actors run; auto: threads if the environment steps without Python, else processes",

@@ -1,4 +1,4 @@
-"""Settings that are arguments of a callable, such as `env.kwargs`: which it takes, and what text from a shell means."""
+"""Settings that are arguments of a callable, such as `env.kwargs`: which it takes, and how text is converted."""
 
 import enum
 import inspect
@@ -16,7 +16,7 @@ _UNKNOWN = inspect.Parameter.empty
 
 @dataclass(frozen=True)
 class Parameter:
-    """`hint` is the annotated type, or else the default's; `Parameter.empty` where there is neither."""
+    """`hint` is the annotated type, or else the default's; `Parameter.empty` if there is neither."""
 
     hint: Any
     required: bool
@@ -24,7 +24,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Parameters:
-    """The named parameters of a callable; `open` where it takes any other name as well (**kwargs)."""
+    """The named parameters of a callable; `open` if it takes any other name as well (**kwargs)."""
 
     known: Mapping[str, Parameter]
     open: bool
@@ -32,7 +32,7 @@ class Parameters:
 
 
 def parameters_of(maker: Callable[..., Any], defaults: Mapping[str, Any] | None = None) -> Parameters:
-    """What `maker` takes by name, `defaults` (a registered environment's own kwargs) counted in."""
+    """What `maker` takes by name, including `defaults` (a registered environment's own kwargs)."""
     signature = _signature(maker)
     if signature is None:
         return Parameters({}, open=True)
@@ -62,10 +62,10 @@ def fill(
     texts: Collection[str] = (),
     passed: Collection[str] = (),
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arguments out of `given`, as they are passed and as config.toml holds them.
+    """The arguments in `given`, as they are passed and as config.toml holds them.
 
     `owner` ("loss ppo_kl") and `table` ("loss.kwargs") name the callable and its settings in errors. Strings of the
-    names in `texts` are read as a shell gives them. Of the names in `passed` the caller takes care.
+    names in `texts` are text from a shell, and are converted. The caller passes those in `passed`.
 
     Raises UsageError, in one line, for a name that is not taken, a value that does not fit, or an
     argument that is missing.
@@ -123,7 +123,7 @@ def _is_readable(hint: Any) -> bool:
 
 
 def _read(name: str, text: str, hint: Any) -> Any:
-    """What `text` means where a value of `hint` is expected, in types that TOML has."""
+    """`text` as a value of the type `hint`, in types that TOML has."""
     if hint is str:
         return text
     value = _toml(text)
@@ -142,7 +142,7 @@ def _read(name: str, text: str, hint: Any) -> Any:
 
 
 def _toml(text: str) -> Any:
-    """`text` as a TOML value; itself where it is none."""
+    """`text` as a TOML value; unchanged if it is not one."""
     if text in ("True", "False"):
         return text == "True"
     try:
@@ -153,10 +153,10 @@ def _toml(text: str) -> Any:
 
 
 def _fitted(value: Any, hint: Any) -> Any:
-    """`value` as its parameter is annotated (a tuple, an Enum, a dataclass), where that can be made of it."""
+    """`value` as the type of its parameter (a tuple, an Enum, a dataclass), if it can be converted."""
     if hint is _UNKNOWN:
         return value
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError:
-        return value  # annotations are not always meant literally; the callable has the last word
+        return value  # annotations are not always meant literally: the callable may accept it

@@ -64,7 +64,7 @@ def likely(word: str, known: Collection[str], short: Mapping[str, str] = Mapping
 
 
 def _rank(name: str) -> int:
-    """How far behind those that are changed more often."""
+    """Position among the settings that are changed most often."""
     known = list(_OTHER_WORDS)
     return known.index(name) if name in known else len(known)
 

@@ -1,4 +1,4 @@
-"""What the name of a topology implies for a run: its path through the code, and what may be combined with it.
+"""What each topology implies for a run: its path through the code, and what may be combined with it.
 
 There are three paths. `queue` and `ga3c` are settings of the asynchronous one: several learners; predictors
 that act for all actors, and a controller that adjusts the numbers of each.

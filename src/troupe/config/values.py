@@ -1,4 +1,4 @@
-"""Settings by their dotted names: which there are, and a configuration made of them, every name and value checked."""
+"""Settings by their dotted names, and configurations built from them, with every name and value checked."""
 
 import dataclasses
 import datetime
@@ -20,13 +20,13 @@ from troupe.config.errors import UsageError, did_you_mean, plain_words
 from troupe.config.settings import TrainConfig
 from troupe.config.suggestions import suggest
 
-PASSED = "python:"  # begins the value of a setting that names what Python passed: it is not saved
+PASSED = "python:"  # prefix of a setting's value that names a callable passed from Python, which is not saved
 # Settings whose names are free: arguments of a callable, and files.
 TABLES = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs", "env.files")
 
 
 def build(dotted: Mapping[str, Any]) -> TrainConfig:
-    """A configuration from dotted names; every name and value is checked, and what does not go together."""
+    """A configuration from dotted names; checks every name and value, and combinations of settings."""
     known = fields()
     nested: dict[str, Any] = {}
     for name, value in flatten(dotted):
@@ -74,16 +74,16 @@ def _storable(name: str, value: Any) -> Any:
     value = value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value  # NumPy's numbers
     if not isinstance(value, str | bool | int | float | datetime.date | datetime.time):
         raise UsageError(
-            f"{name} = {value!r}: config.toml can hold no {type(value).__name__}; "
+            f"{name} = {value!r}: config.toml cannot hold a value of type {type(value).__name__}; "
             "make it inside a factory, and train with that (env=factory)"
         )
     return value
 
 
 def check_option(option: str, name: str, value: Any, also: str | None = None) -> None:
-    """Raises UsageError where `value` does not fit the setting `name`, by the `option` that stands for it.
+    """Raises UsageError, which names the `option` for it, if `value` does not fit the setting `name`.
 
-    `also` is a word that the option takes besides.
+    `also` is another word that the option takes.
     """
     try:
         check_value(name, value)
@@ -93,7 +93,7 @@ def check_option(option: str, name: str, value: Any, also: str | None = None) ->
 
 
 def check_value(name: str, value: Any) -> None:
-    """Raises UsageError where `value` does not fit the setting `name`."""
+    """Raises UsageError if `value` does not fit the setting `name`."""
     _convert(name, value, fields()[name])
 
 
@@ -192,9 +192,9 @@ def differing(one: TrainConfig, other: TrainConfig) -> list[str]:
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """{"learner": {"epochs": 4}} and {"learner.epochs": 4} alike -> ("learner.epochs", 4).
+    """Both {"learner": {"epochs": 4}} and {"learner.epochs": 4} -> ("learner.epochs", 4).
 
-    A value in one of TABLES may be a table itself, and stays one.
+    A value in one of TABLES may be a table itself, and is kept.
     """
     for key, value in settings.items():
         if isinstance(value, Mapping) and not _table_of(prefix + key):
@@ -207,7 +207,7 @@ _MULTIPLES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 
 
 def whole_number(text: str) -> int | None:
-    """'300000', '300_000', '100k', '1.5M' and '1e6' as whole numbers; None for what is none."""
+    """'300000', '300_000', '100k', '1.5M' and '1e6' as whole numbers; None for anything else."""
     match = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?(?:e\d{1,2})?)([kmb]?)", text.strip().lower())
     if not match:
         return None

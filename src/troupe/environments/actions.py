@@ -3,9 +3,9 @@
 A row has one number for each choice (Discrete, each of a MultiDiscrete, each bit of a MultiBinary, each number of a
 Box of integers), counted from 0, and one for each number of a Box of floats. A single Discrete is that number itself.
 
-The numbers of a Box of floats are sampled from a Gaussian without bounds. Between two finite bounds its unit is half
-their distance, so that -1 and 1 are the bounds; elsewhere it is the environment's. What leaves the bounds is clipped
-for the environment only: the row keeps what was sampled, whose density the policy knows.
+The numbers of a Box of floats are sampled from a Gaussian without bounds. Where both bounds are finite, the unit is
+half their distance, so that -1 and 1 are the bounds; otherwise it is the environment's. Values outside the bounds are
+clipped for the environment only: the row keeps the sample, whose density the policy knows.
 """
 
 from dataclasses import dataclass
@@ -150,7 +150,7 @@ def _flat(nested: Any, space: Space | None) -> list[Any]:
     if isinstance(nested, dict):
         named = space.spaces if isinstance(space, gym.spaces.Dict) else dict.fromkeys(nested)
         if unknown := [key for key in nested if key not in named]:
-            raise ValueError(f"has an entry {unknown[0]!r}, which is no part of the action")
+            raise ValueError(f"has an entry {unknown[0]!r}, which is not part of the action")
         return [leaf for key, part in named.items() for leaf in _flat(nested.get(key), part)]
     if isinstance(nested, tuple | list) and any(isinstance(each, np.ndarray | tuple | list | dict) for each in nested):
         parts = space.spaces if isinstance(space, gym.spaces.Tuple) else ()

@@ -69,7 +69,7 @@ class EnvPool(Backend):
             why = f"EnvPool takes no {source.changed_settings}"
         elif not source.pool_name:
             other = pool.OTHERWISE.get(source.id)
-            why = f"{source.id} is not taken from EnvPool, for {other}" if other else f"EnvPool has no {source.id}"
+            why = f"{source.id} is not taken from EnvPool: {other}" if other else f"EnvPool has no {source.id}"
         elif not pool.installed():
             return f"EnvPool is not installed: {command('envpool')}"
         else:

@@ -1,4 +1,4 @@
-"""The layers of a wrapped environment: the time limit that they declare, and wrappers that are unwise here."""
+"""The layers of a wrapped environment: the time limit they declare, and wrappers that should not be used here."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ _OF_OBSERVATIONS = ("NormalizeObservation", "VecNormalize")
 
 
 def layers(env: Any) -> Iterator[Any]:
-    """The environment and those that it wraps, outermost first. Wrappers keep what they wrap in `env`, as Gymnasium's
-    do, or in `venv`."""
+    """The environment and those that it wraps, outermost first. Wrappers hold what they wrap as `env`, as Gymnasium's
+    do, or as `venv`."""
     seen = set()
     while env is not None and id(env) not in seen:
         seen.add(id(env))
@@ -42,7 +42,7 @@ def time_limit(env: gym.Env[Any, Any]) -> int | None:
 
 
 def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> bool:
-    """Whether no episode is truncated in a few hundred steps, as an environment may do without declaring a limit.
+    """Whether no episode is truncated in a few hundred steps: an environment may have a limit that it does not declare.
 
     `act` chooses an action from an observation and its info. False for an environment too slow to tell.
     """
@@ -62,8 +62,8 @@ def never_truncates(env: gym.Env[Any, Any], act: Callable[[Any, Any], Any]) -> b
 def no_time_limit(name: str) -> str:
     """The notice about an environment without one."""
     return (
-        f"no time limit: {name} declares none (TimeLimit, max_episode_steps, max_steps); where episodes do not end, "
-        "training goes on all the same, and those of evaluations are cut off after evaluation.max_steps"
+        f"no time limit: {name} declares none (TimeLimit, max_episode_steps, max_steps); if its episodes do not end, "
+        "it can be trained on nevertheless, and evaluation episodes are cut off after evaluation.max_steps"
     )
 
 
@@ -77,6 +77,6 @@ def unwise_wrappers(env: gym.Env[Any, Any]) -> Iterator[str]:
             )
         if name in _OF_OBSERVATIONS:
             yield (
-                f"{name} in the environment: its statistics are not saved, so that evaluations and later use of the "
-                "agent start them anew; leave it out, observations are normalised and saved (network.normalize)"
+                f"{name} in the environment: its statistics are not saved, so evaluations and later uses of the agent "
+                "start without them; leave it out, observations are normalised and saved (network.normalize)"
             )

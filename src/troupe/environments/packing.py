@@ -1,6 +1,6 @@
 """Packs observations of any space into one array, for rollouts; the network unpacks them.
 
-A Box, Discrete, MultiDiscrete or MultiBinary stays the array that it is, in its own dtype. Nested observations, and
+Observations of a Box, Discrete, MultiDiscrete or MultiBinary stay arrays of their own dtype. Nested observations, and
 those with an action mask, become rows of bytes: the bytes of each leaf in order, then the mask. So rollouts and
 buffers have one layout for all spaces, and nothing is converted before the network.
 """

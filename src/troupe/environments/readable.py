@@ -1,8 +1,8 @@
-"""Leaves entries of an observation out: those that no network reads (Text, Graph, Sequence, a package's own spaces),
+"""Drops entries of an observation: those that no network can read (Text, Graph, Sequence, a package's own spaces),
 and those that the user does not want.
 
-What remains keeps its path. A Tuple that loses an entry becomes a Dict whose keys are the remaining positions, so
-the same paths fetch the same entries of a full observation and of a reduced one.
+The others keep their paths. A Tuple that loses an entry becomes a Dict whose keys are the remaining positions, so
+the same paths lead to the same entries of a full observation and of a reduced one.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import gymnasium as gym
 from troupe.config import UsageError, did_you_mean
 from troupe.environments.spaces import MASK, Leaf, Path, Space, all_leaves, is_readable, leaves, parts_of, with_entries
 
-_MASK = (MASK,)  # its path; it stays, whatever it consists of
+_MASK = (MASK,)  # its path; it is kept, whatever its space
 
 
 class Reduced(NamedTuple):
@@ -29,13 +29,13 @@ class Reduced(NamedTuple):
 
     @property
     def notices(self) -> list[str]:
-        """For the start of a run."""
+        """Printed at the start of a run."""
         entries = ", ".join(f"{leaf.dotted} ({type(leaf.space).__name__})" for leaf in self.unreadable)
-        return [f"left out of the observation, for no network reads it: {entries}"] if entries else []
+        return [f"left out of the observation, because no network can read it: {entries}"] if entries else []
 
 
 def reduced(space: Space, ignore: Sequence[str] = ()) -> Reduced:
-    """Leaves out what cannot be read, and the entries that `ignore` names (`mission`, `camera.depth`, `0.pose`).
+    """Drops what cannot be read, and the entries that `ignore` names (`mission`, `camera.depth`, `0.pose`).
 
     An action mask stays. Raises UsageError for a name that matches no entry, and if no supported entry remains.
     """

@@ -1,4 +1,4 @@
-"""Makes one environment, or a batch that steps together by the backend that the settings choose."""
+"""Makes one environment, or a batch that steps together, with the backend that the settings choose."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ def name_of(env: str | Maker) -> str:
     name = PASSED + getattr(env, "__qualname__", type(env).__qualname__) if callable(env) else env
     try:
         name.encode()
-    except UnicodeEncodeError:  # of a file whose name is other bytes
+    except UnicodeEncodeError:  # the name of a file need not be UTF-8
         raise UsageError(f"environment {name}: config.toml cannot hold a name that is not UTF-8") from None
     return name
 
@@ -123,7 +123,7 @@ class EnvironmentSource:
             return self.backend(config).make(self, count, config)
 
     def make_restorable(self, count: int, config: Environment) -> VectorEnvironment:
-        """The same, of environments whose state a checkpoint can restore, if `is_restorable`."""
+        """The same with environments whose state a checkpoint can restore, if `is_restorable`."""
         if not self.is_restorable(config):
             return self.make_vector(count, config)
         self.check(config)
@@ -207,7 +207,7 @@ class EnvironmentSource:
 
 
 class Backend(ABC):
-    """A way to step a batch of environments; backends.py has the built-in ones."""
+    """Steps a batch of environments; backends.py has the built-in ones."""
 
     name: str
     penalty: float = 1.0  # factor on its measured cost in the choice of auto, if it is not the default

@@ -48,7 +48,7 @@ class Leaf(NamedTuple):
 
 
 def leaves(space: Space, what: str = "space") -> list[Leaf]:
-    """All leaves in order. Raises UsageError for one that is not supported; `what` says what the space is of."""
+    """All leaves in order. Raises UsageError for one that is not supported; `what` names the space in the message."""
     found = list(all_leaves(space))
     for leaf in found:
         if not is_readable(leaf.space):
@@ -117,7 +117,7 @@ def describe(space: Space) -> dict[str, Any]:
 def restore(description: dict[str, Any]) -> Space:
     kind = description["type"]
     if kind == "Dict":
-        return gym.spaces.Dict([(key, restore(part)) for key, part in description["spaces"]])  # of a dict it sorts
+        return gym.spaces.Dict([(key, restore(part)) for key, part in description["spaces"]])  # it would sort a dict
     if kind == "Tuple":
         return gym.spaces.Tuple([restore(part) for part in description["spaces"]])
     if kind == "Box":

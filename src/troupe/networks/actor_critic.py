@@ -36,17 +36,18 @@ class NetworkOutput(NamedTuple):
 class PolicyOutput(NamedTuple):
     distribution: Distribution
     value: Float[Tensor, "*batch"]
-    bonus_value: Float[Tensor, "*batch"] | None = None  # for learning, where a run has bonuses
-    next_state: Float[Tensor, "B S"] | None = None  # for acting, of a recurrent network
+    bonus_value: Float[Tensor, "*batch"] | None = None  # for learning, in a run with novelty bonuses
+    next_state: Float[Tensor, "B S"] | None = None  # for acting with a recurrent network
 
 
 class ActorCritic(nn.Module):
-    """A policy and a value on any body: a module that maps observations [N, ...], nested as the environment's,
-    to the policy's parameters [N, P] and values [N]. The body may be the user's (docs/extending.md).
+    """A policy and a value function around a body: a module that maps observations [N, ...], nested as the
+    environment's, to the policy's parameters [N, P] and values [N]. The body may be the user's (docs/extending.md).
 
     Observations come packed (environments/packing.py). A recurrent network (`state_size` > 0) reads a
-    `RecurrentState` besides them; without one, the first row begins an episode. `precision` is that of the body only:
-    weights, parameters and values are float32. `bonus_value` estimates the value of novelty bonuses (novelty.py).
+    `RecurrentState` besides them; without one, the first row begins an episode. `precision` applies to the body's
+    computation only: weights, parameters and values are float32. `bonus_value` estimates the value of novelty bonuses
+    (novelty.py).
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class ActorCritic(nn.Module):
         return outputs
 
     def initial_state(self, *batch: int, device: torch.device | None = None) -> RecurrentState | None:
-        """That of [B] or [T, B] rows of which the first begins an episode; None for a network that is not recurrent."""
+        """The state for [B] or [T, B] rows, the first of which begins an episode; None if the network is not
+        recurrent."""
         if not self.state_size:
             return None
         resets = torch.zeros(batch, dtype=torch.bool, device=device)
@@ -121,7 +123,7 @@ class ActorCritic(nn.Module):
 
     @property
     def has_user_modules(self) -> bool:
-        """Whether some modules are the user's, which may have a train mode (dropout, batch normalisation)."""
+        """Whether some modules are the user's: they may behave differently in train mode (dropout, batch norm)."""
         return not isinstance(self.body, Body) or isinstance(self.body.encoder, UserEncoder)
 
     @property
@@ -131,7 +133,7 @@ class ActorCritic(nn.Module):
 
     @property
     def normalizer(self) -> Normalizer | None:
-        """The normaliser of observed numbers, if there is one."""
+        """The normaliser of numeric observations, if there is one."""
         encoder = getattr(self.body, "encoder", None)
         return encoder.normalizer if isinstance(encoder, Encoder) else None
 
@@ -224,7 +226,7 @@ def build(
 ) -> ActorCritic:
     """The network for an environment's spaces; raises UsageError for a space that is not supported.
 
-    An encoder of the user is `user_encoder`, or else found by `network.encoder`, which executes the user's code.
+    The user's encoder is `user_encoder`, or else the one that `network.encoder` names, whose code is executed.
     """
     actions = Actions(action_space)
     packing = Packing(observation_space, actions, masked)
@@ -243,8 +245,8 @@ def wrap(
     masked: MaskSource = "",
     source: FileCallable | None = None,
 ) -> ActorCritic:
-    """The user's network, made by `source` if it comes from a file; raises UsageError where it breaks its signature,
-    tried on two observations."""
+    """The user's network as an actor-critic; `source` names it if it comes from a file. It is tried on two
+    observations; raises UsageError where it does not return what it should."""
     if config.core != "none":
         raise UsageError(
             f"network.core = '{config.core}': a custom network cannot be recurrent; set it to none, or pass an encoder "

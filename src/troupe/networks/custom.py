@@ -42,28 +42,32 @@ def find_network(network: AnyNetwork | None, config: TrainConfig) -> nn.Module |
 def network_of_run(
     run: Path, config: TrainConfig, network: AnyNetwork | None, *, trained_with_one: bool = False
 ) -> nn.Module | NetworkMaker | None:
-    """The network of a run, for those who execute the run's environment as well: `network`, or the file's that the run
+    """The network of a run, for commands that also execute the run's environment: `network`, or the one that the run
     names. `trained_with_one`: the run had a custom network, whether it is named or not.
 
-    A run directory may come from anybody: code that lies in it is not executed. Raises UsageError where the network
-    has to be passed.
+    A run directory may come from anybody: code inside it is not executed. Raises UsageError where the network has to be
+    passed.
     """
     name = config.network.custom
     if network is None:
         if name.startswith(PASSED) or (trained_with_one and name == Network.custom):
             raise needs_network(run)
+        path = files.path_of(name)
+        if path and not path.is_file():
+            option = hints.code_option("network")
+            raise UsageError(f"no file '{path}' to take the run's network from; if it moved, pass {option}")
         NETWORKS.check_code(run, name, config.env.files)
     return find_network(network, config)
 
 
 def needs_network(run: Path, name: str = "") -> UsageError:
-    """The error of a run whose network, of the file `name`, has to be passed."""
+    """The error for a run whose network, that of the file `name` if there is one, has to be passed."""
+    passed = hints.code_option("network")
     if ":" in name and not name.startswith(PASSED):
         return UsageError(
             f"'{run}' was trained with the network '{name}', and loading a run executes no code that it names: if you "
-            "trust it, pass it as network="
+            f"trust it, pass it as {passed}"
         )
-    passed = hints.code_option("network")
     return UsageError(f"'{run}' was trained with a custom network: pass it as {passed} (code is not saved)")
 
 
@@ -86,7 +90,7 @@ def custom_network(
         verb = "copied" if isinstance(value, nn.Module) else "made"
         raise UsageError(f"network: it cannot be {verb}: {one_line(error)}") from error
     if not isinstance(own, nn.Module):
-        raise UsageError(f"network: {type(own).__name__} is no torch.nn.Module")
+        raise UsageError(f"network: {type(own).__name__} is not a torch.nn.Module")
     source = network if isinstance(network, files.FileCallable) else None
     return wrap(own, observation_space, action_space, config, masked, source)
 

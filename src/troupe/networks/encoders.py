@@ -1,4 +1,4 @@
-"""Encoders: from observations to features, by a module for each kind of leaf."""
+"""Encoders: from observations to features, with one module for each kind of leaf."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,9 +17,9 @@ from troupe.networks.images import CONVOLUTIONS, Images, convolutions_for, is_im
 
 
 class Numbers(nn.Module):
-    """Leaves of a Box or MultiBinary as one vector: [N, ...] each -> [N, features].
+    """Box and MultiBinary leaves as one vector: [N, ...] each -> [N, features].
 
-    In float32, or in float64 where one of them may have more digits (`exact`).
+    In float32, or in float64 if one of them may have more digits (`exact`).
     """
 
     def __init__(self, leaves: Sequence[Leaf]):
@@ -31,13 +31,13 @@ class Numbers(nn.Module):
 
     def forward(self, obs: Any) -> Float[Tensor, "N features"]:
         vectors = [(leaf.of(obs), leaf.size) for leaf in self.leaves]
-        # Not len(): that would be the number in the exported file (runs/export/onnx.py), whatever the batch there.
+        # Not len(), which the ONNX exporter would write into the file as a constant batch size.
         flat = [vector.reshape(vector.shape[0], size).to(self._dtype) for vector, size in vectors]
         return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
 
 
 class OneHots(nn.Module):
-    """Leaves of a Discrete or MultiDiscrete, one-hot: [N, ...] each -> [N, features]."""
+    """Discrete and MultiDiscrete leaves, one-hot: [N, ...] each -> [N, features]."""
 
     def __init__(self, leaves: Sequence[Leaf]):
         super().__init__()
@@ -56,7 +56,7 @@ class OneHots(nn.Module):
 
 
 def _choices(space: gym.Space[Any]) -> list[tuple[int, int]]:
-    """The number of alternatives and the first one, of each choice."""
+    """For each choice, the number of alternatives and the first one."""
     if isinstance(space, gym.spaces.MultiDiscrete):
         return [(int(n), int(first)) for n, first in zip(space.nvec.flat, space.start.flat, strict=True)]
     assert isinstance(space, gym.spaces.Discrete)
@@ -64,8 +64,8 @@ def _choices(space: gym.Space[Any]) -> list[tuple[int, int]]:
 
 
 class Encoder(nn.Module):
-    """From observations, nested as the environment's, to one vector of features: numbers, normalised if the settings
-    say so, choices, one-hot, and the features of each image, by convolutions of its own."""
+    """From observations, nested as the environment's, to one vector of features: the numbers, normalised if the
+    settings ask for it, the choices, one-hot, and the features of each image, from convolutions of its own."""
 
     def __init__(self, leaves: Sequence[Leaf], config: Network):
         super().__init__()
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         return self.numbers is None and self.choices is None
 
     def vector(self, obs: Any) -> Float[Tensor, "N D"]:
-        """The numbers, where there are any, normalised if there is a normaliser."""
+        """The numbers, of which there must be some, normalised if there is a normaliser."""
         assert self.numbers is not None
         vector: Tensor = self.numbers(obs)
         return vector.float() if self.normalizer is None else self.normalizer(vector)
@@ -119,10 +119,10 @@ def _kind(leaf: Leaf, config: Network) -> str:
 
 
 def encoder(packing: Packing, config: Network) -> Encoder:
-    """The encoder for what `packing` unpacks; raises UsageError where its convolutions find no image."""
+    """The encoder for what `packing` unpacks; raises UsageError if it needs images and there are none."""
     if config.encoder in CONVOLUTIONS and not any(is_image(leaf.space) for leaf in packing.leaves):
         raise UsageError(
-            f"network.encoder = '{config.encoder}': it reads images (docs/extending.md says what is one), and "
-            f"observations here are {packing.seen}; use flat"
+            f"network.encoder = '{config.encoder}': it encodes images (docs/extending.md defines what counts as one), "
+            f"but the observations are {packing.seen}; use flat"
         )
     return Encoder(packing.leaves, config)

@@ -16,7 +16,7 @@ class FlatWeights(Generic[M]):
     """Makes every parameter of `module` a view of `vector`, in the module's own order, followed by its float32 buffers,
     such as the running statistics of batch normalisation, which belong to the weights.
 
-    Copying into the vector changes the module at once, so weights travel as one memcpy and an optimizer step is a
+    Copying into the vector changes the module at once, so weights are copied by one memcpy and an optimizer step is a
     handful of operations, however many layers there are.
     """
 
@@ -38,7 +38,7 @@ class FlatWeights(Generic[M]):
         self.move_to(torch.cat([each.detach().reshape(-1) for each in self._tensors]))
 
     def move_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Makes parameters and buffers views of `vector`, whatever its values and its type."""
+        """Makes parameters and buffers views of `vector`, whatever its values and its dtype."""
         self.vector = vector
         for each, part in zip(self._tensors, self._slices, strict=True):
             each.data = vector[part].view(each.shape)

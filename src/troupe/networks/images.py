@@ -29,10 +29,10 @@ class Layout(NamedTuple):
 
 
 def layout(space: gym.Space[Any]) -> Layout | None:
-    """The layout of an image, None for everything else.
+    """The layout of an image, None for any other space.
 
-    An image is a Box of height, width and at most sixteen channels (first or last) of bytes, floats or bools, or of
-    height and width of bytes. Floats and bools must all have the same finite bounds; those of bytes may differ.
+    An image is a Box of bytes, floats or bools with height, width and at most sixteen channels (first or last), or of
+    bytes with height and width only. Floats and bools must all have the same finite bounds; bytes need not.
     """
     if not isinstance(space, gym.spaces.Box) or not (space.dtype == np.uint8 or _has_equal_bounds(space)):
         return None
@@ -54,8 +54,8 @@ def is_image(space: gym.Space[Any]) -> TypeGuard[gym.spaces.Box]:
 def convolutions_for(space: gym.Space[Any], encoder: str) -> str:
     """The convolutions that `network.encoder` = `encoder` uses for `space`; "" where observations are a vector.
 
-    With auto, small boards of zeros and ones have the small ones. Other small images of bytes are vectors: they are as
-    often codes (MiniGrid's objects) as brightness, and vectors are normalised by what they hold.
+    With auto, small boards of zeros and ones get the small ones. Other small images of bytes are read as vectors: their
+    bytes are as often codes (MiniGrid's objects) as brightness, and vectors are normalised by running statistics.
     """
     image = layout(space)
     if image is None or encoder == "flat":
@@ -82,10 +82,10 @@ def _span(space: gym.Space[Any]) -> float:
 
 
 class Images(nn.Module):
-    """Convolutions and one hidden layer for images [N, H, W, C], [N, C, H, W] or [N, H, W] -> [N, features]. The lower
-    bound of the space is 0 to the convolutions, the upper one is 1.
+    """Convolutions and one hidden layer for images [N, H, W, C], [N, C, H, W] or [N, H, W] -> [N, features]. The bounds
+    of the space are scaled to 0 and 1.
 
-    Channels that come last are permuted, not copied: that is PyTorch's channels_last, with the fastest convolutions.
+    Channels that come last are permuted, not copied: that is PyTorch's channels_last layout, the fastest one.
     """
 
     def __init__(self, space: gym.spaces.Box, kind: str):
@@ -120,9 +120,8 @@ class Images(nn.Module):
 class FromPixels(nn.Conv2d):
     """A convolution of images in 0..span, scaled to 0..1, whose filters sum to zero: they react to differences only.
 
-    Nearly all of an image is the same everywhere and in every frame. With filters that react to that, the gradients of
-    the first hundred updates agree on little else, and Adam's steps leave most filters dead (docs/algorithms.md,
-    Networks).
+    Most of an image is uniform and the same in every frame. If filters react to that, it dominates the gradients of the
+    first hundred updates, and Adam's steps leave most filters dead (docs/algorithms.md, Networks).
     """
 
     def __init__(self, span: float, inputs: int, outputs: int, size: int, stride: int = 1, padding: int = 0):
@@ -141,8 +140,8 @@ def _rounded_to_sum_zero(filters: Float[Tensor, "D C h w"]) -> Float[Tensor, "D 
     """Rounded to bfloat16 with sums of zero: each filter's smallest weight, which has the finest resolution, absorbs
     the rounding errors of the others.
 
-    Otherwise filters would react to a uniform image by up to a hundredth of their norm, differently after each update,
-    which is enough to switch units on and off for all of the background.
+    Otherwise filters would react to a uniform image by up to a hundredth of their norm, differently after each update:
+    enough to switch units on and off everywhere in the background.
     """
     rounded = filters.bfloat16().float().flatten(1)
     smallest = rounded.abs().argmin(1, keepdim=True)
@@ -167,7 +166,7 @@ def _nature(channels: int, span: float) -> tuple[nn.Module, int]:
 
 
 def _impala(channels: int, span: float) -> tuple[nn.Module, int]:
-    """The deep network of Espeholt et al. 2018, figure 3, without its LSTM, which Atari's agents do not have either."""
+    """The deep network of Espeholt et al. 2018, figure 3, without the LSTM, which their Atari agents do not have."""
     depths = (16, 32, 32)
     first = FromPixels(span, channels, depths[0], 3, padding=1)
     following = [nn.Conv2d(inputs, depth, 3, padding=1) for inputs, depth in pairwise(depths)]

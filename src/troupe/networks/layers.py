@@ -1,4 +1,4 @@
-"""Linear layers and how their weights begin."""
+"""Linear layers and their initial weights."""
 
 import math
 from itertools import pairwise
@@ -20,7 +20,7 @@ def hidden_layers(features: int, hidden: tuple[int, ...], activation: str) -> nn
 
 
 def orthogonal(inputs: int, outputs: int, gain: float) -> nn.Linear:
-    """A linear layer with orthogonal weights and no bias to begin with (Huang et al. 2022, detail 2)."""
+    """A linear layer with orthogonal initial weights and zero initial bias (Huang et al. 2022, detail 2)."""
     return orthogonal_(nn.Linear(inputs, outputs), gain)
 
 

@@ -54,8 +54,8 @@ class Novelty(nn.Module):
 
 
 class BonusValue(nn.Module):
-    """The value function of intrinsic rewards: a network of its own, which only learners compute. It shares the
-    policy's normaliser."""
+    """The value function of intrinsic rewards: a separate network, which only learners compute. It shares the policy's
+    normaliser."""
 
     def __init__(
         self, packing: Packing, config: Network, normalizer: Normalizer | None, user_encoder: EncoderMaker | None = None
@@ -74,7 +74,7 @@ class BonusValue(nn.Module):
 
 
 def _network(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> nn.Sequential:
-    """From normalised observations [N, features] to as many outputs as the last hidden layer has units."""
+    """From normalised observations [N, features] to [N, hidden[-1]]."""
     convolutions: list[nn.Module] = []
     image = layout(space)
     if image and convolutions_for(space, "auto") == "nature":  # large enough
@@ -87,7 +87,7 @@ def _network(space: gym.Space[Any], features: int, hidden: tuple[int, ...]) -> n
 
 
 def _convolutions(image: Layout) -> list[nn.Module]:
-    """The paper's three, for images of any layout."""
+    """The paper's three convolutions, for images of any layout."""
     layers: list[nn.Module] = []
     if image.channel_axis == "last":
         layers.append(_ChannelsFirst())
@@ -106,7 +106,7 @@ class _ChannelsFirst(nn.Module):
 def with_bonus_value(
     network: ActorCritic, config: TrainConfig, user_encoder: EncoderMaker | None = None
 ) -> ActorCritic:
-    """The network, with a value function of intrinsic rewards where a run has them."""
+    """The network, with a value function of intrinsic rewards if the run has them."""
     if config.novelty.coefficient:
         network.bonus_value = BonusValue(network.packing, config.network, network.normalizer, user_encoder)
     return network

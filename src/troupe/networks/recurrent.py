@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from troupe.config import Network
 from troupe.environments.actions import Actions
 
-# Overhead of a call and of each of its steps, in rows, forward and backward (128 units, one core). LSTM: 0.45 ms for a
-# call, 7 us for a row. GRU: 0.16 ms for a step, which PyTorch computes by many calls, 5 us for a row.
+# Overhead of a call and of each of its steps, in units of the time of one row, forward and backward (128 units, one
+# core). LSTM: 0.45 ms for a call, 7 us for a row. GRU: 0.16 ms for a step, which is many calls in PyTorch, 5 us for a
+# row.
 _LSTM, _GRU = (64, 0), (0, 32)
 
 
 class RecurrentState(NamedTuple):
-    """What a recurrent policy reads besides observations, of one row of B environments or of T rows of them.
+    """What a recurrent policy reads besides observations, for one row of B environments or T of them.
 
-    Where `resets` is true a row begins an episode: the state, the last action and the last reward, which belong to
-    another episode, are then ignored.
+    Where `resets` is true, a row begins an episode: state, last action and last reward, which belong to the previous
+    episode, are then ignored.
     """
 
     state: Float[Tensor, "B S"]  # before the first row
@@ -33,7 +34,7 @@ class RecurrentState(NamedTuple):
         return RecurrentState(*(each.to(device, non_blocking=True) for each in self))
 
     def columns(self, chosen: slice) -> "RecurrentState":
-        """That of some of the environments, for [T, B] rows."""
+        """The part of the `chosen` environments, for [T, B] rows."""
         return RecurrentState(self.state[chosen], *(each[:, chosen] for each in self[1:]))
 
 
@@ -53,9 +54,9 @@ class Core(nn.Module):
     def forward(
         self, features: Float[Tensor, "N F"], state: RecurrentState
     ) -> tuple[Float[Tensor, "N units"], Float[Tensor, "B S"] | None]:
-        """One step and the next state where `state` has one row; all N = T B rows, and None, where it has T.
+        """One step and the next state if `state` has one row; all N = T B rows, and None, if it has T.
 
-        Computed in float32 whatever the encoder's precision: a state accumulates over a whole episode.
+        Computed in float32 whatever the encoder's precision: errors of the state accumulate over a whole episode.
         """
         kind = features.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
@@ -69,7 +70,7 @@ class Core(nn.Module):
     def step(
         self, features: Float[Tensor, "B F"], state: Float[Tensor, "B S"], resets: Bool[Tensor, " B"]
     ) -> tuple[Float[Tensor, "B units"], Float[Tensor, "B S"]]:
-        """One step by the cell function, which takes half the time that the sequence module takes for one step."""
+        """One step by the cell function, which takes half as long as the sequence module does for one step."""
         state = state.masked_fill(resets.unsqueeze(1), 0.0)
         weights = self.rnn.all_weights[0]
         if not self.lstm:
@@ -81,10 +82,10 @@ class Core(nn.Module):
     def unroll(
         self, features: Float[Tensor, "T B F"], state: Float[Tensor, "B S"], resets: Bool[Tensor, "T B"]
     ) -> Float[Tensor, "T B units"]:
-        """The same as T steps: one call if no episode begins inside, else a few.
+        """The same as T calls of `step`, in one call if no episode begins inside the rollout, else in a few.
 
-        Episode starts cut a column into independent sequences. Sequences of similar length run side by side, whichever
-        column they are from, padded by rows whose outputs are dropped; the grouping minimises the total cost.
+        Episode starts cut a column into independent sequences. Sequences of similar length are computed as one batch,
+        whichever column they come from, padded by rows whose outputs are dropped; the grouping minimises the cost.
         """
         starts = resets.cpu().numpy()
         state = state.masked_fill(resets[0].unsqueeze(1), 0.0)
@@ -94,7 +95,7 @@ class Core(nn.Module):
         features, empty = features.flatten(0, 1), torch.zeros_like(state[:1])
         outputs, output_row, done = [], np.empty(starts.size, np.int64), 0
         for rows, inside, column in _sequences(starts, *(_LSTM if self.lstm else _GRU)):
-            # Sequences at the beginning of the rollout continue from its state, others from zeros.
+            # Sequences at the beginning of the rollout start from its state, others from zeros.
             known = torch.from_numpy(np.where(rows[0] < environments, column, environments)).to(state.device)
             run = self._run(features[torch.from_numpy(rows).to(features.device)], torch.cat([state, empty])[known])
             outputs.append(run.flatten(0, 1))
@@ -124,7 +125,7 @@ class Core(nn.Module):
 class LastStepFeatures:
     """The last action and reward as inputs of a core.
 
-    Choices are one-hot, a Box's numbers are as sampled (before clipping), rewards are sign(r) log(1 + |r|).
+    Discrete actions are one-hot, those of a Box as sampled (before clipping), rewards are sign(r) log(1 + |r|).
     """
 
     def __init__(self, actions: Actions):
@@ -145,8 +146,8 @@ class LastStepFeatures:
 def _sequences(starts: np.ndarray, call: int, step: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """The sequences of [T, B] rows, in groups of similar length, longest first.
 
-    Yields for each group of n sequences, the longest of L rows: the rows [L, n] by their index t B + b, which of them
-    are inside their sequence, and the column b [n] of each.
+    Yields for each group of n sequences, the longest with L rows: the indices t B + b [L, n] of their rows, whether
+    each is inside its sequence [L, n], and the column b [n] of each sequence.
     """
     steps, environments = starts.shape
     starts = starts.copy()
@@ -162,9 +163,10 @@ def _sequences(starts: np.ndarray, call: int, step: int) -> Iterator[tuple[np.nd
 
 
 def grouped(length: np.ndarray, call: int, step: int) -> Iterator[slice]:
-    """The grouping of sequences, longest first, of least cost: a group is one call, padded to its longest sequence."""
+    """The cheapest grouping of sequences, which come longest first: a group is one call, padded to its longest one."""
     count = len(length)
-    cost, end = np.zeros(count + 1), np.zeros(count, np.int64)  # of all sequences from here on; of the group from here
+    cost = np.zeros(count + 1)  # of all sequences from this one on
+    end = np.zeros(count, np.int64)  # of the group that begins with this one
     for begin in range(count - 1, -1, -1):
         costs = call + length[begin] * (step + np.arange(1, count - begin + 1)) + cost[begin + 1 :]
         end[begin], cost[begin] = begin + 1 + costs.argmin(), costs.min()

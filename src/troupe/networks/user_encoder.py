@@ -1,4 +1,4 @@
-"""Encoders of the user: troupe adds normalisation, recurrence, hidden layers and heads (docs/extending.md)."""
+"""The user's encoders, to which troupe adds normalisation, recurrence, hidden layers and heads (docs/extending.md)."""
 
 import copy
 from collections.abc import Callable
@@ -22,17 +22,17 @@ ENCODERS = Choice("encoder", "network.encoder", if_changed="the weights may not 
 
 
 def make_encoder(packing: Packing, config: Network, make: EncoderMaker | None = None) -> Encoder:
-    """The encoder that the configuration names, or of the user's `make`."""
+    """The encoder that `make` makes, or else the one that the configuration names."""
     if make is None and ENCODERS.is_builtin(config.encoder):
         return encoder(packing, config)
     return UserEncoder(packing, config, make or ENCODERS.load(config.encoder))
 
 
 class UserEncoder(Encoder):
-    """A module of the user that reads observations nested as the environment's, their numbers normalised by troupe.
+    """A module of the user that reads observations nested as the environment's, with numbers normalised by troupe.
 
-    Numbers are what troupe's own encoder reads as a vector: no images and no choices, which the module gets as they
-    are. Raises UsageError where the module does not map them to [N, features].
+    Numbers are what troupe's own encoder reads as a vector. Images and choices reach the module as they are. Raises
+    UsageError if the module does not map observations to [N, features].
     """
 
     def __init__(self, packing: Packing, config: Network, make: EncoderMaker):
@@ -71,7 +71,7 @@ class UserEncoder(Encoder):
         return features
 
     def _try(self) -> None:
-        """On two random observations."""
+        """Calls the module on two random observations."""
         space = copy.deepcopy(self._space)  # sampling changes its generator
         samples = [space.sample() for _ in range(2)]
         leaves = (

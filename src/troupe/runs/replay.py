@@ -56,7 +56,7 @@ class Replayed:
 
 
 class _Diverged(TroupeError):
-    """The replay does what the run did not: it has diverged before there is another version to compare."""
+    """The replay deviates from the journal before it has published another version to compare."""
 
 
 class _ReplayedMaster(Master):
@@ -116,7 +116,7 @@ _ENTRY_TYPES: dict[str, Any] = {  # documented in runtime/journal.py
 
 
 def _read(run: Path) -> list[Entry]:
-    """The entries of a run's journal. Raises UsageError where it has none, or one that is damaged."""
+    """The entries of a run's journal. Raises UsageError if there is none, or if it is damaged."""
     file = run / FILE
     if not file.is_file():
         raise UsageError(f"'{run}' was not recorded: it has no {FILE} (troupe train ... --record keeps one)")
@@ -135,7 +135,7 @@ def _read(run: Path) -> list[Entry]:
 
 
 def _check(entries: list[Entry]) -> None:
-    """Raises UsageError where a line is missing that others need."""
+    """Raises UsageError if a line is missing that others depend on."""
     made: dict[int, int] = {}
     had: dict[int, int] = {}
     free: set[tuple[int, int]] = set()
@@ -144,11 +144,11 @@ def _check(entries: list[Entry]) -> None:
         if kind == "rollout":
             actor, _, index, pulls = facts
             if index != made.get(actor, 0):
-                raise _mismatch(f"rollout {index} of actor {actor} stands where {made.get(actor, 0)} comes next")
+                raise _mismatch(f"rollout {index} of actor {actor} where {made.get(actor, 0)} is expected")
             for pulled, _ in pulls:
                 if not had.get(actor, 0) <= pulled <= version:
                     raise _mismatch(
-                        f"rollout {index} of actor {actor} was made with version {pulled}, which it cannot have"
+                        f"rollout {index} of actor {actor} was made with version {pulled}, which it cannot have pulled"
                     )
                 had[actor] = pulled
             made[actor] = index + 1
@@ -161,7 +161,7 @@ def _check(entries: list[Entry]) -> None:
         elif kind == "publish":
             version += 1
             if facts[1] != version:
-                raise _mismatch(f"version {facts[1]} is published where {version} comes next")
+                raise _mismatch(f"version {facts[1]} is published where {version} is expected")
 
 
 def _mismatch(why: str) -> UsageError:
@@ -177,7 +177,7 @@ class _Replay:
         env: str | Callable[..., gym.Env[Any, Any]] | None,
         network: nn.Module | NetworkMaker | None,
     ):
-        config = replace_settings(config, {"env.delay_seconds": 0.0})  # it changes nothing but the time
+        config = replace_settings(config, {"env.delay_seconds": 0.0})  # it affects only the time
         self._config, self._entries = config, entries
         self._source = of_run(directory, config.env, env)
         built, seeds, _ = first_network(network, self._source, config)
@@ -201,7 +201,7 @@ class _Replay:
         each_seed = learner_seeds.spawn(config.learner.count)
         learners = make_learners(config, self._source, built, self._master, each_seed, self._progress, self._gate)
         self._learners = {f"learner-{number}": learner for number, learner in enumerate(learners)}
-        self._operations: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: what it does next to the weights
+        self._operations: dict[str, tuple[str, Iterator[str]]] = {}  # by learner: its next operation on the weights
         self._actors = actors
         self._wanted = {(actor, index) for kind, *facts in entries if kind == "batch" for actor, index in facts[1]}
         self._made: dict[tuple[int, int], Rollout] = {}  # and not yet learned from
@@ -256,9 +256,9 @@ class _Replay:
             self._operations[learner] = next(operations, "nothing"), operations
             if following == what:
                 return
-            if following != "apply":  # an update that was refused, then as now, is in no journal
+            if following != "apply":  # an update that was refused, as in the run, is not in the journal
                 raise _mismatch(
-                    f"{learner} does '{what}' where '{following}' comes next (version {self._master.version})"
+                    f"{learner} does '{what}' where '{following}' is expected (version {self._master.version})"
                 )
 
     def _rollout(self, actor: int, index: int) -> Rollout:
@@ -333,7 +333,7 @@ class _Actor:
         """The recorded weights, and the number of steps that had been played when they were pulled."""
         pulled = next(self._pulls, None)
         if pulled is None:
-            raise _Diverged("a rollout takes more steps than it did")
+            raise _Diverged("a rollout takes more steps than in the run")
         self.version, self._progress.counts.played = pulled
         into.copy_(self._versions[self.version])
         return self.version

@@ -44,8 +44,8 @@ def assemble(
     schedule: Schedule | None = None,
     group: Alone = Alone(),  # noqa: B008  # it has no state
 ) -> Topology:
-    """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, where
-    it is not the one that the configuration begins with."""
+    """Builds the parts of a run around `network`, which becomes the master's. `schedule` is the learning rate's, if it
+    is not the one that the configuration gives."""
     try_callables(config, source, next(network.parameters()).device)
     journal, schedule = journal or NoJournal(), schedule or annealing(config)
     placement = placement_of(config, source)
@@ -59,7 +59,7 @@ def assemble(
     predicting = config.inference.predictors if config.inference.kind == "batched" else 0
     workers = WorkerCounts(gate, config.actor.count, predicting, config.learner.count)
     ready = ReadyLatch(gate, range(config.actor.count) if processes else ())
-    restarts = 0 if config.traits.serial else config.actor.restarts  # no other actor collects meanwhile
+    restarts = 0 if config.traits.serial else config.actor.restarts  # serial has no other actor
     master = _master(config, network, version, journal, group, shared=shared)
     weights = master if isinstance(master, HogwildMaster) else master.store
     predictions = None
@@ -144,7 +144,7 @@ def make_learners(
 def _master(
     config: TrainConfig, network: ActorCritic, version: int, journal: NoJournal, group: Alone, *, shared: bool
 ) -> Master | HogwildMaster:
-    """The weights being learned become those of `network`: what the master has, the network shows."""
+    """The master, whose weights `network` then shares: its parameters are views of them."""
     flat = FlatWeights(network)
     make_optimizer, workers = optimizer_maker(config.learner, flat.fixed), config.actor.count
     if not config.traits.learns_in_actors:
@@ -167,7 +167,7 @@ def build_statistics(
     shared: bool = False,
     gather: Gather | None = None,
 ) -> NormalizerStatistics | None:
-    """None where nothing is normalised."""
+    """None if nothing is normalised."""
     if not config.loss.normalize_reward and flat.module.normalizer is None:
         return None
     return NormalizerStatistics.of(flat, writers, shared=shared, gather=gather)

@@ -27,7 +27,7 @@ def named(settings: Mapping[str, Any], **passed: str | Callable[..., Any] | None
 
 
 def settle(config: TrainConfig) -> TrainConfig:
-    """`config` with the arguments of these callables as their signatures type them. Raises UsageError."""
+    """`config` with the arguments of these callables converted to the types of their signatures. Raises UsageError."""
     typed: dict[str, Any] = {}
     for choice in _CHOICES:
         if choice.kwargs:
@@ -40,5 +40,5 @@ def check_code(run: Path, config: TrainConfig) -> None:
     """For a run to be resumed or replayed. Raises UsageError for code in its directory, which may come from anybody;
     logs which files have changed since it began."""
     for choice in _CHOICES:
-        if choice is not BACKENDS:  # which is checked with the environment (`of_run`)
+        if choice is not BACKENDS:  # checked with the environment (`of_run`)
             choice.check_code(run, value_of(config, choice.setting), config.env.files)

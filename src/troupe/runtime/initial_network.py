@@ -30,9 +30,9 @@ def _make_network(
     config: TrainConfig,
     seeds: np.random.SeedSequence,
 ) -> ActorCritic:
-    """The network, its first weights drawn from the run's own seed; one's own module is copied."""
+    """The network, with initial weights drawn from the run's seed; a module of the user is copied."""
     observation_space, action_space = source.observation_space, source.action_space
-    # One thread: how many there are decides the last bits of an orthogonal matrix.
+    # One thread: the last bits of an orthogonal matrix depend on their number.
     with torch.random.fork_rng(devices=[]), one_torch_thread():
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         built = build(observation_space, action_space, config.network, source.masked)

@@ -1,4 +1,4 @@
-"""The cost of a step on this machine, and the number of actors that is fastest with it."""
+"""Measures the cost of a step on this machine, and computes from it the number of actors that is fastest."""
 
 import math
 import os
@@ -18,13 +18,13 @@ from troupe.runtime.progress import preempted_seconds
 
 _SECONDS = 0.25  # for the environment; acting takes a tenth of it for each size
 _BACKEND_SECONDS = 0.05  # for each backend
-_EXPECTED = 0.1  # of the most steps that a run may have: most runs reach their target long before
+_EXPECTED = 0.1  # expected length of a run, relative to its limit: most runs reach their target long before
 _MIN_GAIN = 1.05  # more actors must be that much faster: they cost memory and lag
 
 
 @dataclass(frozen=True)
 class Costs:
-    """In seconds. An environment that waits (for a simulator, a device) takes more time than processor time."""
+    """Seconds. An environment that waits (for a simulator, a device) takes more time than processor time."""
 
     step: float  # of one environment
     step_computing: float  # processor time of it
@@ -69,7 +69,7 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
 def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[str, float]:
     """Core-seconds of a step by each backend, of `count` environments together.
 
-    A backend is left out where the run would hardly save as much as its start costs (EnvPool's import).
+    A backend is left out if the run would hardly save as much time as its start costs (EnvPool's import).
     """
     costs: dict[str, float] = {}
     for name in source.backends:
@@ -110,8 +110,8 @@ def _play(
 
 
 def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
-    """Seconds for each of about `size` observations in one forward and backward pass. For a recurrent network it
-    matters how many `steps` follow one another."""
+    """Seconds for each of about `size` observations in one forward and backward pass. For a recurrent network they are
+    in sequences of `steps`."""
     device = next(network.parameters()).device
     space = network.packing.space
     rows = (min(steps, size), max(1, size // steps)) if network.state_size else (1, size)

@@ -1,4 +1,4 @@
-"""Metrics of all learners, epochs and minibatches since the last report, without waiting for a device in between."""
+"""Means of metrics over all learners, epochs and minibatches since the last report, without waiting for a GPU."""
 
 import threading
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ class MetricMeans:
         self._lock = threading.Lock()
 
     def add(self, metrics: Mapping[str, Tensor | float], weight: float) -> None:
-        """`metrics` are means over `weight` rows (or updates, or steps); 0 rows say nothing."""
+        """`metrics` are means over `weight` rows (or updates, or steps); those over 0 rows are ignored."""
         if not weight:
             return
         with self._lock:
@@ -30,7 +30,7 @@ class MetricMeans:
                 self._sum_up()
 
     def merge(self, totals: Totals) -> None:
-        """Adds what was taken elsewhere."""
+        """Adds the result of another's `take`."""
         with self._lock:
             self._merge(totals)
 

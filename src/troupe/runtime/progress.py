@@ -102,7 +102,7 @@ class Progress:
             return self.counts.restarts
 
     def notice_once(self, notices: Mapping[str, str]) -> None:
-        """Adds the notices about anything that there was no notice about yet."""
+        """Adds the notices whose subjects (the keys) had none yet."""
         if notices.keys() <= self._once.keys():
             return
         with self._lock:
@@ -191,7 +191,7 @@ class Stopwatch:
         """Returns the seconds of the stage before, without those in which it was preempted."""
         now = time.perf_counter()
         spent = now - self._since if self.stage else 0.0
-        if spent > _LONG_SECONDS:  # reading the preempted seconds costs 20 us; in less time they are nothing
+        if spent > _LONG_SECONDS:  # reading the preempted seconds costs 20 us: not worth it for shorter stages
             total = preempted_seconds()
             preempted = min(max(total - self._preempted, 0.0), spent)
             self.add({PREEMPTED: preempted})

@@ -1,4 +1,4 @@
-"""A run between two batches: all that a checkpoint keeps of its parts."""
+"""The state of a run between two batches, as a checkpoint keeps it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +12,11 @@ from troupe.runtime.progress import Counts, Episode, Progress
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy. `streams` is what else decides how the run goes on: generators, environments, episodes under
-    way. None where they cannot be had, because threads are in the middle of something."""
+    """A copy. `streams` is everything else that determines how the run continues: generators, environments,
+    episodes under way. It is None if that cannot be saved, because threads are at work."""
 
     weights: Tensor
-    eval_weights: Tensor  # what there is to evaluate: the weights, or their running mean
+    eval_weights: Tensor  # the weights to evaluate: these, or their moving average
     optimizer: dict[str, Tensor]
     version: int
     counts: Counts

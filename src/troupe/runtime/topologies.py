@@ -34,7 +34,7 @@ AfterBatch = Callable[[], None]
 
 
 class Topology(ABC):
-    """Everything that moves in a run, and how it works together."""
+    """The actors, predictors and learners of a run, and how they work together."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Topology(ABC):
 
     @abstractmethod
     def _deliver(self, runner: ActorRunner, after_batch: AfterBatch) -> Callable[[Rollout], None]:
-        """What becomes of a rollout that an actor has filled."""
+        """Where a rollout goes that an actor has filled."""
 
     def _actor_threads(self, after_batch: AfterBatch) -> list[tuple[str, Callable[[], None]]]:
         named = [("cluster" if self.cluster else f"actor-{each.number}", each) for each in self.runners]
@@ -87,7 +87,7 @@ class Topology(ABC):
         return deliver_ready
 
     def look_after(self, supervisor: Supervisor, after_batch: AfterBatch) -> None:
-        """To be called again and again: replaces actors that hang."""
+        """Called repeatedly: replaces actors that hang."""
         for runner in self.runners:
             if successor := runner.successor():
                 supervisor.start(f"actor-{runner.number}", partial(successor, self._ready(runner, after_batch)))
@@ -129,7 +129,7 @@ class Topology(ABC):
         return next((each for each in self.runners if isinstance(each, ClusterRunner)), None)
 
     def describe(self, placed: str) -> str:
-        """One line about who plays and who learns; `placed` says where actors run."""
+        """One line with the numbers of actors, predictors and learners; `placed` says where actors run."""
         actors = f"{self.workers.current['actors']} x {self.config.actor.environments} environments in {placed}"
         described = f"{self.config.topology}: {actors}, {self._learning()} on {self.master.vector.device.type}"
         return f"{described}, the same in each of {self.group.size} ranks" if self.group.size > 1 else described
@@ -147,22 +147,22 @@ class Topology(ABC):
         return runner if type(runner.actor) is Actor else None
 
     def snapshot(self) -> Snapshot:
-        """What a checkpoint keeps. For whoever holds the master's lock."""
+        """What a checkpoint keeps. The caller holds the master's lock."""
         return Snapshot.of(self.master, self.progress, novelty=self._novelty())
 
     def rewind(self) -> None:  # noqa: B027
-        """Undoes, in a run that was stopped, what a checkpoint will not keep."""
+        """After a stop, undoes what the checkpoint will not contain."""
 
     def roll_back(self, weights: Tensor, step_factor: float) -> None:
-        """Continues from `weights` with a smaller learning rate. For whoever holds the master's lock, between two
-        batches."""
+        """Continues from `weights` with a smaller learning rate. Called between two batches, with the master's lock
+        held."""
         self.master.roll_back(weights, step_factor)
 
     def _novelty(self) -> list[dict[str, Any]]:
         return [learner.curiosity.state() for learner in self.learners if learner.curiosity]
 
     def restore_novelty(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """What was new when a checkpoint was written."""
+        """Restores the learners' novelty predictors from a checkpoint."""
         for learner, state in zip(self.learners, states, strict=False):
             if learner.curiosity:
                 learner.curiosity.restore(state)
@@ -185,7 +185,7 @@ class _Queued(Topology):
             self.journal.batch(wanted)
             self.progress.consume(wanted, self.master.version)
         self.group.count(self.progress)
-        if len(wanted) == 1:  # learned from where it lies: a rollout of images is worth not copying
+        if len(wanted) == 1:  # used in place: a rollout of images is expensive to copy
             learner.learn(wanted[0])
         batch = stack(wanted) if len(wanted) > 1 else None
         self.queue.release(rollouts)
@@ -209,8 +209,8 @@ class _Queued(Topology):
 class Serial(_Queued):
     """One actor and one learner take turns in one thread.
 
-    A checkpoint is of the end of the last batch, with every random stream and the episodes under way, however far
-    the next batch is: a run resumed from there is the run that was never stopped.
+    A checkpoint holds the state at the end of the last batch, with every random stream and the episodes under way,
+    however far the next batch has come: a run resumed from it is the same as one that was never stopped.
     """
 
     _end_of_batch: Snapshot | None = None
@@ -229,7 +229,7 @@ class Serial(_Queued):
             after_batch()
             runner.watch.start(WAIT)
 
-        if restored:  # the stop may have come in the middle of what followed the last batch
+        if restored:  # the stop may have interrupted what follows a batch
             with self.master.lock:
                 after_batch()
         while True:
@@ -245,7 +245,7 @@ class Serial(_Queued):
         return None
 
     def end_batch(self) -> None:
-        """Takes the snapshot that checkpoints are made of until the next batch has ended."""
+        """Takes the snapshot from which checkpoints are made until the next batch has ended."""
         actors, learners = [each.state() for each in self._thread_runners], [each.state() for each in self.learners]
         shape = [self.config.actor.environments, self.config.actor.window_steps]
         streams = None if None in actors else {"shape": shape, "actors": actors, "learners": learners}
@@ -319,19 +319,19 @@ class Hogwild(Topology):
 def fresh(
     rollouts: list[Rollout], max_lag: int, master: Master | HogwildMaster, progress: Progress, *, drop: bool
 ) -> list[Rollout]:
-    """Counts the rollouts whose lag exceeds `max_lag` (0: no bound), and leaves them out where they are to be dropped.
+    """Counts the rollouts whose lag exceeds `max_lag` (0: no bound), and leaves them out if they are to be dropped.
 
-    Those from before a rollback are always left out. They were played by a policy that had collapsed: loss a3c would
-    take them for the restored policy's own, and of the others' ratios to such a policy little is left.
+    Those from before a rollback are always left out. The policy that played them had collapsed: loss a3c would treat
+    them as on-policy, and in the other losses their importance ratios would be close to 0.
     """
     if not (max_lag or master.oldest):
         return rollouts
     version, wanted = master.version, []
     for rollout in rollouts:
-        undone = rollout.oldest < master.oldest
-        stale = undone or (max_lag > 0 and lag_of(rollout, version).most > max_lag)
+        before_rollback = rollout.oldest < master.oldest
+        stale = before_rollback or (max_lag > 0 and lag_of(rollout, version).most > max_lag)
         if stale:
             progress.stale()
-        if not stale or not (undone or drop):
+        if not stale or not (before_rollback or drop):
             wanted.append(rollout)
     return wanted

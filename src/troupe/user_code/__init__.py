@@ -1,1 +1,1 @@
-"""Code of the user: callables from Python files, and what contains the errors they raise."""
+"""The user's code: callables from Python files, and handling of the errors they raise."""

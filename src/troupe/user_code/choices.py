@@ -1,8 +1,8 @@
 """Settings that take a built-in name or a callable of the user's: losses, optimizers, encoders, backends, placements.
 
-The user's callable is named `path/to/file.py:NAME` or `module:NAME`, or is passed as it is from Python
+The user's callable is named `path/to/file.py:NAME` or `module:NAME`, or is passed from Python
 (`troupe.train(loss=...)`). Some take arguments of their own, which are settings, typed by the callable's signature;
-those named like a setting of the same group have that setting's value.
+arguments with the name of a setting in the same group get that setting's value.
 """
 
 import re
@@ -29,12 +29,12 @@ def passed_name(value: object) -> str:
 class Choice:
     """A setting, `setting` ("loss.kind"), that chooses `what` ("loss"), which is also the keyword in Python.
 
-    `keyword` is how Python passes it, where that is not the keyword `what`. `if_changed` says what it means for a run
-    if the file of its callable has changed since it began.
+    `keyword` is how Python passes it, if that is not the keyword `what`. `if_changed` is the consequence, for messages,
+    if the file of its callable has changed since a run began.
 
-    Where the callable takes arguments of its own, `kwargs` is the table that holds them ("loss.kwargs") and `builtin`
-    has the built-in callables. The first `leading` arguments are given by position; of the others, those in `shared`
-    are settings of the group, and those in `passed` are given by the program.
+    If the callable takes arguments of its own, `kwargs` is the table that holds them ("loss.kwargs") and `builtin` has
+    the built-in callables. The first `leading` arguments are given by position; of the others, those in `shared` are
+    settings of the group, and those in `passed` are given by the program.
     """
 
     what: str
@@ -63,7 +63,7 @@ class Choice:
         return files.without_folder(name).removeprefix(PASSED)
 
     def load(self, name: str) -> Callable[..., Any]:
-        """The user's callable, whose file or module is executed; raises UsageError, in a line, where there is none."""
+        """The user's callable, whose file or module is executed; raises UsageError, in a line, if there is none."""
         if found := _passed.get((self.setting, name)):
             return found
         if name.startswith(PASSED):

@@ -14,7 +14,7 @@ class ExitAttempt(TroupeError):
 
 @contextmanager
 def user_code() -> Iterator[None]:
-    """Around code of the user's, such as an environment's import, construction, reset, step or close.
+    """For the user's code, such as an environment's import, construction, reset, step or close.
 
     Turns whatever it raises into an Exception; only an interrupt by a signal passes through.
     """

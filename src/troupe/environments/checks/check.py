@@ -67,7 +67,7 @@ class Report:
         }
 
     def lines(self) -> Iterator[str]:
-        cut = "" if self.complete else f"; cut short, for a check takes {_SECONDS:g} s"
+        cut = "" if self.complete else f"; cut short after {_SECONDS:g} s"
         yield f"{self.name}: {self.steps} steps of random actions, {self.episodes} episodes ended{cut}"
         for each in (*self.wrong, *self.unwise):
             yield f"{'wrong ' if each.wrong else 'unwise'}  {each.what}"

@@ -93,8 +93,8 @@ def _number(reward: Any) -> float:
         array = np.empty((), object)
     if array.size != 1:
         raise ContractError(
-            f"step returned a reward of shape {array.shape}: expected one number; a wrapper makes one of several "
-            "objectives (of mo-gymnasium's rewards its LinearReward)"
+            f"step returned a reward of shape {array.shape}: expected one number; a wrapper can combine several "
+            "objectives (mo-gymnasium's LinearReward)"
         )
     value = array.item()
     if not isinstance(value, Real):

@@ -28,7 +28,7 @@ def misfit(leaves: Sequence[Leaf], obs: Any) -> str:
         if array.dtype.kind not in "biuf":
             return f"{what} holds {type(value).__name__} ({array.dtype}), its space numbers ({leaf.space.dtype})"
         if (lost := _lost(array, np.dtype(leaf.space.dtype))) is not None:
-            return f"{what} holds {lost}, which its space's dtype cannot ({leaf.space.dtype})"
+            return f"{what} holds {lost}, which does not fit its space's dtype ({leaf.space.dtype})"
     return ""
 
 
@@ -74,8 +74,8 @@ class Limits:
         return self._outside(value)
 
     def outside_box(self, value: np.ndarray) -> tuple[int, str] | None:
-        """The index of the first environment whose value is outside its Box, and how; once only. This is no error, for
-        many declared bounds are wrong."""
+        """The index of the first environment whose value is outside its Box, and how; reported only once, and not as an
+        error, because many declared bounds are wrong."""
         if not self._box or self._low is None:
             return None
         found = self._outside(value)

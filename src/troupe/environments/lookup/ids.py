@@ -23,10 +23,12 @@ def lookup(env_id: str) -> EnvSpec:
     Raises UsageError in one line: no such id (with the nearest), or a missing package (with its pip command).
     """
     module, _, name = env_id.rpartition(":")
-    asked, others = packages.registrars(name, module)
     found = None if module else _registered(name)
+    if found:
+        return found  # without reading the entry points of all packages, which takes 50 ms
+    asked, others = packages.registrars(name, module)
     failed = ""
-    for register in () if found else (*asked, *others):
+    for register in (*asked, *others):
         try:
             with quiet_gymnasium(), user_code():
                 packages.load(register)

@@ -20,7 +20,7 @@ from troupe.extras import command
 
 # Of Gymnasium's own environments, some need an extra of ours with the name of their module.
 _GYMNASIUM = ("box2d", "mujoco")
-# One package writes the second name where it means the first with the name __root__.
+# One package uses the second name for what is the first with the entry point's name __root__.
 _GROUPS = ("gymnasium.envs", "gymnasium.envs.__root__")
 _GAMES = (
     "Alien|Amidar|Assault|Asterix|Asteroids|Atlantis|BankHeist|BattleZone|BeamRider|Berzerk|Bowling|Boxing|Breakout|"
@@ -104,7 +104,8 @@ def known(name: str) -> list[Package]:
 
 
 def registrars(name: str, module: str = "") -> tuple[list[Registrar], list[Registrar]]:
-    """What the id `name` names, and what else may register it; with `module`, only what belongs to its package."""
+    """The registrars that the id `name` refers to, and others that may register it; with `module`, only those of its
+    package."""
     if module:
         mine = [Registrar(package.registers) for package in KNOWN if root(module) in package.modules]
         return [Registrar(module), *mine, *(each for each in _declared() if root(each.module) == root(module))], []

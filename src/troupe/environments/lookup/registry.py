@@ -55,7 +55,7 @@ def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()
     values, plain = _fill(env_id, parameters, options.kwargs, texts)
 
     def build(config: Environment | None, **asked: Any) -> Env:
-        # -1 takes the registered time limit away, for `wrapping` puts its own around the wrappers.
+        # -1 removes the registered time limit: `wrapping` puts its own around the wrappers.
         limit: dict[str, Any] = {"max_episode_steps": -1} if options.max_steps else {}
         if is_game:
             return atari.single(env_id, config, **asked, **limit)
@@ -66,7 +66,7 @@ def from_registry(env_id: str, options: Environment, texts: Collection[str] = ()
         mode = "vector_entry_point"
         return gym.make_vec(lookup(env_id), num_envs=count, vectorization_mode=mode, **values, **limit)
 
-    # The registered threshold is of the registered environment.
+    # The registered threshold holds only for the environment as registered.
     source = _probed(env_id, build, parameters, options, values, None if changed else spec.reward_threshold)
     source = replace(source, kwargs=plain, changed=changed)
     if is_game:

@@ -18,7 +18,7 @@ Wrap = Callable[[Env], Env]
 def wrapping(config: Environment) -> Wrap:
     """A function that applies the wrappers in their order, and the time limit around them all.
 
-    Raises UsageError, in one line, for a wrapper that does not exist or is none.
+    Raises UsageError, in one line, for a wrapper that does not exist or is not one.
     """
     wrappers = [(name, _load(name)) for name in config.wrappers]
 
@@ -39,7 +39,7 @@ def _load(name: str) -> Wrap:
     wrapper = load_callable(name, "env.wrappers", "wrapper")
     itself = unwrapped(wrapper)
     if inspect.isclass(itself) and not issubclass(itself, gym.Wrapper):
-        raise UsageError(f"env.wrappers: {name} is no gymnasium.Wrapper")
+        raise UsageError(f"env.wrappers: {name} is not a gymnasium.Wrapper")
     known = list(parameters_of(itself).known.items())
     missing = [each for each, parameter in known[1:] if parameter.required]
     if missing:

@@ -1,4 +1,4 @@
-"""Closes environments within a deadline: some wait for a simulator that is gone."""
+"""Closes environments within a deadline: some wait forever for a simulator that is gone."""
 
 import logging
 import threading
@@ -12,7 +12,7 @@ _reported: set[str] = set()  # in this process: many environments may fail in th
 
 
 def report_failure(name: str, error: BaseException) -> None:
-    """Logs, once, that an environment's close raised, which costs the run nothing."""
+    """Logs, once, that an environment's close raised, which does no harm to the run."""
     text = one_line(error)
     if text not in _reported:
         _reported.add(text)
@@ -43,7 +43,7 @@ def close_in_time(close: Callable[[], object], name: str, seconds: float | None 
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        text = f"environment {name}: close() has not returned after {seconds:g} s, and is left behind"
+        text = f"environment {name}: close() has not returned after {seconds:g} s, and is abandoned"
         logging.getLogger("troupe").warning(text)
     elif failures:
         report_failure(name, failures[0])

@@ -54,7 +54,7 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        if self._over:  # it was restored at an episode's end: the vector does not know that its next step is a reset
+        if self._over:  # restored at an episode's end: the vector does not know that the next step is a reset
             obs, info = self.reset()
             return obs, 0.0, False, False, info
         row = self._row(action)  # before the environment can modify it

@@ -40,8 +40,8 @@ class Transition(NamedTuple):
 
 
 class Numbered(gym.Wrapper[Any, Any, Any, Any]):
-    """One environment of a batch: adds its index to what it raises. Of an info, whose entries may be anything and may
-    change from step to step, it passes on only those in `read`, of which Gymnasium makes arrays."""
+    """One environment of a batch: adds its index to what it raises. Of an info it passes on only the entries in `read`:
+    Gymnasium makes arrays of entries, and the others may be of any type and change from step to step."""
 
     def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
         super().__init__(env)
@@ -210,7 +210,7 @@ class VectorEnvironment:
             return self._none
         before, self._lives = self._lives, np.array(info["lives"])
         lost: np.ndarray = (self._lives < before) & ~terminated
-        self._lives[terminated | truncated] = 0  # the next game begins with none lost
+        self._lives[terminated | truncated] = 0  # so that the start of the next game is no loss
         return lost
 
     def _checked(self, obs: Any, info: Mapping[str, Any], ended: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""When a run has collapsed: it has lost what it had learned, and does not recover."""
+"""Detects that a run has collapsed: it has lost what it had learned, and does not recover."""
 
 import math
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class CollapseWatch:
 
     @property
     def first(self) -> Score | None:
-        """What the run began at."""
+        """The score at the start."""
         return self._evaluated.first
 
     @property
@@ -94,7 +94,7 @@ class CollapseWatch:
             self._evaluated.first = self._training.first = training
 
     def see(self, score: Score, training: Score | None = None) -> bool:
-        """Takes the next evaluation; whether it completes a collapse. One that has not fallen ends the collapse."""
+        """Adds an evaluation; returns whether it completes a collapse. One that has not fallen ends a collapse."""
         self._evaluated.see(score)
         if training is not None:
             self._training.see(training)
@@ -109,7 +109,7 @@ class CollapseWatch:
         return True
 
     def reset(self) -> None:
-        """Starts anew after a rollback: the next collapse takes as many evaluations as the first."""
+        """Starts again after a rollback: the next collapse takes as many evaluations as the first."""
         self._fallen, self._reported = 0, False
 
     def report_again(self) -> None:

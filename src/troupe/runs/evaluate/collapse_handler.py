@@ -1,4 +1,4 @@
-"""What a run does about a collapse: it reports it, and may roll back to its best weights."""
+"""What a run does about a collapse: reports it, and may roll back to the best weights."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,14 +25,14 @@ class CollapseHandler:
         self.collapses = self.rollbacks = 0
 
     def on_batch(self) -> None:
-        """Takes the first training episodes as the level that the run began at: they cost nothing, and the first
-        evaluation may find a policy that has already learned."""
+        """Takes the first training episodes as the level at which the run began: they cost nothing, and the first
+        evaluation may be of a policy that has already learned."""
         progress = self._topology.progress
         if self._watch.first is None and len(progress.recent) >= self._episodes:
             self._watch.begin(Score.of(np.array(progress.recent_returns())))
 
     def on_evaluation(self, verdict: Verdict, seconds: float) -> None:
-        """Answers a collapse, while everything stands still. `seconds`: of training so far."""
+        """Answers a collapse, while the run is paused. `seconds`: of training so far."""
         scores, steps, best_steps = verdict.scores, verdict.steps, verdict.best_steps
         training = self._topology.progress.recent_returns()[-self._episodes :]
         recent = Score.of(np.array(training)) if len(training) == self._episodes else None
@@ -63,7 +63,7 @@ class CollapseHandler:
         return {"collapses": self.collapses, "rollbacks": self.rollbacks}
 
     def state(self) -> dict[str, Any]:
-        """With what a rollback has changed of the master besides its weights."""
+        """Includes what a rollback has changed of the master besides its weights."""
         master = self._topology.master
         changed = {"step_factor": master.step_factor, "oldest": master.oldest}
         return {**self.summary(), **changed, "watch": self._watch.state()}

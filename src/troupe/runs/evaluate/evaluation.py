@@ -26,8 +26,8 @@ from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
-_SAVING = 10  # a batch is as large as keeps passes of the network to one part in so many of the time
-_MEASURED_STEPS, _MEASURED_SECONDS = 20, 0.5  # of one environment, to decide how large that is
+_SAVING = 10  # a measured batch is so large that passes of the network take one part in so many of the time
+_MEASURED_STEPS, _MEASURED_SECONDS = 20, 0.5  # of one environment, to choose that size
 _MOST_STEPS = 27_000  # of an episode: Atari's, 108,000 frames of which a step is four (Machado et al. 2018)
 
 
@@ -47,15 +47,15 @@ def most_steps(evaluation: Evaluation, source: EnvironmentSource) -> int:
 
 
 class Evaluator:
-    """Plays whole episodes in a batch of environments of its own.
+    """Plays whole episodes in its own batch of environments.
 
-    They are as `config` says, but fast, and as many as suit evaluations of the numbers of `episodes` that
-    will be asked for; losing a life in an Atari game does not end an episode. An episode that has not ended after
+    These follow `config`, but are chosen for speed, and their number suits evaluations of the numbers of `episodes`
+    that will be asked for; losing a life in an Atari game does not end an episode. An episode that has not ended after
     `max_steps` is cut off.
 
-    With `measured`, Python environments are fewer where their steps or resets are slow: one steps after the other, so a
-    batch saves only passes of the network, and the first episodes of a large one end late, perhaps after the time
-    that there is. The first evaluation measures it.
+    With `measured`, there are fewer Python environments if their steps or resets are slow: they step one after another,
+    so a batch saves only passes of the network, and the first episodes of a large one end late, perhaps after the time
+    limit. The first evaluation measures this.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Evaluator:
         measured: bool = False,
     ):
         config = replace(config, episodic_life=False)
-        if source.atari:  # those that have played their share still cost what the others do
+        if source.atari:  # games that have played their share still cost as much as the others
             count = min(*episodes, 32 if source.is_native(config) else 16)
             config = replace(config, threads=min(count, cores()))
         else:
@@ -94,12 +94,12 @@ class Evaluator:
         pulse: Float[np.ndarray, "1"] | None = None,
         progress: Callable[[Tally], None] = _ignore,
     ) -> Scores | None:
-        """Plays `episodes` episodes; None if `stopped` before they were done, and what is known by then once it is
-        `out_of_time`.
+        """Plays `episodes` episodes; returns None if `stopped` before they are complete, and the scores so far once it
+        is `out_of_time`.
 
-        Each environment plays a share fixed beforehand: taking whichever episodes end first would
-        favour the short ones. `pulse[0]` is the moment since which the environments have not answered, as an actor's.
-        `progress` is called before every reset and after every step.
+        Each environment plays a share fixed beforehand: taking whichever episodes end first would favour the short
+        ones. `pulse` shows since when the environments have not answered, as an actor's does. `progress` is called
+        before every reset and after every step.
         """
         pulse = np.zeros(1) if pulse is None else pulse
         if self._most:
@@ -140,7 +140,7 @@ class Evaluator:
         self._environment.close()
 
     def _choose_count(self, network: ActorCritic, pulse: Float[np.ndarray, "1"], stopped: Callable[[], bool]) -> None:
-        """Makes as many environments as keep the network's passes to a tenth of the time."""
+        """Makes as many environments as it takes for the network's passes to be a tenth of the time."""
         environment, state = self._environment, network.initial_state(1)
         environment.answer_to(pulse)
         playing: list[float] = []  # seconds of the reset and of each step
@@ -163,14 +163,14 @@ class Evaluator:
         count = min(self._most, math.ceil(_SAVING * min(acting) * len(acting) / sum(playing)))
         self._most = 0
         if count > 1:
-            with suppress(UsageError), _awaited(pulse):  # if there cannot be so many, one has to do
+            with suppress(UsageError), _awaited(pulse):  # if so many cannot be made, one has to do
                 self._environment = self._make(count)
                 environment.close()
 
 
 @contextmanager
 def _awaited(pulse: Float[np.ndarray, "1"]) -> Iterator[None]:
-    """Environments are asked for something: `pulse` holds since when they have not answered."""
+    """Marks in `pulse` since when a call of the environments is under way."""
     pulse[0] = time.monotonic()
     try:
         yield
@@ -201,13 +201,14 @@ def evaluate(
     backend: str | Callable[..., Any] | None = None,
     progress: Callable[[Tally], None] = _ignore,
 ) -> Scores:
-    """Evaluates the agent of a run directory, a checkpoint or a file (as `load`) in environments and with seeds of its
-    own.
+    """Evaluates the agent of a run directory, a checkpoint or a file (as `load`) in new environments with their own
+    seeds.
 
-    `greedy` plays the mode of the policy, otherwise actions are sampled; None is as the run was evaluated.
+    With `greedy` it plays the mode of the policy, otherwise actions are sampled; by default as in the run's
+    evaluations.
 
-    `env`, `network`, `encoder` and `backend` are needed only where the run was trained with those of a script; of
-    files it remembers the names.
+    `env`, `network`, `encoder` and `backend` are needed only if the run was trained with callables passed from Python;
+    those of files it finds by name.
     `progress` is called after every step with the episodes counted so far.
     """
     if episodes < 1:

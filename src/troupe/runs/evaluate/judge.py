@@ -1,4 +1,4 @@
-"""The judge: evaluates during training, keeps the best weights, and says when the target is reached."""
+"""The judge: evaluates during training, keeps the best weights, and decides when the target is reached."""
 
 import copy
 import math
@@ -24,16 +24,16 @@ from troupe.runtime.progress import Clock, Progress
 
 _PURPOSES = ("progress", "confirm", "final")
 _SHARE = 9  # evaluations wait until there was this many times as much training as evaluation,
-_PROMISING_SHARE = 2  # or only as the last one took, where training promises success
+_PROMISING_SHARE = 2  # or this many times as much as the last one took, if training returns reach the target
 _FREE_SECONDS = 2.0  # of evaluations, before they wait for training: a run may be over by then
-_LEAST_FINAL_SECONDS = 5.0  # for the evaluations after the run, where it had a limit on time
+_LEAST_FINAL_SECONDS = 5.0  # for the evaluations after a run with a time limit
 
 Condition = Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an evaluation found out about the weights of step `steps`."""
+    """The result of evaluating the weights of step `steps`."""
 
     scores: Scores
     steps: int
@@ -44,7 +44,7 @@ class Verdict:
 
 
 def target_of(config: Stop, source: EnvironmentSource) -> float | None:
-    """The mean return at which the run is solved; None where there is none."""
+    """The mean return at which the run is solved; None without a target."""
     if config.target == "auto":
         return source.reward_threshold
     return None if config.target == "none" else float(config.target)
@@ -54,8 +54,8 @@ def target_of(config: Stop, source: EnvironmentSource) -> float | None:
 def standstill(
     clock: Clock, gate: Gate, lent: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Iterator[None]:
-    """Actors, learners and the training clock pause inside. `lent` is entered first: where an evaluation has no
-    environments of its own, an actor lends its own."""
+    """Actors, learners and the training clock are paused inside. `lent` is entered first: with it, an actor lends its
+    environment to an evaluation that has none."""
     clock.stop()
     try:
         with lent(), gate.paused():
@@ -66,15 +66,15 @@ def standstill(
 
 
 class Judge:
-    """Evaluates the policy in environments of its own.
+    """Evaluates the policy in separate environments.
 
     The best weights are those with the highest mean less two standard errors. The target counts as
-    reached when `final_episodes` fresh episodes put even that lower bound at or above it; they are played
-    where an evaluation lets expect that.
+    reached when `final_episodes` fresh episodes put even that lower bound at or above it; these are played
+    when an ordinary evaluation makes it likely.
 
-    Evaluations have a tenth of the time; where as many training episodes would confirm the target, they have a third,
-    so that a run that has succeeded ends. Where the run has a limit on time, one that would exceed these shares of it
-    is given up. A serial run evaluates every so many steps whatever it costs. `log` takes a row for each evaluation.
+    Evaluations take a tenth of the time; a third, once the latest training episodes would confirm the target, so that
+    a run that has succeeded ends soon. In a run with a time limit, an evaluation that would exceed its share is
+    abandoned. A serial run evaluates every so many steps whatever it costs. `log` takes a row for each evaluation.
     """
 
     def __init__(
@@ -115,9 +115,9 @@ class Judge:
         return seconds >= self._promising_from and self._is_promising()
 
     def evaluate(self, weights: Tensor, steps: int, stopped: Condition) -> Verdict | None:
-        """Evaluates `weights`, while everything stands still.
+        """Evaluates `weights`, while the run is paused.
 
-        None where the run was `stopped` first, and then the evaluation is still due; or where it was given up.
+        None if the run was `stopped` first, and then the evaluation is still due; or if it was given up.
         """
         began = time.perf_counter()
         try:
@@ -140,13 +140,13 @@ class Judge:
         return {name: part.cpu().clone() for name, part in self._weights.named(vector).items()}
 
     def final_deadline(self) -> float:
-        """When (time.monotonic) the evaluations after the run must be over that ends now: they share a ninth of the
-        limit on time, or 5 s."""
+        """The time (time.monotonic) by which the evaluations after a run that ends now must be over: they share a ninth
+        of the time limit, at least 5 s."""
         seconds = max(self._limit_seconds / _SHARE, _LEAST_FINAL_SECONDS)
         return time.monotonic() + seconds if self._limit_seconds else math.inf
 
     def evaluate_newest(self, newest: Tensor, steps: int, interrupted: Condition, deadline: float = math.inf) -> bool:
-        """Whether the weights that a run ends with, which may not have been evaluated for long, are the best.
+        """Evaluates the weights that a run ends with, unless that has been done; returns whether they are the best.
 
         Takes at most half of the time until the `deadline`.
         """
@@ -163,9 +163,9 @@ class Judge:
     def final_evaluation(
         self, newest: Tensor, steps: int, interrupted: Condition, deadline: float = math.inf
     ) -> Scores | None:
-        """Evaluates the best weights in fresh episodes, as having been chosen among many flatters their score.
+        """Evaluates the best weights in fresh episodes: their earlier score is biased, as they were chosen by it.
 
-        What was played until the `deadline` counts; None where the evaluation was interrupted or abandoned.
+        What was played until the `deadline` counts; None if the evaluation was interrupted or abandoned.
         """
         self._weights.vector.copy_(newest if self.best_score is None else self._best)
         of_step = steps if self.best_score is None else self.best_steps
@@ -201,7 +201,7 @@ class Judge:
         return len(returns) == self._config.final_episodes and Score.of(returns).lower >= self._target
 
     def _verdict(self, weights: Tensor, steps: int, stopped: Condition, began: float) -> Verdict | None:
-        """None where a stop came first. Raises GivenUp where an evaluation takes too long."""
+        """None if a stop came first. Raises GivenUp if an evaluation takes too long."""
 
         def play(purpose: str, episodes: int, share: float) -> Scores | None:
             latest = began - self._spent + self._limit_seconds / share + _FREE_SECONDS
@@ -225,12 +225,12 @@ class Judge:
                 return None
             confirmed = scores.lower >= self._target
         self._evaluated = steps
-        improved = self._keep_best(scores, steps, whatever=confirmed)
+        improved = self._keep_best(scores, steps, always=confirmed)
         return Verdict(scores, steps, improved, confirmed, self._best, self.best_steps)
 
-    def _keep_best(self, scores: Scores, steps: int, *, whatever: bool = False) -> bool:
-        """Keeps the weights just evaluated if they are the best so far; says whether they are."""
-        better = whatever or self.best_score is None or scores.lower >= self.best_score
+    def _keep_best(self, scores: Scores, steps: int, *, always: bool = False) -> bool:
+        """Keeps the weights just evaluated if they are the best so far; returns whether they are."""
+        better = always or self.best_score is None or scores.lower >= self.best_score
         if better:
             self._best.copy_(self._weights.vector)
             self.best_score, self.best_steps = scores.lower, steps
@@ -246,8 +246,8 @@ class Judge:
         *,
         of_step: int | None = None,
     ) -> Scores | None:
-        """`of_step`: the training step that the evaluated weights are of, if not `steps`."""
-        # Of purpose and step, not of how often it has been evaluated: the same again after a stop.
+        """`of_step`: the training step of the evaluated weights, if not `steps`."""
+        # Seeded by purpose and step, not by the number of evaluations so far: the same again after a stop.
         key = (*self._seeds.spawn_key, _PURPOSES.index(purpose), steps)
         seeds = np.random.SeedSequence(self._seeds.entropy, spawn_key=key)
         scores = self._evaluator.run(

@@ -14,10 +14,10 @@ class Scores:
 
     returns: np.ndarray
     lengths: np.ndarray
-    greedy: bool = True  # or by sampled actions
+    greedy: bool = True  # or sampled actions
     cut_off: int = 0  # episodes that had not ended after evaluation.max_steps
     unfinished: int = 0  # episodes that had not ended when the time was over
-    asked: int = 0  # how many were to be played, where the time was over first
+    asked: int = 0  # the number of episodes asked for, if the time was over first
 
     @property
     def mean(self) -> float:
@@ -29,11 +29,11 @@ class Scores:
 
     @property
     def lower(self) -> float:
-        """Two standard errors below the mean: lucky episodes do not lift it."""
+        """Two standard errors below the mean, which a few lucky episodes do not raise."""
         return self.lower_of(len(self.returns))
 
     def lower_of(self, episodes: int) -> float:
-        """The `lower` to expect of so many episodes."""
+        """The `lower` to expect from so many episodes."""
         return self.mean - 2 * self.std / math.sqrt(episodes)
 
     @property
@@ -101,7 +101,7 @@ class Tally:
     def add(
         self, reward: Float[np.ndarray, " B"], reset: Bool[np.ndarray, " B"], ended: Bool[np.ndarray, " B"]
     ) -> None:
-        """One step of all; where `reset` holds, it was no step but the reset that follows an end."""
+        """Adds a step of all environments; where `reset` is true, it was not a step but the reset after an end."""
         self._total += reward
         self._length += ~reset
         cut = ~ended & (self._length >= self._max_steps)
@@ -117,8 +117,8 @@ class Tally:
         return _scores(self._episodes, greedy)
 
     def scores_so_far(self, *, greedy: bool) -> Scores:
-        """Of the rounds that every environment has completed, so that short episodes are not favoured; before the
-        first is complete, of the first episode of each, unfinished where it has not ended."""
+        """The scores of the rounds that every environment has completed, so that short episodes are not favoured;
+        before the first round is complete, those of each environment's first episode, finished or not."""
         played = np.bincount([each.environment for each in self._episodes], minlength=len(self._left))
         unfinished = self._left > 0
         whole = int(played[unfinished].min(initial=self._asked))

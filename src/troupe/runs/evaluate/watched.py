@@ -17,7 +17,7 @@ from troupe.runtime.execution.hang_detector import HangDetector, hung
 from troupe.runtime.execution.interruption import POLL_SECONDS, BackgroundWork
 from troupe.runtime.execution.runner import ThreadRunner
 
-# Environments may take so long for a last answer once the evaluation has been stopped, or its time is over.
+# How long environments may take to answer once the evaluation has been stopped, or its time is over.
 _STOP_SECONDS, _TIME_SECONDS = 0.8, 4.0
 
 
@@ -30,8 +30,7 @@ def make_evaluator(
 ) -> tuple["WatchedEvaluator", Callable[[], AbstractContextManager[None]]]:
     """What evaluates a run, and a context for each evaluation during training.
 
-    Where no second environment can be made, the only one is lent by its actor; raises UsageError where there is no
-    `lender`.
+    If no second environment can be made, the actor lends its own; raises UsageError if there is no `lender`.
     """
     evaluation, max_steps = config.evaluation, most_steps(config.evaluation, source)
     watched = partial(WatchedEvaluator, environment=source.id, hang_seconds=config.actor.hang_seconds, notice=notice)
@@ -71,7 +70,7 @@ class WatchedEvaluator:
         stopped: Callable[[], bool],
         out_of_time: Callable[[], bool],
     ) -> Scores | None:
-        """As Evaluator.run; raises GivenUp where the environments hang."""
+        """As Evaluator.run; raises GivenUp if the environments hang."""
         pulse, name = np.zeros(1), f"{threading.current_thread().name}-evaluation"
 
         def evaluate() -> Scores | None:
@@ -84,13 +83,13 @@ class WatchedEvaluator:
         while not work.wait(POLL_SECONDS):
             if hang_detector.hangs():
                 self._evaluator = None  # in the middle of a step, so it cannot be closed
-                stood = hung(self._environment, self._hang_seconds, work.stack())
-                self._notice(f"an evaluation is given up, and the run continues: {stood}")
+                why = hung(self._environment, self._hang_seconds, work.stack())
+                self._notice(f"an evaluation is given up, and the run continues: {why}")
                 raise GivenUp
             waited += POLL_SECONDS if stopped() or out_of_time() else 0.0
             if waited > (_STOP_SECONDS if stopped() else _TIME_SECONDS):
                 self._evaluator = None
-                self._notice(f"still in a step of {self._environment}, and left behind: an evaluation")
+                self._notice(f"an evaluation is still in a step of {self._environment}, and is abandoned")
                 return None
         return work.result()
 

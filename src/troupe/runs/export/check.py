@@ -18,7 +18,7 @@ from troupe.networks.recurrent import RecurrentState
 
 ROWS = 64
 TOLERANCE = 1e-4  # of an output's largest number, or of 1: float32 sums depend on their order
-LARGEST = 1e6  # of observations whose bounds are, say, the largest float: a network would overflow there
+LARGEST = 1e6  # limit for observations whose bounds are, say, the largest float: a network would overflow there
 
 Arrays = dict[str, np.ndarray]
 

@@ -121,7 +121,7 @@ class Policy(nn.Module):
         return tuple(self.outputs(network.policy(raw)).values())
 
     def _state(self, state: Tensor, first: Tensor, *last: Tensor) -> RecurrentState:
-        """Of the inputs behind the observation's."""
+        """The recurrent state from the inputs that follow the observation's."""
         if not last:
             return RecurrentState(state, first, first, state[:, 0])  # nothing reads the action and the reward
         *action, reward = last
@@ -184,7 +184,7 @@ class _Box(nn.Module):
         return {"action": action, "mean": mean, "log_std": log_std + self.unit.log()}
 
     def row(self, action: Tensor) -> Tensor:
-        """An action before it is clipped in the policy's unit."""
+        """An unclipped action in the policy's unit."""
         return ((action - self.middle) / self.unit).flatten(1).float()
 
 
@@ -280,7 +280,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _cause(error: Exception) -> str:
-    """The original error: torch wraps it into pages of advice, several times over."""
+    """The original error, which torch wraps in pages of advice, several times over."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

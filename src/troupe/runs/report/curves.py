@@ -15,7 +15,7 @@ from troupe.runs.store.metrics import read_metrics
 class Points:
     """Mean returns, each after so many environment steps and so many seconds of training.
 
-    `weights_steps` is the step that the evaluated weights are of; -1 where a run of an earlier version does not say.
+    `weights_steps` is the step of the evaluated weights; -1 in runs of earlier versions, which do not record it.
     """
 
     steps: Int[np.ndarray, " n"]
@@ -45,7 +45,7 @@ class Curve:
 
 
 def read_curve(run: str | os.PathLike[str]) -> Curve:
-    """Raises UsageError where there is no metrics.jsonl. What a resumed run repeated is in it once."""
+    """Raises UsageError if there is no metrics.jsonl. Steps that a resumed run repeated are in it once."""
     rows = read_rows(run)
 
     def of(kind: str) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from troupe.text import format_return, wrapped
 Mode = Literal["auto", "plain", "quiet", "silent"]
 
 ROW_SECONDS = 2.0, 30.0  # pause between plain rows: at first, and at most
-COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 letters
+COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 characters
 MOST_RETURNS = 256  # kept for the chart
 COUNT_SECONDS = 0.1  # between two counts of an evaluation's episodes
 
@@ -28,7 +28,7 @@ class Display:
 
     `auto` draws a panel on a terminal or in a notebook, and is `silent` elsewhere; `plain` always writes rows, `quiet`
     only notices and the result, `silent` nothing: its notices go to the logger "troupe". The stream is standard output
-    unless given; one that is closed meanwhile stops no run.
+    unless given; if it is closed meanwhile, the run continues.
 
     Drawing happens only within `report`, at most four times a second: no thread competes with training for the
     interpreter.
@@ -132,7 +132,7 @@ class _Returns:
 
 
 class _Rows(TextOutput):
-    """Plain rows of at most 80 letters, more and more rarely."""
+    """Plain rows of at most 80 characters, at growing intervals."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)

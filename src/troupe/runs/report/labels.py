@@ -1,12 +1,11 @@
 """Labels for several runs, from the settings in which they differ: the same label means the same settings."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from troupe import safe_files
-from troupe.config import fields, flatten
+from troupe.config import fields, settings_in
 from troupe.runs.store.checkpoint import newest_first
 from troupe.user_code.files import without_folder
 
@@ -19,7 +18,7 @@ _MOST = 3  # settings in a label
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings in the run's config.toml, as far as it can be read; those chosen by a measurement are "auto"."""
     try:
-        settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
+        settings = settings_in(safe_files.read(run / "config.toml").decode())
     except (OSError, ValueError, RecursionError):
         return {}
     if "env.id" in settings:
@@ -37,8 +36,8 @@ def read_measured(run: Path) -> list[str]:
 
 
 def read_target(run: Path, settings: Settings) -> float | None:
-    """The target return. One that is "auto" in the settings stands in the newest checkpoint's state.json and, once the
-    run has ended, in summary.json; None where neither is there yet."""
+    """The target return. If it is "auto" in the settings, it is read from the newest checkpoint's state.json or, once
+    the run has ended, from summary.json; None if there is neither yet."""
     target = settings.get("stop.target")
     if target == "auto":
         newest = newest_first(run)
@@ -48,10 +47,10 @@ def read_target(run: Path, settings: Settings) -> float | None:
 
 
 def labels(runs: Sequence[Settings]) -> list[str]:
-    """A label for each run, from the settings in which they differ, seeds excluded; the preset where none do.
+    """A label for each run, from the settings in which they differ, seeds excluded; the preset if none do.
 
-    Environment, preset and tuning determine most other settings, so these are compared only among runs that have
-    the three in common.
+    Environment, preset and tuning determine most other settings, so the others are compared only among runs that have
+    these three in common.
     """
     identities = [tuple(settings.get(name) for name in _IDENTITY) for settings in runs]
     environments = len({env for env, _, _ in identities}) > 1
@@ -88,7 +87,7 @@ def _same(one: Settings, other: Settings) -> bool:
 
 
 def _value(settings: Settings, name: str) -> Any:
-    """A run from before a setting existed has its default."""
+    """A run from before a setting existed has the setting's default."""
     known = fields().get(name)
     default = known.default if known else None
     value = settings.get(name, default)

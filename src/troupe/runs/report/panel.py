@@ -21,8 +21,8 @@ _STAGES = {  # the character of each in a bar, with Unicode and without, as colo
     "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
 }  # fmt: skip
 _UNKNOWN = "▓@", "cyan"
-_LAST = ("wait", "other", "preempted")  # stages that are shown behind what a part does
-_WIDTH, _NOTEBOOK_WIDTH = 100, 96  # letters, at most
+_LAST = ("wait", "other", "preempted")  # stages that are shown last
+_WIDTH, _NOTEBOOK_WIDTH = 100, 96  # characters, at most
 
 
 class TerminalPanel:
@@ -38,7 +38,7 @@ class TerminalPanel:
         self._live = Live(console=self._console, auto_refresh=False, vertical_overflow="crop")
 
     def draw(self, view: View) -> None:
-        self._live.start()  # nothing, if it is open already
+        self._live.start()  # no effect if it is open
         width, unicode = min(self._console.width, _WIDTH), self._console.encoding.startswith("utf")
         self._live.update(run_panel(view, width, unicode=unicode), refresh=True)
 
@@ -58,7 +58,7 @@ def in_notebook() -> bool:
 
 
 class TextOutput:
-    """Where lines are written one below the other, and nothing is drawn over."""
+    """Plain text: lines are appended, and nothing is redrawn."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -68,7 +68,7 @@ class TextOutput:
         self._stream.flush()
 
     def close(self) -> None:
-        """Nothing is to be put back."""
+        """There is nothing to restore."""
 
 
 class NotebookPanel(TextOutput):
@@ -93,7 +93,7 @@ class NotebookPanel(TextOutput):
 
 
 def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
-    """A row for each thing: its name, a chart or a number, and words, which are wrapped where there is little room."""
+    """A row for each quantity: its name, a chart or a number, and a text, which is wrapped if there is little room."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.panel import Panel
@@ -139,7 +139,7 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
 
 
 def _return_words(view: View) -> Iterator[str]:
-    """What the chart goes from and to; the training return now; the best evaluation and the target."""
+    """The range of the chart; the current training return; the best evaluation and the target."""
     row, limits, returns, best = view
     if returns:
         yield f"training return so far, {format_return(min(returns))} to {format_return(max(returns))}"

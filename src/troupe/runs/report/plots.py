@@ -211,7 +211,7 @@ def _draw_mean(
 
 
 def _end_of(line: Line) -> tuple[str, Points]:
-    """What a run is judged by among others: its final evaluation, or the last one where there is no final one."""
+    """The evaluation by which a run is compared with others: the final one, or else the last."""
     return ("*", line.curve.final) if len(line.curve.final.steps) else ("D", line.curve.evaluations)
 
 
@@ -242,7 +242,7 @@ def _draw_targets(panel: "Axes", groups: Groups) -> None:
 
 
 def _draw_gaps(panel: "Axes", lines: Sequence[Line], axis: str) -> None:
-    """Marks where a full disk left no metrics: the lines there only join what is on either side."""
+    """Marks where a full disk left no metrics: the lines there only connect the two sides."""
     gaps = [gap[:2] if axis == "steps" else gap[2:] for line in lines for gap in line.curve.gaps]
     for number, (start, end) in enumerate(gaps):
         panel.axvspan(
@@ -253,7 +253,7 @@ def _draw_gaps(panel: "Axes", lines: Sequence[Line], axis: str) -> None:
 def _draw_legend(figure: "Figure", panel: "Axes", note: str) -> None:
     handles, labels = panel.get_legend_handles_labels()
     widest = max(len(line) for label in labels for line in label.splitlines())
-    columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 letters fit into the width
+    columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 characters fit into the width
     legend = figure.legend(
         handles, labels, loc="outside lower center", ncols=columns, title=note or None, title_fontsize=9
     )  # fmt: skip

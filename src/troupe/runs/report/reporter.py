@@ -12,11 +12,11 @@ from troupe.runtime.progress import PAUSE, PREEMPTED, WAIT, Stopwatch
 from troupe.runtime.topologies import Topology
 
 _SHORTEST_SECONDS = 0.02  # the last report may come right after the one before: too soon to measure a speed
-_MOSTLY = 1 / 2  # of the time: whatever waits longer for others does not hold them up
+_MOSTLY = 1 / 2  # of the time: a part that waits longer than this for others is not the bottleneck
 _LEARNED = (  # in every report; None without an update since the last, and clip_fraction where the loss clips no ratio
     "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction", "explained_variance", "gradient_norm",
 )  # fmt: skip
-_FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # one batch more or less should not make the speed another
+_FEWEST_BATCHES, _LONGEST_SECONDS = 4, 5.0  # a speed is measured over so many batches, or after so long
 
 
 class Reporter:
@@ -126,10 +126,10 @@ def shares_of(seconds: Mapping[str, float]) -> dict[str, float]:
 def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
     """What holds the others up, as "part: stage": the largest stage of the part that waits least for others.
 
-    `shares` are of each part's time, by stage. Waiting for something else than another part (`env_wait`: the
+    `shares` are of each part's time, by stage. Waiting for something other than another part (`env_wait`: the
     environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
-    time) is a stage like computing: no other part could shorten it. "nothing" where every part waits for another most
-    of the time; "" as long as that part's stages are not known. Time taken by other programs is not a stage.
+    time) is a stage like computing: no other part could shorten it. "nothing" if every part waits for another most of
+    the time; "" as long as that part's stages are not known. Time taken by other programs is not a stage.
     """
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     if not waits:

@@ -1,4 +1,4 @@
-"""What a display shows of a run, in words: progress towards its limits, training return, bottleneck."""
+"""The texts of a display: progress towards the limits of a run, training return, bottleneck."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def limits_of(config: TrainConfig, target: float | None) -> Limits:
 
 
 class View(NamedTuple):
-    """What is drawn: a report, the training return since the beginning, and the best evaluation return."""
+    """What a display draws: a report, the training return since the beginning, and the best evaluation return."""
 
     row: Mapping[str, Any]
     limits: Limits
@@ -32,8 +32,8 @@ class View(NamedTuple):
 
 
 def progress(view: View) -> tuple[float, str]:
-    """The fraction of the way to the nearest limit, and in words; towards a target it is measured from the first
-    training return."""
+    """The fraction of the way to the nearest limit, and a text; towards a target it is measured from the first training
+    return."""
     limits, returns, steps, seconds = view.limits, view.returns, view.row["steps"], view.row["seconds"]
     towards: list[tuple[float, str]] = []
     if limits.steps:
@@ -66,7 +66,7 @@ def training_return(row: Mapping[str, Any]) -> str:
     return format_return(row.get("recent_return"))
 
 
-# Stages in which a part waits for something that is no part of the run: none could shorten it by being faster.
+# Stages in which a part waits for something outside the run: no other part could shorten them by being faster.
 _OUTSIDE = {
     "env_wait": "the environments' own waiting",
     "delay": "env.delay_seconds",

@@ -8,16 +8,16 @@ from jaxtyping import UInt8
 from troupe.config import UsageError
 
 RGBImage = UInt8[np.ndarray, "height width 3"]
-_EXPECTED = "expected is an array of height x width x 3"
+_EXPECTED = "expected an array of height x width x 3"
 
 
 class FrameConverter:
     """Converts the frames of one environment, called `title` in errors.
 
-    uint8 is taken as it is, uint16 as 0 to 65,535. Of other types the range decides: up to 1 (bools included) they are
+    uint8 is taken as it is, uint16 as 0 to 65,535. For other types the range decides: up to 1 (bools included) they are
     scaled to 255; once a number is above 1, all following frames are taken as 0 to 255. Grey becomes RGB, and
-    transparency is dropped. A frame of another size than the first is scaled to fit, with black bars where its
-    proportions differ, as a video and a window have one size.
+    transparency is dropped. A frame of another size than the first is scaled to fit, with black bars if its proportions
+    differ: a video and a window have one size.
     """
 
     def __init__(self, title: str):
@@ -26,7 +26,7 @@ class FrameConverter:
         self._size: tuple[int, int] | None = None  # height and width of the first frame
 
     def __call__(self, frame: Any) -> RGBImage:
-        """Raises UsageError, in one line, for what is no image."""
+        """Raises UsageError, in one line, for anything that is not an image."""
         image = self._to_bytes(self._to_rgb(frame))
         height, width = image.shape[:2]
         self._size = self._size or (height, width)
@@ -61,7 +61,7 @@ class FrameConverter:
         return scaled
 
     def _no_image(self, found: str) -> UsageError:
-        return UsageError(f"{self._title} cannot be shown: its render() returned no image but {found}; {_EXPECTED}")
+        return UsageError(f"{self._title} cannot be shown: its render() returned {found}, not an image; {_EXPECTED}")
 
 
 def _fitted(image: RGBImage, height: int, width: int) -> RGBImage:

@@ -1,4 +1,4 @@
-"""An agent plays to be shown: frames in the environment's own time, each with the agent's policy and value.
+"""Episodes of an agent as frames in the environment's own time, each with the agent's policy and value.
 
 What is shown and how fast is the same for a video, a window and the terminal, which only draw it.
 """
@@ -24,11 +24,11 @@ MAX_STEPS = 10_000  # an episode without a time limit is cut off here
 HISTORY_SECONDS = 10.0  # of values that are shown
 TOO_LATE_SECONDS = 0.03  # in real time, a frame later than this is dropped,
 LONGEST_SECONDS = 0.25  # unless none was shown for this long
-MAX_DELAY_SECONDS = 1.0  # behind real time; a longer pause is not made up for
+MAX_DELAY_SECONDS = 1.0  # behind real time; the time lost in a longer pause is not caught up
 
 
 class PlayingAgent(Protocol):
-    """What plays; `Agent` is one. `mask=` is passed where the environment gives a mask of allowed actions."""
+    """What plays; `Agent` is one. `mask=` is passed if the environment gives a mask of allowed actions."""
 
     def act(self, observation: Any, *, mask: Any = ...) -> Any: ...
 
@@ -40,7 +40,7 @@ class PlayingAgent(Protocol):
 class RecurrentAgent(Protocol):
     """A playing agent with a recurrent state, as `Agent` is: reset before each episode.
 
-    `reward=` of the step before is passed where it reads rewards.
+    `reward=`, that of the step before, is passed if it reads rewards.
     """
 
     @property

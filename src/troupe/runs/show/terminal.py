@@ -23,7 +23,7 @@ LEVELS = {True: " ▁▂▃▄▅▆▇█", False: " .:-=+*#%@"}  # with Unicod
 def show_terminal(
     agent: PlayingAgent, make_env: MakeEnv, episodes: int, seed: int, stream: TextIO | None = None
 ) -> list[float]:
-    """Plays in the terminal at the environment's own speed; where that is too fast, frames are dropped.
+    """Plays in the terminal at the environment's own speed; if that is too fast, frames are dropped.
 
     A character shows two pixels, as the upper half block in one colour on another. Where the encoding has no such
     block, frames are grey, in characters of growing brightness. The stream is standard output unless given.
@@ -64,7 +64,7 @@ def _full_screen(stream: TextIO) -> Iterator[None]:
 
 
 def _status(state: PlayState, unicode: bool, columns: int) -> str:
-    """The progress of the episode, and the value: its number, and its last seconds in what room there is."""
+    """The progress of the episode, and the value: its number and, if there is room, its last seconds."""
     text = (
         f"episode {state.episode + 1}/{state.episodes}  step {state.step:<5} "
         f"score {format_score(state.episode_return):<7} value {format_value(state.decision.value):<7}"

@@ -35,8 +35,8 @@ def watch(
     """Shows episodes of the agent of a run directory, a checkpoint or a file (as `load`); returns their returns.
 
     They are shown in a window, in the terminal, or in `video`, an .mp4 or .gif that is written; where there is no
-    display for a window, in videos/agent.mp4 of the run directory. `env`, `network`, `encoder` and `backend` are
-    needed only where the run was trained with those of a script; of files it remembers the names.
+    display for a window, in videos/agent.mp4 of the run directory. `env`, `network`, `encoder` and `backend` are needed
+    only if the run was trained with callables passed from Python; those of files it finds by name.
     """
     instead = None if video or terminal else video_without_display(Path(run))
     passed = {"network": network, "encoder": encoder, "backend": backend}
@@ -60,7 +60,7 @@ def show(
     """As `watch`, with its callables in `passed`, but raises UsageError where there is no display for a window."""
     agent, saved = load_with_code(run, **passed)
     make = partial(environment_of(agent, saved, env).make, config=saved.config.env)
-    # One thread: for one observation at a time, several would only wait for one another.
+    # One thread: for single observations, several would only wait for one another.
     with one_torch_thread():
         if video:
             return record(agent, make, Path(video), episodes, seed)

@@ -1,1 +1,1 @@
-"""The files of a run: written while it goes on, read afterwards."""
+"""The files of a run: written while it trains, read afterwards."""

@@ -98,11 +98,11 @@ def _remove(path: Path) -> None:
 
 
 def load(run: Path, warn: Callable[[str], None]) -> Checkpoint:
-    """The newest checkpoint that is whole; damaged ones are named through `warn`.
+    """The newest checkpoint that is whole; damaged ones are reported to `warn`.
 
-    Raises UsageError when `run` is no run directory or holds no whole checkpoint.
+    Raises UsageError if `run` is not a run directory or holds no whole checkpoint.
     """
-    read_config(run)  # says what is wrong where this is no run directory
+    read_config(run)  # raises if this is not a run directory
     paths = newest_first(run)
     for path in paths:
         try:
@@ -150,7 +150,7 @@ def _read(path: Path) -> Checkpoint:
             raise TroupeError(f"{name} does not match its hash")
     state = _parsed("state.json", data["state.json"])
     if not isinstance(state, dict):
-        raise TroupeError("state.json holds no table of values")
+        raise TroupeError("state.json does not hold an object")
     return Checkpoint(
         model=_weights(data, "model.safetensors"),
         best=_weights(data, "best.safetensors"),

@@ -16,7 +16,7 @@ from troupe.user_code.files import without_folder
 
 
 def run_name(env_id: str) -> str:
-    """An environment's id as a folder's name; a file stands there without its own folder."""
+    """An environment's id as a folder's name; of a file without its folder."""
     return re.sub(r"[^\w.-]+", "_", without_folder(env_id)).strip("_")
 
 

@@ -23,8 +23,8 @@ _UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
 class MetricsLog:
     """Appends rows to metrics.jsonl and to a TensorBoard file beside it.
 
-    A full disk does not end the run: there is one warning, `retry` tries again, and a row of kind "gap" then marks
-    the missing rows.
+    A full disk does not end the run: it is reported once, `retry` tries again, and a row of kind "gap" then marks the
+    missing rows.
     """
 
     def __init__(self, run: Path, warn: Callable[[str], None]):
@@ -56,7 +56,7 @@ class MetricsLog:
                 return
             except (OSError, ValueError) as error:  # ValueError: it could not be opened again
                 why = reason(error)
-                self._warn(f"metrics are no longer written: {why}; the run goes on, and each checkpoint tries again")
+                self._warn(f"metrics are no longer written: {why}; the run continues, and each checkpoint tries again")
                 self._close()
         self._missing = [*self._missing[:1], row]
         self._lost += 1
@@ -72,7 +72,7 @@ class MetricsLog:
             self._events.resume(steps)
 
     def retry(self) -> None:
-        """Resumes writing after a failure, where that is possible again."""
+        """Resumes writing after a failure, if that is possible again."""
         if not self._missing:
             return
         first, last = self._missing[0], self._missing[-1]
@@ -141,7 +141,7 @@ class MetricsLog:
 
 
 def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl. A line that a crash cut short is passed over."""
+    """The rows of a run's metrics.jsonl. Lines that a crash left incomplete are skipped."""
     run = Path(run)
     file = run / "metrics.jsonl"
     if not file.is_file():

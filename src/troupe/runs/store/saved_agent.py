@@ -38,7 +38,7 @@ def read(path: Path, warn: Callable[[str], None]) -> SavedAgent:
     """The best agent of a run directory, that of a checkpoint folder as it was at that step, or the agent of a file.
     Nothing is executed or unpickled.
 
-    Damaged checkpoints of a run are named through `warn`. Raises UsageError where `path` is none of these.
+    Damaged checkpoints of a run are reported to `warn`. Raises UsageError if `path` is none of these.
     """
     if path.suffix == SUFFIX and path.is_file():
         return _read_file(path)

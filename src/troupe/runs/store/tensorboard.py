@@ -6,14 +6,13 @@ TensorBoard's own writer has a thread, which ends in a traceback when the disk i
 import os
 import socket
 import time
-import tomllib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from troupe import safe_files
-from troupe.config import flatten
+from troupe.config import settings_in
 
 GROUPS = {  # of the keys of a report that are curves
     "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
@@ -26,7 +25,7 @@ IF_CHANGED = {
     "loss": "skipped_updates",
     "policy": "epsilon",
     "queue": "numbers stale restarts",
-}  # mostly the same all the time
+}  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
 TRAINING = {  # of the exploring actors; other keys keep their names
     "return_mean": "training", "return_min": "training_min", "return_max": "training_max",
@@ -63,7 +62,7 @@ class EventFile:
         self._write_settings(run)
 
     def resume(self, steps: int) -> None:
-        """What earlier files say of later steps no longer counts."""
+        """Makes TensorBoard ignore what earlier files hold for later steps."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         self._begin = steps
@@ -105,7 +104,7 @@ class EventFile:
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 
         try:
-            settings = dict(flatten(tomllib.loads(safe_files.read(run / "config.toml").decode())))
+            settings = settings_in(safe_files.read(run / "config.toml").decode())
         except (OSError, ValueError, RecursionError):
             return
         start = plugin_data_pb2.SessionStartInfo(start_time_secs=time.time())
@@ -131,7 +130,7 @@ class EventFile:
 
 
 def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Tags and values: GROUP/KEY. What a loss of the user's adds to a report stands with the losses."""
+    """Tags and values: GROUP/KEY. Metrics of the user's loss are in the group of losses."""
     row = dict(row)
     yield from _numbers({"own": row.pop("own", {})})
     if row["kind"] == "report":

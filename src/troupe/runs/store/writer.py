@@ -15,8 +15,8 @@ from troupe.runtime.journal import Journal
 class RunWriter:
     """Writes into a run's directory; if that is moved or deleted, it continues in a new one and reports it to `warn`.
 
-    A checkpoint is of use only beside a config.toml: there is one wherever a checkpoint is written. Raises
-    UsageError where the directory cannot be written at the start.
+    A checkpoint is of use only beside a config.toml, so one is written wherever a checkpoint is. Raises UsageError if
+    the directory cannot be written at the start.
     """
 
     def __init__(

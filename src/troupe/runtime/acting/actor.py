@@ -31,10 +31,10 @@ class Actor:
     (double-buffered sampling, Petrenko et al. 2020, section 3.1). The two overlap only where environments step in
     threads of their own (a native batch).
 
-    `pulse[0]` is the time (time.monotonic) since which the environment has not answered, 0 while nothing is asked of
-    it; the actor's owner detects hangs by it. Each answer of one environment of a batch renews it. With `gamma` the
-    actor records the past returns that rewards are normalised by. `states` is for a recurrent policy. An actor that is
-    `alone` in its process can tell waiting from computing inside its environment.
+    `pulse[0]` is the time (time.monotonic) at which the environment was called or one of a batch last returned, 0 while
+    no call is under way; the actor's owner detects hangs by it. With `gamma` the actor records the past returns by
+    which rewards are normalised. `states` is for a recurrent policy. An actor that is `alone` in its process can
+    distinguish waiting from computing inside its environment.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Actor:
             self._obs = np.concatenate([one.reset(seed) for one, seed in zip(environments, each, strict=True)])
         count = len(self._obs)
         self._first = np.ones(count, np.bool_)
-        self._ended = np.zeros(count, np.bool_)  # whose next step is a reset row
+        self._ended = np.zeros(count, np.bool_)  # environments whose next step is a reset row
         self._episodes = EpisodeCounter(count)
         self._past = PastReturn(count, gamma) if gamma is not None else None
         self._states = states
@@ -155,7 +155,7 @@ class Actor:
         }
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
-        """Restores `state`; returns a notice if environments could not be brought back to where they were."""
+        """Restores `state`; returns a notice if environments could not be restored."""
         assert isinstance(self._inference, LocalInference)
         self._inference.restore(state["inference"])
         self._episodes.restore(state["episodes"])
@@ -165,15 +165,15 @@ class Actor:
             self._states.restore(state["memory"])
         self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
         (group,) = self._groups
-        strayed = group.environment.restore(state["environment"], self._obs)
-        if not strayed:
+        diverged = group.environment.restore(state["environment"], self._obs)
+        if not diverged:
             return []
-        self._first[strayed], self._ended[strayed] = True, False
-        self._episodes.forget(strayed)
+        self._first[diverged], self._ended[diverged] = True, False
+        self._episodes.forget(diverged)
         if self._past is not None:
-            self._past.total[strayed] = 0.0
+            self._past.total[diverged] = 0.0
         return [
-            f"{len(strayed)} of {group.environment.count} environments did not reach the same state when their "
+            f"{len(diverged)} of {group.environment.count} environments did not reach the same state when their "
             "episodes were replayed with the same seeds and actions; these begin new episodes, so the run differs from "
             "one without a stop (docs/reproducibility.md)"
         ]

@@ -1,4 +1,4 @@
-"""What an actor is made from: the same plan whether it runs in a thread or travels to a process."""
+"""What an actor is made from: the same plan whether it runs in a thread or is sent to a process."""
 
 import copy
 import math
@@ -54,9 +54,9 @@ class ActorPlan:
         """The actor of this plan; `generation` counts its predecessors, whose streams it must not repeat."""
         environment_seed, action_seed = self._seeds(generation)
         source, count, rewards = self.source.value, self.config.actor.environments, self.objective.rewards
-        restorable = self.config.traits.serial  # then a checkpoint puts environments back where they were
+        restorable = self.config.traits.serial  # then a checkpoint restores the environments
         make = source.make_restorable if restorable else source.make_vector
-        # Those that are put back, or served by a predictor, are one group.
+        # Environments that are restored, or served by a predictor, are one group.
         whole = restorable or isinstance(self.policy_source, PredictionClient)
         parts = 1 if whole else min(self.config.actor.parts, count)
         sizes = np.bincount(np.arange(count) % parts).tolist()
@@ -80,7 +80,7 @@ class ActorPlan:
             inference = LocalInference(learner.weights, weights, generator(action_seed), gate)
             return Worker(self.number, actor(inference), learner, weights, progress)
         own = FlatWeights(network)
-        # Cast once for a rollout, not for every step; but running means and recurrent states add up, in float32.
+        # Cast once per rollout, not per step. Running means and recurrent states accumulate errors: these stay float32.
         exact = network.normalizer is not None or network.state_size or own.buffers
         own.move_to(own.vector.to(self.device, torch.float32 if exact else network.precision))
         draws = generator(action_seed, own.vector.device)

@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.1
 
 class InferenceOutput(NamedTuple):
     action: np.ndarray  # [B, ...], rows of numbers (environments/actions.py)
-    log_prob: np.ndarray  # [B], under the policy that really acted, exploration included
+    log_prob: np.ndarray  # [B], under the policy that acted, exploration included
     version: int  # of the weights
     next_state: np.ndarray | None = None  # [B, S], of a recurrent policy
 
@@ -55,12 +55,12 @@ class Inference(Protocol):
 
 
 def generator(seed: np.random.SeedSequence, device: torch.device | str = "cpu") -> torch.Generator:
-    """torch's generator for a stream of ours."""
+    """A torch generator with the seed of a NumPy seed sequence."""
     return torch.Generator(device).manual_seed(int(seed.generate_state(1, np.uint64)[0]))
 
 
 class LocalInference:
-    """A copy of the network in the actor's own hands, refreshed between rollouts only."""
+    """The actor's own copy of the network, refreshed between rollouts only."""
 
     def __init__(
         self, network: FlatWeights[ActorCritic], weights: Weights, generator: torch.Generator, gate: Gate | RemoteGate

@@ -1,7 +1,7 @@
 """The article's sliding window: n-step samples (s, a, R, s_n, mask), one for every step.
 
 A sample is a rollout of one row whose reward is the discounted sum R and whose horizon is the number
-of steps it spans, so that its discount is gamma^horizon and no learner of its own is needed.
+of steps it spans, so that its discount is gamma^horizon and the ordinary learner serves.
 """
 
 from collections import deque
@@ -23,12 +23,12 @@ class NStepSample(NamedTuple):
 
 
 class NStepWindow:
-    """The last n steps of one environment, and their discounted sum, kept up incrementally.
+    """The last n steps of one environment, and their discounted sum, updated incrementally.
 
-    The article subtracts the oldest reward and divides by gamma, which magnifies what rounding left by
-    1 / gamma with every step: in a long episode the sum drifts away. Here the sum has two parts that
-    are only ever added to, at the same cost per step: R up to some row for each of the rows before it,
-    worked out once in n steps, and R of what came after that row.
+    The article subtracts the oldest reward and divides by gamma, which magnifies rounding errors by
+    1 / gamma at every step, so that in a long episode the sum drifts. Here the sum has two parts that
+    are only added to, at the same cost per step: for each of the oldest rows, R up to the last of these
+    rows, computed once in n steps; and R of the rows that follow.
     """
 
     def __init__(self, steps: int, gamma: float):
@@ -38,10 +38,10 @@ class NStepWindow:
         self._tail = 0.0  # the same for all rows after those
 
     def push(self, row: Rollout) -> Iterator[NStepSample]:
-        """Takes one step (a rollout with T = B = 1); gives the samples that it completes.
+        """Adds one step (a rollout with T = B = 1); yields the samples that it completes.
 
         At an episode's end the window is emptied, each sample over the horizon that is left. The
-        article divides as if n steps were always there, which is wrong for the last n - 1 of an episode.
+        article divides as if there were always n steps, which is wrong for the last n - 1 of an episode.
         """
         if not row.valid[0, 0]:
             return
@@ -63,7 +63,7 @@ class NStepWindow:
         self._heads, self._tail = list(state["heads"]), state["tail"]
 
     def clear(self) -> None:
-        """The episode is not gone on with."""
+        """Forgets an episode that does not continue."""
         self._rows.clear()
         self._heads, self._tail = [], 0.0
 
@@ -110,7 +110,7 @@ class NStepActor:
         rollout.pulls, self._pulls = self._pulls, []
 
     def state(self) -> dict[str, Any] | None:
-        """The actor's, with all rows, and which of them are in the window and in samples not given yet."""
+        """The actor's, with all rows, and which of them are in the window and in samples not returned yet."""
         state = self._actor.state()
         if state is None:
             return None
@@ -127,7 +127,7 @@ class NStepActor:
 
     def restore(self, state: Mapping[str, Any]) -> list[str]:
         for i, row in enumerate(self._rows):
-            for name, kept in state["rows"].items():  # not all of them where the run is from before one of them
+            for name, kept in state["rows"].items():  # runs of earlier versions lack some
                 getattr(row, name)[...] = kept[:, [i]]
         self._next = state["next"]
         self._window.restore(state["window"], self._rows)
@@ -135,17 +135,17 @@ class NStepActor:
             NStepSample(self._rows[start], self._rows[last], total, horizon)
             for start, last, total, horizon in state["ready"]
         )
-        said = self._actor.restore(state)
-        if said:
+        notices = self._actor.restore(state)
+        if notices:
             self._window.clear()
-        return said
+        return notices
 
     def close(self) -> None:
         self._actor.close()
 
 
 def write_sample(sample: NStepSample, rollout: Rollout) -> None:
-    """A sample as a rollout of one row: from `start`, with what came after `last`."""
+    """A sample as a rollout of one row: from `start`, with what followed `last`."""
     start, last = sample.start, sample.last
     rollout.obs[0], rollout.obs[1] = start.obs[0], last.obs[1]
     rollout.first[0], rollout.first[1] = start.first[0], last.first[1]

@@ -1,1 +1,1 @@
-"""What actors and learners hand to one another: rollouts, the queue they circulate in, shared memory."""
+"""What actors and learners exchange: rollouts, the queue in which they circulate, shared memory."""

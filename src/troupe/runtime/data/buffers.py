@@ -12,13 +12,13 @@ from troupe.runtime.data.shared_memory import Block
 
 @dataclass(frozen=True)
 class RolloutBuffers:
-    """`queue` leads to the learners. `queues` has for each actor that from which it takes empty rollouts: the same
-    one, or a queue of its own where each actor learns from its own rollouts."""
+    """`queue` is the one that learners take rollouts from. `queues` has, for each actor, the one that it takes empty
+    rollouts from: the same one, or its own where each actor learns from its own rollouts."""
 
     spec: RolloutSpec
     queue: RolloutQueue
     queues: Sequence[RolloutQueue]
-    new: Callable[[], Rollout]  # in place of one that is lost with its actor
+    new: Callable[[], Rollout]  # allocates a replacement for one that is lost with its actor
     block: Block | None = None  # the shared memory that all are in
     slots: int = 0  # of the block
 
@@ -33,7 +33,7 @@ class RolloutBuffers:
         shared: bool,
         pinned: bool,
     ) -> "RolloutBuffers":
-        """Buffers = actors x `per_actor` + those that wait or are learned from: the queue's capacity, a batch at least.
+        """Buffers = actors x `per_actor` + those that wait or are learned from: the queue's capacity, at least a batch.
 
         With `shared` they are in memory that other processes see.
         """

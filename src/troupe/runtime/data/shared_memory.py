@@ -18,8 +18,8 @@ class Block:
     """Arrays by name in one piece of memory, all zero at first; `block["obs"]` is an array.
 
     With `shared`, a process that is started with the block sees the same bytes. The memory has no name
-    (on POSIX it is a file that is already removed), so it goes with the last process that has it, however
-    that ends.
+    (on POSIX it is a file that is already removed), so it is freed with the last process that has it,
+    however that ends.
     """
 
     def __init__(self, fields: Fields, *, shared: bool):
@@ -53,7 +53,7 @@ def _share(size: int) -> Any:
     except OSError as error:
         raise TroupeError(
             f"no {size / 1e6:,.1f} MB of memory to share with actor processes: {error.strerror or error}; "
-            "fewer actors or shorter rollouts need less, and --actor.place thread none"
+            "fewer actors or shorter rollouts need less, and --actor.placement thread none"
         ) from error
 
 
@@ -63,8 +63,8 @@ def _aligned(shape: tuple[int, ...], dtype: Any) -> int:
 
 
 class ByValue:
-    """Carries an object into a process started later: what was defined in a script, in a function or in
-    a notebook travels with its code, so the process need not import them. Unpacked when asked for."""
+    """Carries an object into a process started later: what is defined in a script, a function or a notebook
+    is pickled with its code, so the process need not import it. Unpickled at the first use."""
 
     def __init__(self, value: Any):
         self._value, self._packed = value, b""

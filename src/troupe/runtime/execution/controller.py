@@ -11,7 +11,7 @@ from troupe.runtime.progress import Progress
 
 _POLL_SECONDS = 0.02
 _MIN_GAIN = 1.03  # of a change that is kept, against noise
-_REST = 30  # trials between two rounds, in time, after a round without a gain
+_REST = 30  # pause after a round without a gain, in units of a trial's time
 
 
 class Controller:

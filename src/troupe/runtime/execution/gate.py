@@ -26,7 +26,7 @@ class Gate:
     every turn raises Closed.
 
     With `one_at_a_time`, only one thread is inside a turn. Threads share one interpreter lock, which torch releases at
-    every operation; where operations take microseconds, passing the lock on costs many times as much, and threads
+    every operation; where operations take microseconds, handing the lock over takes many times as long, and threads
     that take turns are faster than threads that compete.
 
     `switches` are for actors in other processes, where a `RemoteGate` reads them.

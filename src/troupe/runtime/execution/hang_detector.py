@@ -1,4 +1,4 @@
-"""Detects environments that hang, in threads and in processes, and reports where they do."""
+"""Detects environments that hang, in threads and in processes, and reports where in their code."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ _MAX_POLL_SECONDS = 0.2
 
 
 class HangDetector:
-    """Detects by its actor's pulse that an environment has not answered for `seconds` (0: never).
+    """Detects from an actor's pulse that its environment has not answered for `seconds` (0: never).
 
     Time is counted between polls, at most `_MAX_POLL_SECONDS` each: while this process itself is stopped (Ctrl-Z, a
     container that is paused), no environment hangs.

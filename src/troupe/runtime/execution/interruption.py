@@ -1,4 +1,4 @@
-"""Signals, and work that can be abandoned after one."""
+"""Signals, and work that a signal can interrupt."""
 
 import signal
 import threading

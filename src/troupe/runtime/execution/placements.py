@@ -1,6 +1,6 @@
-"""Where actors run: `actor.place` names a placement, which makes their runners.
+"""Where actors run: `actor.placement` names a placement, which makes their runners.
 
-A placement of one's own is a callable, passed from Python or named by its file (docs/extending.md).
+A custom placement is a callable, passed from Python or named by its file (docs/extending.md).
 """
 
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ from troupe.user_code.choices import Choice
 from troupe.user_code.files import unwrapped
 from troupe.user_code.guard import user_code
 
-PLACEMENTS = Choice("placement", "actor.place", if_changed="its actors run elsewhere than they did")
+PLACEMENTS = Choice("placement", "actor.placement", if_changed="its actors run elsewhere than they did")
 MakeRunners = Callable[[Sequence[ActorPlan], ActorContext], Sequence[ActorRunner]]
 
 
 @dataclass(frozen=True)
 class Placement:
-    """`make_runners` gets the actors' plans and what all have in common, and makes a runner for each, in order."""
+    """`make_runners` gets the actors' plans and what they share, and makes a runner for each, in order."""
 
     name: str
     make_runners: MakeRunners
@@ -41,17 +41,17 @@ class Placement:
         )
 
     def runners(self, plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
-        """Raises UsageError where a placement of the user's fails or does not make one for each plan."""
+        """Raises UsageError if a custom placement fails or does not make a runner for each plan."""
         if PLACEMENTS.is_builtin(self.name) or self.elsewhere:
             return list(self.make_runners(plans, context))
         try:
             with user_code():
                 runners = list(self.make_runners(plans, context))
         except Exception as error:
-            raise UsageError(f"actor.place = '{self.name}' failed: {one_line(error)}") from error
+            raise UsageError(f"actor.placement = '{self.name}' failed: {one_line(error)}") from error
         if [getattr(each, "number", None) for each in runners] != [plan.number for plan in plans]:
             raise UsageError(
-                f"actor.place = '{self.name}' made {len(runners)} runners for {len(plans)} actors; "
+                f"actor.placement = '{self.name}' made {len(runners)} runners for {len(plans)} actors; "
                 "it must make one for each plan, in order, with the plan's number"
             )
         return runners
@@ -79,17 +79,17 @@ def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
 
     Raises UsageError where that cannot be, and for an unknown name.
     """
-    name = config.actor.place
+    name = config.actor.placement
     if config.actor.cluster != "none":
         from troupe.runtime.cluster.placement import on_hosts  # what it needs is loaded for a run on a cluster only
 
         return Placement("cluster", on_hosts, in_processes=True, rollouts_per_actor=0, elsewhere=True)
     if config.traits.serial:
         if name not in ("auto", "thread"):
-            raise UsageError(f"actor.place = '{name}': topology serial has one thread for everything")
+            raise UsageError(f"actor.placement = '{name}': topology serial has one thread for everything")
         name = "thread"
     if name == "process" and not may_have_processes():
-        raise UsageError(f"actor.place = 'process': {NO_PROCESSES}; set it to thread, or to auto")
+        raise UsageError(f"actor.placement = 'process': {NO_PROCESSES}; set it to thread, or to auto")
     if name == "auto":
         threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
         name = "thread" if threads else "process"

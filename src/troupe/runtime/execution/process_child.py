@@ -125,7 +125,7 @@ def _die_with_the_parent() -> None:
     assert parent is not None
     if sys.platform == "linux":
         # By the kernel, when no process holds the other end of this pipe any more: an environment may be in a
-        # call that keeps the interpreter's lock, and no thread here would come to see it.
+        # call that keeps the interpreter's lock, and then no thread here could notice.
         import fcntl
 
         fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, -os.getpid())  # the whole group

@@ -62,8 +62,8 @@ _starting = threading.Lock()
 
 @contextmanager
 def no_main() -> Iterator[None]:
-    """Keeps multiprocessing from importing the user's script in every process, to find there what was pickled by name.
-    Nothing is: so a script needs no `if __name__ == "__main__"`."""
+    """Keeps multiprocessing from importing the user's script in every process, which it does for objects that were
+    pickled by name. Here there are none, so a script needs no `if __name__ == "__main__"`."""
     with _starting:
         main = sys.modules["__main__"]
         sys.modules["__main__"] = types.ModuleType("__main__")

@@ -70,7 +70,7 @@ class ActorProcess:
         self.receive(hang_seconds)
 
     def _launch(self) -> multiprocessing.process.BaseProcess:
-        """Does not keep the end of the run waiting for the server, which answers once it has imported torch."""
+        """Starts the process in a thread, so that the run can end while the server is still importing torch."""
         context = process_context()
         self._connection, connection = context.Pipe()
         self._ends = [self._connection]
@@ -230,5 +230,5 @@ def check_sendable(plan: ActorPlan) -> None:
     if wrong:
         raise UsageError(
             f"{one_line(wrong)}; make inside the factory what it holds from outside (files, locks, "
-            "connections), or set actor.place to thread"
+            "connections), or set actor.placement to thread"
         )

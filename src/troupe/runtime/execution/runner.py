@@ -31,8 +31,8 @@ Deliverer = Callable[[Deliver], None]
 
 @dataclass(frozen=True)
 class ActorContext:
-    """What all runners of a run have in common. A runner takes its turn when `workers` wants it, fills rollouts of
-    `buffers`, notes each in the `journal`, and counts what its actor plays in `progress`."""
+    """What all runners of a run share. A runner works while `workers` wants it, fills rollouts of `buffers`, records
+    each in the `journal`, and counts what its actor plays in `progress`."""
 
     progress: Progress
     gate: Gate
@@ -45,12 +45,12 @@ class ActorContext:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def replace(self, number: int, why: str) -> None:
-        """Counts and reports that actor `number` is replaced; raises TroupeError when enough have been.
+        """Counts and reports that actor `number` is replaced; raises TroupeError after `most_restarts` of these.
 
         The first line of `why` is the reason; a stack may follow.
         """
         reason, _, stack = why.partition("\n")
-        where = f"; it stood in\n{stack}" if stack else ""
+        where = f"; it was in\n{stack}" if stack else ""
         with self.lock:
             if self.progress.counts.restarts >= self.most_restarts:
                 limit = f"; no more actors are replaced: {self.most_restarts} is this run's actor.restarts"
@@ -72,11 +72,11 @@ class ActorRunner(Protocol):
         """What the actor spends its time on."""
 
     def run(self, deliver: Deliver) -> None:
-        """Hands filled rollouts to `deliver` until one of the calls raises Closed, at the run's end, and lets that
-        pass. Each has the actor's number, a generation (how often the actor has been replaced) and an index."""
+        """Calls `deliver` with each filled rollout until a call raises Closed, at the run's end, and does not catch
+        that. A rollout has the actor's number, a generation (how often the actor has been replaced) and an index."""
 
     def successor(self) -> Deliverer | None:
-        """Called again and again: the work of a second thread, where the first hangs and is left behind; else None."""
+        """Called repeatedly: the work for a second thread if the first hangs and is abandoned, else None."""
 
     def close(self) -> None:
         """Closes the environments, once `run` has ended."""
@@ -103,10 +103,10 @@ class ThreadRunner:
                 self.collect(deliver)
             finally:
                 if self._generation != generation:
-                    raise Retired  # whatever it has raised: another has its place
+                    raise Retired  # whatever it raised: another thread has replaced it
 
     def collect(self, deliver: Deliver) -> None:
-        """One rollout from an empty one to where it is wanted."""
+        """Fills one empty rollout and delivers it."""
         actor, self._thread = self.actor, threading.current_thread()
         actor.watch.start(WAIT)
         rollout = self.queue.acquire()
@@ -120,13 +120,14 @@ class ThreadRunner:
         deliver(rollout)
 
     def lend(self) -> VectorEnvironment:
-        """The actor's environments, to be played inside `lent` only, and once the run is over."""
+        """The actor's environments, to be used only inside `lent`, or after the run."""
         assert isinstance(self.actor, Actor)
         return self.actor.lend()
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """Inside, the actor is between two rollouts and its environments are another's; it begins new episodes then."""
+        """Holds the actor between two rollouts while its environments are used elsewhere; it then begins new
+        episodes."""
         assert isinstance(self.actor, Actor)
         while not self._collecting.acquire(timeout=POLL_SECONDS):
             if self._context.gate.stopped:
@@ -141,7 +142,7 @@ class ThreadRunner:
                 self._collecting.release()
 
     def state(self) -> dict[str, Any] | None:
-        """Between two rollouts: what `restore` needs; None where the actor cannot be put back."""
+        """What `restore` needs, between two rollouts; None if the actor cannot be restored."""
         assert not isinstance(self.actor, Worker)
         state = self.actor.state()
         return None if state is None else state | {"index": self._index}
@@ -179,7 +180,7 @@ class ThreadRunner:
             actor = self._build()
         finally:
             if self._generation != generation:
-                raise Retired  # it has taken too long, too
+                raise Retired  # this one hung, too
         self.actor = actor
         self.run(deliver)
 
@@ -192,7 +193,7 @@ class ThreadRunner:
 
 
 class ProcessRunner:
-    """An actor in a process, and the thread here that looks after it."""
+    """An actor in a process, and the thread here that exchanges rollouts with it."""
 
     def __init__(self, actor: ActorProcess, context: ActorContext):
         self.number, self.queue = actor.number, context.buffers.queues[actor.number]

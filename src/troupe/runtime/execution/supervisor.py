@@ -89,10 +89,10 @@ class Supervisor:
 
 
 def idlest_core() -> int | None:
-    """The processor that is idle most, for threads that take turns; None where none can be chosen.
+    """The processor that is idle most, for threads that take turns; None if the system does not let one choose.
 
-    Only one of them runs at a time, and finds the interpreter's memory in the cache if all run on one processor: on
-    two, the article's eight actors make half as many steps.
+    Only one of these threads runs at a time, and finds the interpreter's memory in the cache if all run on one
+    processor: on two, the article's eight actors make half as many steps.
     """
     if not hasattr(os, "sched_setaffinity"):
         return None

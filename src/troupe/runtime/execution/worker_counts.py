@@ -1,4 +1,4 @@
-"""How many actors, predictors and learners are at work, the limits of that, and a latch until actors are ready."""
+"""The numbers of active actors, predictors and learners, their limits, and a latch that opens when actors are ready."""
 
 import threading
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ def adjustment_limits(config: Adjust) -> dict[str, int]:
 
 
 def worker_limits(config: TrainConfig) -> dict[str, int]:
-    """The most workers of each kind that there can be."""
+    """The most workers of each kind that a run can have."""
     counts = {
         "actors": config.actor.count,
         "predictors": config.inference.predictors,
@@ -71,7 +71,7 @@ class ReadyLatch:
         return self._open.is_set()
 
     def add(self, actor: int) -> None:
-        """Actor `actor` is ready; saying so again changes nothing."""
+        """Actor `actor` is ready; calling it again changes nothing."""
         with self._lock:
             self._awaited.discard(actor)
             if not self._awaited:

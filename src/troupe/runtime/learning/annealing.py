@@ -11,7 +11,7 @@ from troupe.config import TrainConfig, UsageError, one_line, value_of
 from troupe.user_code.choices import Choice
 from troupe.user_code.guard import user_code
 
-_FLOOR = 0.25  # of the learning rate is left at the run's last step, where the schedule goes by that ("auto")
+_FLOOR = 0.25  # the factor that "auto" reaches at the run's last step
 SCHEDULES = {
     name: Choice(
         "schedule",
@@ -24,7 +24,7 @@ SCHEDULES = {
 
 
 def annealing(config: TrainConfig) -> Schedule:
-    """The factor of `learner.learning_rate`, by steps, of a run from its start to its limit."""
+    """The factor of `learner.learning_rate` as a function of steps, from a run's start to its limit."""
     return _own(config, "learning_rate") or _built_in(config)
 
 
@@ -42,13 +42,13 @@ def loss_schedules(config: TrainConfig) -> dict[str, ShareSchedule]:
 
 
 def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
-    """The user's schedule of this name. Raises UsageError, in a line, where it is not fit to be one."""
+    """The user's schedule of this name. Raises UsageError, in a line, if it cannot be one."""
     choice = SCHEDULES[name]
     chosen: str = value_of(config, choice.setting)
     if choice.is_builtin(chosen):
         return None
     if not config.stop.steps:
-        raise UsageError(f"{choice.setting}: what is done is a share of stop.steps, which is 0; set it")
+        raise UsageError(f"{choice.setting}: progress is measured in stop.steps, which is 0; set it")
     schedule, what = ShareSchedule(choice.load(chosen), config.stop.steps), f"schedule {choice.shown(chosen)}"
     for share in (0.0, 0.5, 1.0):
         try:
@@ -62,11 +62,11 @@ def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
 
 
 def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> Schedule:
-    """The schedule of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with, and `given`
-    says that `learner.anneal_steps` was set anew, which holds as if from the start.
+    """The schedule of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with. If
+    `learner.anneal_steps` was `given` to resume, it holds as if from the start.
 
     Otherwise "auto" continues from the present learning rate, without a jump, to a quarter of the first one at the new
-    limit; a number stays what it is. Raises UsageError where that has run out and nothing would be learned.
+    limit, and a number of steps is kept. Raises UsageError if the learning rate has fallen to 0.
     """
     done = state["counts"]["steps"]
     if own := _own(config, "learning_rate"):
@@ -92,7 +92,7 @@ def state_of(schedule: Schedule) -> list[float]:
 
 
 def described(schedule: Schedule, config: TrainConfig, steps: int) -> str:
-    """The schedule from step `steps` on, in words; "" where it is constant."""
+    """The schedule from step `steps` on, in words; "" if it is constant."""
     rate = config.learner.learning_rate
     if isinstance(schedule, ShareSchedule):
         name = SCHEDULES["learning_rate"].shown(config.schedules.learning_rate)

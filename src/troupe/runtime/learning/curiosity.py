@@ -1,7 +1,7 @@
-"""The bonus for what is new: computed by a learner for each of its batches, which the predictor then learns.
+"""Novelty bonuses: a learner computes them for each of its batches, on which the predictor is then trained.
 
-Each learner has one of its own, so that nothing is shared and a replay needs no notes of it: several
-learners see several parts of what is played, which are alike.
+Each learner has its own predictor, so nothing is shared and the journal need not record it. What the
+learners see is alike, so their predictors are.
 """
 
 import threading
@@ -34,13 +34,13 @@ class Curiosity:
             self.novelty = Novelty(packing, config).to(device)
         self._predictor = FlatWeights(self.novelty.predictor)
         self._optimizer = Adam(self._predictor.vector)
-        self._observations = RunningMoments.none(self.novelty.flat.features)
-        self._returns = RunningMoments.none(1)
-        self._level = 0.0  # of the discounted sums where the last batch ended
+        self._observations = RunningMoments.empty(self.novelty.flat.features)
+        self._returns = RunningMoments.empty(1)
+        self._level = 0.0  # mean of the discounted sums at the end of the last batch
         self._lock = threading.Lock()  # so that a checkpoint never sees half an update
 
     def bonus(self, rollout: Rollout) -> Bonus:
-        """The bonus for what follows each action, by what was known before this batch; nothing on a reset row."""
+        """The bonus for the observation after each action, by the predictor before this batch; 0 on reset rows."""
         with self._lock:
             valid = torch.from_numpy(rollout.valid).to(self._device)
             error = self._error(rollout.obs[1:], valid)
@@ -84,14 +84,14 @@ class Curiosity:
     def _scale(
         self, error: Float[Tensor, "T B"], discount: Float[Tensor, "T B"], valid: Bool[Tensor, "T B"]
     ) -> Float[Tensor, ""]:
-        """The running standard deviation of R_t = gamma R_{t-1} + error_t, over the ends of episodes (section 2.4).
+        """The running standard deviation of R_t = gamma R_{t-1} + error_t, across episode ends (section 2.4).
 
-        Which environment a column is differs from batch to batch, so each begins at the level at which, on
-        the average, the columns of the last batch ended.
+        A column is another environment in each batch, so all of them start from the mean with which the
+        columns of the last batch ended.
         """
         received = error.clone()
         received[0] += discount[0] * self._level
-        # Forwards in time is backwards from the end; a step is discounted by what it is itself.
+        # The scan runs backwards in time, so time is reversed; R_{t-1} is discounted by the factor of step t.
         sums = reverse_scan(received.flip(0), discount.flip(0)).flip(0)
         self._level = float(sums[-1].mean())
         self._returns.add(sums[valid].unsqueeze(1))

@@ -9,7 +9,7 @@ from troupe.runtime.progress import Progress, Stopwatch
 
 class Worker:
     """Collects a rollout with its copy of the shared weights, computes the gradient on that same copy, and
-    applies it to whatever the shared weights are by then, without waiting for anybody."""
+    applies it to whatever the shared weights are by then, without a lock."""
 
     def __init__(self, number: int, actor: Actor, learner: Learner, master: HogwildMaster, progress: Progress):
         self._number, self._actor, self._learner = number, actor, learner
@@ -21,7 +21,7 @@ class Worker:
         if self._master.statistics:
             self._learner.observe(rollout, self._number)
         gradient = self._learner.compute_gradient(rollout)
-        if rollout.oldest < self._master.oldest:  # the run has gone back to weights from before it
+        if rollout.oldest < self._master.oldest:  # it was played before a rollback
             self._progress.stale()
         else:
             self._progress.consume([rollout], self._master.version)

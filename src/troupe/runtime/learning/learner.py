@@ -1,4 +1,4 @@
-"""The learner: rollouts -> rewards -> returns -> loss -> gradient -> better weights."""
+"""The learner: rollouts -> rewards -> returns -> loss -> gradient -> new weights."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ class Rewards:
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss of (outputs, batch, **keywords), which is a mean over the valid rows, and what it is computed with."""
+    """A loss of (outputs, batch, **keywords), which is a mean over the valid rows, with its settings."""
 
     loss: LossFunction
     rewards: Rewards
@@ -87,7 +87,7 @@ def learning_rate(config: LearnerConfig, annealing: Schedule, counts: Counts) ->
 
 
 class Learner:
-    """Improves the master's weights, a batch of rollouts at a time, on a copy of the network of its own."""
+    """Improves the master's weights, one batch of rollouts at a time, using its own copy of the network."""
 
     def __init__(
         self,
@@ -117,11 +117,11 @@ class Learner:
         self.watch = Stopwatch()
 
     def learn(self, batch: Rollout) -> None:
-        """Makes the updates that one batch is good for, and publishes the weights.
+        """Makes all updates of one batch, then publishes the weights.
 
-        A rollback by another learner's batch ends it: what was collected before is not learned from.
+        A rollback that another learner's batch causes ends them: nothing collected before it is learned from.
         """
-        assert isinstance(self._master, Master)  # a hogwild worker calls the parts of it itself
+        assert isinstance(self._master, Master)  # a hogwild worker calls the single steps itself
         self.watch.start("learn")
         if self._master.statistics:
             with self._gate.turn(self.watch):
@@ -139,7 +139,7 @@ class Learner:
         self.watch.start("other")
 
     def minibatches(self, batch: Rollout) -> Iterator[tuple[Rollout, Bonus | None]]:
-        """The batch in every epoch, cut by whole environments in an order that is drawn anew."""
+        """The batch once for every epoch, split by whole environments in a new random order."""
         bonus, environments = self._bonus(batch), batch.reward.shape[1]
         parts = min(self._config.minibatches, environments)
         for _ in range(self._config.epochs):
@@ -150,7 +150,7 @@ class Learner:
                 yield columns(batch, chosen), bonus and bonus.columns(torch.from_numpy(chosen))
 
     def observe(self, batch: Rollout, writer: int = 0) -> None:
-        """Adds a batch to the statistics that observations and rewards are normalised by."""
+        """Adds a batch to the statistics by which observations and rewards are normalised."""
         rows = batch.valid
         numbers = None
         if self._network.normalizer is not None and rows.any():  # short rollouts may be reset rows and nothing else
@@ -185,8 +185,8 @@ class Learner:
 
     @contextmanager
     def _train_mode(self) -> Iterator[None]:
-        """For a user's network: dropout drops, by this learner's random stream, and batch normalisation uses the
-        batch. Everywhere else networks are in eval mode."""
+        """Train mode for a user's network: dropout is on, with this learner's random stream, and batch normalisation
+        uses the batch. Everywhere else networks are in eval mode."""
         if not self._network.has_user_modules:
             yield
             return
@@ -233,7 +233,7 @@ class Learner:
 
         def backward(number: int) -> Tensor:
             share = shares[number]
-            # As a scalar: to be handed a gradient for each output, torch imports its compiler, for seconds.
+            # As a scalar: with a gradient for each output torch would import its compiler, which takes seconds.
             parts = [(head * of_head[:, share]).sum() for head, of_head in zip(heads[number], gradients, strict=True)]
             return self.weights.gradient(torch.stack(parts).sum())
 
@@ -291,7 +291,7 @@ class Learner:
 
 
 def _learned(heads: NetworkOutput) -> list[Tensor]:
-    """What gradients come from: all but the mask."""
+    """The outputs that gradients flow through: all but the mask."""
     return [heads.parameters, heads.value, *(() if heads.bonus_value is None else (heads.bonus_value,))]
 
 
@@ -316,5 +316,5 @@ def to_batch(rollout: Rollout, rewards: Rewards, device: torch.device) -> Batch:
 
 
 def _to(device: torch.device, array: np.ndarray) -> Tensor:
-    """Without waiting for the copy: what computes with it on the device comes after it there."""
+    """Does not wait for the copy: operations on the device run after it."""
     return torch.from_numpy(array).to(device, non_blocking=True)

@@ -1,7 +1,7 @@
-"""Running statistics of observed numbers and of returns, by which both are normalised.
+"""Running statistics of numeric observations and of returns, by which observations and rewards are normalised.
 
-They are updated by the learners, once for each rollout that is learned from; so they do not depend on the number of
-actors or, but for rounding, on the order of rollouts.
+Learners update them once for each rollout that they learn from; so they do not depend on the number of actors or,
+except for rounding, on the order of rollouts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,15 +17,15 @@ from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.data.shared_memory import Block
 
-Gather = Callable[[Float[Tensor, "W 3 D"]], None]  # fetches the moments of writers that are elsewhere
-_TRIES = 100  # to read between two updates: a writer that was killed in the middle never ends its own
+Gather = Callable[[Float[Tensor, "W 3 D"]], None]  # fetches the moments of writers in other processes
+_TRIES = 100  # to read between two updates: a writer that is killed in the middle never completes its own
 
 
 class NormalizerStatistics:
-    """Moments of observed numbers, a column for each, and in a last column of discounted sums of rewards.
+    """Moments of numeric observations, one column for each number, and of discounted sums of rewards, the last column.
 
-    Each of `writers` has moments of its own, so that writers in other processes need no lock; the statistics are those
-    of all together. Those of the numbers are written into the weights (algorithm/normalization.py).
+    Each of `writers` has its own moments, so that writers in other processes need no lock; the statistics are those of
+    all merged. Those of observations are written into the weights (algorithm/normalization.py).
 
     Writers count the updates that they have begun and ended: a reader that finds them unequal reads again.
     """
@@ -39,8 +39,8 @@ class NormalizerStatistics:
         shared: bool = False,
         gather: Gather | None = None,
     ):
-        """`slices` say where the normaliser's parameters lie in the vector of weights: mean, scale and, where it is
-        exact, the mean's rounding error in float32."""
+        """`slices` are those of the normaliser's parameters in the vector of weights: mean, scale and, if it is exact,
+        the mean's rounding error in float32."""
         self._numbers, self._slices, self._gather = numbers, slices, gather
         counts: tuple[tuple[int, ...], Any] = ((writers,), np.int64)
         self._block = Block(
@@ -57,7 +57,7 @@ class NormalizerStatistics:
         shared: bool = False,
         gather: Gather | None = None,
     ) -> "NormalizerStatistics":
-        """For a network whose weights lie in a vector."""
+        """For a network whose weights are a vector."""
         normalizer = flat.module.normalizer
         if normalizer is None:
             return cls(0, (), writers, shared=shared, gather=gather)
@@ -87,9 +87,9 @@ class NormalizerStatistics:
         vector[scale] = (1 / std.maximum(least)).to(vector)
 
     def reset_to(self, vector: Float[Tensor, " P"]) -> None:
-        """Takes the statistics of the numbers from `vector`, with the count there is now.
+        """Takes the statistics of observations from `vector`, and keeps the count.
 
-        Otherwise the next batch would change what these weights normalise by.
+        Otherwise the next batch would replace the mean and the scale that belong to these weights.
         """
         if self._slices:
             mean, scale, *rest = (vector[each].double().cpu() for each in self._slices)
@@ -114,10 +114,10 @@ class NormalizerStatistics:
     def _all(self) -> RunningMoments:
         for _ in range(_TRIES):
             ended = self._ended.copy()
-            together = RunningMoments.together(self._moments)
+            merged = RunningMoments.merged(self._moments)
             if (self._begun == ended).all():
                 break
-        return together
+        return merged
 
     def _attach(self) -> None:
         self._moments = torch.from_numpy(self._block["moments"])

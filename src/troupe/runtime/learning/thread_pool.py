@@ -11,9 +11,9 @@ B = TypeVar("B")
 
 
 class ThreadPool:
-    """`size` threads, with the caller's one of them.
+    """`size` threads, including the caller's.
 
-    They sleep when they have no work, and leave the cores to others: torch's own threads spin at their barriers and
+    They sleep when they have no work, so the cores are free for others: torch's own threads spin at their barriers and
     starve beside any other busy thread.
     """
 
@@ -22,7 +22,8 @@ class ThreadPool:
         self._others = ThreadPoolExecutor(size - 1, "learner-pool", apply_torch_threads) if size > 1 else None
 
     def map(self, work: Callable[[A], B], items: Sequence[A]) -> list[B]:
-        """[work(item) for item in items], the first by the caller, all at the same time; what one raises is raised."""
+        """[work(item) for item in items], all at the same time, the first in the caller's thread; raises what one
+        raises."""
         if self._others is None:
             return [work(item) for item in items]
         others = [self._others.submit(work, item) for item in items[1:]]

@@ -1,4 +1,4 @@
-"""Tries a loss and an optimizer of the user's once, before anything starts."""
+"""Calls the user's loss and optimizer once on made-up numbers, before anything starts."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,8 @@ _WEIGHTS = 8
 
 
 def try_callables(config: TrainConfig, source: EnvironmentSource, device: torch.device) -> None:
-    """Raises UsageError, in a line that names the callable, where one of the user's does not do what it must."""
+    """Raises UsageError, in a line that names the callable, if the user's loss or optimizer does not do what it
+    must."""
     with torch.random.fork_rng(devices=[]):
         if not LOSSES.is_builtin(config.loss.kind):
             _try_loss(config, source, device)
@@ -66,7 +67,8 @@ def _try_loss(config: TrainConfig, source: EnvironmentSource, device: torch.devi
 def _made_up(
     config: TrainConfig, source: EnvironmentSource, device: torch.device
 ) -> tuple[Outputs, Batch, list[Tensor]]:
-    """A rollout of random numbers, in which an episode ends and a reset row follows; and what has gradients in it."""
+    """A rollout of random numbers, in which an episode ends and a reset row follows; and the tensors in it that have
+    gradients."""
     random, head = torch.Generator().manual_seed(0), PolicyHead(source.actions)
 
     def normal(*shape: int) -> Tensor:

@@ -29,10 +29,10 @@ class Weights(Protocol):
 class WeightStore:
     """The last published weights, and their version: how often weights were published.
 
-    With `shared`, actors in other processes pull too. Nobody who pulls holds a lock, so one that is
-    killed leaves nothing locked: the copies are written in turn, and a reader who finds that the
-    writer has come round meanwhile reads again. A version stands beside each copy, as a store that
-    mirrors another one does not get every version.
+    With `shared`, actors in other processes pull too. Readers hold no shared lock, so one that is killed
+    leaves nothing locked: the copies are written in turn, and a reader that finds that the writer has
+    reused its copy meanwhile reads again. Each copy has its version beside it, as a store that mirrors
+    another one does not get every version.
     """
 
     def __init__(self, vector: Float[Tensor, " P"], version: int = 0, *, shared: bool = False):
@@ -46,7 +46,7 @@ class WeightStore:
         self._versions[0] = version
 
     def publish(self, vector: Float[Tensor, " P"], version: int | None = None) -> int:
-        """Called by one thread at a time: the master's lock sees to that. The version is the next one, unless named."""
+        """Called by one thread at a time, which holds the master's lock. The version is the next one, unless given."""
         following = int(self._written[0]) + 1
         named = self.version + 1 if version is None else version
         with self._order:
@@ -78,8 +78,8 @@ class WeightStore:
     def _attach(self) -> None:
         self._copies = torch.from_numpy(self._block["copies"])
         self._versions, self._written = self._block["versions"], self._block["written"]
-        # Taking any lock keeps a processor from moving the copying before or after the look at what
-        # was written. It is each process's own, and in threads it is held for no longer than a copy takes.
+        # Taking a lock is a memory barrier: it keeps the processor from reordering the copy and the read of what
+        # was written. Each process has its own, and among threads it is held only as long as a copy takes.
         self._order = threading.Lock()
 
     def __getstate__(self) -> Block:
@@ -91,7 +91,7 @@ class WeightStore:
 
 
 class _Optimized:
-    """Weights with an optimizer, and the statistics that observations and rewards are normalised by."""
+    """Weights with an optimizer, and the statistics by which observations and rewards are normalised."""
 
     vector: Float[Tensor, " P"]
     optimizer: Optimizer
@@ -118,7 +118,7 @@ class _Optimized:
         load_state(self.optimizer, self._make_optimizer(vector).state())
 
     def state(self) -> dict[str, Tensor]:
-        """All but the weights: of the optimizer and the statistics."""
+        """The state of the optimizer and the statistics: all but the weights."""
         return self.optimizer.state() | (self.statistics.state() if self.statistics else {})
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -231,7 +231,7 @@ class HogwildMaster(_Optimized):
         self._block["oldest"][0] = version
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:  # noqa: ARG002
-        """Whatever the weights are now: even of the version one has, an update may have been half done."""
+        """Always copies the current weights: when version `have` was pulled, an update may have been half done."""
         version = self.version
         into.copy_(self.vector)
         return version
@@ -240,8 +240,8 @@ class HogwildMaster(_Optimized):
         self.optimizer.step(self.vector, gradient, learning_rate * self.step_factor)
 
     def roll_back(self, vector: Float[Tensor, " P"], step_factor: float) -> None:
-        """As a Master does, while workers stand still between two steps of their environments. One that is
-        just then in the middle of an update may spoil it by as much as any two updates spoil each other."""
+        """As Master.roll_back, while workers are paused between two steps of their environments. A worker in the
+        middle of an update may overwrite part of it, as any two updates may."""
         self.oldest = np.iinfo(np.int64).max  # meanwhile nobody learns
         self.step_factor *= step_factor
         self._reset_to(vector)
