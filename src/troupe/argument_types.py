@@ -20,6 +20,14 @@ def steps_or_auto(text: str) -> int | str:
     return text if text == "auto" else count(0)(text)
 
 
+def tracker(text: str) -> str:
+    known = ("wandb", "mlflow")
+    if text not in known:
+        expected = f"expected {' or '.join(known)}{config.did_you_mean(text, known)}"
+        raise argparse.ArgumentTypeError(f"'{text}': {expected}")
+    return text
+
+
 def names(text: str) -> list[str]:
     found = [name.strip() for name in text.split(",")]
     for index, name in enumerate(found):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from troupe import config, hints
-from troupe.argument_types import count, names, steps_or_auto
+from troupe.argument_types import count, names, steps_or_auto, tracker
 from troupe.config import UsageError
 from troupe.setting_arguments import KWARGS, SHORT, add_setting, add_settings, add_short, sections, text_of
 
@@ -241,6 +241,8 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
 def _add_callbacks(parser: argparse.ArgumentParser) -> None:
     text = "what is called while it trains: path/to/file.py:NAME or module:NAME; repeat it for more"
     parser.add_argument("--callbacks", action="append", default=[], metavar="NAME", help=text)
+    text = "send settings, metrics, video and the best agent there: wandb or mlflow; repeat it for both"
+    parser.add_argument("--track", dest="callbacks", action="append", type=tracker, metavar="T", help=text)
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:

@@ -21,8 +21,12 @@ _PACKAGES = {
     "envpool": ("envpool",),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "torch"),
     "cluster": ("ray>=2.60",),
+    "wandb": ("wandb>=0.20",),
+    "mlflow": ("mlflow>=3",),
 }
-_MODULES = {"onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",)}  # without which a command cannot begin
+_MODULES = {  # without which a command cannot begin
+    "onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",), "wandb": ("wandb",), "mlflow": ("mlflow>=3",),
+}  # fmt: skip
 
 
 def need(extra: str) -> None:

@@ -21,8 +21,8 @@ from troupe.preparation import fit
 from troupe.ranks import meeting
 from troupe.ranks.follower import follow, lead
 from troupe.run import Run, limit_reached
-from troupe.runs.callbacks import callback
 from troupe.runs.callbacks.callback import Callback
+from troupe.runs.callbacks.find import find as find_callbacks
 from troupe.runs.report.display import Display, Mode
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
@@ -101,7 +101,8 @@ def train(
     `schedules` maps "learning_rate", "entropy_coefficient" or "clip" to a function of the share of `steps` that is
     done, from 0 to 1, which gives a factor of that setting: short for those of "schedules".
 
-    `callbacks` are called while it trains: objects of subclasses of `Callback`, or names of what makes one.
+    `callbacks` are called while it trains: objects of subclasses of `Callback`, names of what makes one,
+    and the trackers "wandb" and "mlflow".
 
     `learners` processes on this machine learn together from one gradient, each with its own actors; under torchrun
     every process does, and only rank 0's call returns (docs/learners.md).
@@ -126,7 +127,7 @@ def train(
     leads, quiet = meeting.of_environment()[0] == 0, display in ("quiet", "silent")
     if leads and run_dir is not None:
         check_free(Path(run_dir))
-    called = callback.find(callbacks) if leads else ()
+    called = find_callbacks(callbacks) if leads else ()
     meeting.check(learners, resolved)
     saying = "making and measuring environments ..."
     with connected(resolved):
@@ -201,7 +202,7 @@ def resume(
         if not leads:
             follow(group, lambda config: _parts(path, config, env, network))
         with RunDirectory(path) as directory, connected(config):  # locked before it is read
-            return _resumed(path, changes, env, network, callback.find(callbacks), display, group).run(directory)
+            return _resumed(path, changes, env, network, find_callbacks(callbacks), display, group).run(directory)
 
 
 def _short_for_schedules(schedules: Mapping[str, NameOrCallable] | None) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from troupe.agent import Agent
-from troupe.config import TrainConfig, UsageError, one_line
+from troupe.config import TrainConfig
 from troupe.environments import EnvironmentSource
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import read_rows
 from troupe.runs.store.metrics import Row
 from troupe.runtime.progress import Clock, Counts, Progress
-from troupe.user_code import files
 from troupe.user_code.guard import user_code
 
 
@@ -148,32 +147,3 @@ class Callbacks:
             else:
                 if wanted is False:
                     self._end()
-
-
-def find(given: Sequence[Callback | str]) -> list[Callback]:
-    """The callbacks: objects as they are, and names ("path/to/file.py:NAME", "module:NAME") called without arguments.
-
-    Raises UsageError, in a line, for what is none.
-    """
-    if isinstance(given, str | Callback):
-        raise UsageError(f"callbacks = {given!r}: expected a list")
-    return [_found(each) for each in given]
-
-
-def _found(given: object) -> Callback:
-    if isinstance(given, Callback):
-        return given
-    if not isinstance(given, str):
-        hint = f"an object of it, {given.__name__}()" if isinstance(given, type) else "a troupe.Callback or a name"
-        raise UsageError(f"callbacks: {given!r} is no callback; expected {hint} (docs/extending.md)")
-    make = files.load_callable(given, "callbacks", "callback")
-    shown = files.without_folder(given)
-    try:
-        with user_code():
-            made = make()
-    except Exception as error:
-        raise UsageError(f"callback {shown}: called without arguments it raised {one_line(error)}") from error
-    if not isinstance(made, Callback):
-        kind = type(made).__name__
-        raise UsageError(f"callback {shown}: called without arguments it gave a {kind}, which is no troupe.Callback")
-    return made
