@@ -48,10 +48,10 @@ def short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ("env", "preset"),
     [
         ("CartPole-v1", "appo"),
-        ("coin.py:Coin", "appo"),
-        ("CartPole-v1", "article"),
-        ("CartPole-v1", "a3c"),
-        ("coin.py:Coin", "impala"),
+        slow("coin.py:Coin", "appo"),
+        slow("CartPole-v1", "article"),
+        slow("CartPole-v1", "a3c"),
+        slow("coin.py:Coin", "impala"),
         ("coin.py:Coin", "ga3c"),
         slow("CartPole-v1", "impala"),
         slow("coin.py:Coin", "article"),
@@ -246,15 +246,15 @@ DEEP = ",".join(["16"] * 80)  # a pass is slow however few observations it has; 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("slowed.py:Burns --actors 2", "actor: env"),
+        slow("slowed.py:Burns --actors 2", "actor: env"),
         slow("slowed.py:Burns --topology serial --actors 1", "actor: env"),
         slow("slowed.py:Burns --actors 1 --actor.placement thread", "actor: env"),
         slow("slowed.py:Sleeps --actors 2", "actor: env_wait"),
-        ("slowed.py:Sleeps --topology serial --actors 1", "actor: env_wait"),
+        slow("slowed.py:Sleeps --topology serial --actors 1", "actor: env_wait"),
         ("slowed.py:Quick --actors 2 --env.delay_seconds 0.005 --actor.placement thread", "actor: delay"),
-        ("slowed.py:Quick --actors 2 --learner.epochs 200", "learner: learn"),
+        slow("slowed.py:Quick --actors 2 --learner.epochs 200", "learner: learn"),
         slow("slowed.py:Quick --topology serial --actors 1 --learner.epochs 200", "learner: learn"),
-        (f"slowed.py:Quick --actors 2 --learner.epochs 1 --network.hidden {DEEP}", "actor: act"),
+        slow(f"slowed.py:Quick --actors 2 --learner.epochs 1 --network.hidden {DEEP}", "actor: act"),
     ],
 )
 def test_the_stage_that_was_slowed_down_is_the_bottleneck(

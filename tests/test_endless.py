@@ -2,8 +2,11 @@
 
 import json
 import logging
+import sys
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -14,12 +17,12 @@ from troupe import cli
 from troupe.environments import layers
 from troupe.environments.lookup import probe
 from troupe.environments.stepping import closing
-from troupe.runs.evaluate import judge
+from troupe.runs.evaluate import evaluation, judge
 from troupe.runs.evaluate.scores import Tally
 from troupe.runs.store.metrics import read_metrics
 
 ENVIRONMENTS = """
-import pathlib, threading, time
+import pathlib, sys, threading, time
 import gymnasium as gym
 import numpy as np
 
@@ -44,21 +47,17 @@ class Limited(Endless):
         return np.zeros(2, np.float32), 1.0, False, self.left == 0, {}
 
 class Slow(Limited):
-    "A step takes 10 ms in evaluations."
-    made = 0
-    def __init__(self):
-        Slow.made += 1
-
+    "A step takes 10 ms in evaluations, on the clock of the test."
     def step(self, action):
         if threading.current_thread().name.endswith("-evaluation"):
-            time.sleep(0.01)
+            sys.let_pass(0.01)
         return super().step(action)
 
 class SlowToBegin(Slow):
     "A reset takes 70 ms, and steps nothing."
     def reset(self, *, seed=None, options=None):
         if threading.current_thread().name.endswith("-evaluation"):
-            time.sleep(0.07)
+            sys.let_pass(0.07)
         return super().reset()
 
     def step(self, action):
@@ -204,7 +203,13 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
 
 @pytest.mark.parametrize("env", ["Slow", "SlowToBegin"])
 def test_where_steps_or_resets_are_slow_a_few_environments_complete_their_episodes_in_time(train, monkeypatch, env):
-    """An episode takes 0.07 s; 16 environments in sequence would take 1.12 s for their first ones."""
+    """An episode takes 0.07 s; 16 environments in sequence would take 1.12 s for their first ones. Nothing else takes
+    time: the judge and the evaluation have a clock that only environments move."""
+    now = [1000.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: now[0], time=time.time)
+    monkeypatch.setattr(sys, "let_pass", lambda seconds: now.append(now.pop() + seconds), raising=False)
+    monkeypatch.setattr(judge, "time", clock)
+    monkeypatch.setattr(evaluation, "time", clock)
     monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.8)
     status, out = train(
         f"envs.py:{env} --time 0.3s --steps 0 --actor.placement thread --evaluation.every_seconds 0"

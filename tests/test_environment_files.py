@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import troupe
-from helpers import slow
+from helpers import PATIENCE_SECONDS, slow
 from troupe import UsageError
 from troupe.config import Environment
 from troupe.environments import find
@@ -151,13 +151,13 @@ def test_a_changed_file_is_executed_anew_and_its_module_has_a_name_of_its_own(tm
 
 
 def test_two_threads_may_load_a_file_at_once(monkeypatch):
-    Path("slow.py").write_text("import sys\nsys.executing.set()\nsys.go_on.wait(10)\ndef make():\n    return 4\n")
+    Path("slow.py").write_text("import sys\nsys.executing.set()\nsys.go_on.wait()\ndef make():\n    return 4\n")
     executing, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(sys, "executing", executing, raising=False)
     monkeypatch.setattr(sys, "go_on", go_on, raising=False)
     with ThreadPoolExecutor(2) as threads:
         first = threads.submit(files.load, "slow.py:make", "thing")
-        assert executing.wait(10)
+        assert executing.wait(PATIENCE_SECONDS)
         second = threads.submit(files.load, "slow.py:make", "thing")
         assert not wait([second], timeout=0.2).done
         go_on.set()
@@ -211,6 +211,7 @@ class Env(gym.Wrapper):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "printf"), reason="no printf to call")
 def test_under_json_what_c_code_and_programs_print_is_kept_apart(run_command):
     Path("prints.py").write_text(PRINTS)

@@ -197,6 +197,7 @@ def test_an_evaluated_environment_that_exits_is_an_error(troupe):
     assert "step raised sys.exit(0), where an environment must not exit the program" in err
 
 
+@pytest.mark.slow
 def test_the_keyboard_interrupt_of_an_environment_is_not_the_users():
     """In a process of its own, whose handlers are those of the command line."""
     script = "from troupe.cli import main; main('train env.py:interrupts --run-dir run'.split())"

@@ -27,7 +27,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
         slow("custom_optimizer.py", []),
         slow("custom_placement.py", []),
         slow("onnx_agent.py", []),
-        ("train_and_act.py", []),
+        slow("train_and_act.py", []),
     ],
 )
 def test_the_example_runs(name: str, arguments: list[str], tmp_path: Path):

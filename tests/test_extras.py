@@ -37,6 +37,7 @@ def test_without_metadata_it_names_the_same_packages(monkeypatch, extra, stated)
     assert {name.partition(">")[0] for name in extras.requirements(extra)} == asked
 
 
+@pytest.mark.slow
 def test_a_source_tree_on_the_path_without_metadata_names_packages_and_trains(tmp_path):
     program = f"""
 import importlib.metadata, sys

@@ -136,7 +136,7 @@ def test_a_signal_saves_says_where_and_ends(start, tmp_path, topology, number):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), slow(signal.SIGTERM, 143), slow(signal.SIGHUP, 129)]
+    ("number", "status"), [slow(signal.SIGINT, -signal.SIGINT), slow(signal.SIGTERM, 143), slow(signal.SIGHUP, 129)]
 )
 def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp_path, number, status):
     """By SIGINT itself, so that a shell's loop around the script ends as well."""
@@ -156,7 +156,8 @@ def test_a_script_that_does_not_catch_the_signal_ends_as_one_that_it_stopped(tmp
     assert load(tmp_path / "run")
 
 
-@pytest.mark.parametrize("number", [slow(signal.SIGINT), signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_train_json_says_that_a_signal_ended_the_run(start, tmp_path, number):
     process = start(f"train envs.py:Plain {ENDLESS} --json")
     process.until_learning()
@@ -176,6 +177,7 @@ def test_under_nohup_a_closed_terminal_does_not_end_a_run(start, tmp_path):
     assert process.end()[0] == 128 + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
     """SIGHUP comes to the foreground group, and nothing can be written to the terminal any more."""
     (tmp_path / "envs.py").write_text(ENVIRONMENTS)
@@ -197,7 +199,8 @@ def test_a_terminal_that_is_closed_ends_and_saves_the_run(tmp_path):
     assert load(tmp_path / "run").act([0.0, 0.0]) in (0, 1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tmp_path, number):
     process = start(f"train envs.py:Simulated {ENDLESS} {IN_THREADS} {ONE}")
     process.until_learning()
@@ -207,7 +210,7 @@ def test_a_signal_closes_the_environments_of_actors_and_of_evaluations(start, tm
     assert list(tmp_path.glob("open-*")) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, slow(signal.SIGTERM), slow(signal.SIGHUP)])
 def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
     process = start(f"train envs.py:Plain {ENDLESS}", before=IMPORTING)
     process.until_here()
@@ -229,8 +232,9 @@ def test_a_signal_ends_an_evaluation_under_way(start, tmp_path):
     assert load(tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("env", "stuck"), [slow("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
+    ("env", "stuck"), [("Blocks", "actor-"), ("BlocksInEvaluation --evaluation.every_steps 500", "an evaluation")]
 )
 def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, env, stuck):
     process = start(f"train envs.py:{env} {ENDLESS} {IN_THREADS} --checkpoint.every_seconds 0.01")
@@ -263,6 +267,7 @@ def test_a_second_signal_ends_at_once(start):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_a_signal_ends_a_final_evaluation_that_never_returns(start, tmp_path):
     process = start(f"train envs.py:BlocksAtTheEnd --run-dir run --steps 500 --target none {ONE}")
     process.until_here()
@@ -307,6 +312,7 @@ def test_a_signal_ends_all_seeds(start, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["seed0"]
 
 
+@pytest.mark.slow
 def test_threads_of_the_environment_do_not_keep_the_process(start):
     process = start("train envs.py:NeverCloses --run-dir run --steps 500 --evaluation.final_episodes 3 --quiet")
     status, out, err = process.end()
@@ -384,6 +390,7 @@ def test_a_directory_that_another_process_writes_to_is_refused_until_that_dies(
     assert not (tmp_path / "run" / ".lock").exists()
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(start, tmp_path):
     # A file may have 4,096 bytes: enough for the configuration, not for the weights.
     process = start(

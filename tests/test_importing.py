@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import troupe
-from helpers import slow
+from helpers import PATIENCE_SECONDS, slow
 from troupe import importing
 
 
@@ -55,8 +55,8 @@ def test_a_command_shows_it_before_it_imports_anything_slow(tmp_path):
     (tmp_path / "torch.py").write_text("raise SystemExit(7)\n")
     screen, terminal = pty.openpty()
     words = [sys.executable, "-m", "troupe", "train", "CartPole-v1"]
-    paths = os.pathsep.join([str(tmp_path), str(Path(troupe.__file__).parent.parent)])
-    status = subprocess.run(words, stdout=terminal, env=os.environ | {"PYTHONPATH": paths}, timeout=120).returncode
+    paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(troupe.__file__).parent.parent)])}
+    status = subprocess.run(words, stdout=terminal, env=os.environ | paths, timeout=PATIENCE_SECONDS).returncode
     os.close(terminal)
     assert status == 7
     assert os.read(screen, 1000).startswith(b"importing PyTorch and Gymnasium ...\r")
@@ -70,11 +70,11 @@ import os, signal, threading, troupe
 threading.Timer({seconds}, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
     troupe.train
-    threading.Event().wait(60)  # for an import that was faster than the signal
+    threading.Event().wait(240)  # for an import that was faster than the signal
 except KeyboardInterrupt:
     pass
 settings = {{"topology": "serial", "actor.count": 1, "evaluation.final_episodes": 1}}
 print(troupe.train("CartPole-v1", steps=100, settings=settings, run_dir={str(tmp_path / "run")!r}).outcome)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert (done.returncode, done.stdout) == (0, "steps\n"), done.stderr

@@ -311,6 +311,7 @@ def test_a_run_that_was_interrupted_in_the_middle_of_a_batch(tmp_path: Path, mon
     assert replay(run.path, env=Drift).diverged == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     (tmp_path / "envs.py").write_text(ENVIRONMENTS)
     settings = SMALL | {"stop.steps": 0, "checkpoint.every_seconds": 0.2}

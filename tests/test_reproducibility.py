@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import troupe
-from helpers import drift, slow_unless, slow_unless_in_turn
+from helpers import PATIENCE_SECONDS, drift, slow_unless, slow_unless_in_turn
 from troupe.run import saved_run
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.store import checkpoint
@@ -257,7 +257,7 @@ def test_what_a_killed_run_has_saved_while_it_ran_is_resumed_exactly(
         return written
 
     def kill(_: Gate) -> None:
-        assert saved.wait(20)
+        assert saved.wait(PATIENCE_SECONDS)
         with saving:
             shutil.copytree(folder, killed)
 

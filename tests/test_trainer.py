@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import TroupeError, UsageError, conclusion, preparation, signals, trainer
 from troupe.environments import find
 from troupe.environments.stepping import pool
@@ -498,7 +499,7 @@ def test_a_thread_that_cannot_be_started_for_a_replacement_is_named_and_the_run_
 
     def hangs(env):
         if part() == "actor" and env.steps == 30:
-            hanging.wait(30)
+            hanging.wait(PATIENCE_SECONDS)
 
     monkeypatch.setattr(threading.Thread, "start", start_once)
     try:

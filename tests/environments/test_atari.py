@@ -53,7 +53,7 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
     ("game", "settings", "ends"),
     [
         slow(PONG, {}, False),
-        (PONG, {"sticky": 0.25}, False),
+        slow(PONG, {"sticky": 0.25}, False),
         slow(BREAKOUT, {}, True),
         slow(BREAKOUT, {"noops": 0}, True),
         (BREAKOUT, {"sticky": 0.25, "noops": 7, "episodic_life": True}, True),
@@ -334,6 +334,7 @@ def in_a_process_of_its_own(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_nobody_has_to_import_ale_py_and_it_says_nothing_of_its_own():
     code = f"source = find('{PONG}')\nsource.make_vector(1, Environment()).close()\nprint(source.id)"
     assert in_a_process_of_its_own(code) == PONG

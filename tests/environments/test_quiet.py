@@ -9,6 +9,7 @@ import gymnasium as gym
 import pytest
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import cli
 from troupe.environments import find, quiet_gymnasium
 
@@ -77,15 +78,15 @@ def test_it_lasts_until_the_last_thread_that_asked_has_left():
     def stay() -> None:
         with quiet_gymnasium():
             first.set()
-            second.wait(10)
+            second.wait(PATIENCE_SECONDS)
         left.set()
 
     thread = threading.Thread(target=stay)
     thread.start()
-    first.wait(10)
+    first.wait(PATIENCE_SECONDS)
     with quiet_gymnasium():
         second.set()
-        left.wait(10)
+        assert left.wait(PATIENCE_SECONDS)
         assert gym.logger.min_level == gym.logger.ERROR
     thread.join()
     assert gym.logger.min_level == gym.logger.WARN

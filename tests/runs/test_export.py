@@ -434,7 +434,7 @@ REMEMBERING: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", slow_unless(["an LSTM", "reads a Box"], REMEMBERING))
+@pytest.mark.parametrize("kind", slow_unless(["reads a Box"], REMEMBERING))
 def test_with_memory_it_plays_as_the_agent_does_state_in_and_state_out(kind, exported):
     """Three environments side by side, whose episodes end at different steps."""
     spaces, settings = REMEMBERING[kind]

@@ -489,6 +489,7 @@ def test_a_failure_half_way_leaves_the_old_picture(tmp_path: Path) -> None:
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     modules = "troupe.runs.report.display, troupe.runs.report.plots, troupe.runs.show.terminal, troupe.runs.show.video"
     code = f"import sys, {modules}, troupe.runs.show.window; print(*sys.modules)"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from helpers import PATIENCE_SECONDS
 from troupe.runtime.execution.supervisor import Supervisor
 from troupe.runtime.progress import Counts, Lag, Progress, lag_of
 
@@ -75,7 +76,7 @@ def learned(parts, batches):
     with Supervisor(parts.gate, lambda: None) as supervisor:
         parts.runners = []
         parts.start(supervisor, after_batch)
-        assert supervisor.wait(60)
+        assert supervisor.wait(PATIENCE_SECONDS)
         parts.wake()
     assert supervisor.failure is None
     return seen
@@ -110,7 +111,7 @@ def test_dropped_or_not_every_rollout_goes_back_to_the_actors(assembled, countin
         assert not supervisor.wait(1e-3)
     assert len([parts.queue.acquire() for _ in range(capacity)]) == capacity
     parts.wake()
-    assert supervisor.stop(60) == []
+    assert supervisor.stop(PATIENCE_SECONDS) == []
 
 
 def test_without_a_bound_nothing_is_stale(assembled, counting):

@@ -199,6 +199,7 @@ def test_what_cannot_be_sent_plays_in_threads(tmp_path, unsendable, what, placem
     assert run.outcome == "steps"
 
 
+@pytest.mark.slow
 def test_a_script_needs_no_main_guard_and_is_read_once(tmp_path):
     """Its environment is a class of the script, which uses what else the script defines."""
     (tmp_path / "script.py").write_text(

@@ -190,7 +190,10 @@ def test_a_part_may_end_the_run_itself(workers):
 def test_a_thread_that_never_returns_is_left_behind_and_named(workers):
     release = threading.Event()
     workers.supervisor.start("actor-3", release.wait)
-    assert workers.supervisor.stop(patience_seconds=0.2) == ["actor-3"]
+    end, left = time.monotonic() + PATIENCE_SECONDS, workers.supervisor.stop(patience_seconds=0.05)
+    while len(left) > 1 and time.monotonic() < end:  # the others end as soon as the machine lets them
+        left = workers.supervisor.stop(patience_seconds=0.05)
+    assert left == ["actor-3"]
     release.set()
 
 
