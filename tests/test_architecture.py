@@ -19,7 +19,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("runs",),
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_output", "run_state", "messages", "conclusion", "ranks"),
-    ("bench", "series", "comparison"),
+    ("bench", "side_by_side", "series", "comparison"),
     ("argument_types", "setting_arguments", "arguments", "console", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience

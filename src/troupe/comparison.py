@@ -73,7 +73,7 @@ def compare(
     jobs = {Job(each.label, seed, directory / each.folder / f"seed{seed}"): each for seed, each in runs}
     some_tuned = len({each.config.tuned for each in variants}) > 1
 
-    def train_one(job: Job) -> Any:
+    def train_one(job: Job, display: Mode) -> Any:
         each = by_label[job.variant]
         asked = {**common, **each.varied}
         return train(
@@ -81,7 +81,8 @@ def compare(
         )
 
     names = {job: each.label + f", {_tuned(each)}" * some_tuned for job, each in jobs.items()}
-    series = run_series(directory, names, {"environment": absolute(env), "tuned": tuned, **common}, train_one, display)
+    asked = {"environment": absolute(env), "tuned": tuned, **common}
+    series = run_series(directory, names, asked, train_one, display, variants[0].config)
     if series.done or series.failed:
         asked = {"environment": env, "settings": common, "varied": vary or {}, "tuned": tuned, "versions": versions()}
         _write_comparison(asked | _figures(series, variants), directory)

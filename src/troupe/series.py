@@ -8,18 +8,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from troupe.config import TroupeError, UsageError, flatten, one_line
-from troupe.run import Run, saved_run
+from troupe.config import TrainConfig, TroupeError, UsageError, flatten, one_line, resolve
+from troupe.run import Run, outcome_text, saved_run
 from troupe.runs.evaluate.scores import remarks
 from troupe.runs.report import group
 from troupe.runs.report.display import Mode
 from troupe.runs.report.group import Member
 from troupe.runs.store.directory import check_named, run_name
+from troupe.runtime.cluster.placement import connected, runs_at_a_time
+from troupe.side_by_side import side_by_side
 from troupe.text import format_return, table
 from troupe.trainer import resume, train
 from troupe.user_code.files import absolute
@@ -51,50 +54,91 @@ class Series:
         return 128 + self.signal if self.signal else int(bool(self.failed))
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run, perhaps in a process of its own."""
+
+    error: TroupeError | None = None
+    scored: bool = False
+    signal: int = 0
+    words: str = ""
+
+
+TrainOne = Callable[[Job, Mode], Run]
+
+
 def run_series(
     directory: Path,
     jobs: Mapping[Job, str],
     asked: Mapping[str, Any],
-    train_one: Callable[[Job], Run],
+    train_one: TrainOne,
     display: Mode,
+    config: TrainConfig,
 ) -> Series:
     """Trains the jobs in order, those that are not done; `jobs` have the names of their lines in the picture, and
     `asked` is what all have in common. A failed run is reported and the next one starts; a signal ends the series.
+    Where `config`, that of one of them, has hosts, as many runs as those have cores for are under way at a time.
 
     Raises the UsageError of the first that is trained: it would be the same for all.
     """
     members = {job: Member(job.path.relative_to(directory).as_posix(), name, job.seed) for job, name in jobs.items()}
     group.begin(directory, asked, list(members.values()))
-    series, trained = Series(directory), False
-    if kept := [job for job in jobs if group.state_of(job.path) == "done"]:
-        print(f"{len(kept)} of {len(jobs)} runs are done already")
+    series = Series(directory)
+    series.done += [job for job in jobs if group.state_of(job.path) == "done"]
+    if series.done:
+        print(f"{len(series.done)} of {len(jobs)} runs are done already")
+    left = [job for job in jobs if job not in series.done]
+    trained: list[Job] = []
+
+    def note(job: Job, outcome: Outcome | TroupeError) -> None:
+        error = outcome if isinstance(outcome, TroupeError) else outcome.error
+        if isinstance(error, UsageError) and not trained:
+            group.forget(directory)
+            raise error
+        trained.append(job)
+        if error is not None:
+            series.failed[job] = error
+            print(f"troupe: {job.label}: {one_line(error)}", file=sys.stderr)
+        elif isinstance(outcome, Outcome):
+            series.done += [job] if outcome.scored else []
+            series.signal = series.signal or outcome.signal
+
+    def note_and_say(job: Job, outcome: Outcome | TroupeError) -> None:
+        note(job, outcome)
+        if isinstance(outcome, Outcome) and outcome.words:
+            print(f"{job.label}: {outcome.words}", flush=True)
+
     try:
-        for job in jobs:
-            if job in kept:
-                series.done.append(job)
-                continue
-            try:
-                begun = group.state_of(job.path) != "not started"
-                run = resume(job.path, display=display) if begun else train_one(job)
-            except (KeyboardInterrupt, SystemExit) as stop:
-                run = saved_run(stop)
-            except TroupeError as error:
-                if isinstance(error, UsageError) and not trained:
-                    group.forget(directory)
-                    raise
-                series.failed[job], trained = error, True
-                print(f"troupe: {job.label}: {one_line(error)}", file=sys.stderr)
-                continue
-            trained = True
-            if run.scores:
-                series.done.append(job)
-            if run.signal:
-                series.signal = run.signal
-                break
+        with connected(config):
+            most = runs_at_a_time(config)
+            if most > 1 and len(left) > 1:
+                print(f"{len(left)} runs, up to {most} at a time on {config.actor.cluster}")
+                work = partial(_train, train_one, "silent")
+                side_by_side(left, work, most, note_and_say)
+            else:
+                for job in left:
+                    note(job, _train(train_one, display, job))
+                    if series.signal:
+                        break
     except KeyboardInterrupt as stop:  # between two runs, where no trainer handles it
         series.signal = stop.args[0] if stop.args else signal.SIGINT
         print("troupe: interrupted", file=sys.stderr)
+    series.done.sort(key=list(jobs).index)
     return series
+
+
+def _train(train_one: TrainOne, display: Mode, job: Job) -> Outcome:
+    try:
+        begun = group.state_of(job.path) != "not started"
+        run = resume(job.path, display=display) if begun else train_one(job, display)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        run = saved_run(stop)
+    except TroupeError as error:
+        return Outcome(error)
+    reached = f"mean evaluation return {format_return(run.scores.mean)}" if run.scores else "no final evaluation"
+    return Outcome(
+        None, run.scores is not None, run.signal, f"{outcome_text(run.outcome)}: {reached}, {run.steps:,} steps"
+    )
 
 
 def show_end(series: Series, picture: Path) -> None:
@@ -128,10 +172,13 @@ def train_seeds(env: str, seeds: Sequence[int], run_dir: str | None = None, **op
     given = {name: value for name, value in options.items() if name not in ("display", "settings")}
     asked = {"environment": absolute(env), **given, **dict(flatten(options.get("settings") or {}))}
 
-    def train_one(job: Job) -> Run:
-        return train(env, seed=job.seed, run_dir=job.path, **options)
+    display = options.pop("display")
+    resolved = resolve(absolute(env), options["preset"], options.get("settings"), tuned=options.get("tuned", True))
 
-    series = run_series(directory, jobs, asked, train_one, options["display"])
+    def train_one(job: Job, display: Mode) -> Run:
+        return train(env, seed=job.seed, run_dir=job.path, display=display, **options)
+
+    series = run_series(directory, jobs, asked, train_one, display, resolved)
     if series.done:
         print("\n".join(["", *_seeds_table(series.done, len(jobs))]))
     show_end(series, directory / "learning.png")

@@ -1,5 +1,6 @@
 """Actors on a cluster as one of the places where they can run, and the connection that a run has to it."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ from troupe.runtime.cluster.remote import IN_FLIGHT
 from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.execution.processes import check_sendable
 from troupe.runtime.execution.runner import ActorContext, ActorRunner
+from troupe.runtime.measure import cores
 
 _engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
 _STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts on their way
@@ -48,6 +50,13 @@ def cores_of_hosts(config: TrainConfig) -> int:
     if config.actor.cluster == "none" or engine is None:
         return 0
     return sum(node.free for node in engine.nodes()) or sum(node.cores for node in engine.nodes())
+
+
+def runs_at_a_time(config: TrainConfig) -> int:
+    """Of a series: as many as the hosts have cores for their actors, and this machine for their learners."""
+    if not cores_of_hosts(config) or "RAY_ADDRESS" not in os.environ:  # by which other processes find the cluster
+        return 1
+    return max(1, min(cores_of_hosts(config) // config.actor.count, cores()))
 
 
 def on_hosts(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:

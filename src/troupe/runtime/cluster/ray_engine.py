@@ -33,11 +33,14 @@ def connected(address: str) -> Iterator["RayEngine"]:
     """Inside, this process is connected to a cluster: that at `address`, or, for auto, one that runs on this machine
     or is started here and ends with it. A connection that is there already is used and left. Raises UsageError."""
     if ray.is_initialized():
-        yield RayEngine()
+        with _address_known():
+            yield RayEngine()
         return
     known = address if address != "auto" else _running()
     folder = None
     try:
+        # Ray prints whole logs of what it has lost into a program's output, where a run says it in a line.
+        ray._private.worker.print_to_stdstream = lambda *_, **__: None
         with _handlers_kept():
             if known:
                 _join(known)
@@ -47,11 +50,26 @@ def connected(address: str) -> Iterator["RayEngine"]:
         engine = RayEngine()
         if not engine.nodes():
             raise UsageError(f"cluster {address}: no machine of it has cores for actors (ray start --num-cpus N)")
-        yield engine
+        with _address_known():
+            yield engine
     finally:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _address_known() -> Iterator[None]:
+    """Processes that are started inside find the cluster, as `auto`."""
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("RAY_ADDRESS", None)
+        else:
+            os.environ["RAY_ADDRESS"] = before
 
 
 def _running() -> str:
@@ -90,6 +108,7 @@ def _join(address: str) -> None:
 
 def _start(folder: str) -> None:
     """A cluster of this machine alone, which nobody else finds or can use, and which ends with this process."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # actors count as much as they do without Ray, not less
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # else Ray writes one into the user's home
     ray.init(
