@@ -19,7 +19,7 @@ from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import versions
 from troupe.runs.store.metrics import Row, read_metrics, to_json
 from troupe.series import Job, Series, directory_of, run_series, show_end
-from troupe.text import table
+from troupe.text import by_value, table
 from troupe.trainer import train
 from troupe.user_code.files import absolute
 
@@ -201,7 +201,7 @@ def _median(runs: Sequence[Row], name: str) -> float | None:
 
 def _write_comparison(comparison: Row, directory: Path) -> None:
     """Prints the table, and writes it and all figures into the directory."""
-    words = [note(comparison["presets"])]
+    words = [note(comparison["presets"], comparison["runs"])]
     if missing := group.unfinished_words(directory):
         words = [textwrap.fill(f"Not in these figures: {missing}.", width=80), "", *words]
     text = "\n".join([*_table(comparison["presets"]), "", *words, ""])
@@ -240,11 +240,11 @@ def _table(variants: Mapping[str, Row]) -> list[str]:
     return [head, f"|{'|'.join(rule)}|", *lines]
 
 
-def note(variants: Mapping[str, Row]) -> str:
-    """The target and the limits, each variant's where they differ, and what the headings mean."""
-    targets = {label: figures["target"] for label, figures in variants.items() if "target" in figures}
-    target = _one_or_each({label: "none" if each is None else f"{each:g}" for label, each in targets.items()})
-    limits = _one_or_each({label: _limit(figures["limits"]) for label, figures in variants.items()})
+def note(variants: Mapping[str, Row], runs: Sequence[Row]) -> str:
+    """The target and the limits, those of each where they differ, and what the headings mean. A run that was resumed
+    may have another target than others of its variant."""
+    target = _one_or_each((run["preset"], "none" if run["target"] is None else f"{run['target']:g}") for run in runs)
+    limits = _one_or_each((label, _limit(figures["limits"])) for label, figures in variants.items())
     return textwrap.fill(
         f"Target: {target}. Limit: {limits}. Tuned: whether the preset has settings of its own for this environment. "
         "Solved: the target was confirmed while training. Mean and lowest: of the final evaluations. Medians: steps "
@@ -260,10 +260,10 @@ def _limit(limits: Mapping[str, float]) -> str:
     return " or ".join(filter(None, words)) or "none"
 
 
-def _one_or_each(words: Mapping[str, str]) -> str:
-    if len(set(words.values())) > 1:
-        return "differs: " + ", ".join(f"{label} {word}" for label, word in words.items())
-    return f"{next(iter(words.values()), 'none')}{', the same for all' if len(words) > 1 else ''}"
+def _one_or_each(values: Iterable[tuple[str, str]]) -> str:
+    pairs = list(values)
+    differ, several = len({value for _, value in pairs}) > 1, len({name for name, _ in pairs}) > 1
+    return "differs: " * differ + by_value(pairs) + ", the same for all" * (several and not differ)
 
 
 def parse_vary(given: Iterable[str]) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """Numbers, durations, tables and wrapped lines as text for users; imports nothing else of troupe."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 def format_return(value: float | None) -> str:
@@ -42,6 +42,16 @@ def table(rows: Sequence[Sequence[str]], alignment: str = "", separator: str = "
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     formats = [f"{side}{width}" for side, width in zip(alignment.ljust(len(widths), "<"), widths, strict=True)]
     return [separator.join(map(format, row, formats)).rstrip() for row in rows]
+
+
+def by_value(values: Iterable[tuple[str, str]]) -> str:
+    """'475 (appo; impala), none (article)', of pairs of a name and a value; the value alone where all have the same."""
+    names: dict[str, list[str]] = {}
+    for name, value in dict.fromkeys(values):
+        names.setdefault(value, []).append(name)
+    if len(names) > 1:
+        return ", ".join(f"{value} ({'; '.join(those)})" for value, those in names.items())
+    return next(iter(names), "none")
 
 
 def wrapped(line: str, width: int | None) -> list[str]:

@@ -236,13 +236,20 @@ LIMITS = {"steps": 1_000_000, "seconds": 0.0}
         ({"appo": (475.0, LIMITS), "impala": (475.0, LIMITS)},
          "Target: 475, the same for all. Limit: 1,000,000 steps, the same for all."),
         ({"appo": (475.0, LIMITS), "article": (None, {"steps": 9, "seconds": 30.0})},
-         "Target: differs: appo 475, article none. Limit: differs: appo 1,000,000 steps, article 9 steps or 30 s."),
+         "Target: differs: 475 (appo), none (article). Limit: differs: 1,000,000 steps (appo), 9 steps or 30 s (art"),
         ({"article": (None, {"steps": 0, "seconds": 0.0})}, "Target: none. Limit: none."),
     ],
 )  # fmt: skip
 def test_the_note_names_target_and_limit_or_each(variants, words):
-    rows = {label: {"target": target, "limits": limits} for label, (target, limits) in variants.items()}
-    assert module.note(rows).replace("\n", " ").startswith(words)
+    rows = {label: {"limits": limits} for label, (_, limits) in variants.items()}
+    runs = [{"preset": label, "target": target} for label, (target, _) in variants.items()]
+    assert module.note(rows, runs).replace("\n", " ").startswith(words)
+
+
+def test_the_note_names_the_target_that_a_resumed_run_was_given():
+    runs = [{"preset": "appo", "target": target} for target in (475.0, None)]
+    words = module.note({"appo": {"limits": LIMITS}}, runs)
+    assert words.startswith("Target: differs: 475 (appo), none (appo). Limit: 1,000,000 steps.")
 
 
 def test_all_have_the_first_presets_target_and_limits_where_none_are_given(monkeypatch):

@@ -281,7 +281,7 @@ def test_a_resumed_run_shows_its_best_evaluation_from_the_first_row_on() -> None
             shown.report(evaluation(290.0), LIMITS)
             shown.report(report(), LIMITS)
     lines = out.getvalue().splitlines()
-    assert [line.split()[3] for line in lines if re.match(r" *\dm", line)] == ["301.0"] * len(lines[4:])
+    assert [line.split()[3] for line in lines if re.match(r" *\dm", line)] == ["301.0"] * len(lines[5:])
     assert "best evaluation 301.0 (greedy), target 475" in terminal.shown
     assert "best evaluation 290.0" not in terminal.shown
     assert "training return so far, 20.0 to 100.0" in terminal.shown
@@ -443,10 +443,11 @@ def test_a_stage_has_the_colour_of_its_share_of_the_bar() -> None:
         "wait": 0.1,
     }
     panel(report(shares={"actor": shares}), terminal=terminal)
-    line = next(line for line in terminal.written.splitlines() if "actors" in line and "━" in line)
-    bars = re.findall(r"\x1b\[([0-9;]+)m━+\x1b", line)
-    words = re.findall(r"\x1b\[([0-9;]+)m[a-z ]+ [0-9]+ %", line)
-    assert words == bars  # waiting, on the next line, has no share of the bar
+    lines = terminal.written.splitlines()
+    first = next(number for number, line in enumerate(lines) if "actors" in line and "█" in line)
+    bars = re.findall(r"\x1b\[([0-9;]+)m[█▒░▓▪]+\x1b", lines[first])
+    words = re.findall(r"\x1b\[([0-9;]+)m[█▒░▓▪] [a-z ]+ [0-9]+ %", "".join(lines[first : first + 2]))
+    assert words == bars  # waiting has no share of the bar
     assert len(words) == 5
     assert len({*words}) == 4  # a stage without a colour has that of acting
 
@@ -508,8 +509,9 @@ def test_a_part_has_a_bar_of_what_it_does_and_its_stages_in_words_the_idle_ones_
     (line,) = [
         line for line in panel(report(shares={"actor": shares})).splitlines() if "actors" in line and "env" in line
     ]
-    assert line.count("━") == 16  # of 20: all but waiting
-    assert " ".join(line.split("─")[-1].split()) == "env 50 % act 20 % delay 0 % wait 20 % other 10 % │"
+    _, _, bar, *words = line.split()
+    assert bar == "█" * 10 + "▒" * 4 + "▪" * 2 + "─" * 4  # all but waiting; the delay is too short for a character
+    assert " ".join(words) == "█ env 50 % ▒ act 20 % ░ delay 0 % ─ wait 20 % ▪ rest 10 % │"
 
 
 def test_other_programs_that_take_more_than_the_bottleneck_itself_are_named() -> None:

@@ -104,11 +104,11 @@ def test_the_picture_of_several_runs_looks_like_the_reference_picture(
     longest: int, make_run: MakeRun, tmp_path: Path
 ) -> None:
     runs = []
-    for number, preset in enumerate(["appo", "appo", "appo", "impala", "impala", "article"]):
-        end = longest if preset == "article" else 30_000 + 2000 * number
-        rows = [report(steps, 100.0 * number + 200 * steps / end) for steps in range(1000, end + 1, 1000)]
-        rows.append(evaluation(end, 150.0 * number, purpose="final" if preset == "appo" else "progress"))
-        runs.append(make_run(f"r{number}", rows, preset=preset))
+    for number, preset in enumerate([*["appo"] * 5, "impala", "impala", "article"]):
+        end = longest if preset == "article" else 26_000 + 2000 * number
+        rows = [report(steps, 60.0 * number + 200 * steps / end) for steps in range(1000, end + 1, 1000)]
+        rows.append(evaluation(end, 100.0 * number, purpose="final" if preset == "appo" else "progress"))
+        runs.append(settings_of(make_run(f"r{number}", rows, preset=preset), seed=number))
     name = "plot-of-several" if longest == 40_000 else "plot-of-several-logarithmic"
     assert_looks_the_same(picture_of(runs, "A title"), name, tmp_path)
 
@@ -121,7 +121,7 @@ def words_of(runs: Sequence[Path], title: str | None = None) -> str:
 
 def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun) -> None:
     words = words_of([make_run("a")])
-    assert "CartPole-v1 · appo · seed 3" in words
+    assert "CartPole-v1 · preset appo · seed 3" in words
     for expected in ("target 475", "evaluation", "environment steps", "training seconds"):
         assert expected in words
 
@@ -365,15 +365,15 @@ def test_an_axis_is_logarithmic_where_one_group_is_a_tenth_of_another(
     panel = Figure().subplots()
     plots._draw_groups(panel, groups_of([long, short]), "seconds")
     assert panel.get_xscale() == scale
-    plot_runs([long, short], tmp_path / "returns.png")
+    assert ("seconds (logarithmic)<" in words_of([long, short])) == (scale == "log")
 
 
 @pytest.mark.parametrize(
     ("two", "drawn"),
     [
         ({}, ["target 475<"]),
-        ({"target": '"none"'}, ["target 475 of appo<", "targets differ: appo: 475; article: none<"]),
-        ({"target": "200.0"}, ["target 475 of appo<", "target 200 of article<", "differ: appo: 475; article: 200<"]),
+        ({"target": '"none"'}, ["target 475 of appo<", "targets differ: 475 (appo), none (article)<"]),
+        ({"target": "200.0"}, ["target 475 of appo<", "target 200 of article<", "differ: 475 (appo), 200 (article)<"]),
         ({"env": "Acrobot-v1"}, []),
     ],
 )

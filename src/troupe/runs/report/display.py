@@ -153,8 +153,9 @@ class _Rows(TextOutput):
         }
         self._explain(
             "training: mean return of the latest 100 episodes, by exploring actors;\n"
-            "best eval: best evaluation return; queue: rollouts that wait to be learned from;\n"
-            f"lag: updates between acting and learning\n{_columns(cells)}  bottleneck\n"
+            "best eval: best evaluation return; queue: rollouts that wait to be learned from,\n"
+            "of as many as may; lag: updates between acting and learning; bottleneck: the\n"
+            f"part that waits least for others, and what takes most of its time\n{_columns(cells)}  bottleneck\n"
         )
         if cells["training"].endswith("/1k"):
             self._explain("no episode has ended: the training return is that of 1,000 steps (/1k)\n")

@@ -110,7 +110,7 @@ def unfinished_words(folder: Path) -> str:
         f"{name}, " * several + f"seed{'s' * (len(those) > 1)} {', '.join(those)} ({state})"
         for (name, state), those in seeds.items()
     ]
-    return textwrap.shorten("; ".join(parts), 150, placeholder=" ...")
+    return textwrap.shorten("; ".join(parts), 150, placeholder=" and others")
 
 
 def draw(folder: Path, picture: Path) -> tuple[bool, list[Member]]:

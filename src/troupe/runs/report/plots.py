@@ -5,7 +5,6 @@ user's program.
 """
 
 import os
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from troupe.runs.report.lines import (
     targets_of,
 )
 from troupe.safe_files import output_file, writing
+from troupe.text import by_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,6 +102,8 @@ def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
         panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
+        panels[0].set(xlabel="environment steps", ylabel="mean return of episodes")
+        panels[1].set(xlabel="training seconds")
         for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
             if len(lines) == 1:
                 _draw_run(panel, lines[0], axis)
@@ -111,13 +113,13 @@ def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
             _draw_gaps(panel, lines, axis)
             if panel.get_xscale() == "linear":
                 panel.set_xlim(left=0)
+            else:
+                panel.set_xlabel(f"{panel.get_xlabel()} (logarithmic)")
             panel.margins(x=0.02)
             panel.tick_params(length=3)
             panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        panels[0].set(xlabel="environment steps", ylabel="mean return of episodes")
-        panels[1].set(xlabel="training seconds")
         _draw_legend(figure, panels[0], "\n".join(filter(None, [*_notes(groups), note])))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
@@ -130,8 +132,8 @@ def _notes(groups: Groups) -> Iterator[str]:
     if len({line.environment for line in lines}) > 1:
         yield SEVERAL
     elif len(targets := targets_of(groups)) > 1:
-        each = [f"{' and '.join(names)}: {'none' if at is None else f'{at:g}'}" for at, names in targets.items()]
-        yield f"targets differ: {'; '.join(each)}"
+        pairs = [(name, "none" if at is None else f"{at:g}") for at, names in targets.items() for name in names]
+        yield f"targets differ: {by_value(pairs)}"
 
 
 def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
@@ -223,7 +225,7 @@ def _numbers(groups: Iterable[str]) -> Sequence[int]:
 
 
 def _draw_targets(panel: "Axes", groups: Groups) -> None:
-    """Each target, with the names of its groups where not all have the same; none where environments differ."""
+    """Each target, with the name of the group that alone has it; none where environments differ."""
     targets = targets_of(groups)
     if len({line.environment for line in all_lines(groups)}) > 1:
         return
@@ -233,7 +235,7 @@ def _draw_targets(panel: "Axes", groups: Groups) -> None:
             continue
         own = len(targets) > 1 and len(names) == 1
         line, ink = (colours[names[0]],) * 2 if own else (FAINT, SOFT)
-        words = f"target {target:g}" + (f" of {textwrap.shorten(', '.join(names), 60)}" if len(targets) > 1 else "")
+        words = f"target {target:g}" + f" of {names[0]}" * own
         panel.axhline(target, color=line, lw=1.2, ls=(0, (4, 3)), zorder=1)
         panel.annotate(
             words, (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
@@ -264,5 +266,5 @@ def _title(lines: Sequence[Line]) -> str:
     first = lines[0]
     if len(lines) == 1:
         seed = f"seed {first.seed}" if first.seed else ""
-        return " · ".join(filter(None, (first.environment, str(first.settings["preset"]), seed)))
+        return " · ".join(filter(None, (first.environment, f"preset {first.settings['preset']}", seed)))
     return first.environment if len({line.environment for line in lines}) == 1 else "mean return"

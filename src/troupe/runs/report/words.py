@@ -104,4 +104,5 @@ def part_name(part: str) -> str:
 
 
 def stage_name(stage: str) -> str:
-    return {"preempted": "other programs", "turn": "waiting for a turn"}.get(stage, stage.replace("_", " "))
+    words = {"preempted": "other programs", "turn": "waiting for a turn", "other": "rest"}
+    return words.get(stage, stage.replace("_", " "))
