@@ -553,7 +553,7 @@ def test_seeds_give_a_table_and_a_picture(troupe):
     assert re.search(
         r"\n +5  steps .*\n +6  steps .*\n2 of 2 runs: mean evaluation return .*\npicture out/learning.png\n$", out
     )
-    assert {path.name for path in Path("out").iterdir()} == {"seed5", "seed6", "learning.png"}
+    assert {path.name for path in Path("out").iterdir()} == {"seed5", "seed6", "learning.png", "series.json"}
 
 
 def test_compare_gives_a_table_a_picture_and_figures(troupe):
@@ -564,7 +564,7 @@ def test_compare_gives_a_table_a_picture_and_figures(troupe):
     heading = r"\n\| preset \| tuned \| solved \|.*\n\| :-+ \|.*\n"
     assert re.match(heading + r"\| appo   \|   yes \| - of 2 \|.*\n\| impala \|   yes \| - of 2 \|", out)
     assert {path.name for path in Path("out").iterdir()} == {
-        "appo", "impala", "comparison.json", "comparison.md", "comparison.png"
+        "appo", "impala", "comparison.json", "comparison.md", "comparison.png", "series.json"
     }  # fmt: skip
     compared = json.loads(Path("out/comparison.json").read_text())
     assert [(run["preset"], run["seed"]) for run in compared["runs"]] == [

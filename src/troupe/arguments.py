@@ -181,7 +181,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
 
-    one = add("plot", "draw return against steps and seconds; five runs and more give a mean and a 95 % band")
+    one = add("plot", "draw return against steps and seconds; five runs give mean and 95 % band")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
     one.add_argument(
         "-o", "--output", default="learning.png", metavar="FILE", help="FILE.png, .svg or .pdf (learning.png)"
