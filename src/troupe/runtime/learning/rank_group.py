@@ -119,9 +119,8 @@ class RankGroup(Alone):
         return total
 
     def mean(self, values: Tensor, rows: int) -> Tensor:
-        *_, count = total = self.total(torch.cat([values * rows, values.new_tensor([rows])]))
-        mean: Tensor = total[:-1] / count.clamp(min=1)
-        return mean
+        total = self.total(torch.cat([values * rows, values.new_tensor([rows])]))
+        return total[:-1] / total[-1].clamp(min=1)
 
     def gather(self, parts: Float[Tensor, "W ..."]) -> None:
         own = torch.zeros_like(parts)
