@@ -34,7 +34,7 @@ from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 
 CALL_SECONDS, BYTE_SECONDS = 1.2e-3, 0.55e-9  # processor time of the learner's machine for a parcel and for a byte
-STORE_CALLS = 2  # under way to each host
+CALLS = 2  # under way to each host
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Case:
     learn: float = 1.5e-6  # for one step, all epochs
     size: float = 64  # of a step as it travels: observation, action, reward and the like
     weights: float = 20e3  # of the network
-    hosts: int = 1
+    hosts: float = 1
     cores: int = 32
     waiting: int = 1  # environments that wait at a time on each core: more than 1 if a step is no work
     rollout: int = 32 * 16  # steps of it
@@ -74,7 +74,7 @@ class Case:
     @property
     def memory(self) -> float:
         """Bytes of the rollouts that are under way to one learner."""
-        return self.hosts / self.ranks * STORE_CALLS * self.parcel * self.rollout * self.size
+        return self.hosts / self.ranks * CALLS * self.parcel * self.rollout * self.size
 
 
 # The check: actors that sleep
@@ -182,10 +182,13 @@ def simulate() -> None:
 # The picture
 
 
-CASES = {  # steps of 1 ms; costs of learning as docs/scale.md derives them
-    "small observations, 1.5 us to learn a step": Case(),
-    "four stacked frames, 150 us": Case(act=7e-5, learn=1.5e-4, size=29_100, weights=2.7e6),
-    "four stacked frames, 150 us, 16 learners": Case(act=7e-5, learn=1.5e-4, size=29_100, weights=2.7e6, ranks=16),
+FRAMES = {"act": 7e-5, "size": 29_200, "weights": 2.7e6}
+CASES = {  # costs: docs/scale.md
+    "4 numbers, 1.5 us to learn a step": {},
+    "the same, rollouts of 2,048 steps": {"rollout": 2048},
+    "4 frames, 10 us (assumed)": {**FRAMES, "learn": 1e-5},
+    "4 frames, 150 us, 16 learners": {**FRAMES, "learn": 1.5e-4, "ranks": 16},
+    "4 frames, 150 us": {**FRAMES, "learn": 1.5e-4},
 }
 
 
@@ -214,17 +217,14 @@ def draw() -> None:
     left.set_title("measured (dots) and min(actors, learner)", fontsize=10)
     left.legend(fontsize=8)
     hosts = np.geomspace(1, 1000, 200)
-    for colour, (name, case) in enumerate(CASES.items()):
-        found = []
-        for number in hosts:
-            case.hosts = number
-            found.append(min(case.limits().values()))
+    for colour, (name, costs) in enumerate(CASES.items()):
+        found = [min(Case(hosts=number, **costs).limits().values()) for number in hosts]
         right.plot(hosts, found, color=f"C{colour}", label=name)
-        case.hosts = 1000
-        limits = case.limits()
-        right.annotate(min(limits, key=limits.__getitem__), (hosts[-1], found[-1]), ha="right", va="bottom", fontsize=8)
-    right.set(xscale="log", yscale="log", xlabel="hosts of 32 cores, a step takes 1 ms", ylabel="steps/s")
-    right.set_title("the model, and what limits at 1,000 hosts", fontsize=10)
+        limits = Case(hosts=1000, **costs).limits()
+        limit = min(limits, key=limits.__getitem__)
+        right.annotate(limit, (hosts[-1], found[-1]), ha="right", va="bottom", fontsize=8)
+    right.set(xscale="log", yscale="log", ylim=(3e3, 1e8), xlabel="hosts of 32 cores; a step takes 1 ms")
+    right.set_title("the model, and what limits 1,000 hosts", fontsize=10)
     right.legend(fontsize=8, loc="upper left")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -183,8 +183,8 @@ class Command:
             with suppress(OSError, ValueError):
                 ours = f"{MARK}={self.mark}".encode() in (entry / "environ").read_bytes()
                 dead = (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-                said = (entry / "cmdline").read_bytes().decode()
-                if ours and not dead and all(word in said for word in words):
+                arguments = (entry / "cmdline").read_bytes().decode()
+                if ours and not dead and all(word in arguments for word in words):
                     found.append(int(entry.name))
         return found
 
@@ -193,13 +193,13 @@ class Command:
         for pid in self.processes("troupe.ranks.process"):
             if f"\0RANK={rank}\0" in Path(f"/proc/{pid}/environ").read_bytes().decode():
                 return pid
-        raise AssertionError(self.said)
+        raise AssertionError(self.output)
 
     def until_it_learns(self) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
         while not any(row.get("updates", 0) > 2 for row in self.rows()):
-            assert self.process.poll() is None, self.said
-            assert time.monotonic() < end, self.said
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < end, self.output
             time.sleep(0.05)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ class Command:
         return not self.processes()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._out.read_text()
 
 
@@ -249,9 +249,9 @@ def summary() -> dict[str, Any]:
 @linux
 def test_two_learners_train_and_another_number_resumes(command):
     run = command(f"{TRAIN} --learners 2 --steps 3000")
-    assert run.end() == 0, run.said
-    assert "the same in each of 2 ranks, 256 steps a batch" in run.said
-    assert "one gradient of 2 learners: rank 0 (" in run.said
+    assert run.end() == 0, run.output
+    assert "the same in each of 2 ranks, 256 steps a batch" in run.output
+    assert "one gradient of 2 learners: rank 0 (" in run.output
     first = summary()
     assert 3000 <= first["steps"] < 3256
     assert first["updates"] % 16 == 0  # 4 epochs of 4 minibatches
@@ -259,7 +259,7 @@ def test_two_learners_train_and_another_number_resumes(command):
     assert run.is_gone_within(10)
     for learners, steps in ((1, 4000), (3, 6000)):
         again = command(f"resume run --learners {learners} --steps {steps}")
-        assert again.end() == 0, again.said
+        assert again.end() == 0, again.output
         assert summary()["steps"] >= steps
         assert summary()["episodes"] > first["episodes"]
 
@@ -268,9 +268,9 @@ def test_two_learners_train_and_another_number_resumes(command):
 @linux
 def test_torchrun_starts_the_ranks(command):
     run = command(f"--nproc-per-node 2 -m troupe {TRAIN} --steps 2000", module="torch.distributed.run")
-    assert run.end() == 0, run.said
-    assert "one gradient of 2 learners" in run.said
-    assert run.said.count("step limit reached") == 1, "rank 0 alone says what came of it"
+    assert run.end() == 0, run.output
+    assert "one gradient of 2 learners" in run.output
+    assert run.output.count("step limit reached") == 1, "rank 0 alone says what came of it"
     assert run.is_gone_within(10)
 
 
@@ -281,10 +281,10 @@ def test_a_signal_ends_all_ranks_with_a_checkpoint(command, number):
     run = command(f"{TRAIN} --learners 2")
     run.until_it_learns()
     os.kill(run.process.pid, number)
-    assert run.end() == 128 + number, run.said
+    assert run.end() == 128 + number, run.output
     assert run.is_gone_within(10)
     assert list(Path("run/checkpoints").iterdir())
-    assert "interrupted after" in run.said
+    assert "interrupted after" in run.output
 
 
 @pytest.mark.slow
@@ -295,8 +295,8 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_checkpoint(command):
     lost = run.rank(2)
     os.kill(lost, signal.SIGKILL)
     assert run.end() == 1
-    assert f", process {lost}) failed: its process ended by SIGKILL" in run.said
-    assert "weights saved in run/checkpoints/" in run.said
+    assert f", process {lost}) failed: its process ended by SIGKILL" in run.output
+    assert "weights saved in run/checkpoints/" in run.output
     assert run.is_gone_within(10)
 
 
@@ -305,8 +305,8 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_checkpoint(command):
 def test_a_rank_whose_environment_fails_says_why(command):
     run = command(f"train env.py:make {SMALL} --run-dir run --actor.restarts 0 --learners 2")
     assert run.end() == 1
-    assert "troupe: rank 1 (" in run.said
-    assert "out of fuel" in run.said
+    assert "troupe: rank 1 (" in run.output
+    assert "out of fuel" in run.output
     assert 'raise ValueError("out of fuel")' in Path("run/error.txt").read_text(), "with the traceback"
     assert run.is_gone_within(10)
 

@@ -225,7 +225,7 @@ def test_rank_0_hears_of_the_episodes_metrics_and_notices_of_the_others():
     assert progresses[0].metrics.take() == {"entropy": [2.0, 4.0]}
     watches[0].end()
     assert watches[1].wait(PATIENCE_SECONDS), "rank 0 has ended the run"
-    assert ranks[1].told_to_end
+    assert ranks[1].ended_in_order
     assert all(not each.stop(PATIENCE_SECONDS) for each in watches)
 
 

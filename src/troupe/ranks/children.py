@@ -33,7 +33,7 @@ class Children:
                 f"learners = {size}: the environment or network cannot be sent to other processes: {one_line(error)}; "
                 "name it as path/to/file.py:NAME"
             ) from error
-        told = pickle.dumps((sys.path, call))
+        packed = pickle.dumps((sys.path, call))
         for rank in range(1, size):
             place = {
                 "RANK": rank,
@@ -55,7 +55,7 @@ class Children:
             self._processes[rank] = process
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # it has ended: that is noticed soon
-                process.stdin.write(told)
+                process.stdin.write(packed)
                 process.stdin.flush()
 
     def ended(self, rank: int) -> str:

@@ -43,20 +43,22 @@ class Start(NamedTuple):
 
 
 def lead(group: Alone, config: TrainConfig, schedule: Schedule, counts: Counts | None = None, resumes: int = 0) -> None:
-    """Rank 0 tells the others what the run begins with."""
+    """Rank 0 sends the others what the run begins with."""
     if group.size > 1:
         ranks, counts = cast("RankGroup", group), counts or Counts()
         ranks.begin(counts)
-        ranks.tell(msgspec.json.encode(Start(to_toml(config), asdict(counts), annealing.state_of(schedule), resumes)))
+        ranks.send_start(
+            msgspec.json.encode(Start(to_toml(config), asdict(counts), annealing.state_of(schedule), resumes))
+        )
 
 
 def follow(group: Alone, parts: Parts) -> NoReturn:
     """Follows rank 0 to the end of the run, and ends this process; `parts` gives environment and network."""
     ranks = cast("RankGroup", group)
-    told = ranks.wait_to_be_told()
-    if told is None:
+    packed = ranks.receive_start()
+    if packed is None:
         raise SystemExit(0)
-    start = msgspec.json.decode(told, type=Start)
+    start = msgspec.json.decode(packed, type=Start)
     try:
         wrong = _train(ranks, from_toml(start.config), parts, start)
     except Exception as error:
@@ -88,8 +90,8 @@ def _train(group: "RankGroup", config: TrainConfig, parts: Parts, start: Start) 
                 group.fail(f"it was stopped by signal {signals[0][0]}")
                 supervisor.end()
     failure = supervisor.failure
-    if failure and not group.told_to_end:
+    if failure and not group.ended_in_order:
         trace = "".join(traceback.format_exception(failure.error))
         group.fail(f"{failure.part}: {one_line(failure.error)}", trace)
     close_in_time(topology.close, lambda: False)
-    return "" if group.told_to_end else "not ended by rank 0"
+    return "" if group.ended_in_order else "not ended by rank 0"

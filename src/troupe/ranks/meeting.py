@@ -162,7 +162,7 @@ def _connected(rank: int, size: int) -> "Store":
 def _meet(
     store: "Store", rank: int, size: int, asked: Mapping[str, Any], ended: Callable[[int], str]
 ) -> tuple[list[str], list[str]]:
-    """The names of the ranks, and what is to be said about them. Raises UsageError where one does not come, or is to do
+    """The names of the ranks, and notes for the user about them. Raises UsageError where one does not come, or is to do
     something else."""
     host = socket.gethostname()
     hello = {

@@ -73,7 +73,7 @@ class RankGroup(Alone):
         self._broken: tuple[float, BaseException] | None = None
         self._woken = threading.Event()
         self._watched, self._ahead = False, False
-        self.told_to_end, self.lost = False, False  # by rank 0; another rank, and not in order
+        self.ended_in_order, self.lost = False, False  # by rank 0; another rank was lost
 
     def begin(self, counts: Counts) -> None:
         """`counts` are what the run begins with, in every rank."""
@@ -149,12 +149,12 @@ class RankGroup(Alone):
 
     # Messages
 
-    def tell(self, start: bytes) -> None:
-        """Rank 0 tells the others what the run begins with."""
+    def send_start(self, start: bytes) -> None:
+        """Rank 0 sends the others what the run begins with."""
         self._put("start", start)
 
-    def wait_to_be_told(self) -> bytes | None:
-        """What rank 0 has told; None where it has ended the run instead. Raises TroupeError where it is lost."""
+    def receive_start(self) -> bytes | None:
+        """What rank 0 has sent; None where it has ended the run instead. Raises TroupeError where it is lost."""
         try:
             while not self._store.check(["start"]):
                 if self._store.check(["end"]):
@@ -173,7 +173,7 @@ class RankGroup(Alone):
         while not self._woken.wait(POLL_SECONDS):
             try:
                 if self.rank and self._store.check(["end"]):
-                    self.told_to_end = True
+                    self.ended_in_order = True
                     supervisor.end()
                 else:
                     self._look(supervisor, progress)
