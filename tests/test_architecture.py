@@ -20,7 +20,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_output", "run_state", "messages", "conclusion", "ranks"),
     ("bench", "side_by_side", "series", "comparison"),
-    ("argument_types", "setting_arguments", "arguments", "console", "cli", "__main__"),
+    ("argument_types", "setting_arguments", "arguments", "console", "reading_commands", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience
 LEVELS = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -564,7 +564,7 @@ def test_compare_gives_a_table_a_picture_and_figures(troupe):
     heading = r"\n\| preset \| tuned \| solved \|.*\n\| :-+ \|.*\n"
     assert re.match(heading + r"\| appo   \|   yes \| - of 2 \|.*\n\| impala \|   yes \| - of 2 \|", out)
     assert {path.name for path in Path("out").iterdir()} == {
-        "appo", "impala", "comparison.json", "comparison.md", "comparison.png", "series.json"
+        "appo", "impala", "comparison.json", "comparison.md", "comparison.tex", "comparison.png", "series.json"
     }  # fmt: skip
     compared = json.loads(Path("out/comparison.json").read_text())
     assert [(run["preset"], run["seed"]) for run in compared["runs"]] == [

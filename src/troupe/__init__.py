@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from troupe.run import Run
     from troupe.runs.callbacks.callback import Callback, Training
     from troupe.runs.evaluate.evaluation import evaluate
+    from troupe.runs.report.tables import read_metrics
     from troupe.runs.show.watch import watch
     from troupe.trainer import resume, train
 
 __all__ = [
     "Agent", "Callback", "Run", "TrainConfig", "Training", "TroupeError", "UsageError",
-    "evaluate", "load", "resume", "train", "watch",
+    "evaluate", "load", "read_metrics", "resume", "train", "watch",
 ]  # fmt: skip
 
 _LAZY = {
     "Callback": "troupe.runs.callbacks.callback", "Training": "troupe.runs.callbacks.callback",
+    "read_metrics": "troupe.runs.report.tables",
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
     "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer", "watch": "troupe.runs.show.watch",
 }  # fmt: skip

@@ -187,6 +187,12 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         "-o", "--output", default="learning.png", metavar="FILE", help="FILE.png, .svg or .pdf (learning.png)"
     )
 
+    one = add("export-metrics", "write the metrics of runs as one table, for other programs")
+    one.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or folders that hold some")
+    one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.csv or FILE.parquet")
+    kinds = "which rows: report, evaluation, collapse or gap (docs/metrics.md; report)"
+    one.add_argument("--kind", default="report", metavar="K", help=kinds)
+
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     _add_run(one)
     _add_env(one)
@@ -217,9 +223,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
 
 
 _WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
-_COLLAPSE = "if the return collapses: report, or rollback to the best weights with a smaller learning rate (report)"
+_COLLAPSE = "if the return collapses: report or rollback (report)"
 _AGENT = "a run directory, a checkpoint of it (RUN/checkpoints/STEP), or a file of agent.save (NAME.safetensors)"
-_LEARNERS = "processes that learn from one gradient, each with its own actors (1; docs/learners.md)"
+_LEARNERS = "processes that learn together (1; docs/learners.md)"
 
 
 def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> None:
@@ -239,22 +245,19 @@ def _add_env(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_callbacks(parser: argparse.ArgumentParser) -> None:
-    text = "what is called while it trains: path/to/file.py:NAME or module:NAME; repeat it for more"
+    text = "your own: FILE.py:NAME; or --track wandb, --track mlflow"
     parser.add_argument("--callbacks", action="append", default=[], metavar="NAME", help=text)
-    text = "send settings, metrics, video and the best agent there: wandb or mlflow; repeat it for both"
-    parser.add_argument("--track", dest="callbacks", action="append", type=tracker, metavar="T", help=text)
+    parser.add_argument("--track", dest="callbacks", action="append", type=tracker, metavar="T", help=argparse.SUPPRESS)
 
 
 def _add_asked(parser: argparse.ArgumentParser) -> None:
     """The arguments that a single run and several have in common."""
-    parser.add_argument(
-        "--untuned", action="store_true", help="ignore the preset's tuned settings for this environment"
-    )
+    parser.add_argument("--untuned", action="store_true", help="ignore the settings tuned for this environment")
     for option, name, metavar, text in (
         ("--steps", "stop.steps", "N", "stop after N steps: 300000, 100k, 1.5M, 1e6"),
         ("--target", "stop.target", "R", "stop when an evaluation confirms R; none: no target"),
         ("--actors", "actor.count", "N", "number of actors (auto: by measurement)"),
-        ("--cluster", "actor.cluster", "ADDRESS", "actors on the hosts of a Ray cluster; auto: this machine's"),
+        ("--cluster", "actor.cluster", "ADDRESS", "actors on a Ray cluster; auto: this machine's"),
         ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
         ("--on-collapse", "collapse.answer", "A", _COLLAPSE),
     ):

@@ -13,13 +13,13 @@ import numpy as np
 from troupe import config
 from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import settle
-from troupe.runs.report import group
+from troupe.runs.report import group, statistics
 from troupe.runs.report.display import Mode
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import versions
 from troupe.runs.store.metrics import Row, read_metrics, to_json
 from troupe.series import Job, Series, directory_of, run_series, show_end
-from troupe.text import by_value, table
+from troupe.text import by_value
 from troupe.trainer import train
 from troupe.user_code.files import absolute
 
@@ -135,8 +135,10 @@ def _figures(series: Series, variants: Sequence[Variant]) -> Row:
                 **variant_figures(done),
             }
     labels = [variant.label for variant in variants]
+    returns = {label: [run["evaluation"]["mean_return"] for run in runs if run["preset"] == label] for label in labels}
     return {
         "presets": by_variant,
+        "statistics": statistics.of_variants(returns),
         "runs": sorted(runs, key=lambda run: labels.index(run["preset"])),
         "failed": failed,
         "unfinished": [
@@ -204,11 +206,13 @@ def _write_comparison(comparison: Row, directory: Path) -> None:
     words = [note(comparison["presets"], comparison["runs"])]
     if missing := group.unfinished_words(directory):
         words = [textwrap.fill(f"Not in these figures: {missing}.", width=80), "", *words]
-    text = "\n".join([*_table(comparison["presets"]), "", *words, ""])
+    spread = [*statistics.markdown(comparison["statistics"]), "", textwrap.fill(statistics.NOTE, width=80)]
+    text = "\n".join([*_table(comparison["presets"]), "", *words, "", *spread, ""])
     print(f"\n{text}")
     title = f"# {comparison['environment']}: {', '.join(comparison['presets'])}"
     try:
         write_durably(directory / "comparison.json", to_json(comparison, indent=2))
+        write_durably(directory / "comparison.tex", statistics.latex(comparison["statistics"]).encode())
         write_durably(directory / "comparison.md", f"{title}\n\n{text}\n![](comparison.png)\n".encode())
     except OSError as error:
         raise TroupeError(f"'{directory}' cannot be written: {reason(error)}; the runs in it are complete") from error
@@ -234,10 +238,7 @@ def _table(variants: Mapping[str, Row]) -> list[str]:
         solved = "-" if figures.get("solved") is None else figures["solved"]
         cells = ["-" if figures.get(name) is None else format(figures[name], form) for name, form in _COLUMNS.values()]
         rows.append([label, "yes" if figures["tuned"] else "no", f"{solved} of {figures['seeds']}", *cells])
-    head, *lines = (f"| {line} |" for line in table(rows, "<" + ">" * (len(rows[0]) - 1), " | "))
-    first, *others = head.strip("|").split("|")
-    rule = [f" :{'-' * (len(first) - 3)} ", *(f" {'-' * (len(cell) - 3)}: " for cell in others)]
-    return [head, f"|{'|'.join(rule)}|", *lines]
+    return statistics.markdown_table(rows)
 
 
 def note(variants: Mapping[str, Row], runs: Sequence[Row]) -> str:

@@ -23,9 +23,13 @@ _PACKAGES = {
     "cluster": ("ray>=2.60",),
     "wandb": ("wandb>=0.20",),
     "mlflow": ("mlflow>=3",),
+    "parquet": ("pyarrow>=16",),
+    "pandas": ("pandas",),  # no extras of ours, but what `read_metrics` may be asked for
+    "polars": ("polars",),
 }
 _MODULES = {  # without which a command cannot begin
     "onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",), "wandb": ("wandb",), "mlflow": ("mlflow",),
+    "parquet": ("pyarrow",), "pandas": ("pandas",), "polars": ("polars",),
 }  # fmt: skip
 
 

@@ -48,8 +48,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         if name not in WITH_OTHER_OPTIONS:
             group, text = (often, text_of(field)) if name in _OFTEN else (parser, argparse.SUPPRESS)
             add_setting(group, name, text)
-    parser.add_argument("-h", "--help", action=_Help, nargs="?", metavar="GROUP", help="show this, or GROUP's settings")
-    parser.add_argument("--help-all", action=_Help, nargs=0, help="show every setting")
+    parser.add_argument(
+        "-h",
+        "--help",
+        action=_Help,
+        nargs="?",
+        metavar="G",
+        help="show this, or the settings of group G; --help-all: all",
+    )
+    parser.add_argument("--help-all", action=_Help, nargs=0, help=argparse.SUPPRESS)
     name = "[ENV]" if parser.get_default("env") else "ENV"
     parser.usage = f"{parser.prog} {name} [--OPTION VALUE ...]"
     parser.epilog = f"All settings by group: {parser.prog} --help GROUP, of {', '.join(sections())}."
@@ -66,6 +73,16 @@ def text_of(field: config.Field) -> str:
     choices = f" [{', '.join(field.choices)}]" if field.choices else ""
     default = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
     return f"{field.description}{choices} ({default})".replace("%", "%%")
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given on the command line, by dotted name."""
+    names = [name for name in config.fields() if name not in WITH_OTHER_OPTIONS or name == "record"]
+    given = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    if given.get("actor.count") == "auto":
+        del given["actor.count"]
+        given["actor.auto"] = True
+    return {**given, **options.kwargs}
 
 
 class _Help(argparse.Action):

@@ -1,0 +1,129 @@
+"""Metrics of runs as one table: read_metrics and export-metrics."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import troupe
+from troupe import UsageError
+from troupe.config import resolve, to_toml
+
+
+def report(steps: int, **more: Any) -> dict[str, Any]:
+    return {"kind": "report", "wall": 1e9, "seconds": steps / 10, "steps": steps, "bottleneck": "", **more}
+
+
+def evaluation(steps: int) -> dict[str, Any]:
+    return {"kind": "evaluation", "purpose": "final", "wall": 1e9, "seconds": 1.0, "steps": steps, "mean": 2.5}
+
+
+def write(run: Path, env: str, preset: str, seed: int, *rows: dict[str, Any]) -> Path:
+    run.mkdir(parents=True)
+    (run / "config.toml").write_text(to_toml(resolve(env, preset, {"seed": seed})))
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shares = {"shares": {"actor": {"env": 0.5}}}
+    again = report(20, return_mean=1.0)  # what a resumed run repeats
+    write(tmp_path / "runs/one", "CartPole-v1", "appo", 3, report(10, return_mean=None), again, again, evaluation(20))
+    write(tmp_path / "runs/several/seed7", "Acrobot-v1", "impala", 7, report(5, bottleneck="actor: env", **shares))
+    return tmp_path / "runs"
+
+
+def test_a_folder_of_runs_is_one_table_with_their_environments_presets_and_seeds(folder):
+    table = troupe.read_metrics(folder)
+    assert list(table)[:4] == ["run", "environment", "preset", "seed"]
+    assert {len(column) for column in table.values()} == {4}
+    assert table["run"].tolist() == [str(folder / "one")] * 3 + [str(folder / "several" / "seed7")]
+    assert table["environment"].tolist() == ["CartPole-v1"] * 3 + ["Acrobot-v1"]
+    assert table["preset"].tolist() == ["appo"] * 3 + ["impala"]
+    assert table["seed"].tolist() == [3, 3, 3, 7]
+    assert table["steps"].dtype == np.int64
+    assert table["bottleneck"].tolist() == ["", "", "", "actor: env"]
+    np.testing.assert_array_equal(table["return_mean"], [np.nan, 1.0, 1.0, np.nan])
+    np.testing.assert_array_equal(table["shares.actor.env"], [np.nan, np.nan, np.nan, 0.5])
+
+
+def test_rows_of_other_kinds_and_runs_one_by_one(folder):
+    assert troupe.read_metrics(folder / "one", folder / "one", kind="evaluation")["mean"].tolist() == [2.5, 2.5]
+    assert troupe.read_metrics(folder, kind="gap") == {}
+
+
+def test_what_a_resumed_run_repeated_is_in_it_once(tmp_path):
+    run = write(tmp_path / "run", "CartPole-v1", "appo", 0, report(10), report(20), report(15), report(30))
+    assert troupe.read_metrics(run)["steps"].tolist() == [10, 15, 30]
+
+
+@pytest.mark.slow
+def test_a_real_run_has_every_metric_of_its_last_row(tmp_path):
+    run = troupe.train("CartPole-v1", steps=200, run_dir=tmp_path / "run", target="none", settings={
+        "topology": "serial", "evaluation.final_episodes": 1, "evaluation.every_seconds": 0.0,
+    })  # fmt: skip
+    table = troupe.read_metrics(run)
+    assert table["steps"][-1] == run.steps
+    assert {"policy_loss", "numbers.actors", "bottleneck"} <= table.keys()
+
+
+@pytest.mark.parametrize("frame", ["pandas", "polars"])
+def test_data_frames(folder, frame):
+    library = pytest.importorskip(frame)
+    table = troupe.read_metrics(folder, frame=frame)
+    assert isinstance(table, library.DataFrame)
+    assert list(table["seed"]) == [3, 3, 3, 7]
+
+
+def test_export_as_csv(folder, run_command):
+    file = folder / "all.csv"
+    assert run_command(f"export-metrics {folder} -o {file}") == (0, f"wrote {file}: 4 rows\n", "")
+    with file.open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["return_mean"] for row in rows] == ["", "1.0", "1.0", ""]
+    assert [row["seed"] for row in rows] == ["3", "3", "3", "7"]
+    assert run_command(f"export-metrics {folder} -o {file} --kind evaluation")[0] == 0
+    assert file.read_text().count("\n") == 2
+
+
+def test_export_as_parquet(folder, run_command):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = folder / "all.parquet"
+    assert run_command(f"export-metrics {folder} -o {file}")[0] == 0
+    table = parquet.read_table(file)
+    assert table["return_mean"].to_pylist() == [None, 1.0, 1.0, None]
+    assert table["bottleneck"].to_pylist() == ["", "", "", "actor: env"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("FOLDER/nothing -o FOLDER/all.csv", "no folder 'FOLDER/nothing'"),
+        ("FOLDER/empty -o FOLDER/all.csv", "'FOLDER/empty' is no run directory, and holds none"),
+        ("FOLDER -o FOLDER/all.xls", "cannot write FOLDER/all.xls: its name must end in .csv or .parquet"),
+        ("FOLDER -o FOLDER/none/all.csv", "cannot write FOLDER/none/all.csv: there is no folder FOLDER/none"),
+        ("FOLDER -o FOLDER/all.csv --kind reports", "kind = 'reports': expected one of report, evaluation, collapse"),
+    ],
+)
+def test_bad_input_is_one_line(folder, run_command, words, expected):
+    (folder / "empty").mkdir()
+    status, _, error = run_command(f"export-metrics {words}".replace("FOLDER", str(folder)))
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith(f"troupe: {expected}".replace("FOLDER", str(folder)))
+
+
+def test_missing_packages_and_unknown_frames_are_named(folder, monkeypatch, run_command):
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    status, _, error = run_command(f"export-metrics {folder} -o {folder}/all.parquet")
+    assert status == 2
+    assert error.startswith("troupe: pyarrow is not installed: pip install 'pyarrow")
+    with pytest.raises(UsageError, match="polars is not installed: pip install polars"):
+        troupe.read_metrics(folder, frame="polars")
+    with pytest.raises(UsageError, match=r"frame = 'panda': expected numpy, pandas or polars; did you mean pandas\?"):
+        troupe.read_metrics(folder, frame="panda")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="no runs to read"):
+        troupe.read_metrics()
