@@ -12,6 +12,7 @@ from troupe import cli
 from troupe.runs.evaluate.collapse import CollapseWatch
 from troupe.runs.report.curves import read_curve
 from troupe.runs.store import tensorboard
+from troupe.runs.store.curve_descriptions import description
 from troupe.runs.store.metrics import MetricsLog, read_metrics
 
 PAGE = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
@@ -68,6 +69,21 @@ def test_every_row_of_every_topology_has_the_keys_of_the_page(runs: dict[str, Pa
             assert expected - learned == set(names(row)) - learned, name
     found = {key for run in runs.values() for row in read_metrics(run) for key in names(row)}
     assert expected <= found
+
+
+def test_every_curve_in_tensorboard_has_a_description(runs: dict[str, Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tags = set()
+    for run in runs.values():
+        events = EventAccumulator(str(run))
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            assert events.SummaryMetadata(tag).summary_description == description(tag) != "", tag
+            tags.add(tag)
+    assert {"return/training", "loss/bonus", "policy/epsilon", "time/shares/actor/wait", "queue/lag_mean"} <= tags
+    unknown = [stage for stage in keys_of("Stages") if description(f"time/shares/a/{stage}").endswith(f" {stage}.")]
+    assert not unknown
 
 
 def test_every_stage_is_on_the_page(runs: dict[str, Path]) -> None:

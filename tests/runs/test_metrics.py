@@ -278,6 +278,7 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
         progress=Progress(),
         master=SimpleNamespace(version=0),
         workers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
+        cluster=None,
         queue=SimpleNamespace(depth=0, capacity=1),
         learning_rate=1e-3,
     )
@@ -305,7 +306,7 @@ def test_reports_with_counts_and_a_clock_by_script(monkeypatch):
     master.version, queue.depth, queue.capacity = 70, 2, 5
     parts = SimpleNamespace(
         runners=[], predictors=[], learners=[], progress=progress, master=master, queue=queue, learning_rate=0.25,
-        workers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}),
+        workers=SimpleNamespace(current={"actors": 2, "predictors": 0, "learners": 1}), cluster=None,
     )  # fmt: skip
     parts.watches = partial(Topology.watches, parts)
     reporter = Reporter(parts, 10.0)

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from troupe import safe_files
 from troupe.config import settings_in
+from troupe.runs.store.curve_descriptions import description
 
 GROUPS = {  # of the keys of a report that are curves
     "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
@@ -58,6 +59,7 @@ class EventFile:
         self._held: dict[str, _Point] = {}
         self._begin = -1  # the step of the last point in earlier files
         self._first: dict[str, float] = {}  # of what is written only once it changes
+        self._described: set[str] = set()
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._write_settings(run)
 
@@ -94,8 +96,12 @@ class EventFile:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         for (step, wall), values in ready.items():
-            summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
-            self._write(Event(wall_time=wall, step=step, summary=summary))
+            points = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+            for point in points:
+                if point.tag not in self._described:
+                    point.metadata.summary_description = description(point.tag)
+                    self._described.add(point.tag)
+            self._write(Event(wall_time=wall, step=step, summary=Summary(value=points)))
 
     def _write_settings(self, run: Path) -> None:
         """The settings in config.toml, for TensorBoard's page of hyperparameters."""

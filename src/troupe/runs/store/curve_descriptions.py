@@ -1,0 +1,61 @@
+"""What each curve in TensorBoard is, in a line: shown there beside its name. docs/metrics.md has more."""
+
+_TRAINING = "return of the training episodes (exploring actors) that ended since the last report"
+_EVALUATION = "return of the evaluation episodes of the newest weights"
+_BY_TAG = {
+    "return/training": f"Mean {_TRAINING}.",
+    "return/training_min": f"Lowest {_TRAINING}.",
+    "return/training_max": f"Highest {_TRAINING}.",
+    "return/training_of_100_episodes": "Mean return of the latest 100 training episodes (exploring actors).",
+    "return/training_per_1000_steps": "Rewards of the steps since the last report, for each 1,000 of them.",
+    "return/training_episode_length": "Mean length, in steps, of the training episodes that ended.",
+    "return/evaluation": f"Mean {_EVALUATION}.",
+    "return/evaluation_min": f"Lowest {_EVALUATION}.",
+    "return/evaluation_max": f"Highest {_EVALUATION}.",
+    "hparam/final_evaluation": "Mean return of the final evaluation, of the best weights.",
+    "loss/policy_loss": "The policy's term of the loss, unweighted.",
+    "loss/value_loss": "The value's term of the loss, unweighted.",
+    "loss/bonus": "Mean bonus for novel observations, normalised.",
+    "loss/bonus_value_loss": "The loss of the value of the bonuses.",
+    "loss/explained_variance": "1 - Var(target - V) / Var(target): at most 1; below 0 V is worse than a constant.",
+    "loss/gradient_norm": "Mean norm of the gradients, before clipping.",
+    "loss/learning_rate": "Of the next update.",
+    "loss/skipped_updates": "Updates so far that were refused because their gradient was not finite.",
+    "policy/entropy": "Of the policy, in nats.",
+    "policy/approx_kl": "KL divergence, in nats, of the policy that learns from the one that acted.",
+    "policy/clip_fraction": "Share of the rows whose probability ratio is clipped.",
+    "policy/epsilon": "Probability of a uniformly random action.",
+    "time/seconds": "Training so far, without evaluations.",
+    "time/steps_per_s": "Environment steps in a second of training.",
+    "time/updates_per_s": "Updates of the weights in a second of training.",
+    "time/episodes": "Training episodes that have ended so far.",
+    "time/updates": "Updates of the weights so far.",
+    "queue/queue_depth": "Rollouts that wait to be learned from.",
+    "queue/lag_mean": "Updates of the weights between acting and learning: mean over steps.",
+    "queue/lag_max": "Updates of the weights between acting and learning: the most.",
+    "queue/stale": "Rollouts so far that were older than learner.max_lag, or from before a rollback.",
+    "queue/restarts": "Actors so far that were replaced because they hung or died.",
+}
+_STAGES = {
+    "env": "stepping the environments",
+    "env_wait": "waiting for the environments' own sleep, simulator or device",
+    "act": "computing actions",
+    "predict": "computing actions for all actors",
+    "learn": "computing losses, gradients and updates",
+    "wait": "waiting for another part of the run",
+    "delay": "the sleep of env.delay_seconds",
+    "turn": "waiting for its turn, as one thread computes at a time",
+    "preempted": "waiting for a processor that other programs use",
+    "other": "moving data, and the rest",
+}
+
+
+def description(tag: str) -> str:
+    """ "" for what a loss or a callback of the user's adds."""
+    group, _, name = tag.partition("/")
+    if group == "time" and name.startswith("shares/"):
+        _, part, stage = name.split("/")
+        return f"Share of its time that the {part} spends on {_STAGES.get(stage, stage)}."
+    if group == "queue" and name.startswith("numbers/"):
+        return f"How many {name.partition('/')[2]} there are."
+    return _BY_TAG.get(tag, "")
