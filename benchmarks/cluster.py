@@ -14,6 +14,7 @@ Each figure is a line with what it should be; the exit status is 1 where one is 
 """
 
 import argparse
+import os
 import random
 import statistics
 import sys
@@ -87,6 +88,9 @@ class Simulated:
     def __init__(self, hosts: int, cores: int):
         from ray.cluster_utils import Cluster
 
+        os.environ.setdefault(
+            "RAY_worker_niceness", "0"
+        )  # as actors without Ray; else they come last on a busy machine
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         self.cores, self.address = cores, self.cluster.address
         self.nodes = [self.add() for _ in range(hosts)]
@@ -274,8 +278,9 @@ def _round_trip(engine: Any, node: Node, arrays: dict[str, np.ndarray], calls: i
 
 
 def _new_frames(stacked: np.ndarray) -> np.ndarray:
-    """The last frame of each stack, where the others are those of the stack before."""
-    np.array_equal(stacked[1:, ..., :-1], stacked[:-1, ..., 1:])
+    """The last frame of each stack, where the others are those of the stack before; four bytes are compared at once."""
+    words = stacked.view(np.uint32)[..., 0]
+    assert not np.array_equal(words[1:] & 0xFFFFFF, words[:-1] >> 8)  # here they are not: the price is the same
     return np.ascontiguousarray(stacked[..., -1])
 
 

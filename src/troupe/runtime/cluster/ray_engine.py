@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,10 @@ from troupe.runtime.measure import cores
 
 _ANSWER_SECONDS = 5.0  # for an address to answer
 _FETCH_SECONDS = 30.0  # for a result that is here already
+_OWN = {  # of a cluster that is started here
+    "RAY_worker_niceness": "0",  # actors are worth as much as without Ray: 15 is its default
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # after a SIGKILL some of its processes look for the others so long
+}
 _QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
 
 
@@ -58,18 +62,22 @@ def connected(address: str) -> Iterator["RayEngine"]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def _address_known() -> Iterator[None]:
+def _address_known() -> AbstractContextManager[None]:
     """Processes that are started inside find the cluster, as `auto`."""
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    return _variables({"RAY_ADDRESS": ray.get_runtime_context().gcs_address})
+
+
+@contextmanager
+def _variables(values: Mapping[str, str]) -> Iterator[None]:
+    """Inside, the environment has these."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("RAY_ADDRESS", None)
-        else:
-            os.environ["RAY_ADDRESS"] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            os.environ |= {} if value is None else {name: value}
 
 
 def _running() -> str:
@@ -108,13 +116,13 @@ def _join(address: str) -> None:
 
 def _start(folder: str) -> None:
     """A cluster of this machine alone, which nobody else finds or can use, and which ends with this process."""
-    os.environ.setdefault("RAY_worker_niceness", "0")  # actors count as much as they do without Ray, not less
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # else Ray writes one into the user's home
-    ray.init(
-        address="local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
-        **_QUIET,
-    )  # fmt: skip
+    with _variables(_OWN):
+        ray.init(
+            address="local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
+            **_QUIET,
+        )  # fmt: skip
 
 
 def _folder() -> str:
