@@ -130,7 +130,7 @@ def train(
     called = find_callbacks(callbacks) if leads else ()
     meeting.check(learners, resolved)
     saying = "making and measuring environments ..."
-    with connected(resolved):
+    with connected(resolved, quiet=quiet):
         with nullcontext() if quiet else announced(saying):
             asked, source = settle(resolved, env, env_kwargs)
             asked, made = choices.settle(asked), find_network(network, asked)
@@ -142,9 +142,11 @@ def train(
             findings += [*no_effect.notices(config, names), *group.notes]
             measured = configuration.differing(asked, config)
             lead(group, config, annealing.annealing(config))
-            session = Session(
-                config, source, made, display, findings=findings, measured=measured, callbacks=called, group=group
-            )
+            hosts = resolved.actor.cluster != "none"
+            with announced("starting actors on the hosts ...") if hosts and not quiet else nullcontext():
+                session = Session(
+                    config, source, made, display, findings=findings, measured=measured, callbacks=called, group=group
+                )
             with RunDirectory.new(config, run_dir) as directory:
                 return session.run(directory)
 

@@ -67,7 +67,8 @@ class ClusterRunner:
         self._machines = Machines(engine)
         self._generation, self._next_look = 0, 0.0
         self._polled = self._alone_since = time.monotonic()
-        self._ending, self._ended = threading.Lock(), False
+        self._ending = threading.Lock()
+        self._last: list[Ticket] | None = None  # of the calls that end hosts
 
     def open(self) -> None:
         """Starts hosts and waits until they are ready for the first rollouts. Raises UsageError where one cannot be."""
@@ -90,24 +91,27 @@ class ClusterRunner:
                 self._hand_over(deliver)
             raise Closed
         finally:
-            self.close()
+            self._end()
 
     def successor(self) -> None:
         """None: nothing here hangs, and a host that does is replaced."""
 
     def close(self) -> None:
         """Ends all hosts: in order if they can in time."""
+        tickets, end = self._end(), time.monotonic() + _CLOSE_SECONDS
+        while tickets and (left := end - time.monotonic()) > 0:
+            done = self._engine.wait(tickets, left)
+            tickets = [ticket for ticket in tickets if ticket not in done]
+        for host in self._hosts:
+            host.kill()
+
+    def _end(self) -> list[Ticket]:
+        """Tells the hosts to end, once, and does not wait: that is for `close`."""
         with self._ending:
-            if self._ended:
-                return
-            self._ended = True
-            tickets = [self._engine.call(host.handle, "close") for host in self._hosts if host.handle is not None]
-            end = time.monotonic() + _CLOSE_SECONDS
-            while tickets and (left := end - time.monotonic()) > 0:
-                done = self._engine.wait(tickets, left)
-                tickets = [ticket for ticket in tickets if ticket not in done]
-            for host in self._hosts:
-                host.kill()
+            if self._last is None:
+                started = [host.handle for host in self._hosts if host.handle is not None]
+                self._last = [self._engine.call(handle, "close") for handle in started]
+            return self._last
 
     def describe(self) -> str:
         """Where the actors are: "2 hosts (a: 4 actors, b: 3)"."""

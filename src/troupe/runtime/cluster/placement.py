@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 
 from troupe.config import TrainConfig, UsageError
 from troupe.extras import need
+from troupe.importing import announced
 from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.cluster.engine import Engine, Node
 from troupe.runtime.cluster.head import ClusterRunner
@@ -22,7 +23,7 @@ _STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts on thei
 
 
 @contextmanager
-def connected(config: TrainConfig) -> Iterator[None]:
+def connected(config: TrainConfig, *, quiet: bool = True) -> Iterator[None]:
     """Inside, a run whose actors are to be on a cluster is connected to it. Raises UsageError."""
     if config.actor.cluster == "none" or _engine.get() is not None:
         yield
@@ -30,8 +31,11 @@ def connected(config: TrainConfig) -> Iterator[None]:
     need("cluster")
     from troupe.runtime.cluster import ray_engine
 
-    with ray_engine.connected(config.actor.cluster) as engine, using(engine):
-        yield
+    with ExitStack() as stack:
+        with nullcontext() if quiet else announced("connecting to the cluster ..."):
+            engine = stack.enter_context(ray_engine.connected(config.actor.cluster))
+        with using(engine):
+            yield
 
 
 @contextmanager
