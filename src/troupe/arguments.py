@@ -109,9 +109,10 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         return added
 
     one = add("train", "train an agent; all its files go to the run directory")
-    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
-    one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
-    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of all random numbers (0)")
+    one.add_argument("env", nargs="?", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument("--preset", metavar="P", help="troupe presets lists them (appo)")
+    one.add_argument("--seed", type=count(0), metavar="S", help="seed of all random numbers (0)")
+    one.add_argument("--config", metavar="FILE", help="settings in TOML, such as another run's config.toml")
     one.add_argument(
         "--seeds", type=count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
@@ -259,7 +260,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
         ("--actors", "actor.count", "N", "number of actors (auto: by measurement)"),
         ("--cluster", "actor.cluster", "ADDRESS", "actors on a Ray cluster; auto: this machine's"),
         ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
-        ("--on-collapse", "collapse.answer", "A", _COLLAPSE),
+        ("--on-collapse", "collapse.answer", "A", argparse.SUPPRESS),
     ):
         add_short(parser, option, name, metavar, text, dest=name)
     text = "stop after T of training: 30s, 5m, 1.5h"

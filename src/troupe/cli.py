@@ -76,6 +76,7 @@ def run(argv: Sequence[str]) -> int:
 def train(options: argparse.Namespace) -> int:
     from troupe import trainer
 
+    _add_config(options)
     asked = {"preset": options.preset, "callbacks": options.callbacks, **_asked(options)}
     if options.json and options.watch:
         raise UsageError("--json prints nothing else; use troupe watch RUN afterwards")
@@ -96,6 +97,19 @@ def train(options: argparse.Namespace) -> int:
 
         _show_run(done.path, {}, 1, options.seed, video_without_display(done.path))
     return 0
+
+
+def _add_config(options: argparse.Namespace) -> None:
+    """Completes the options by the settings of --config, of which those of the command line replace some."""
+    given = config.read_settings(Path(options.config)) if options.config else {}
+    env, preset, seed = (given.pop(name, None) for name in ("env.id", "preset", "seed"))
+    options.untuned |= given.pop("tuned", True) is False
+    options.env = options.env or env
+    if not options.env:
+        raise UsageError("the following arguments are required: ENV (troupe train --help)")
+    options.preset = options.preset or preset or "appo"
+    options.seed = seed or 0 if options.seed is None else options.seed
+    options.in_file = given
 
 
 def _result_printed(training: "Callable[[], Run]", *, json_only: bool) -> "Run":
@@ -227,7 +241,8 @@ def _show_run(
 
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    return {"settings": settings_of(options), "tuned": not options.untuned, "display": _display(options)}
+    settings = getattr(options, "in_file", {}) | settings_of(options)
+    return {"settings": settings, "tuned": not options.untuned, "display": _display(options)}
 
 
 def _display(options: argparse.Namespace) -> "Mode":

@@ -5,7 +5,7 @@ Nothing here imports torch or Gymnasium, so that a wrong name is reported at onc
 
 from troupe.config.errors import TroupeError, UsageError, did_you_mean, one_line, plain_words, printable, reason
 from troupe.config.evaluation import Checkpoint, Collapse, Evaluation, Stop
-from troupe.config.files import from_toml, settings_in, to_toml
+from troupe.config.files import from_toml, read_settings, settings_in, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.protocols import protocol_of
 from troupe.config.settings import (
@@ -28,6 +28,7 @@ from troupe.config.values import (
     Field,
     build,
     by_name,
+    check_name,
     check_option,
     check_value,
     differing,

@@ -37,17 +37,23 @@ def build(dotted: Mapping[str, Any]) -> TrainConfig:
             continue
         if name in TABLES:
             raise UsageError(f"{name} = {value!r}: expected a table; write {name}.NAME for each entry")
-        if name not in known:
-            section = name.partition(".")[0]
-            there = section if any(each.startswith(f"{section}.") for each in known) else ""
-            help_ = f"--help {there}" if there else "--help-all"
-            raise UsageError(f"no setting '{name}'{suggest(name, known)} (troupe train {help_} lists them)")
+        check_name(name)
         checked = _convert(name, value, known[name])
         section, _, leaf = name.rpartition(".")
         (nested.setdefault(section, {}) if section else nested)[leaf] = checked
     config = msgspec.convert(nested, TrainConfig)
     check_together(config)
     return config
+
+
+def check_name(name: str) -> None:
+    """Raises UsageError, with the nearest name, where there is no such setting."""
+    known = fields()
+    if name not in known and not _table_of(name):
+        section = name.partition(".")[0]
+        there = section if any(each.startswith(f"{section}.") for each in known) else ""
+        help_ = f"--help {there}" if there else "--help-all"
+        raise UsageError(f"no setting '{name}'{suggest(name, known)} (troupe train {help_} lists them)")
 
 
 def replace(config: TrainConfig, changed: Mapping[str, Any]) -> TrainConfig:
