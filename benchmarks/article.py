@@ -12,7 +12,7 @@ SEEDS = range(1, 11)
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "runs"
+        runs = Path(folder) / "runs"
         printed, _ = troupe(
             "train",
             "CartPole-v0",
@@ -23,13 +23,13 @@ if __name__ == "__main__":
             "--seeds",
             "10",
             "--run-dir",
-            str(place),
+            str(runs),
             "--quiet",
         )
         print(printed)
-        summaries = [json.loads((place / f"seed{seed}" / "summary.json").read_text()) for seed in SEEDS]
+        summaries = [json.loads((runs / f"seed{seed}" / "summary.json").read_text()) for seed in SEEDS]
         RESULTS.mkdir(exist_ok=True)
-        shutil.copy(place / "learning.png", RESULTS / "article.png")
+        shutil.copy(runs / "learning.png", RESULTS / "article.png")
     means = [summary["evaluation"]["mean_return"] for summary in summaries]
     speeds = [summary["steps_per_s"] for summary in summaries]
     write(

@@ -69,9 +69,9 @@ def learn(name: str, game: str, seeds: range, *options: str, at_once: int = 1, p
     with tempfile.TemporaryDirectory() as folder:
 
         def train(seed: int) -> dict[str, Any]:
-            place = Path(folder) / f"seed{seed}"
-            _, whole = troupe("train", game, "--seed", str(seed), "--run-dir", str(place), *options)
-            result = _result(place, whole)
+            run = Path(folder) / f"seed{seed}"
+            _, whole = troupe("train", game, "--seed", str(seed), "--run-dir", str(run), *options)
+            result = _result(run, whole)
             print(result, flush=True)
             return result
 
@@ -103,9 +103,9 @@ def compare(results: dict[str, str], steps: int, file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-def _result(place: Path, whole: float) -> dict[str, Any]:
-    summary = json.loads((place / "summary.json").read_text())
-    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+def _result(run: Path, whole: float) -> dict[str, Any]:
+    summary = json.loads((run / "summary.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     returns: list[list[float]] = []
     for row in rows:
         known = row["kind"] == "report" and row["recent_return"] is not None

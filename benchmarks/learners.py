@@ -33,14 +33,14 @@ def cost() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    variables = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
     words = [sys.executable, __file__, "rank"]
     ranks = [
-        subprocess.Popen(words, env=os.environ | place | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(words, env=os.environ | variables | {"RANK": str(rank)}, stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    (said, _), _ = (each.communicate() for each in ranks)
-    found = json.loads(said)
+    (printed, _), _ = (each.communicate() for each in ranks)
+    found = json.loads(printed)
     for name, (fastest, middle) in found.items():
         print(f"{name}: median {middle * 1e3:.2f} ms, fastest {fastest * 1e3:.2f} ms")
     write("learners-cost", {"command": "learners.py cost", "seconds, fastest and median": found})

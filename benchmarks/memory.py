@@ -63,10 +63,10 @@ def main(seeds: int = 5, scale: float = 1.0) -> None:
 
 def trained(folder: Path, env: str, core: str, seed: int, *, settings: list[str], steps: int) -> dict[str, Any]:
     """One run until its target is confirmed, and the figures of its summary."""
-    place = Path(tempfile.mkdtemp(dir=folder)) / "run"
-    asked = ["--network.core", core, "--steps", str(steps), "--seed", str(seed), "--run-dir", str(place), "--quiet"]
+    run = Path(tempfile.mkdtemp(dir=folder)) / "run"
+    asked = ["--network.core", core, "--steps", str(steps), "--seed", str(seed), "--run-dir", str(run), "--quiet"]
     troupe("train", env, *settings, *asked)
-    summary = json.loads((place / "summary.json").read_text())
+    summary = json.loads((run / "summary.json").read_text())
     evaluation = summary["evaluation"]
     return {
         "seed": seed,

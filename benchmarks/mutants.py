@@ -47,14 +47,14 @@ def mutants(root: Path, file: str) -> Iterator[Mutant]:
     module = wrapper.visit(visitor)
     positions = wrapper.resolve(PositionProvider)
     for mutation in visitor.mutations:
-        place = positions[mutation.original_node]
-        yield Mutant(file, place.start.line, place.end.line, module, mutation)
+        position = positions[mutation.original_node]
+        yield Mutant(file, position.start.line, position.end.line, module, mutation)
 
 
-def files_of(root: Path, places: Sequence[str]) -> list[str]:
-    """The Python files among `places`, files and folders relative to `root`."""
+def files_of(root: Path, paths: Sequence[str]) -> list[str]:
+    """The Python files among `paths`, files and folders relative to `root`."""
     found = [
-        each for place in places for each in ([root / place] if place.endswith(".py") else (root / place).rglob("*.py"))
+        each for path in paths for each in ([root / path] if path.endswith(".py") else (root / path).rglob("*.py"))
     ]
     return sorted({each.relative_to(root).as_posix() for each in found})
 

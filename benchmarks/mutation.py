@@ -39,20 +39,20 @@ import pytest
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 SOURCE = Path("src/troupe")
-PLACES = ["runtime", "runs", "agent.py", "config", "environments/source.py"]
+PATHS = ["runtime", "runs", "agent.py", "config", "environments/source.py"]
 EQUIVALENT = HERE / "results" / "mutation-equivalent.toml"
 PROCESSES = ["tests/runtime/test_processes.py", "tests/test_process_faults.py"]
 TEST_SECONDS = 60  # for one test, by pytest-timeout; five times as long in `cover`
 
 
-def copy_of_the_tree(place: Path) -> Path:
-    shutil.rmtree(place, ignore_errors=True)
+def copy_of_the_tree(folder: Path) -> Path:
+    shutil.rmtree(folder, ignore_errors=True)
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split("\0"):
         if name and (ROOT / name).is_file():
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, place / name)
-    return place
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    return folder
 
 
 # Which test runs which line
@@ -191,7 +191,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
 
     tree = folder / "tree"
     covering, runner = Covering(folder, tree), Runner(tree)
-    every = [mutant for file in files_of(tree / SOURCE, options.places) for mutant in mutants(tree / SOURCE, file)]
+    every = [mutant for file in files_of(tree / SOURCE, options.paths) for mutant in mutants(tree / SOURCE, file)]
     if options.changed:
         lines = changed_lines(options.changed)
         every = [each for each in every if any((each.file, n) in lines for n in range(each.line, each.last_line + 1))]
@@ -233,8 +233,8 @@ def one(
         covering.seconds[by] = math.inf  # it comes last from now on, and alone shows nothing
         tests, outcome, by = [test for test in tests if test != by], "uncovered", ""
     spent = round(time.monotonic() - began, 1)
-    place = {"file": mutant.file, "line": mutant.line, "change": mutant.change}
-    return place | {"outcome": outcome, "by": by, "tests": len(tests), "seconds": spent}
+    of_mutant = {"file": mutant.file, "line": mutant.line, "change": mutant.change}
+    return of_mutant | {"outcome": outcome, "by": by, "tests": len(tests), "seconds": spent}
 
 
 # The result
@@ -290,7 +290,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutation")
     parser.add_argument("--tests", nargs="*", default=[], help="cover: these only")
     parser.add_argument("--processes", type=int, default=2, help="cover: in parallel")
-    parser.add_argument("--places", nargs="*", default=PLACES, help="measure: files and folders of src/troupe")
+    parser.add_argument("--paths", nargs="*", default=PATHS, help="measure: files and folders of src/troupe")
     parser.add_argument("--sample", type=int, default=0, help="measure: so many; 0: all")
     parser.add_argument("--changed", default="", metavar="COMMIT", help="measure: lines that changed since, all")
     parser.add_argument("--seed", type=int, default=0)

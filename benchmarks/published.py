@@ -17,7 +17,7 @@ from typing import Any
 from common import RESULTS, troupe, write
 
 STEPS = {"a3c": 30_000, "impala": 500_000, "ga3c": 30_000, "a3c-lstm": 30_000}
-PLACES = {"impala": ["--topology", "serial", "--actor.count", "1"]}
+TOPOLOGIES = {"impala": ["--topology", "serial", "--actor.count", "1"]}
 SETTINGS = {"published": ["--untuned"], "tuned": []}
 
 
@@ -25,8 +25,8 @@ def options(preset: str, kind: str) -> list[str]:
     """All but the seed and the run directory."""
     evaluations = ["--evaluation.every_steps", str(STEPS[preset] // 20), "--evaluation.every_seconds", "0"]
     limits = ["--steps", str(STEPS[preset]), "--target", "475", "--time", "30m"]
-    where = PLACES.get(preset, ["--actor.placement", "thread"])
-    return ["--preset", preset, *SETTINGS[kind], *limits, *evaluations, *where]
+    topology = TOPOLOGIES.get(preset, ["--actor.placement", "thread"])
+    return ["--preset", preset, *SETTINGS[kind], *limits, *evaluations, *topology]
 
 
 def measure(preset: str, kind: str, seed: int) -> dict[str, Any]:

@@ -30,9 +30,9 @@ def main(seeds: int = 10, steps: int = 100_000) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(1, seeds + 1):
             for answer in ANSWERS:
-                place = Path(folder) / f"{answer}{seed}"
-                troupe(*command, "--seed", str(seed), "--on-collapse", answer, "--run-dir", str(place))
-                runs[answer].append(result(place, steps))
+                run = Path(folder) / f"{answer}{seed}"
+                troupe(*command, "--seed", str(seed), "--on-collapse", answer, "--run-dir", str(run))
+                runs[answer].append(result(run, steps))
                 told = {name: value for name, value in runs[answer][-1].items() if name != "evaluations"}
                 print(answer, told, flush=True)
     picture(runs, RESULTS / "stability.png")
@@ -46,9 +46,9 @@ def main(seeds: int = 10, steps: int = 100_000) -> None:
     )
 
 
-def result(place: Path, steps: int) -> dict[str, Any]:
-    summary = json.loads((place / "summary.json").read_text())
-    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+def result(run: Path, steps: int) -> dict[str, Any]:
+    summary = json.loads((run / "summary.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     seen = [(row["steps"], row["mean"]) for row in rows if row["kind"] == "evaluation" and row["purpose"] == "progress"]
     return {
         "seed": summary["seed"],

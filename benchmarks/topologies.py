@@ -12,13 +12,13 @@ from common import RESULTS, troupe, write
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "comparison"
+        comparison = Path(folder) / "comparison"
         command = [
             "compare", "CartPole-v1", "--presets", "appo,impala,a3c,ga3c,article", "--seeds", "5", "--seed", "1",
             "--target", "475", "--time", "180s", "--quiet",
         ]  # fmt: skip
-        printed, seconds = troupe(*command, "--run-dir", str(place))
+        printed, seconds = troupe(*command, "--run-dir", str(comparison))
         print(printed)
-        result = json.loads((place / "comparison.json").read_text())
+        result = json.loads((comparison / "comparison.json").read_text())
         write("topologies", {"command": "troupe " + " ".join(command), "seconds": seconds, **result})
-        shutil.copy(place / "comparison.png", RESULTS / "topologies.png")
+        shutil.copy(comparison / "comparison.png", RESULTS / "topologies.png")

@@ -52,10 +52,6 @@ def network_of_run(
     if network is None:
         if name.startswith(PASSED) or (trained_with_one and name == Network.custom):
             raise needs_network(run)
-        path = files.path_of(name)
-        if path and not path.is_file():
-            option = hints.code_option("network")
-            raise UsageError(f"no file '{path}' to take the run's network from; if it moved, pass {option}")
         NETWORKS.check_code(run, name, config.env.files)
     return find_network(network, config)
 
