@@ -215,7 +215,7 @@ def number(): return 3
     [
         ("FILE:Neds", "own.py has no callable 'Neds'; did you mean Needs?"),
         ("FILE:Needs", "callback own.py:Needs: called without arguments it raised TypeError"),
-        ("FILE:number", "callback own.py:number: called without arguments it gave a int, which is no troupe.Callback"),
+        ("FILE:number", "callback own.py:number: called without arguments it returned a int, not a troupe.Callback"),
         ("nothing.py:One", "no file 'nothing.py' to take the callback 'One' from"),
         ("One", "callbacks: 'One' is not module:Callback or path/to/file.py:Callback"),
     ],
@@ -233,8 +233,8 @@ def test_what_is_no_callback_is_refused_in_a_line_before_anything_starts(tmp_pat
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ([Recorder], r"callbacks: .*Recorder.* is no callback; expected an object of it, Recorder\(\)"),
-        ([3], "callbacks: 3 is no callback; expected a troupe.Callback or a name"),
+        ([Recorder], r"callbacks: .*Recorder.* is not a callback; expected an object of it, Recorder\(\)"),
+        ([3], "callbacks: 3 is not a callback; expected a troupe.Callback or a name"),
         ("own.py:Name", "callbacks = 'own.py:Name': expected a list"),
         (Recorder(), "expected a list"),
     ],

@@ -188,5 +188,5 @@ def actors_of_the_cluster() -> list[int]:
 
 def test_an_address_that_nobody_answers_at_is_refused_in_a_line(capsys):
     assert run([*COMMAND.split(), "--cluster", "127.0.0.1:1"]) == 2
-    assert capsys.readouterr().err == "troupe: cluster 127.0.0.1:1: nobody answers there: connection refused\n"
+    assert capsys.readouterr().err == "troupe: cluster 127.0.0.1:1: nothing answers there: connection refused\n"
     assert not Path("run").exists()

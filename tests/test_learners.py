@@ -58,11 +58,11 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ("--topology hogwild --preset a3c", "topology hogwild has no batches to share a gradient of"),
-        ("--topology serial", "topology serial has no batches to share a gradient of"),
-        ("--preset ga3c", "topology ga3c has no batches to share a gradient of"),
+        ("--topology hogwild --preset a3c", "topology hogwild has no batches whose gradient could be shared"),
+        ("--topology serial", "topology serial has no batches whose gradient could be shared"),
+        ("--preset ga3c", "topology ga3c has no batches whose gradient could be shared"),
         ("--cluster auto", "leave --cluster out"),
-        ("--record", "a recorded run has one; leave --record out"),
+        ("--record", "a recorded run has one learner; leave --record out"),
         ("--learner.take_all true", "set learner.take_all to false"),
         ("--novelty.coefficient 0.5", "set novelty.coefficient to 0"),
         ("--seeds 2", "--learners is for one run; leave --seeds out"),

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it trains: notices, rows of metrics, and what it tells its callbacks."""
+"""What a run shows and writes while it trains: notices, rows of metrics, calls of callbacks."""
 
 from collections import deque
 from pathlib import Path
@@ -12,7 +12,7 @@ from troupe.runtime.progress import Progress
 
 
 class RunOutput:
-    """Any thread appends to `rows` and to the notices of `progress`; the main thread calls the methods, which hand them
+    """Any thread appends to `rows` and to the notices of `progress`; the main thread calls the methods, which pass them
     on."""
 
     def __init__(self, display: Display, progress: Progress, callbacks: Callbacks, limits: Limits):
@@ -20,7 +20,7 @@ class RunOutput:
         self.rows: deque[Row] = deque()
 
     def show(self, writer: RunWriter, report: Row) -> None:
-        """Shows and writes everything there is, and last the report."""
+        """Shows and writes everything pending, the report last."""
         self.show_notices()
         while self._progress.news:
             self._display.news(self._progress.news.popleft())
@@ -33,7 +33,7 @@ class RunOutput:
             self._display.notice(self._progress.notices.popleft())
 
     def write(self, writer: RunWriter) -> list[Row]:
-        """Writes the rows that there are, with what callbacks add; returns them."""
+        """Writes the pending rows, with what callbacks add to them; returns them."""
         written = []
         while self.rows:
             written.append(self._callbacks.on_row(self.rows.popleft()))
@@ -41,11 +41,11 @@ class RunOutput:
         return written
 
     def end(self, writer: RunWriter, saved: Path | None) -> None:
-        """Writes what is left, and tells of the last checkpoint."""
+        """Writes what is left, and calls the callbacks with the last checkpoint."""
         self.write(writer)
         self.checkpoint(saved)
 
     def checkpoint(self, path: Path | None) -> None:
-        """One was to be written; None if that failed."""
+        """Calls the callbacks with a checkpoint; `path` is None if it could not be written."""
         if path:
             self._callbacks.on_checkpoint(path)

@@ -264,7 +264,7 @@ def test_an_environment_that_envpool_has_not_is_refused() -> None:
 def test_an_environment_that_differs_there_is_refused_with_the_reason() -> None:
     source = replace(find("MountainCar-v0"), id="CarRacing-v3", pool_name="")
     assert refused(source) == (
-        "env.backend = 'envpool': CarRacing-v3 is not taken from EnvPool, for its images are rendered by another "
+        "env.backend = 'envpool': CarRacing-v3 is not taken from EnvPool: its images are rendered by another "
         "program there; use auto"
     )
 

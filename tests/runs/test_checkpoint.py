@@ -394,7 +394,7 @@ def test_a_lock_that_is_a_link_is_named_as_one(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "checkpoints", "plots"])
-def test_a_link_out_of_the_directory_is_refused_and_nothing_is_touched(tmp_path, monkeypatch, capfd, name):
+def test_a_link_out_of_the_directory_is_refused_and_nothing_is_touched(tmp_path, monkeypatch, capfd, pictures, name):
     monkeypatch.chdir(tmp_path)
     tiny = "--target none --actor.count 1 --evaluation.final_episodes 2 --quiet"
     assert cli.run(f"train CartPole-v1 --run-dir run --steps 200 {tiny}".split()) == 0

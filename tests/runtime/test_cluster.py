@@ -1,4 +1,4 @@
-"""Actors on several hosts, which are threads of this process here: order, bounds, weights, loss and what is said."""
+"""Actors on several hosts, which are threads of this process here: order, bounds, weights, loss and messages."""
 
 import json
 import threading
@@ -262,7 +262,7 @@ def test_a_lost_host_counts_once_and_the_others_take_its_actors(two):
         run.until(lambda: any(actor == 0 and generation > 0 for actor, generation, *_ in run.got))
         assert run.progress.counts.restarts == 1
         assert run.runner.describe() == "1 host (b: 4 actors)"
-        assert "host a is lost: its machine is gone; other hosts take its 3 actors" in run.notices
+        assert "host a is lost: its machine is gone; other hosts take over its 3 actors" in run.notices
         for actor in range(4):
             mine = [(generation, index) for each, generation, index, _ in run.got if each == actor]
             assert mine == sorted(mine)
@@ -321,7 +321,7 @@ def test_a_host_that_joins_shares_the_actors_of_one_with_too_few_cores():
         run.until(lambda: run.runner.describe() == "2 hosts (a: 2 actors, b: 2)")
         got = len(run.got)
         run.until(lambda: {0, 1, 2, 3} <= {actor for actor, *_ in run.got[got:]})
-        assert "host b has joined, and shares the actors of a" in run.notices
+        assert "host b has joined and takes over some of the actors of a" in run.notices
         assert run.progress.counts.restarts == 0
 
 
@@ -329,7 +329,7 @@ def test_a_host_that_is_not_needed_is_a_spare(two):
     with bench(two) as run:
         run.start().until(lambda: len(run.got) > 4)
         two.join("c", 8)
-        run.until(lambda: "host c has joined: a spare, should another be lost" in run.notices)
+        run.until(lambda: "host c has joined; it gets actors when another host is lost" in run.notices)
         two.remove("b")
         run.until(lambda: run.runner.describe() == "2 hosts (a: 3 actors, c: 1)")
 
@@ -338,9 +338,9 @@ def test_losses_are_limited_by_actor_restarts(two):
     with bench(two, **{"actor.restarts": 0}) as run:
         run.start().until(lambda: len(run.got) > 4)
         two.remove("b")
-        said = str(run.failure())
-        assert "host b is lost" in said
-        assert "0 is this run's actor.restarts" in said
+        message = str(run.failure())
+        assert "host b is lost" in message
+        assert "the limit of 0 restarts (actor.restarts) is reached" in message
 
 
 def test_what_a_host_raises_names_the_host_the_environment_and_the_traceback(two):
@@ -382,7 +382,7 @@ def test_a_host_without_a_package_of_the_environment_is_named_with_the_pip_comma
 
 
 @pytest.mark.parametrize(
-    ("theirs", "said"),
+    ("theirs", "message"),
     [
         ({}, ""),
         ({"python": "3.9"}, "host h has python 3.9, this machine"),
@@ -392,10 +392,10 @@ def test_a_host_without_a_package_of_the_environment_is_named_with_the_pip_comma
         ({"sources": "00000000"}, "with other source files than this machine (checksums 00000000 and"),
     ],
 )
-def test_versions_that_differ_are_told_with_both(theirs, said):
+def test_versions_that_differ_are_both_named(theirs, message):
     ours = versions.prober()()
-    assert said in versions.difference("h", ours | theirs, ours)
-    assert bool(versions.difference("h", ours | theirs, ours)) == bool(said)
+    assert message in versions.difference("h", ours | theirs, ours)
+    assert bool(versions.difference("h", ours | theirs, ours)) == bool(message)
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_an_environment_that_raises_on_a_host_ends_the_run_with_the_host_named(c
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ("--preset a3c --cluster auto", "with topology hogwild actors cannot play on other hosts; topology async"),
         ("--topology serial --cluster auto", "with topology serial actors cannot play on other hosts"),
@@ -513,11 +513,11 @@ def test_an_environment_that_raises_on_a_host_ends_the_run_with_the_host_named(c
         ("--actor.placement thread --cluster auto", "on a cluster actors are processes"),
     ],
 )
-def test_what_a_cluster_cannot_do_is_refused_in_a_line(words, said, tmp_path, monkeypatch, capsys):
+def test_what_a_cluster_cannot_do_is_refused_in_a_line(words, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(f"train CartPole-v1 --run-dir run {words}".split()) == 2
     (error,) = capsys.readouterr().err.splitlines()
-    assert said in error
+    assert message in error
     assert not Path("run").exists()
 
 

@@ -1,1 +1,1 @@
-"""Several learners on one gradient (docs/learners.md): they are processes, "ranks", of which rank 0 leads the run."""
+"""Several learners that share one gradient (docs/learners.md): one process ("rank") each; rank 0 leads the run."""

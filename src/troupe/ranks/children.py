@@ -17,15 +17,15 @@ from troupe.runtime.execution.process_launch import signals_blocked
 
 
 class Children:
-    """Owns the processes it starts. Each reads from its standard input what to do, and ends when that is closed: with
-    this process, however that ends."""
+    """Owns the processes it starts. Each reads what to do from its standard input and ends when that is closed, so also
+    when this process ends, in whatever way."""
 
     def __init__(self) -> None:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
 
     def start(self, size: int, port: int, function: str, arguments: Mapping[str, Any]) -> None:
         """Starts ranks 1 to `size` - 1, which call `function` of troupe.trainer with `arguments`. Raises UsageError
-        where these cannot be sent."""
+        if these cannot be sent."""
         try:
             call = cloudpickle.dumps((function, dict(arguments)))
         except Exception as error:
@@ -35,7 +35,7 @@ class Children:
             ) from error
         packed = pickle.dumps((sys.path, call))
         for rank in range(1, size):
-            place = {
+            rank_variables = {
                 "RANK": rank,
                 "LOCAL_RANK": rank,
                 "WORLD_SIZE": size,
@@ -45,21 +45,21 @@ class Children:
             variables = {
                 **os.environ,
                 "MASTER_ADDR": "127.0.0.1",
-                **{name: str(value) for name, value in place.items()},
+                **{name: str(value) for name, value in rank_variables.items()},
             }
-            variables.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # or torch reports every connection that ends
+            variables.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # otherwise torch reports every connection that ends
             with signals_blocked():  # Ctrl-C is for rank 0, which ends the others
                 process = subprocess.Popen(
                     [sys.executable, "-m", "troupe.ranks.process"], stdin=subprocess.PIPE, stdout=2, env=variables
                 )
             self._processes[rank] = process
             assert process.stdin is not None
-            with suppress(BrokenPipeError):  # it has ended: that is noticed soon
+            with suppress(BrokenPipeError):  # it has ended, which is noticed soon
                 process.stdin.write(packed)
                 process.stdin.flush()
 
     def ended(self, rank: int) -> str:
-        """How the process of `rank` has ended; "" while it has not, or is not one of these."""
+        """How the process of `rank` ended; "" if it is running or was not started here."""
         process = self._processes.get(rank)
         status = process.poll() if process else None
         if status is None:
@@ -68,7 +68,7 @@ class Children:
         return f"its process ended {how}"
 
     def close(self, patience_seconds: float) -> None:
-        """Waits for the processes to end; kills those that do not."""
+        """Waits for the processes to end, and kills those that do not end in time."""
         deadline = time.monotonic() + patience_seconds
         for process in self._processes.values():
             try:

@@ -1,4 +1,4 @@
-"""What a rank other than 0 does: it plays and learns as rank 0 does, and leaves everything else to it."""
+"""What ranks other than 0 do: they play and learn as rank 0 does, and leave everything else to it."""
 
 import time
 import traceback
@@ -30,15 +30,15 @@ if TYPE_CHECKING:  # a run with one learner does not import torch.distributed
     from troupe.runtime.learning.rank_group import RankGroup
 
 Parts = Callable[[TrainConfig], tuple[EnvironmentSource, nn.Module | NetworkMaker | None]]
-_SIGNAL_SECONDS = 3.0  # in which rank 0 ends the run: it has probably got the same signal
+_SIGNAL_SECONDS = 3.0  # for rank 0 to end the run: it has probably received the same signal
 
 
 class Start(NamedTuple):
-    """What the run begins with, in every rank."""
+    """What every rank starts from."""
 
     config: str  # as TOML
     counts: dict[str, int]
-    schedule: list[Any]  # the learning rate's, as checkpoints have it; empty: the user's own
+    schedule: list[Any]  # of the learning rate, as in checkpoints; empty: the user's own
     resumes: int
 
 
@@ -53,7 +53,7 @@ def lead(group: Alone, config: TrainConfig, schedule: Schedule, counts: Counts |
 
 
 def follow(group: Alone, parts: Parts) -> NoReturn:
-    """Follows rank 0 to the end of the run, and ends this process; `parts` gives environment and network."""
+    """Trains along with rank 0 to the end of the run, then ends this process; `parts` makes environment and network."""
     ranks = cast("RankGroup", group)
     packed = ranks.receive_start()
     if packed is None:
@@ -68,7 +68,7 @@ def follow(group: Alone, parts: Parts) -> NoReturn:
 
 
 def _train(group: "RankGroup", config: TrainConfig, parts: Parts, start: Start) -> str:
-    """Trains until rank 0 ends it; otherwise says what went wrong."""
+    """Trains until rank 0 ends the run; returns what went wrong if it ended otherwise."""
     counts = Counts(**start.counts)
     source, network = parts(config)
     group.begin(counts)

@@ -1,7 +1,7 @@
-"""How the ranks of a run find each other, and agree that they are to do the same.
+"""How the ranks of a run find each other, and check that they were started alike.
 
-`train(..., learners=2)` starts the other ranks on this machine. A process that torchrun has started is a rank already,
-as RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say.
+`train(..., learners=2)` starts the other ranks on this machine. A process that torchrun started is a rank already, as
+RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say.
 """
 
 import os
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 60.0  # for all ranks to meet
 _CLOSE_SECONDS = 10.0  # for the others to end
-_LEAVE_SECONDS = 2.0  # for operations that nobody waits for any more
+_LEAVE_SECONDS = 2.0  # to end operations that nobody waits for any more
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 def of_environment() -> tuple[int, int]:
-    """The rank of this process and the number of ranks, as torchrun gives them; 0 and 1 where it did not."""
+    """The rank of this process and the number of ranks, as set by torchrun; 0 and 1 without torchrun."""
     if not all(os.environ.get(name) for name in _VARIABLES):
         return 0, 1
     try:
@@ -49,13 +49,13 @@ def of_environment() -> tuple[int, int]:
     if not valid:
         found = ", ".join(f"{name}={os.environ[name]}" for name in _VARIABLES)
         raise UsageError(
-            f"the environment has {found}: not as torchrun sets them; unset them to train with one learner"
+            f"the environment variables {found} are not as torchrun sets them; unset them to train with one learner"
         )
     return rank, size
 
 
 def check(learners: int, config: TrainConfig) -> None:
-    """Raises UsageError where there cannot be that many learners, or where a run of `config` cannot have several."""
+    """Raises UsageError if there cannot be that many learners, or if a run of `config` cannot have several."""
     if learners < 1:
         raise UsageError(f"{hints.given('learners', str(learners))}: expected at least 1")
     rank, size = of_environment()
@@ -69,12 +69,12 @@ def check(learners: int, config: TrainConfig) -> None:
     for wrong, what in (
         (
             config.topology != "async",
-            f"topology {config.topology} has no batches to share a gradient of; use --topology async",
+            f"topology {config.topology} has no batches whose gradient could be shared; use --topology async",
         ),
-        (config.actor.cluster != "none", "each has its actors on its own machine; leave --cluster out"),
-        (config.record, "a recorded run has one; leave --record out"),
+        (config.actor.cluster != "none", "each runs its actors on its own machine; leave --cluster out"),
+        (config.record, "a recorded run has one learner; leave --record out"),
         (config.learner.take_all, "their batches must have the same size; set learner.take_all to false"),
-        (config.novelty.coefficient > 0, "each would have another measure of novelty; set novelty.coefficient to 0"),
+        (config.novelty.coefficient > 0, "each would measure novelty differently; set novelty.coefficient to 0"),
         (learners > 1 and not may_have_processes(), "this process is a daemon, which may not start others"),
     ):
         if wrong:
@@ -85,8 +85,8 @@ def check(learners: int, config: TrainConfig) -> None:
 def join(
     learners: int, function: str, arguments: Mapping[str, Any], asked: Mapping[str, Any]
 ) -> Iterator["Alone | RankGroup"]:
-    """The group that this process learns in. With several `learners` the others are started here, and make the same
-    call: `function` of the trainer with `arguments`. `asked` are the settings that must be the same in all ranks.
+    """The group of learners that this process belongs to. With several `learners` the others are started here and make
+    the same call: `function` of the trainer with `arguments`. The settings `asked` must be the same in all ranks.
 
     At the end of `with`, rank 0 ends the others.
     """
@@ -127,21 +127,21 @@ def join(
     finally:
         children.close(_CLOSE_SECONDS)
         if dist.is_initialized():
-            # Where a host was lost, an operation may be waiting for it, and for this thread that would be for ever.
+            # After the loss of a host, an operation may wait for it for ever, and so would this thread.
             thread = threading.Thread(target=dist.destroy_process_group, daemon=True)
             thread.start()
             thread.join(_LEAVE_SECONDS)
 
 
 def _wait_for_all(store: "Store", size: int) -> None:
-    """Until the other ranks have seen that the run has ended."""
+    """Waits until the other ranks have seen that the run has ended."""
     others, deadline = [f"left/{rank}" for rank in range(1, size)], time.monotonic() + _CLOSE_SECONDS
     while not store.check(others) and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
 
 
 def _connected(rank: int, size: int) -> "Store":
-    """The store that torchrun's ranks meet in. Raises UsageError where nobody answers."""
+    """The store in which ranks started by torchrun meet. Raises UsageError if nothing answers."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # torch exports it without saying so
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -175,7 +175,7 @@ def _meet(
     store.set(f"hello/{rank}", msgspec.json.encode(hello).decode())
     deadline = time.monotonic() + _CONNECT_SECONDS
     if rank:
-        # Rank 0 says by then who has not come; and where it has itself gone, the store is no longer there.
+        # By then rank 0 reports who is missing; if rank 0 itself is gone, so is the store.
         while not store.check(["go"]):
             if store.check(["end"]) or time.monotonic() > deadline + _CLOSE_SECONDS:
                 raise SystemExit(1)
@@ -207,7 +207,7 @@ def _comparable(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def _difference(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """What is not the same in two ranks; "" where all is."""
+    """What differs between two ranks; "" if nothing does."""
     for what, version in first["versions"].items():
         if (theirs := other["versions"][what]) != version:
             return f"{other['name']} has {what} {theirs}, {first['name']} {version}; install the same version"
@@ -231,12 +231,12 @@ def _notes(hellos: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _open(store: "Store", rank: int, size: int) -> None:
-    """Connects the ranks with each other."""
+    """Connects the ranks to each other."""
     import torch
     import torch.distributed as dist
 
     here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    own_gpu = dist.is_nccl_available() and torch.cuda.device_count() >= here  # NCCL wants one for each rank
+    own_gpu = dist.is_nccl_available() and torch.cuda.device_count() >= here  # NCCL needs one per rank
     if own_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
     dist.init_process_group(
@@ -245,5 +245,5 @@ def _open(store: "Store", rank: int, size: int) -> None:
         rank=rank, world_size=size,
         timeout=timedelta(seconds=_CONNECT_SECONDS),
     )  # fmt: skip
-    # From here on a learner may wait for hours, for an evaluation or a slow environment; the group watches for losses.
+    # From here on a learner may wait for hours, for an evaluation or a slow environment; the group notices lost ranks.
     dist.distributed_c10d._set_pg_timeout(timedelta(days=365))

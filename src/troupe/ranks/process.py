@@ -1,4 +1,4 @@
-"""The process of a rank that another one has started: `python -m troupe.ranks.process`."""
+"""The process of a rank that rank 0 has started: `python -m troupe.ranks.process`."""
 
 import os
 import pickle
@@ -24,7 +24,7 @@ def main() -> None:
     except SystemExit as done:
         status = done.code if isinstance(done.code, int) else 1
     sys.stderr.flush()
-    os._exit(status)  # no thread of an environment keeps the process alive
+    os._exit(status)  # or a thread of an environment would keep the process alive
 
 
 def _end_with_the_parent() -> None:

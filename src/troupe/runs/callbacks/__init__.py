@@ -1,1 +1,1 @@
-"""Callbacks of a run: the user's, and those that bring its metrics to a tracker."""
+"""Callbacks of a run: the user's own, and those that send its metrics to a tracker."""

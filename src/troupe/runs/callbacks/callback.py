@@ -1,4 +1,4 @@
-"""Callbacks: code of the user's that a run calls while it trains (docs/extending.md)."""
+"""Callbacks: the user's code that a run calls while it trains (docs/extending.md)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -46,18 +46,18 @@ class Training:
 
     @property
     def counts(self) -> Counts:
-        """Of steps, episodes, updates and more, as they are now."""
+        """The present numbers of steps, episodes, updates and more."""
         return replace(self._progress.counts)
 
     @property
     def seconds(self) -> float:
-        """Of training, evaluations excluded."""
+        """The time spent training, without evaluations."""
         return self._clock.seconds
 
     @property
     def rows(self) -> list[Mapping[str, Any]]:
-        """All rows of metrics.jsonl so far, read from the file (docs/metrics.md); what a resumed run repeated is in it
-        once."""
+        """All rows of metrics.jsonl so far, read from the file (docs/metrics.md); steps that a resumed run repeated
+        appear once."""
         return read_rows(self.path)
 
     def agent(self, *, best: bool = False) -> Agent:
@@ -65,19 +65,19 @@ class Training:
         return self._agent(best)
 
     def video(self, file: str | Path, *, best: bool = True) -> None:
-        """Writes a video of an episode of the agent (FILE.mp4 or FILE.gif). Raises UsageError where the environment
-        draws no pictures."""
+        """Writes a video of an episode of the agent (FILE.mp4 or FILE.gif). Raises UsageError if the environment
+        cannot be rendered."""
         from troupe.runs.show.video import record
 
         record(self.agent(best=best), partial(self._source.make, config=self.config.env), Path(file), 1, seed=0)
 
     def log(self, **metrics: float) -> None:
-        """Adds metrics to the row of the callback's `on_report` or `on_evaluation`; elsewhere to the next row. There
-        they are `own.NAME`, and in TensorBoard `own/NAME`."""
+        """Adds metrics to the row of the present `on_report` or `on_evaluation`, elsewhere to the next row: as
+        `own.NAME`, in TensorBoard as `own/NAME`."""
         self._logged |= {name: float(value) for name, value in metrics.items()}
 
     def save(self) -> None:
-        """Has a checkpoint written as soon as this call of the callback is over and no evaluation is under way."""
+        """Requests a checkpoint, written when this call of the callback has returned and no evaluation is under way."""
         self._save()
 
     def take_logged(self) -> dict[str, float]:
@@ -96,16 +96,16 @@ class Callback:
         """Before the first step of a new or resumed run."""
 
     def on_report(self, run: Training, row: Mapping[str, Any]) -> bool | None:
-        """About every 2 seconds, and once when training has ended; `row` is a report of docs/metrics.md."""
+        """About every 2 seconds, and once when training has ended; `row` is a report (docs/metrics.md)."""
 
     def on_evaluation(self, run: Training, row: Mapping[str, Any]) -> bool | None:
-        """After an evaluation, at the time of the next report; of the final one before `on_end`."""
+        """After an evaluation, at the time of the next report; for the final one, before `on_end`."""
 
     def on_checkpoint(self, run: Training, path: Path) -> bool | None:
-        """When the folder `path` of a checkpoint has been written."""
+        """After a checkpoint has been written to the folder `path`."""
 
     def on_end(self, run: Training) -> bool | None:
-        """At the very end, however the run ended: the run directory is complete."""
+        """At the very end, however the run ended, with the run directory complete."""
 
 
 class Callbacks:
@@ -124,7 +124,7 @@ class Callbacks:
         self._call("on_start")
 
     def on_row(self, row: Row) -> Row:
-        """`row` with what callbacks have logged, which is also about it."""
+        """Calls the callbacks with `row`; returns it with the metrics that they logged."""
         if row["kind"] in ("report", "evaluation"):
             self._call(f"on_{row['kind']}", row.copy())
         logged = self._training.take_logged()

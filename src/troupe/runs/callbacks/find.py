@@ -13,7 +13,7 @@ def find(given: Sequence[Callback | str]) -> list[Callback]:
     """The callbacks: objects as they are, the trackers by their names ("wandb"), and of other names
     ("path/to/file.py:NAME", "module:NAME") what they make when called without arguments.
 
-    Raises UsageError, in a line, for what is none.
+    Raises UsageError, in one line, for anything else.
     """
     if isinstance(given, str | Callback):
         raise UsageError(f"callbacks = {given!r}: expected a list")
@@ -25,7 +25,7 @@ def _found(given: object) -> Callback:
         return given
     if not isinstance(given, str):
         hint = f"an object of it, {given.__name__}()" if isinstance(given, type) else "a troupe.Callback or a name"
-        raise UsageError(f"callbacks: {given!r} is no callback; expected {hint} (docs/extending.md)")
+        raise UsageError(f"callbacks: {given!r} is not a callback; expected {hint} (docs/extending.md)")
     if given in SERVICES:
         return tracker(given)
     make = files.load_callable(given, "callbacks", "callback")
@@ -37,5 +37,5 @@ def _found(given: object) -> Callback:
         raise UsageError(f"callback {shown}: called without arguments it raised {one_line(error)}") from error
     if not isinstance(made, Callback):
         kind = type(made).__name__
-        raise UsageError(f"callback {shown}: called without arguments it gave a {kind}, which is no troupe.Callback")
+        raise UsageError(f"callback {shown}: called without arguments it returned a {kind}, not a troupe.Callback")
     return made

@@ -1,6 +1,6 @@
-"""Trackers: callbacks that bring a run's settings, metrics, best agent and video to another program's server or files.
+"""Trackers: callbacks that send a run's settings, metrics, best agent and video to an experiment tracker.
 
-What they need to know (the server, the project, offline or not) they read from their own environment variables.
+Server, project and whether to work offline are configured by the tracker's own environment variables.
 """
 
 import json
@@ -21,27 +21,27 @@ from troupe.runs.callbacks.callback import Callback, Training
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.tensorboard import curves
 
-_FILE = "trackers.json"  # in the run directory: what the run is called in each tracker
-_PROJECT = "troupe"  # where the environment names no other
+_FILE = "trackers.json"  # in the run directory: the run's id in each tracker
+_PROJECT = "troupe"  # unless the environment variables name another
 
 
 class Service(Protocol):
-    """A tracker's own program."""
+    """One tracking service."""
 
     def begin(self, run: Training, settings: Mapping[str, Any], known: str | None) -> str:
-        """Begins a run there, or continues the one that is `known`; returns what it is called there."""
+        """Begins a run there, or continues the run with the id `known`; returns the id."""
 
     def log(self, values: Mapping[str, float], steps: int, wall: float) -> None:
-        """Curves by name, after `steps` of the run; `wall` in seconds since 1970."""
+        """Adds a point to each curve, at `steps`; `wall` is in seconds since 1970."""
 
     def add(self, file: Path, kind: str) -> None:
-        """A copy of the file: the `kind` is "model", "video" or "picture"."""
+        """Uploads the file; `kind` is "model", "video" or "picture"."""
 
     def end(self, outcome: str) -> None: ...
 
 
 class Tracker(Callback):
-    """Tells a service of a run. A run that is resumed continues there."""
+    """Reports a run to a service. A resumed run continues there."""
 
     def __init__(self, name: str, service: Service):
         self._name, self._service = name, service
@@ -74,7 +74,7 @@ class Tracker(Callback):
             self._service.add(picture, "picture")
         try:
             run.video(video)
-        except TroupeError as error:  # many environments draw no pictures
+        except TroupeError as error:  # many environments cannot be rendered
             logging.getLogger("troupe").warning(f"no video for {self._name}: {one_line(error)}")
         else:
             self._service.add(video, "video")

@@ -1,6 +1,7 @@
-"""A folder of several runs, of `train --seeds` or `compare`: what was asked of them, how far each is, their picture.
+"""A folder of several runs, of `train --seeds` or `compare`: their settings, the state of each, their picture.
 
-Its file series.json holds what was asked, so that the same command continues; how far a run is, its own files say.
+Its file series.json holds the settings that were asked for, so that the same command continues; the state of a run
+follows from its own files.
 """
 
 import json
@@ -23,7 +24,7 @@ FILE = "series.json"
 
 
 class Member(NamedTuple):
-    """One run of the group: its folder there, the name of what it is one of, and its seed."""
+    """One run of the group: its folder in it, the name that it is compared under, and its seed."""
 
     folder: str
     name: str
@@ -31,17 +32,16 @@ class Member(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """What series.json holds: what all runs were asked for, by name, and the runs."""
+    """The content of series.json: the settings of all runs, by name, and the runs."""
 
     asked: Mapping[str, Any]
     members: Sequence[Member]
 
 
 def begin(folder: Path, asked: Mapping[str, Any], members: Sequence[Member]) -> None:
-    """Writes series.json. `asked`: what all runs have in common, by name.
+    """Writes series.json. `asked`: the settings that all runs have in common, by name.
 
-    Raises UsageError where the folder holds other runs or runs that were asked for otherwise, and where it cannot be
-    written.
+    Raises UsageError if the folder holds other runs or runs with other settings, and if it cannot be written.
     """
     check_free(folder)
     option = hints.option("run-dir")
@@ -72,7 +72,7 @@ def _given(name: str, asked: Mapping[str, Any]) -> str:
 
 
 def forget(folder: Path) -> None:
-    """Removes series.json where no run has begun, and the folder where that leaves it empty."""
+    """Removes series.json if no run has begun, and the folder if it is empty then."""
     if not any(folder.glob("**/config.toml")):
         (folder / FILE).unlink(missing_ok=True)
         with suppress(OSError):
@@ -80,12 +80,12 @@ def forget(folder: Path) -> None:
 
 
 def summary_of(run: Path) -> Mapping[str, Any]:
-    """The run's summary.json, or nothing."""
+    """The run's summary.json; empty if there is none."""
     return safe_files.read_json(run / "summary.json")
 
 
 def state_of(run: Path) -> str:
-    """`done` with its final evaluation, `failed`, `interrupted` or `not started`."""
+    """`done` (which includes the final evaluation), `failed`, `interrupted` or `not started`."""
     summary = summary_of(run)
     if summary.get("outcome") in ("solved", "steps", "time") and summary.get("evaluation"):
         return "done"
@@ -95,7 +95,7 @@ def state_of(run: Path) -> str:
 
 
 def unfinished(folder: Path) -> list[tuple[Member, str]]:
-    """The runs that are not done, and their states."""
+    """The runs that are not done, with their states."""
     states = [(each, state_of(folder / each.folder)) for each in _members(folder)]
     return [(each, state) for each, state in states if state != "done"]
 
@@ -114,7 +114,7 @@ def unfinished_words(folder: Path) -> str:
 
 
 def draw(folder: Path, picture: Path) -> tuple[bool, list[Member]]:
-    """Draws the finished runs. Gives whether there was anything to draw, and the runs that are not drawn because no
+    """Draws the finished runs. Returns whether there was anything to draw, and the runs that are not drawn because no
     episode ended in them."""
     drawn, empty = list[Member](), list[Member]()
     for each in _members(folder):
@@ -128,14 +128,14 @@ def draw(folder: Path, picture: Path) -> tuple[bool, list[Member]]:
 
 
 def redraw(run: Path) -> None:
-    """Draws the picture of the group anew that the run belongs to, if there is one."""
+    """Redraws the picture of the group that the run belongs to, if there is one."""
     for folder, name, pattern in ((run.parent, "learning", "*"), (run.parent.parent, "comparison", "*/*")):
         picture = folder / f"{name}.png"
         if not picture.is_file() or not re.fullmatch(r"seed\d+", run.name):
             continue
         if has_begun(folder):
             draw(folder, picture)
-        else:  # of an earlier version
+        else:  # a group from an earlier version
             plot_runs(sorted(each.parent.parent for each in folder.glob(f"{pattern}/plots/learning.png")), picture)
 
 

@@ -1,4 +1,4 @@
-"""What a picture of runs draws: the smoothed line of each, runs in groups, and what groups have in common."""
+"""What a picture of runs shows: the smoothed line of each run, runs in groups, and what groups have in common."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Values = Float[np.ndarray, " n"]
 RESAMPLES = 2000  # of the runs, for the bootstrap band
 SMOOTHING = 0.05  # of a run's steps, to either side
 LEAST_SMOOTHING = 0.01  # at the end: the last report may be of a single episode
-TOO_SHORT = 0.1  # of the longest group: where the shortest is shorter still, the axis is logarithmic
+TOO_SHORT = 0.1  # of the longest group: if the shortest is shorter than this, the axis is logarithmic
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ def line_of(run: Path) -> Line:
     curve = read_curve(run)
     if not len(curve.steps):
         raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
-    # By steps, not by episodes: the many short ones of a beginner would pull the line below a rise.
+    # Weighted by steps: by episodes, the many short ones of an untrained agent would pull the line down.
     smooth = smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
     settings = {"preset": run.name} | read_settings(run)
     return Line(settings, curve, smooth, read_target(run, settings))
@@ -55,9 +55,9 @@ def along(points: Curve | Points, axis: str) -> Values:
 
 
 def smoothed(x: Values, y: Values, weight: Values) -> Values:
-    """At each x the weighted mean of the y whose x lies within SMOOTHING of the whole range.
+    """At each x, the weighted mean of the y whose x lies within SMOOTHING of the whole range.
 
-    Towards the ends the window shrinks: with later returns alone, the line would begin above what it is the mean of.
+    Towards the ends the window shrinks on both sides: a one-sided mean would start above the first returns.
     """
     whole = x[-1] - x[0]
     reach = np.minimum(x - x[0], np.maximum(x[-1] - x, LEAST_SMOOTHING * whole)).clip(max=SMOOTHING * whole)

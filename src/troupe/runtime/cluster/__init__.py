@@ -1,1 +1,1 @@
-"""Actors on several hosts: one process of ours on each host forks the actors there, and ships their rollouts here."""
+"""Actors on several hosts: one process on each host forks the actors there and sends their rollouts to the run."""

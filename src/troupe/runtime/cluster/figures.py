@@ -1,4 +1,4 @@
-"""What each host delivers, and how old the weights are that it plays with."""
+"""How many steps each host delivers, and how old the weights are that it plays with."""
 
 import threading
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class Figures:
             self._recent.setdefault(host, Lag()).add(lag)
 
     def take_row(self, actors: Mapping[str, int]) -> dict[str, dict[str, float]]:
-        """For metrics: of each host its `actors` now, the steps it has delivered in all, and the lag of those since the
+        """For metrics, by host: its `actors` now, the steps it has delivered in all, and the lag of those since the
         last row."""
         with self._lock:
             recent, self._recent = self._recent, {}

@@ -1,4 +1,4 @@
-"""The run's side of its hosts: asks each for rollouts, sends weights, and gives a lost host's actors to others."""
+"""The run's side of a cluster: asks hosts for rollouts, sends weights, moves the actors of a lost host to others."""
 
 import threading
 import time
@@ -26,15 +26,15 @@ from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Stopwatch, lag_of
 
 _POLL_SECONDS = 0.05
-_LOOK_SECONDS = 1.0  # between two looks for machines that have joined
-_RETURN_SECONDS = 10.0  # without any host, until the run ends
+_LOOK_SECONDS = 1.0  # between two checks for machines that have joined
+_RETURN_SECONDS = 10.0  # without any host, after which the run ends
 _CLOSE_SECONDS = 2.0
-_WEIGHTS_SHARE = 0.1  # of the time here, at most, for copying weights: versions are skipped instead
+_WEIGHTS_SHARE = 0.1  # of the time, at most, is spent on copying weights; beyond that, versions are skipped
 
 
 @dataclass(eq=False)
 class _Arrival:
-    """A parcel whose first `taken` rollouts have been handed over."""
+    """A parcel; its first `taken` rollouts have been delivered."""
 
     host: RemoteHost
     parcel: Parcel
@@ -44,8 +44,8 @@ class _Arrival:
 class ClusterRunner:
     """Runs all actors of a run, on the hosts of a cluster, from one thread.
 
-    No call waits for a host. Bounded are the calls in flight, two to a host with those whose parcel has come and waits
-    for empty rollouts, and the rollouts of a parcel. Nothing of a parcel is kept once it is copied.
+    No call waits for a host. A host has at most two calls in flight, counting parcels that have arrived and wait for
+    empty rollouts, and the rollouts in a parcel are bounded. A parcel is dropped once it has been copied.
     """
 
     name, number = "cluster", 0
@@ -57,7 +57,7 @@ class ClusterRunner:
         self.queue, self.watch, self.figures = context.buffers.queue, Stopwatch(), Figures()
         self._context, self._engine, self._store = context, engine, source[1]
         self._vector = np.zeros(self._store.size, np.float32)
-        self._shared: tuple[int, object] = (-1, None)  # version and weights, for all hosts
+        self._shared: tuple[int, object] = (-1, None)  # version, and weights shared by all hosts
         self._next_weights = 0.0
         self._environment, self._ours = plans[0].source.value.id, versions.prober()()
         self._unplaced = [replace(plan, policy_source=(source[0], _OnItsHost())) for plan in plans]
@@ -71,7 +71,7 @@ class ClusterRunner:
         self._last: list[Ticket] | None = None  # of the calls that end hosts
 
     def open(self) -> None:
-        """Starts hosts and waits until they are ready for the first rollouts. Raises UsageError where one cannot be."""
+        """Starts hosts and waits until they are ready for the first rollouts. Raises UsageError if one cannot."""
         try:
             while self._unplaced or not all(host.plays for host in self._hosts):
                 self._settle()
@@ -94,10 +94,10 @@ class ClusterRunner:
             self._end()
 
     def successor(self) -> None:
-        """None: nothing here hangs, and a host that does is replaced."""
+        """None: this thread never hangs, and a host that does is replaced."""
 
     def close(self) -> None:
-        """Ends all hosts: in order if they can in time."""
+        """Ends all hosts: in order if they manage in time, by force otherwise."""
         tickets, end = self._end(), time.monotonic() + _CLOSE_SECONDS
         while tickets and (left := end - time.monotonic()) > 0:
             done = self._engine.wait(tickets, left)
@@ -124,7 +124,7 @@ class ClusterRunner:
         return self.figures.take_row(self._actors())
 
     def _actors(self) -> Counter[str]:
-        """By name of their host."""
+        """The number of actors by the name of their host."""
         count: Counter[str] = Counter()
         for host in list(self._hosts):
             count[host.node.name] += len(host.plans)
@@ -133,7 +133,7 @@ class ClusterRunner:
     # Machines, and the actors on them
 
     def _settle(self) -> None:
-        """Deals out the actors that have no host; takes some back where a machine has joined."""
+        """Assigns actors without a host; when a machine has joined, takes some from the others for it."""
         now = time.monotonic()
         if now < self._next_look:
             return
@@ -149,7 +149,7 @@ class ClusterRunner:
             self._hosts.append(RemoteHost(self._engine, node, share))
             plans = plans[count:]
         self._unplaced = plans
-        self._generation += most + 1  # more than the actors of a host can get to there
+        self._generation += most + 1  # above every generation that actors of a host can reach there
         if self._hosts:
             self._alone_since = now
         elif now - self._alone_since >= _RETURN_SECONDS:
@@ -164,36 +164,35 @@ class ClusterRunner:
         return load
 
     def _make_room(self, joined: str) -> None:
-        """Takes actors back from machines with more actors than cores, to be dealt out anew."""
+        """Takes the actors of machines with more actors than cores, so that they are assigned anew."""
         load, notices = self._load(), self._context.progress.notices
         crowded = [host for host in self._hosts if host.plays and load[host.node.id] > host.node.cores]
         if crowded:
             names = ", ".join(sorted({host.node.name for host in crowded}))
-            notices.append(f"host {joined} has joined, and shares the actors of {names}")
+            notices.append(f"host {joined} has joined and takes over some of the actors of {names}")
         else:
-            notices.append(f"host {joined} has joined: a spare, should another be lost")
+            notices.append(f"host {joined} has joined; it gets actors when another host is lost")
         for host in crowded:
             self._give_up(host)
 
     def _lose(self, host: RemoteHost, why: str) -> None:
-        """A host is lost: counted and reported once, however many actors it had. Raises TroupeError when enough have
-        been."""
+        """Counts and reports a lost host, once for all its actors. Raises TroupeError after too many."""
         progress, most = self._context.progress, self._context.most_restarts
         self._machines.avoid(host.node)
         self._give_up(host)
         lost = f"host {host.node.name} is lost: {why}"
         if progress.counts.restarts >= most:
-            raise TroupeError(f"{lost}; no more are replaced: {most} is this run's actor.restarts")
-        progress.restart(f"{lost}; other hosts take its {_count(len(host.plans))}")
+            raise TroupeError(f"{lost}; the limit of {most} restarts (actor.restarts) is reached")
+        progress.restart(f"{lost}; other hosts take over its {_count(len(host.plans))}")
 
     def _refuse(self, host: RemoteHost, why: str) -> None:
-        """A machine cannot take part; the others do."""
+        """Excludes a machine that cannot take part."""
         self._machines.refused[host.node.id] = why
         self._context.progress.notices.append(f"{why}; it is not used")
         self._give_up(host)
 
     def _give_up(self, host: RemoteHost) -> None:
-        """Ends a host; its actors have none then."""
+        """Ends a host; its actors are then without one."""
         self._hosts.remove(host)
         self._arrived = deque(each for each in self._arrived if each.host is not host)
         host.kill()
@@ -203,7 +202,7 @@ class ClusterRunner:
     # Calls and answers
 
     def _ask(self) -> None:
-        """Asks hosts for signs of life and, once all actors of the run are ready, for rollouts."""
+        """Asks hosts for heartbeats and, once all actors of the run are ready, for rollouts."""
         now, gate, begun = time.monotonic(), self._context.gate, self._context.ready.open
         for host in self._hosts:
             if host.plays:
@@ -212,7 +211,7 @@ class ClusterRunner:
                 host.ask_for_parcel(replace(self._context.progress.counts), *self._weights(now))
 
     def _weights(self, now: float) -> tuple[int, object]:
-        """The newest weights, copied once for all hosts; or older ones, where copying takes too much time."""
+        """The newest weights, copied once for all hosts; older ones if copying takes too much of the time."""
         if self._shared[0] < 0 or (self._store.version != self._shared[0] and now >= self._next_weights):
             began = time.monotonic()
             version = self._store.pull(torch.from_numpy(self._vector), -1)
@@ -221,14 +220,14 @@ class ClusterRunner:
         return self._shared
 
     def _receive(self) -> None:
-        """Takes the answers that are there; waits for the first, but not for long."""
+        """Takes the answers that have arrived; waits a short time for the first."""
         awaited: dict[Ticket, tuple[RemoteHost, Callable[[RemoteHost, Ticket], None]]] = {}
         for host in self._hosts:
             if host.stage is not None:
                 awaited[host.stage] = host, self._advance
             if host.beat is not None:
                 awaited[host.beat] = host, self._take_beat
-            if host.calls:  # only the oldest: rollouts are handed over in the order in which they were made
+            if host.calls:  # only the oldest: rollouts are delivered in the order in which they were made
                 awaited[host.calls[0]] = host, self._take_parcel
         if not awaited:
             time.sleep(_POLL_SECONDS)
@@ -272,7 +271,7 @@ class ClusterRunner:
             self._arrived.append(_Arrival(host, parcel))
 
     def _hand_over(self, deliver: Deliver) -> None:
-        """Copies what has come into empty rollouts, as far as there are any, and delivers it."""
+        """Copies what has arrived into empty rollouts, as long as there are any, and delivers them."""
         while self._arrived:
             rollout = self.queue.acquire_within(_POLL_SECONDS)
             if rollout is None:
@@ -291,12 +290,12 @@ class ClusterRunner:
         rollout.actor, rollout.generation, rollout.pulls = arrival.parcel.origins[arrival.taken]
         for name in FIELDS:
             getattr(rollout, name)[...] = arrival.parcel.arrays[name][arrival.taken]
-        rollout.index = self._indices[rollout.actor]  # counted here: a host begins anew
+        rollout.index = self._indices[rollout.actor]  # counted here, as each host starts from 0
         self._indices[rollout.actor] += 1
         arrival.taken += 1
 
     def _look_for_silence(self) -> None:
-        """Loses hosts that have not answered. While this process itself stands still (Ctrl-Z), nobody is silent."""
+        """Gives up hosts that have not answered. Time in which this process was itself stopped (Ctrl-Z) is left out."""
         now = time.monotonic()
         passed, self._polled = min(now - self._polled, 4 * _POLL_SECONDS), now
         for host in list(self._hosts):
@@ -307,7 +306,7 @@ class ClusterRunner:
 
 
 class _OnItsHost:
-    """In place of the weights in a plan that travels: each host has a store of its own."""
+    """Replaces the weights in a plan that is sent to a host, which has a store of its own."""
 
     version = -1
 

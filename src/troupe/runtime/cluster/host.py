@@ -1,4 +1,4 @@
-"""A host's side of a run: its actors, in processes as on one machine, and the parcels their rollouts travel in."""
+"""The host's side: its actors, in processes as on a single machine, and the parcels in which rollouts are sent."""
 
 import math
 import time
@@ -33,28 +33,31 @@ from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Counts, Delta, Lag, Progress
 from troupe.user_code.guard import user_code
 
-_IDLE_SECONDS = 1.0  # after which a call comes back without a rollout
-_BUNDLE_BYTES, _BUNDLE_SECONDS = 32_000, 0.005  # smaller parcels wait that long for more: a call costs as much as 1 MB
-_PARCEL_BYTES = 16_000_000  # at most, or one rollout
+_IDLE_SECONDS = 1.0  # after which a call returns without a rollout
+_BUNDLE_BYTES, _BUNDLE_SECONDS = (
+    32_000,
+    0.005,
+)  # smaller parcels wait that long for more: a call costs as much as sending 1 MB
+_PARCEL_BYTES = 16_000_000  # at most, unless a single rollout is larger
 _CLOSE_SECONDS = 1.5
-_BEGIN = -1  # what the actors of a host wait for besides each other: the first weights
+_BEGIN = -1  # stands for the first weights, which actors wait for as they do for each other
 
 
 @dataclass(frozen=True)
 class Share:
-    """The actors of one host, and what all are made from. The plans' weights are those that `collect` brings; the
-    generations of actors count from `generation`, as their predecessors on other hosts must not be repeated."""
+    """The actors of one host, and what they are made from. Their weights come with `collect`. Their generations count
+    from `generation`, so that they do not repeat their predecessors on other hosts."""
 
     plans: Sequence[ActorPlan]
     spec: RolloutSpec
-    weights: int  # their number
+    weights: int  # how many
     generation: int
     most_restarts: int
 
 
 @dataclass
 class Failure:
-    """What was raised on a host, and its traceback. `module` is the name of one that is missing there."""
+    """An exception on a host, and its traceback. `module`: the name of a module that is missing there."""
 
     error: str
     trace: str
@@ -69,7 +72,7 @@ class Failure:
 
 @dataclass
 class Beat:
-    """A host's sign of life: the actors that are not ready yet."""
+    """A host's heartbeat. `awaited`: the actors that are not ready yet."""
 
     awaited: set[int] = field(default_factory=set)
     failure: Failure | None = None
@@ -77,7 +80,7 @@ class Beat:
 
 @dataclass
 class Parcel:
-    """Full rollouts, [N, ...] by name of their arrays, and what was counted since the last parcel."""
+    """Full rollouts (arrays [N, ...] by name), and what was counted since the last parcel."""
 
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     origins: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # actor, generation, pulls
@@ -90,13 +93,13 @@ class Parcel:
 class Host:
     """Plays a share of a run's actors. `open` comes first; one thread calls `collect`, another `beat` and `close`.
 
-    No method raises what goes wrong: a failure is part of the answer.
+    No method raises: a failure is part of the answer.
     """
 
     _ready: ReadyLatch | None = None
 
     def open(self, packed: bytes) -> Failure | None:
-        """Starts the actors of a Share, which wait for each other and for the first weights."""
+        """Starts the actors of a Share; they wait for each other and for the first weights."""
         try:
             warm_up()
             share: Share = cloudpickle.loads(packed)
@@ -133,8 +136,8 @@ class Host:
         self._ready = ready
 
     def collect(self, counts: Counts, version: int, weights: np.ndarray | None = None) -> Parcel:
-        """Full rollouts, as soon as there are some, or none after a second. `counts` are the run's, `weights` those of
-        `version` where the host does not have them yet."""
+        """Full rollouts as soon as there are some, or none after a second. `counts` are the run's; `weights`, of
+        `version`, are given if the host does not have them yet."""
         try:
             assert self._ready is not None
             self._progress.counts = counts
@@ -154,7 +157,7 @@ class Host:
             return Parcel(failure=Failure.of(error))
 
     def beat(self, paused: bool) -> Beat:
-        """Pauses the actors or lets them play, and says that the host is alive."""
+        """Answers that the host is alive, after pausing the actors or letting them play."""
         if self._ready is None:
             return Beat({_BEGIN})
         if paused and not self._gate.is_paused:
@@ -192,8 +195,8 @@ class Host:
 
 
 class HostProgress(Progress):
-    """Keeps what the actors of a host report until it is taken: the run itself counts it. Its own `counts` are the
-    run's, as of the last call."""
+    """Collects what the actors of a host report, for the run to count. Its own `counts` are the run's, as of the last
+    call."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,9 +215,9 @@ class HostProgress(Progress):
 
 
 def parcel_sizes(spec: RolloutSpec, actors: int) -> tuple[int, int]:
-    """The most rollouts in a parcel, and the fewest that are worth a call.
+    """The largest number of rollouts in a parcel, and the smallest that is worth a call.
 
-    Half of the actors' newest rollouts are the most: whatever waits in parcels while learners are busy grows old.
+    The largest is one rollout for every two actors: rollouts that wait in parcels while learners are busy grow old.
     """
     size = rollout_bytes(spec)
     fewest = max(1, min(actors, math.ceil(_BUNDLE_BYTES / size)))
@@ -227,7 +230,7 @@ def rollout_bytes(spec: RolloutSpec) -> int:
 
 @quiet_gymnasium()
 def _try_environment(source: EnvironmentSource, plan: ActorPlan) -> None:
-    """Raises what making one raises: here a missing package is known by its name."""
+    """Makes an environment, in this process: an exception here names a missing package."""
     with user_code():
         made = source.make(config=plan.config.env)
     close_in_time(made.close, source.id)

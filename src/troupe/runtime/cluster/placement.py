@@ -1,4 +1,4 @@
-"""Actors on a cluster as one of the places where they can run, and the connection that a run has to it."""
+"""The placement of actors on a cluster, and the connection of a run to it."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,12 +19,12 @@ from troupe.runtime.execution.runner import ActorContext, ActorRunner
 from troupe.runtime.measure import cores
 
 _engine: ContextVar[Engine | None] = ContextVar("engine", default=None)
-_STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts on their way
+_STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts in transit
 
 
 @contextmanager
 def connected(config: TrainConfig, *, quiet: bool = True) -> Iterator[None]:
-    """Inside, a run whose actors are to be on a cluster is connected to it. Raises UsageError."""
+    """Inside, a run with actors on a cluster is connected to it. Raises UsageError."""
     if config.actor.cluster == "none" or _engine.get() is not None:
         yield
         return
@@ -40,7 +40,7 @@ def connected(config: TrainConfig, *, quiet: bool = True) -> Iterator[None]:
 
 @contextmanager
 def using(engine: Engine) -> Iterator[None]:
-    """Inside, runs on a cluster are on this one."""
+    """Inside, runs on a cluster use this engine."""
     before = _engine.set(engine)
     try:
         yield
@@ -49,7 +49,7 @@ def using(engine: Engine) -> Iterator[None]:
 
 
 def cores_of_hosts(config: TrainConfig) -> int:
-    """Those that are free, or else all; 0 for a run that has no hosts."""
+    """The free cores of all hosts, or all their cores if none is free; 0 for a run without a cluster."""
     engine = _engine.get()
     if config.actor.cluster == "none" or engine is None:
         return 0
@@ -64,7 +64,7 @@ def runs_at_a_time(config: TrainConfig) -> int:
 
 
 def on_hosts(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRunner]:
-    """One runner for all actors, whose hosts are open. Raises UsageError where one cannot take part."""
+    """One runner for all actors, with its hosts open. Raises UsageError if a host cannot take part."""
     engine = _engine.get()
     assert engine is not None
     check_sendable(plans[0])
@@ -72,19 +72,19 @@ def on_hosts(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRun
     _check_store(context.buffers.spec, len(plans), nodes)
     available = sum(node.cores for node in nodes)
     if len(plans) > available:
-        context.progress.notices.append(f"{len(plans)} actors have {available} cores on the hosts of the cluster")
+        context.progress.notices.append(f"{len(plans)} actors share {available} cores on the hosts of the cluster")
     runner = ClusterRunner(plans, context, engine)
     runner.open()
     return [runner]
 
 
 def _check_store(spec: RolloutSpec, actors: int, nodes: Sequence[Node]) -> None:
-    """Raises UsageError where rollouts on their way could fill an object store: Ray would write them to disk."""
+    """Raises UsageError if rollouts in transit could fill an object store, which Ray would then write to disk."""
     most, _ = parcel_sizes(spec, actors)
     needed, store = IN_FLIGHT * len(nodes) * most * rollout_bytes(spec), min(node.store_bytes for node in nodes)
     if needed > _STORE_SHARE * store:
         raise UsageError(
-            f"rollouts on their way from {len(nodes)} hosts need up to {needed / 1e6:,.0f} MB, and an object store of "
+            f"rollouts in transit from {len(nodes)} hosts need up to {needed / 1e6:,.0f} MB, and an object store of "
             f"the cluster has {store / 1e6:,.0f} MB, of which they may take {_STORE_SHARE:.0%}: shorter rollouts "
             "(actor.rollout_steps) or fewer environments need less; ray start --object-store-memory gives more"
         )

@@ -1,4 +1,4 @@
-"""The cluster as Ray has it. Nothing else imports Ray."""
+"""Ray's cluster as an engine. No other module imports Ray."""
 
 import os
 import secrets
@@ -24,7 +24,7 @@ from troupe.runtime.cluster.host import Host
 from troupe.runtime.measure import cores
 
 _ANSWER_SECONDS = 5.0  # for an address to answer
-_FETCH_SECONDS = 30.0  # for a result that is here already
+_FETCH_SECONDS = 30.0  # for a result that has arrived already
 _OWN = {  # of a cluster that is started here
     "RAY_worker_niceness": "0",  # actors are worth as much as without Ray: 15 is its default
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # after a SIGKILL some of its processes look for the others so long
@@ -34,8 +34,8 @@ _QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
 
 @contextmanager
 def connected(address: str) -> Iterator["RayEngine"]:
-    """Inside, this process is connected to a cluster: that at `address`, or, for auto, one that runs on this machine
-    or is started here and ends with it. A connection that is there already is used and left. Raises UsageError."""
+    """Inside, this process is connected to a cluster: the one at `address` or, for auto, one that runs on this machine,
+    or else one that is started here and ends with it. An existing connection is used and kept. Raises UsageError."""
     if ray.is_initialized():
         with _address_known():
             yield RayEngine()
@@ -81,24 +81,24 @@ def _variables(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _running() -> str:
-    """The address of the cluster that this machine belongs to; "" where there is none that answers."""
+    """The address of the cluster that this machine belongs to; "" if none answers."""
     address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address() or ""
     return address if address and not _unanswered(address) else ""
 
 
 def _unanswered(address: str) -> str:
-    """Why nobody answers at an address; "" if somebody does."""
+    """Why nothing answers at an address; "" if something does."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
     except (OSError, ValueError) as error:
-        return reason(error) if isinstance(error, OSError) else "it is no HOST:PORT"
+        return reason(error) if isinstance(error, OSError) else "it is not HOST:PORT"
     return ""
 
 
 def _join(address: str) -> None:
     if wrong := _unanswered(address):
-        raise UsageError(f"cluster {address}: nobody answers there: {wrong}")
+        raise UsageError(f"cluster {address}: nothing answers there: {wrong}")
     try:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
@@ -106,7 +106,7 @@ def _join(address: str) -> None:
         while root.__cause__ is not None:
             root = root.__cause__
         if "token" in why.lower() or "token" in str(root).lower():
-            todo = "it wants Ray's token: set RAY_AUTH_MODE=token and have the cluster's ~/.ray/auth_token here"
+            todo = "it requires Ray's token: set RAY_AUTH_MODE=token and copy the cluster's ~/.ray/auth_token here"
         elif "mismatch" in why.lower():
             todo = why
         else:
@@ -115,9 +115,9 @@ def _join(address: str) -> None:
 
 
 def _start(folder: str) -> None:
-    """A cluster of this machine alone, which nobody else finds or can use, and which ends with this process."""
+    """Starts a cluster of this machine alone, which no one else can use and which ends with this process."""
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # else Ray writes one into the user's home
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(16)  # otherwise Ray writes one into the user's home
     with _variables(_OWN):
         ray.init(
             address="local", num_cpus=cores(), include_dashboard=False, _node_ip_address="127.0.0.1", _temp_dir=folder,
@@ -126,7 +126,7 @@ def _start(folder: str) -> None:
 
 
 def _folder() -> str:
-    """For the files of a cluster that is started here, in place of those that programs which were killed have left."""
+    """A folder for the files of a cluster started here. Removes those that killed programs have left."""
     base = "/tmp" if os.path.isdir("/tmp") else None  # the names of Ray's sockets must be short
     for old in Path(base or tempfile.gettempdir()).glob("troupe-ray-*-*"):
         owner = old.name.split("-")[2]
@@ -137,7 +137,7 @@ def _folder() -> str:
 
 @contextmanager
 def _handlers_kept() -> Iterator[None]:
-    """Ray would end the program itself at SIGTERM."""
+    """Restores the handler of SIGTERM, at which Ray would end the program."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -170,8 +170,8 @@ class RayEngine:
 
     def start(self, node: Node, actors: int) -> Handle:
         free = ray._private.state.available_resources_per_node().get(node.id, {}).get("CPU", 0)
-        reserved = min(actors, int(free))  # so that other programs of the cluster see them as taken
-        # `open` and `collect` have one thread, beats and the end another: they must not wait for rollouts.
+        reserved = min(actors, int(free))  # so that other programs on the cluster see the cores as taken
+        # `open` and `collect` share a thread; `beat` and `close` have another, as they must not wait for rollouts.
         kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Host)
         return kind.options(num_cpus=reserved, scheduling_strategy=_only(node)).remote()
 
@@ -202,7 +202,7 @@ class RayEngine:
 
 
 def _names(hosts: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:
-    """The names of nodes, which they keep: that of the machine, and a part of the id where several have one."""
+    """The names of nodes, which never change: the machine's, with a part of the id if several share it."""
     names = {id_: known[id_] for id_ in hosts if id_ in known}
     count = Counter(host for id_, host in hosts.items() if id_ not in names)
     for id_, host in hosts.items():

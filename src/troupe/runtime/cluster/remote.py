@@ -1,4 +1,4 @@
-"""One host as the run sees it: the calls that are under way, and how long it has been silent."""
+"""One host as the run sees it: its calls in flight, and how long it has been silent."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -13,30 +13,30 @@ from troupe.runtime.cluster.engine import Engine, Handle, HostFailed, HostLost, 
 from troupe.runtime.cluster.host import Beat, Failure, Parcel, Share
 from troupe.runtime.progress import Counts
 
-IN_FLIGHT = 2  # calls of `collect`: one is under way while the other is answered
+IN_FLIGHT = 2  # calls of `collect`: the host works on one while the run handles the answer to the other
 _BEAT_SECONDS = 0.5
-_SILENT_SECONDS = 6.0  # after which a host that plays is lost ...
-_STUCK_SECONDS = 60.0  # ... also where only its rollouts do not come
+_SILENT_SECONDS = 6.0  # without an answer, after which a playing host counts as lost ...
+_STUCK_SECONDS = 60.0  # ... and without rollouts
 _OPEN_SECONDS = 180.0  # for a host to import torch and to make an environment
 
 
 @dataclass(eq=False)
 class RemoteHost:
-    """First its versions are asked for, then it opens, then it plays."""
+    """A host first reports its versions, then opens, then plays."""
 
     engine: Engine
     node: Node
     share: Share
-    stage: Ticket | None = None  # the answer that it is awaited for before it plays
+    stage: Ticket | None = None  # the pending answer, before it plays
     handle: Handle | None = None
     calls: deque[Ticket] = field(default_factory=deque)  # of `collect`, the oldest first
-    undelivered: int = 0  # parcels that have come and wait for empty rollouts
-    version: int = -1  # of the newest weights that it was sent
+    undelivered: int = 0  # parcels that have arrived and wait for empty rollouts
+    version: int = -1  # of the newest weights sent to it
     beat: Ticket | None = None
     paused: bool = False
     _next_beat: float = 0.0
-    _silent: float = 0.0  # seconds, of `stage` or `beat`
-    _stuck: float = 0.0  # seconds, of `calls`
+    _silent: float = 0.0  # seconds that `stage` or `beat` has been pending
+    _stuck: float = 0.0  # seconds that `calls` have been pending
 
     def __post_init__(self) -> None:
         self.stage = self.engine.probe(self.node)
@@ -50,7 +50,7 @@ class RemoteHost:
         return self.stage is None
 
     def open(self) -> None:
-        """Its versions are right: it starts its actors."""
+        """Starts its actors; its versions have been found right."""
         self.handle, self._silent = self.engine.start(self.node, len(self.plans)), 0.0
         self.stage = self.engine.call(self.handle, "open", cloudpickle.dumps(self.share))
 
@@ -58,7 +58,7 @@ class RemoteHost:
         self.stage, self._silent = None, 0.0
 
     def ask_for_beat(self, now: float, *, paused: bool) -> None:
-        """A sign of life, if it is time for one; the host pauses with it, or plays on."""
+        """Asks for a heartbeat if it is time for one; with it the host pauses or continues."""
         if self.beat is None and (now >= self._next_beat or paused != self.paused):
             self.paused, self._next_beat, self._silent = paused, now + _BEAT_SECONDS, 0.0
             self.beat = self.engine.call(self.handle, "beat", paused)
@@ -68,7 +68,7 @@ class RemoteHost:
         return len(self.calls) + self.undelivered < IN_FLIGHT
 
     def ask_for_parcel(self, counts: Counts, version: int, weights: Any) -> None:
-        """Rollouts; `weights`, of `version`, travel with the call if it does not have them yet."""
+        """Asks for rollouts; `weights`, of `version`, are sent along if the host does not have them yet."""
         news = (weights,) if version != self.version else ()
         self.calls.append(self.engine.call(self.handle, "collect", counts, version, *news))
         self.version = version
@@ -86,7 +86,7 @@ class RemoteHost:
         return parcel
 
     def pass_time(self, seconds: float) -> None:
-        """Raises HostLost where it has owed an answer for too long."""
+        """Raises HostLost if an answer has been pending for too long."""
         self._silent += seconds if self.stage is not None or self.beat is not None else 0.0
         self._stuck += seconds if self.calls else 0.0
         if self._silent > (_SILENT_SECONDS if self.plays else _OPEN_SECONDS) or self._stuck > _STUCK_SECONDS:

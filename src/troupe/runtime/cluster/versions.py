@@ -1,4 +1,4 @@
-"""The versions that all hosts of a run must share."""
+"""The versions that must be the same on all hosts of a run."""
 
 from collections.abc import Callable, Mapping
 
@@ -8,9 +8,9 @@ _PACKAGES = {"troupe": DISTRIBUTION, "torch": "torch", "numpy": "numpy", "gymnas
 
 
 def prober() -> Callable[[], dict[str, str]]:
-    """A function that travels with its code, so that it can be called where troupe is not installed.
+    """A function that is sent with its code, so that it can be called where troupe is not installed.
 
-    It gives the versions of Python and the packages, "" for one that is missing. `sources` is a checksum of troupe's
+    It returns the versions of Python and the packages, "" for one that is missing. `sources` is a checksum of troupe's
     own files, which may differ between checkouts of one version.
     """
     packages = dict(_PACKAGES)
@@ -48,7 +48,9 @@ def difference(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) ->
     for name in ("python", *_PACKAGES):
         if theirs[name] != ours[name]:
             todo = "" if name in ("python", "troupe") else f" (pip install {_PACKAGES[name]}=={_public(ours[name])})"
-            return f"host {host} has {name} {theirs[name]}, this machine {ours[name]}: install the same on both{todo}"
+            return (
+                f"host {host} has {name} {theirs[name]}, this machine has {ours[name]}: install the same on both{todo}"
+            )
     if theirs["sources"] != ours["sources"]:
         return (
             f"host {host} has troupe {theirs['troupe']} with other source files than this machine (checksums "
@@ -58,5 +60,5 @@ def difference(host: str, theirs: Mapping[str, str], ours: Mapping[str, str]) ->
 
 
 def _public(version: str) -> str:
-    """Without the local part of a build: "2.13.0" of "2.13.0+cpu"."""
+    """Without the local part of a build: "2.13.0" for "2.13.0+cpu"."""
     return version.partition("+")[0]

@@ -1,4 +1,4 @@
-"""Schedules: the learning rate's, fixed when a run starts and continued when it is resumed; and those of the user's."""
+"""Schedules: the learning rate's, fixed when a run starts and continued when it is resumed, and the user's own."""
 
 import math
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ def loss_schedules(config: TrainConfig) -> dict[str, ShareSchedule]:
 
 
 def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
-    """The user's schedule of this name. Raises UsageError, in a line, if it cannot be one."""
+    """The user's schedule of this name. Raises UsageError, in one line, if it is not usable."""
     choice = SCHEDULES[name]
     chosen: str = value_of(config, choice.setting)
     if choice.is_builtin(chosen):
@@ -62,8 +62,8 @@ def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
 
 
 def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> Schedule:
-    """The schedule of a resumed run. `state` is its checkpoint's, `before` are the settings it ran with. If
-    `learner.anneal_steps` was `given` to resume, it holds as if from the start.
+    """The schedule of a resumed run. `state` is that of its checkpoint, `before` are the settings it ran with. If
+    `learner.anneal_steps` was `given` to resume, it applies as if from the start.
 
     Otherwise "auto" continues from the present learning rate, without a jump, to a quarter of the first one at the new
     limit, and a number of steps is kept. Raises UsageError if the learning rate has fallen to 0.
@@ -71,7 +71,7 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
     done = state["counts"]["steps"]
     if own := _own(config, "learning_rate"):
         return own
-    saved = state.get("annealing")  # earlier versions had none; empty: a schedule of the user's
+    saved = state.get("annealing")  # earlier versions had none; empty: the user's own schedule
     schedule = LinearSchedule(*saved) if saved else _built_in(before if saved is None else config)
     if given:
         schedule = _built_in(config)

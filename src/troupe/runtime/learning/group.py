@@ -1,4 +1,4 @@
-"""What the learners on one gradient exchange. The learner of an ordinary run is alone, and exchanges nothing."""
+"""What learners that share a gradient exchange. The single learner of an ordinary run exchanges nothing."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from troupe.runtime.progress import Progress
 
 
 class Alone:
-    """The group of a single learner: every method leaves what it is given as it is.
+    """The group of a single learner: every method returns its argument unchanged.
 
     `RankGroup` is the group of several processes, with the same methods. The learners call them in the same order.
     """
@@ -21,28 +21,28 @@ class Alone:
     notes: Sequence[str] = ()  # what a user may want to know about the learners
 
     def follow(self, master: Master | HogwildMaster) -> None:
-        """Takes over the weights of rank 0 where no gradient leads to them: at the start and after a rollback."""
+        """Copies the weights of rank 0 that no shared gradient led to: at the start and after a rollback."""
 
     def count(self, progress: Progress) -> None:
-        """Adds what the other learners have counted since the last call; all have counted the same steps then."""
+        """Adds what the other learners counted since the last call; afterwards all have the same counts."""
 
     def total(self, values: Tensor) -> Tensor:
         """The sum of the learners' `values`."""
         return values
 
     def mean(self, values: Tensor, rows: int) -> Tensor:  # noqa: ARG002
-        """The mean over the rows of all learners, where `values` are the mean over the `rows` of this one."""
+        """The mean over the rows of all learners; `values` is the mean over the `rows` of this one."""
         return values
 
     def gather(self, parts: Float[Tensor, "W ..."]) -> None:
-        """Learner k has part k; afterwards all have all."""
+        """Learner k has part k; afterwards every learner has all parts."""
 
     def joined(self, ema: AdvantageEMA) -> AdvantageEMA | JoinedAdvantages:
-        """`ema` of the minibatches of all learners together."""
+        """`ema`, taken over the minibatches of all learners together."""
         return ema
 
     def watch(self, supervisor: Supervisor, progress: Progress) -> None:
-        """Starts a thread that reports to rank 0 until the run ends, and ends the run where another learner has."""
+        """Starts a thread that reports to rank 0 until the run ends, and ends the run if another learner has ended."""
 
     def wake(self) -> None:
         """Ends every wait; rank 0 ends the other learners as well."""

@@ -1,8 +1,8 @@
 """The group of several learners, each in a process of its own ("rank"), by torch.distributed.
 
-Two ways lead from rank to rank. What every learner needs for its next update are collective operations, by the
-learners' threads. All else are messages in the store that the ranks have met in, by a thread for them: signs of life
-with what has been counted, failures, and the end. So a rank that is lost is noticed while a learner waits for it.
+The ranks communicate in two ways. What every learner needs for its next update goes through collective operations, in
+the learners' threads. Everything else is a message in the store in which the ranks met, sent by a thread of its own:
+heartbeats with the latest counts, failures, and the end. So a lost rank is noticed while a learner waits for it.
 """
 
 import threading
@@ -32,14 +32,14 @@ from troupe.runtime.progress import Counts, Delta, Lag, Progress
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-_POLL = timedelta(seconds=0.1)  # a wait for other learners looks that often whether the run has ended
-_BEAT_SECONDS = 0.5  # between two signs of life
-_SILENT_SECONDS = 20.0  # without one, until a rank counts as lost,
-_BROKEN_SECONDS = 3.0  # and where a connection broke: somebody has ended, and who it was shows soon
-_START_SECONDS = 300.0  # until the first sign of life
-_SUMMED = ("steps", "played", "episodes", "stale", "restarts")  # updates are the same ones everywhere
+_POLL = timedelta(seconds=0.1)  # how often a wait for other learners checks whether the run has ended
+_BEAT_SECONDS = 0.5  # between two heartbeats
+_SILENT_SECONDS = 20.0  # without a heartbeat, until a rank counts as lost ...
+_BROKEN_SECONDS = 3.0  # ... and after a connection broke: a rank has ended, and it shows soon which
+_START_SECONDS = 300.0  # until the first heartbeat
+_SUMMED = ("steps", "played", "episodes", "stale", "restarts")  # not updates, which all ranks make together
 
-Operation = Callable[[Tensor], dist.Work]  # which all ranks take part in
+Operation = Callable[[Tensor], dist.Work]  # in which all ranks take part
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Delta).decode
 
@@ -48,7 +48,7 @@ class RankGroup(Alone):
     """`all_reduce` sums a tensor over the ranks, `broadcast` copies that of rank 0 to all; both in place.
 
     `names` are the ranks' names in messages, in order; `notes` is what a user may want to know about them. `ended` says
-    how the process of a rank has ended that this one has started; "" while it has not.
+    how the process of a rank that this one started has ended; "" while it runs.
     """
 
     def __init__(
@@ -64,19 +64,19 @@ class RankGroup(Alone):
         self.rank, self.size, self.names, self.notes = rank, len(names), names, notes
         self._store, self._process_ended = store, ended
         self._all_reduce, self._broadcast = all_reduce, broadcast
-        self._others = range(1, self.size) if rank == 0 else range(1)  # whose signs of life are watched
+        self._others = range(1, self.size) if rank == 0 else range(1)  # whose heartbeats are watched
         self._seen = dict.fromkeys(self._others, time.monotonic() + _START_SECONDS)
         self._beats = dict.fromkeys(self._others, 0)
         self._sent, self._due = 0, 0.0
         self._known = Counts()
-        self._oldest: int | None = None  # of the master, as the others know it
+        self._oldest: int | None = None  # the master's `oldest`, as last sent to the others
         self._broken: tuple[float, BaseException] | None = None
         self._woken = threading.Event()
         self._watched, self._ahead = False, False
         self.ended_in_order, self.lost = False, False  # by rank 0; another rank was lost
 
     def begin(self, counts: Counts) -> None:
-        """`counts` are what the run begins with, in every rank."""
+        """`counts` are those with which every rank starts."""
         self._known = replace(counts)
 
     # By the learners
@@ -94,14 +94,14 @@ class RankGroup(Alone):
             state, factor = master.state(), torch.tensor([master.step_factor], dtype=torch.float64)
             for each in (master.vector, *state.values(), factor):
                 self._finish(self._broadcast(each))
-            master.load(state)  # rank 0 as well: how statistics are divided among writers must be the same
+            master.load(state)  # rank 0 as well: statistics must be divided among writers in the same way
             master.step_factor = float(factor)
             if self.rank:
                 master.oldest = master.publish()
             self._oldest = master.oldest
 
     def follow_first(self, master: Master | HogwildMaster) -> None:
-        """Takes over the first weights before any actor plays: the learner's first call of `follow` ahead of time."""
+        """Copies the first weights before any actor plays: the learner's first call of `follow`, ahead of time."""
         self.follow(master)
         self._ahead = True
 
@@ -144,7 +144,7 @@ class RankGroup(Alone):
             if not work.is_completed():  # time is up, and the operation continues
                 return False
             self._broken = time.monotonic(), error
-        self._woken.wait()  # `watch` finds out who is lost
+        self._woken.wait()  # `watch` finds out which rank is lost
         raise Closed
 
     # Messages
@@ -205,7 +205,7 @@ class RankGroup(Alone):
                     self._store.set("end", "")
 
     def fail(self, message: str, trace: str = "") -> None:
-        """Tells rank 0 why this rank has failed, and waits until it has ended the run."""
+        """Reports to rank 0 why this rank has failed, and waits until rank 0 has ended the run."""
         with suppress(RuntimeError):
             self._put(f"failed/{self.rank}", msgspec.json.encode((message, trace)))
             deadline = time.monotonic() + _SILENT_SECONDS
@@ -220,7 +220,7 @@ class RankGroup(Alone):
         if self.rank == 0:
             self._store.set("beat/0", str(self._sent))
             return
-        delta = progress.take_delta(progress.counts)  # the counts themselves are summed by `count`
+        delta = progress.take_delta(progress.counts)  # the counts themselves are added up by `count`
         texts = [progress.notices.popleft() for _ in range(len(progress.notices))]
         delta.notices = {text: f"{self.names[self.rank]}: {text}" for text in texts}
         self._put(f"beat/{self.rank}/{self._sent}", _encode(delta))
@@ -239,9 +239,9 @@ class RankGroup(Alone):
             self._seen[rank] = time.monotonic()
 
     def _wrong(self, rank: int) -> TroupeError | None:
-        """Why `rank` is lost; None while it is not."""
+        """Why `rank` is lost; None if it is not."""
         if rank:
-            ended = self._process_ended(rank)  # first: it may say why, and end
+            ended = self._process_ended(rank)  # read first: a rank reports why it failed before its process ends
             if self._store.check([f"failed/{rank}"]):
                 message, trace = msgspec.json.decode(self._store.get(f"failed/{rank}"), type=tuple[str, str])
                 error = TroupeError(message)
