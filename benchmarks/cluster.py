@@ -136,7 +136,7 @@ def hosts(report: Report) -> None:
 def overhead(report: Report) -> None:
     small = LIGHT | {"actor.count": 2, "actor.environments": 16, "actor.rollout_steps": 32}
     cases: dict[str, tuple[Any, dict[str, Any]]] = {
-        "CartPole": ("CartPole-v1", small | {"actor.place": "process"}),
+        "CartPole": ("CartPole-v1", small | {"actor.placement": "process"}),
         "200 us of Python": (burns, small),
         "pictures": (Pictures, small | {"actor.environments": 8, "network.precision": "float32"}),
     }
