@@ -447,7 +447,7 @@ def test_infos_and_rewards_of_every_kind_are_let_through(name):
         ("Info", ": step returned str as info: expected a dict"),
         (
             "Vector",
-            ": step returned a reward of shape (2,): expected one number; a wrapper makes one of several objectives "
+            ": step returned a reward of shape (2,): expected one number; a wrapper can combine several objectives "
             "(mo-gymnasium's LinearReward)",
         ),
         ("Endless", ", first step: the reward is inf, expected a finite number"),

@@ -139,8 +139,8 @@ def test_a_host_that_is_removed_is_replaced_by_the_others_and_by_one_that_joins(
         assert training.wait(PATIENCE_SECONDS) == 128 + signal.SIGINT
     output = Path("output").read_text()
     assert "is lost: " in output
-    assert "other hosts take its 2 actors" in output
-    assert "has joined, and shares the actors of" in output
+    assert "other hosts take over its 2 actors" in output
+    assert "has joined and takes over some of the actors of" in output
     assert "raylet" not in output
     assert reports()[-1]["restarts"] == 1
 

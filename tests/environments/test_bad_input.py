@@ -109,7 +109,7 @@ def test_errors_name_environment_step_and_field(spoil, message):
     [
         ("much", "the reward 'much' (str): expected a number"),
         (None, "the reward None (NoneType): expected a number"),
-        ((1, 2), "a reward of shape (2,): expected one number; a wrapper makes one of several objectives (of "),
+        ((1, 2), "a reward of shape (2,): expected one number; a wrapper can combine several objectives (mo-"),
     ],
 )
 def test_a_reward_that_is_no_number_is_named(reward, message):

@@ -1,7 +1,7 @@
 """The ranks that a run with `learners` starts on this machine, as processes."""
 
+import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -33,7 +33,7 @@ class Children:
                 f"learners = {size}: the environment or network cannot be sent to other processes: {one_line(error)}; "
                 "name it as path/to/file.py:NAME"
             ) from error
-        packed = pickle.dumps((sys.path, call))
+        line = json.dumps([[str(folder) for folder in sys.path], call.hex()]).encode() + b"\n"
         for rank in range(1, size):
             rank_variables = {
                 "RANK": rank,
@@ -55,7 +55,7 @@ class Children:
             self._processes[rank] = process
             assert process.stdin is not None
             with suppress(BrokenPipeError):  # it has ended, which is noticed soon
-                process.stdin.write(packed)
+                process.stdin.write(line)
                 process.stdin.flush()
 
     def ended(self, rank: int) -> str:

@@ -1,20 +1,20 @@
 """The process of a rank that rank 0 has started: `python -m troupe.ranks.process`."""
 
+import json
 import os
-import pickle
 import sys
 import threading
 
 
 def main() -> None:
-    sys.path[:], call = pickle.load(sys.stdin.buffer)
+    sys.path[:], call = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     import cloudpickle
 
     from troupe import trainer
     from troupe.config import TroupeError, one_line
 
-    function, arguments = cloudpickle.loads(call)
+    function, arguments = cloudpickle.loads(bytes.fromhex(call))
     status = 0
     try:
         getattr(trainer, function)(**arguments)
