@@ -152,10 +152,11 @@ class _Rows(TextOutput):
             "lag": f"{row.get('lag_mean', 0):.1f}",
         }
         self._explain(
-            "training: mean return of the latest 100 episodes, by exploring actors;\n"
-            "best eval: best evaluation return; queue: rollouts that wait to be learned from,\n"
-            "of as many as may; lag: updates between acting and learning; bottleneck: the\n"
-            f"part that waits least for others, and what takes most of its time\n{_columns(cells)}  bottleneck\n"
+            "time: of training; training: mean return of the latest 100 episodes (exploring\n"
+            "actors); best eval: best evaluation return; queue: rollouts waiting to be\n"
+            "learned from, of the most that may wait; lag: updates between acting and\n"
+            "learning; bottleneck: the part that waits least, and what it mostly does\n"
+            f"{_columns(cells)}  bottleneck\n"
         )
         if cells["training"].endswith("/1k"):
             self._explain("no episode has ended: the training return is that of 1,000 steps (/1k)\n")
