@@ -232,18 +232,25 @@ def _notes(hellos: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _open(store: "Store", rank: int, size: int) -> None:
     """Connects the ranks to each other."""
-    import torch
     import torch.distributed as dist
 
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", size))
-    own_gpu = dist.is_nccl_available() and torch.cuda.device_count() >= here  # NCCL needs one per rank
-    if own_gpu:
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", rank)))
+    _take_gpu()
     dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if own_gpu else "gloo",
+        "gloo",
         store=dist.PrefixStore("collectives", store),  # type: ignore[attr-defined]
-        rank=rank, world_size=size,
+        rank=rank,
+        world_size=size,
         timeout=timedelta(seconds=_CONNECT_SECONDS),
-    )  # fmt: skip
+    )
     # From here on a learner may wait for hours, for an evaluation or a slow environment; the group notices lost ranks.
     dist.distributed_c10d._set_pg_timeout(timedelta(days=365))
+
+
+def _take_gpu() -> None:
+    """Of several GPUs on a machine each rank sees one only: "cuda" is another one in each. The first has the first."""
+    import torch
+
+    local, number = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local and number > 1:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(number)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[local % number]

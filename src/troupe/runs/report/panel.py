@@ -18,7 +18,7 @@ _FAINT = "bright_black"
 _STAGES = {  # the character of each in a bar, with Unicode and without, as colours alone do not tell; and its colour
     "env": ("█#", "blue"), "env_wait": ("▚%", "bright_blue"), "delay": ("░~", "yellow"), "turn": ("▞/", "yellow"),
     "act": ("▒=", "cyan"), "predict": ("█#", "cyan"), "learn": ("█#", "magenta"), "wait": ("─-", "dim"),
-    "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
+    "average": ("▒=", "magenta"), "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
 }  # fmt: skip
 _UNKNOWN = "▓@", "cyan"
 _LAST = ("wait", "other", "preempted")  # stages that are shown last

@@ -179,9 +179,13 @@ class Learner:
                 loss, gradient = self._sharded_gradient(obs, state, rollout, bonus)
         # 0 * loss is NaN where the loss is not finite; so is the gradient then, and it will be refused.
         gradient.add_(0.0 * loss.detach())
-        if self._objective.reduction == "sum":
-            return self._group.total(gradient)
-        return self._group.mean(gradient, rollout.steps)
+        if self._group.size == 1:
+            return gradient
+        self.watch.start("average")
+        sums = self._objective.reduction == "sum"
+        whole = self._group.total(gradient) if sums else self._group.mean(gradient, rollout.steps)
+        self.watch.start("learn")
+        return whole
 
     @contextmanager
     def _train_mode(self) -> Iterator[None]:

@@ -45,7 +45,7 @@ _decode = msgspec.msgpack.Decoder(Delta).decode
 
 
 class RankGroup(Alone):
-    """`all_reduce` sums a tensor over the ranks, `broadcast` copies that of rank 0 to all; both in place.
+    """`all_reduce` sums a tensor over the ranks, `broadcast` copies that of rank 0 to all; both in place, on the CPU.
 
     `names` are the ranks' names in messages, in order; `notes` is what a user may want to know about them. `ended` says
     how the process of a rank that this one started has ended; "" while it runs.
@@ -93,8 +93,10 @@ class RankGroup(Alone):
         with master.lock:
             state, factor = master.state(), torch.tensor([master.step_factor], dtype=torch.float64)
             for each in (master.vector, *state.values(), factor):
-                self._finish(self._broadcast(each))
-            master.load(state)  # rank 0 as well: statistics must be divided among writers in the same way
+                here = each.cpu()
+                self._finish(self._broadcast(here))
+                each.copy_(here)
+            master.load(state)  # rank 0 as well: how statistics are divided among writers must be the same
             master.step_factor = float(factor)
             if self.rank:
                 master.oldest = master.publish()
@@ -114,9 +116,9 @@ class RankGroup(Alone):
         self._known = replace(now, **{name: getattr(now, name) + number for name, number in others.items()})
 
     def total(self, values: Tensor) -> Tensor:
-        total = values.contiguous()
+        total = values.cpu().contiguous()  # between GPUs as well: gloo adds in main memory
         self._finish(self._all_reduce(total))
-        return total
+        return total.to(values.device)
 
     def mean(self, values: Tensor, rows: int) -> Tensor:
         total = self.total(torch.cat([values * rows, values.new_tensor([rows])]))
