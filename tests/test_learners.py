@@ -257,7 +257,8 @@ def test_two_learners_train_and_another_number_resumes(command):
     assert first["updates"] % 16 == 0  # 4 epochs of 4 minibatches
     assert 256 * first["updates"] // 16 >= first["steps"]
     assert run.is_gone_within(10)
-    assert run.rows()[-1]["stage_seconds"]["learner"]["average"] > 0
+    reports = [row for row in run.rows() if row["kind"] == "report"]
+    assert reports[-1]["stage_seconds"]["learner"]["average"] > 0
     for learners, steps in ((1, 4000), (3, 6000)):
         again = command(f"resume run --learners {learners} --steps {steps}")
         assert again.end() == 0, again.output

@@ -254,6 +254,24 @@ def test_a_wait_for_a_learner_that_has_ended_is_over_once_the_run_is():
     ranks[1].total(torch.ones(3))  # so that no operation is left
 
 
+def test_an_operation_that_ends_just_as_its_wait_is_over_has_not_failed():
+    class EndsLate:
+        waits = 0
+
+        def wait(self, timeout=None):
+            self.waits += 1
+            if timeout:
+                raise RuntimeError("Operation timed out!")
+
+        def is_completed(self):
+            return self.waits > 1
+
+    work = EndsLate()
+    group = RankGroup(dist.HashStore(), lambda _: work, lambda _: work, 0, ["rank 0", "rank 1"])
+    assert group.total(torch.ones(2)).tolist() == [1.0, 1.0]
+    assert work.waits == 3
+
+
 def test_a_silent_rank_is_lost(monkeypatch):
     monkeypatch.setattr("troupe.runtime.learning.rank_group._SILENT_SECONDS", 0.0)
     monkeypatch.setattr("troupe.runtime.learning.rank_group._START_SECONDS", 0.0)

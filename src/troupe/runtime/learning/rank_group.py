@@ -96,7 +96,7 @@ class RankGroup(Alone):
                 here = each.cpu()
                 self._finish(self._broadcast(here))
                 each.copy_(here)
-            master.load(state)  # rank 0 as well: how statistics are divided among writers must be the same
+            master.load(state)  # rank 0 as well: statistics must be divided among writers in the same way
             master.step_factor = float(factor)
             if self.rank:
                 master.oldest = master.publish()
@@ -139,12 +139,14 @@ class RankGroup(Alone):
                 raise Closed
 
     def _is_done(self, work: dist.Work) -> bool:
-        try:
+        with suppress(RuntimeError):  # time is up, or it has failed
             work.wait(_POLL)
+        if not work.is_completed():
+            return False
+        try:
+            work.wait()  # returns at once; the time may have been up just before the end
             return True
         except RuntimeError as error:
-            if not work.is_completed():  # time is up, and the operation continues
-                return False
             self._broken = time.monotonic(), error
         self._woken.wait()  # `watch` finds out which rank is lost
         raise Closed
