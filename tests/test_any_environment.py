@@ -307,7 +307,7 @@ def test_a_space_that_is_not_supported_is_named(name, message, capsys):
 
 def test_a_one_of_beside_other_entries_is_left_out(capsys):
     assert train("OneOfEntry") == 0
-    assert "no network reads it: goal (OneOf)" in " ".join(capsys.readouterr().out.split())
+    assert "no network can read it: goal (OneOf)" in " ".join(capsys.readouterr().out.split())
 
 
 # Entries that cannot be read

@@ -114,7 +114,7 @@ def test_variables_that_torchrun_does_not_set_are_named(run_command, torchrun, m
     torchrun(3, 2)
     status, _, err = run_command("train CartPole-v1")
     assert status == 2
-    assert "the environment has RANK=3, WORLD_SIZE=2" in err
+    assert "the environment variables RANK=3, WORLD_SIZE=2" in err
     assert err.count("\n") == 1
 
 
@@ -272,7 +272,7 @@ def test_torchrun_starts_the_ranks(command):
     run = command(f"--nproc-per-node 2 -m troupe {TRAIN} --steps 2000", module="torch.distributed.run")
     assert run.end() == 0, run.output
     assert "one gradient of 2 learners" in run.output
-    assert run.output.count("step limit reached") == 1, "rank 0 alone says what came of it"
+    assert run.output.count("step limit reached") == 1, "only rank 0 reports the result"
     assert run.is_gone_within(10)
 
 

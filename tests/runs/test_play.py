@@ -321,7 +321,7 @@ def broken(countdown: Any) -> Any:
         (blind, r"Countdown cannot be shown: it offers render modes ansi \('rgb_array' is needed\)"),
         (modeless, r"it offers no render modes \('rgb_array' is needed\)"),
         (deaf, "cannot be shown: it takes no render_mode"),
-        (empty, "returned no image"),
+        (empty, "returned None, not an image"),
         (broken, "Broken could not render: no OpenGL$"),
     ],
 )

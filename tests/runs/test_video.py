@@ -89,12 +89,12 @@ def test_only_the_finished_video_is_left(tmp_path, countdown, decided):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_nothing_is_left_of_a_world_without_pictures(tmp_path, countdown, decided):
+def test_nothing_is_left_of_an_environment_without_pictures(tmp_path, countdown, decided):
     class Empty(countdown):
         def render(self) -> Any:
             return None
 
-    with pytest.raises(TroupeError, match="returned no image"):
+    with pytest.raises(TroupeError, match="returned None, not an image"):
         video.record(decided(), Empty, tmp_path / "a.mp4", episodes=1, seed=0)
     assert not list(tmp_path.iterdir())
 
