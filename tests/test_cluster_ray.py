@@ -145,8 +145,7 @@ def test_a_host_that_is_removed_is_replaced_by_the_others_and_by_one_that_joins(
     assert reports()[-1]["restarts"] == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("own", "number"), [(True, signal.SIGTERM), (True, signal.SIGKILL), (False, signal.SIGKILL)])
 def test_a_driver_that_is_stopped_leaves_nothing_but_a_cluster_that_is_not_its_own(simulated, number, own):
     mark = f"mark-{uuid.uuid4().hex}"
     with driver("auto" if own else simulated.address, TROUPE_MARK=mark, RAY_ADDRESS="local") as training:
