@@ -11,8 +11,9 @@ import torch
 
 import troupe
 from troupe import cli
+from troupe.algorithm.schedules import CONSTANT, LinearSchedule
 from troupe.config import Learner, Stop
-from troupe.runtime.learning.annealing import annealing, resumed, state_of
+from troupe.runtime.learning.annealing import annealing, described, resumed, state_of
 
 SMALL = {
     "topology": "serial", "network.hidden": (8,), "actor.count": 1, "actor.environments": 2, "actor.rollout_steps": 8,
@@ -83,6 +84,26 @@ def test_a_schedule_goes_on_from_where_it_is_to_a_quarter_at_the_new_limit():
     )
     del state["annealing"]  # an earlier version's
     assert resumed(state, before, longer, given=False) == schedule
+
+
+TO_ZERO = "learning rate 0.005, falling linearly to 0 at step 200"
+FOR_NOTHING = ", after which nothing is learned (learner.anneal_steps)"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "limit", "words"),
+    [
+        (CONSTANT, 400, ""),
+        (LinearSchedule(0, 200, 1.0, 0.0), 0, TO_ZERO + FOR_NOTHING),
+        (LinearSchedule(0, 200, 1.0, 0.0), 201, TO_ZERO + FOR_NOTHING),
+        (LinearSchedule(0, 200, 1.0, 0.0), 200, TO_ZERO),
+        (LinearSchedule(0, 200, 1.0, 0.5), 400, "learning rate 0.0075, falling linearly to 0.005 at step 200"),
+        (LinearSchedule(0, 100, 1.0, 0.25), 400, "learning rate 0.0025, constant from here on"),
+    ],
+)
+def test_a_schedule_in_words_says_that_nothing_is_learned_only_where_steps_are_left(schedule, limit, words):
+    config = troupe.TrainConfig(learner=Learner(learning_rate=0.01), stop=Stop(steps=limit))
+    assert described(schedule, config, 100) == words
 
 
 def test_the_learning_rate_that_falls_to_zero_before_the_limit_is_announced(tmp_path, capsys):
