@@ -5,6 +5,7 @@ made as well. Left out are changes of prose (a text with a space in it) and of l
 for faults of wiring: a call that stands alone is left out, and the condition of an `if` is negated.
 """
 
+import ast
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ class Mutant:
     file: str
     line: int  # where the changed node begins, and where it ends
     last_line: int
+    statement: int  # where the statement begins that it is in
+    at_import: bool  # whether the line runs when the module is imported, and not when a function is called
     _module: cst.Module
     _mutation: file_mutation.Mutation
 
@@ -46,9 +49,21 @@ def mutants(root: Path, file: str) -> Iterator[Mutant]:
     visitor = _Visitor(_operators(), get_ignored_lines(file, source, wrapper, None))
     module = wrapper.visit(visitor)
     positions = wrapper.resolve(PositionProvider)
+    nodes = list(ast.walk(ast.parse(source)))
+    statements = [(each.lineno, each.end_lineno or 0) for each in nodes if isinstance(each, ast.stmt)]
+    called, decorated = set(), {}
+    for node in nodes:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            called |= {*range(node.body[0].lineno, (node.end_lineno or 0) + 1)}
+        for decorator in getattr(node, "decorator_list", ()):
+            decorated |= dict.fromkeys(range(decorator.lineno, (decorator.end_lineno or 0) + 1), node.lineno)
     for mutation in visitor.mutations:
         position = positions[mutation.original_node]
-        yield Mutant(file, position.start.line, position.end.line, module, mutation)
+        line, last_line = position.start.line, position.end.line
+        statement = max((first for first, last in statements if first <= line <= last), default=line)
+        if line in decorated and line not in called:
+            last_line = decorated[line]
+        yield Mutant(file, line, last_line, statement, line not in called, module, mutation)
 
 
 def files_of(root: Path, paths: Sequence[str]) -> list[str]:

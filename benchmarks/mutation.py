@@ -6,157 +6,77 @@ python benchmarks/mutation.py measure --sample 400     # a random sample; run it
 python benchmarks/mutation.py measure --changed main   # all mutants of the lines that changed since `main`
 python benchmarks/mutation.py report                   # writes benchmarks/results/mutation.json and prints it
 
-Everything happens in copies of the tracked files (`--folder`). A mutant is written into one, and the tests that ran its
-line are run there, the fastest first, until one fails, in a process forked from one that has imported torch. A test
-that fails is run once without a mutant, too: one that fails then as well shows nothing. Tests in child processes are
-not seen by `cover`: for lines that no test ran, those of `--default-tests` are taken; `uncovered` is a mutant that has
-none.
+Everything happens in copies of the tracked files. A mutant is written into one, and the tests that ran its line are run
+there, those of the module's own file first, then the cheapest, until one fails, in a process forked from one that has
+imported torch. A test that fails is run once without a mutant, too: one that fails then as well shows nothing. Tests in
+child processes are not seen by `cover`: for lines that no test ran, those of `--default-tests` are taken. For a line
+that is run by an import (a constant, a default, a field) they are those that ran a line in which its name stands.
+`cover --tests FILE` adds tests that are new; where the source has changed since, lines are found again by their text.
 
-A mutant is `killed` by a test that fails, `timeout` if its tests are not done in time (counted apart, as a slow machine
-looks the same), or it `survived`. The sample is stratified by file, and its order random, so any beginning of it is
-such a sample, too. The interval is Wilson's, of 95 %. Equivalent mutants are listed with the reason in EQUIVALENT.
+A mutant is `killed` by a test that fails. It `hung` if a test is not done in time (20 s and ten times what it took in
+`cover`), nor in four times as long when it is run again, but is without the mutant: the suite's own limit would notice,
+so it counts as killed. A test that is late only once shows nothing, and the others decide: if none fails, the mutant is
+`late` and not counted. `survived` and `uncovered` (no test at all) count against the suite. The sample is stratified by
+file, and its order random, so any beginning of it is such a sample, too. The interval is Wilson's, of 95 %. Equivalent
+mutants are listed with the reason in EQUIVALENT, and not counted.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import pytest
+from mutant_tests import SOURCE, Covering, Runner
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-SOURCE = Path("src/troupe")
 PATHS = ["runtime", "runs", "agent.py", "config", "environments/source.py"]
 EQUIVALENT = HERE / "results" / "mutation-equivalent.toml"
+NOTICED, MISSED = ("killed", "hung"), ("survived", "uncovered")
 PROCESSES = ["tests/runtime/test_processes.py", "tests/test_process_faults.py"]
-TEST_SECONDS = 60  # for one test, by pytest-timeout; five times as long in `cover`
 
 
-def copy_of_the_tree(folder: Path) -> Path:
-    shutil.rmtree(folder, ignore_errors=True)
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
-    for name in listed.stdout.split("\0"):
-        if name and (ROOT / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    return folder
-
-
-# Which test runs which line
+def recordings(folder: Path) -> list[Path]:
+    """Of the runs of `cover`, the oldest first."""
+    return sorted(folder.glob("cover-*"), key=lambda each: int(each.name[6:]))
 
 
 def cover(folder: Path, tests: Sequence[str], processes: int) -> None:
-    tree = copy_of_the_tree(folder / "tree")
-    environment = os.environ | {"PYTHONPATH": f"{tree / 'src'}:{HERE}", "MUTATION_COVER": str(folder)}
-    for old in (*folder.glob("coverage.*"), *folder.glob("tests.*")):
-        old.unlink()
-    words = [sys.executable, "-m", "pytest", "-p", "mutation_cover", "-q", "-n", str(processes), *tests]
-    subprocess.run([*words, "-o", f"timeout={5 * TEST_SECONDS}"], cwd=tree, env=environment, check=False)
+    """Of all tests; or of some, in addition to what is known."""
+    known = recordings(folder)
+    if not tests:
+        for old in known:
+            shutil.rmtree(old)
+    recorded = copy_of_the_tree(folder / f"cover-{len(known) if tests else 0}")
+    environment = os.environ | {"PYTHONPATH": f"{recorded / 'src'}:{HERE}", "MUTATION_COVER": str(recorded)}
+    words = [sys.executable, "-m", "pytest", "-p", "mutation_cover", "-q", "-o", "timeout=300", *tests]
+    words += ["-n", str(processes)] if processes > 1 else []
+    subprocess.run(words, cwd=recorded, env=environment, check=False)
 
 
-class Covering:
-    """Which passing tests ran a line, and how long they took."""
-
-    def __init__(self, folder: Path, tree: Path):
-        import coverage
-
-        rows = [json.loads(line) for file in folder.glob("tests.*") for line in file.read_text().splitlines()]
-        self.seconds = {name: seconds for name, seconds, passed in rows if passed}
-        self._tests: dict[tuple[str, int], set[str]] = defaultdict(set)
-        for file in folder.glob("coverage.*"):
-            data = coverage.CoverageData(str(file))
-            data.read()
-            for path in data.measured_files():
-                for line, contexts in data.contexts_by_lineno(path).items():
-                    self._tests[os.path.relpath(path, tree), line] |= self.seconds.keys() & set(contexts)
-
-    def tests(self, mutant: Any, most_seconds: float, default: Sequence[str]) -> list[str]:
-        """Those of the file that has the module's name first, then the fastest, together not above the limit."""
-        file = str(SOURCE / mutant.file)
-        found = {test for line in range(mutant.line, mutant.last_line + 1) for test in self._tests[file, line]}
-        own = f"test_{Path(file).stem}.py"
-        chosen, spent = [], 0.0
-        for test in sorted(found, key=lambda test: (own not in test, self.seconds[test], test)):
-            spent += self.seconds[test]
-            if spent > most_seconds and chosen:
-                break
-            chosen.append(test)
-        return chosen or list(default)
+def copy_of_the_tree(copy: Path) -> Path:
+    """The files that git tracks, as they are in the working tree."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\0"):
+        if name and (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    return copy
 
 
 # One mutant after another
-
-
-class Outcome:
-    """A pytest plugin: the first test that fails, and whether by its time limit."""
-
-    failed, late = "", False
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        if report.failed and not self.failed:
-            self.failed, self.late = report.nodeid, "Timeout (>" in report.longreprtext[-2000:]
-
-
-class Runner:
-    """Runs tests in `tree`, each time in a fork of this process, which has imported what takes long."""
-
-    def __init__(self, tree: Path):
-        import gymnasium, hypothesis, matplotlib.pyplot, rich.live, safetensors.torch, torch  # noqa: E401, F401, I001
-
-        self._tree = tree
-        sys.path.insert(0, str(tree / "src"))
-        os.environ["PYTHONPATH"] = str(tree / "src")  # of processes that tests start
-
-    def run(self, tests: Sequence[str], limit_seconds: float) -> tuple[str, str]:
-        """`survived`, `killed` or `timeout`, and the test that failed."""
-        reading, writing = os.pipe()
-        pid = os.fork()
-        if not pid:
-            self._child(tests, writing)
-        os.close(writing)
-        end, (ended, _) = time.monotonic() + limit_seconds, (0, 0)
-        while not ended and time.monotonic() < end:
-            time.sleep(0.05)
-            ended, _ = os.waitpid(pid, os.WNOHANG)
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # what the tests left, too
-        if not ended:
-            os.waitpid(pid, 0)
-        with open(reading) as file:
-            said = file.read()
-        if not ended:
-            return "timeout", ""
-        outcome = json.loads(said) if said else {"failed": "the process ended", "late": False, "code": 3}
-        if outcome["code"] == 0:
-            return "survived", ""
-        return ("timeout" if outcome["late"] else "killed"), outcome["failed"] or "collection"
-
-    def _child(self, tests: Sequence[str], writing: int) -> None:
-        try:
-            os.setsid()
-            os.chdir(self._tree)
-            null = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(null, descriptor)
-            outcome = Outcome()
-            words = ["-x", "-q", "-p", "no:cacheprovider", "-o", f"timeout={TEST_SECONDS}", *tests]
-            code = int(pytest.main(words, plugins=[outcome]))
-            os.write(writing, json.dumps({"failed": outcome.failed, "late": outcome.late, "code": code}).encode())
-        finally:
-            os._exit(0)
 
 
 def in_order(mutants: Sequence[Any], seed: int) -> Iterator[Any]:
@@ -186,55 +106,41 @@ def changed_lines(since: str) -> set[tuple[str, int]]:
     return found
 
 
-def measure(folder: Path, options: argparse.Namespace) -> None:
+def measure(folder: Path, tree: Path, options: argparse.Namespace) -> None:
     from mutants import files_of, mutants
 
-    tree = folder / "tree"
-    covering, runner = Covering(folder, tree), Runner(tree)
+    copy_of_the_tree(tree)
     every = [mutant for file in files_of(tree / SOURCE, options.paths) for mutant in mutants(tree / SOURCE, file)]
     if options.changed:
         lines = changed_lines(options.changed)
         every = [each for each in every if any((each.file, n) in lines for n in range(each.line, each.last_line + 1))]
+    covering = Covering(recordings(folder), tree)
+    runner = Runner(tree, covering.seconds)
     results = folder / "results.jsonl"
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(row["file"], row["line"], row["change"]) for row in known}
-    (folder / "counts.json").write_text(json.dumps(Counter(mutant.file for mutant in every)))
-    trusted: set[str] = set()
+    again = ("survived", "uncovered", "late") if options.again else ()
+    done = {(row["file"], row["line"], row["change"]) for row in known if row["outcome"] not in again}
+    about = {"mutants": len(every), "seed": options.seed, "test_seconds": options.seconds, "commit": commit()}
+    (folder / "about.json").write_text(json.dumps(about))
     end = time.monotonic() + 3600 * options.hours
-    for number, mutant in enumerate(in_order(every, options.seed)):
-        if time.monotonic() > end or (options.sample and number >= options.sample and not options.changed):
+    of_all = len(every) if options.changed else options.sample or len(every)
+    for number, mutant in enumerate(itertools.islice(in_order(every, options.seed), of_all)):
+        if time.monotonic() > end:
             break
-        if not mutant.change or (mutant.file, mutant.line, mutant.change) in done:
+        another = number % options.workers != options.worker
+        if another or not mutant.change or (mutant.file, mutant.line, mutant.change) in done:
             continue
-        row = one(mutant, tree, covering, runner, trusted, options)
+        began, tests = time.monotonic(), covering.tests(mutant, options.seconds, options.default_tests)
+        outcome, by = runner.fate(mutant, tests) if tests else ("uncovered", "")
+        row = {"file": mutant.file, "line": mutant.line, "change": mutant.change, "outcome": outcome, "by": by}
+        row |= {"tests": len(tests), "seconds": round(time.monotonic() - began, 1)}
         with results.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        print(f"{row['outcome']:9s} {row['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {row['by']}", flush=True)
+        print(f"{outcome:9s} {row['seconds']:6.1f} s  {mutant.file}:{mutant.line}  {by}", flush=True)
 
 
-def one(
-    mutant: Any, tree: Path, covering: Covering, runner: Runner, trusted: set[str], options: argparse.Namespace
-) -> dict[str, Any]:
-    tests = covering.tests(mutant, options.seconds, options.default_tests)
-    file, began = tree / SOURCE / mutant.file, time.monotonic()
-    original = file.read_text()
-    outcome, by = "uncovered", ""
-    while tests:
-        file.write_text(mutant.source)
-        try:
-            outcome, by = runner.run(tests, options.limit)
-        finally:
-            file.write_text(original)
-        if outcome != "killed" or by in trusted or "::" not in by:
-            break
-        if runner.run([by], options.limit)[0] == "survived":
-            trusted.add(by)
-            break
-        covering.seconds[by] = math.inf  # it comes last from now on, and alone shows nothing
-        tests, outcome, by = [test for test in tests if test != by], "uncovered", ""
-    spent = round(time.monotonic() - began, 1)
-    of_mutant = {"file": mutant.file, "line": mutant.line, "change": mutant.change}
-    return of_mutant | {"outcome": outcome, "by": by, "tests": len(tests), "seconds": spent}
+def commit() -> str:
+    return subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
 
 
 # The result
@@ -256,56 +162,64 @@ def report(folder: Path) -> None:
     reasons = tomllib.loads(EQUIVALENT.read_text())["mutant"] if EQUIVALENT.exists() else []
     reason = {(each["file"], each["change"]): each["reason"] for each in reasons}
     for row in rows:
-        if row["outcome"] == "survived" and (row["file"], row["change"]) in reason:
+        if row["outcome"] in MISSED and (row["file"], row["change"]) in reason:
             row["outcome"] = "equivalent"
     parts = defaultdict(Counter)
     for row in rows:
         parts[row["file"].rpartition("/")[0] or row["file"]][row["outcome"]] += 1
     total = sum(parts.values(), Counter())
-    decided = total["killed"] + total["survived"]
-    low, high = wilson(total["killed"], decided)
+    noticed = sum(total[each] for each in NOTICED)
+    decided = noticed + sum(total[each] for each in MISSED)
+    low, high = wilson(noticed, decided)
     result = {
-        "mutants": sum(json.loads((folder / "counts.json").read_text()).values()),
+        **json.loads((folder / "about.json").read_text()),
+        "date": time.strftime("%Y-%m-%d"),
         "sample": len(rows),
         "outcomes": dict(total),
-        "killed_share": round(total["killed"] / max(1, decided), 4),
+        "killed_share": round(noticed / max(1, decided), 4),
         "interval_95": [round(low, 4), round(high, 4)],
         "parts": {name: dict(counts) for name, counts in sorted(parts.items())},
         "survivors": [
-            {name: row[name] for name in ("file", "line", "change", "tests")}
+            {name: row[name] for name in ("file", "line", "change", "outcome", "tests")}
             for row in sorted(rows, key=lambda row: (row["file"], row["line"]))
-            if row["outcome"] == "survived"
+            if row["outcome"] in MISSED
         ],
         "equivalent": [
             row | {"reason": reason[row["file"], row["change"]]} for row in rows if row["outcome"] == "equivalent"
         ],
     }
     write("mutation", result)
-    print(json.dumps({name: result[name] for name in list(result)[:6]}, indent=1))
+    print(json.dumps({name: result[name] for name in list(result)[:9]}, indent=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["cover", "measure", "report"])
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutation")
-    parser.add_argument("--tests", nargs="*", default=[], help="cover: these only")
+    parser.add_argument("--tests", nargs="*", default=[], help="cover: these, in addition to what is known")
     parser.add_argument("--processes", type=int, default=2, help="cover: in parallel")
     parser.add_argument("--paths", nargs="*", default=PATHS, help="measure: files and folders of src/troupe")
     parser.add_argument("--sample", type=int, default=0, help="measure: so many; 0: all")
     parser.add_argument("--changed", default="", metavar="COMMIT", help="measure: lines that changed since, all")
+    parser.add_argument(
+        "--again", action="store_true", help="measure: also what has survived, as after `cover --tests`"
+    )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worker", type=int, default=0, help="measure: the number of this of `--workers` commands")
+    parser.add_argument("--workers", type=int, default=1, help="measure: commands that share the mutants")
     parser.add_argument("--hours", type=float, default=24.0, help="measure: begin no mutant after so long")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="measure: of tests for one mutant, as cover timed them"
     )
-    parser.add_argument("--limit", type=float, default=600.0, help="measure: seconds until a mutant is a timeout")
     parser.add_argument("--default-tests", nargs="*", default=PROCESSES)
     options = parser.parse_args()
+    options.folder = options.folder.resolve()
     options.folder.mkdir(parents=True, exist_ok=True)
     if options.what == "cover":
         cover(options.folder, options.tests, options.processes)
     elif options.what == "measure":
-        measure(options.folder, options)
+        with tempfile.TemporaryDirectory(prefix="mutation-") as made:
+            measure(options.folder, Path(made).resolve() / "tree", options)
     else:
         report(options.folder)
 

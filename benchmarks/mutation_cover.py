@@ -22,9 +22,10 @@ class _State:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: Any, nextitem: Any) -> Any:
     _COVERAGE.switch_context(item.nodeid)
-    _State.failed, began = False, time.perf_counter()
+    _State.failed, began, spent = False, time.perf_counter(), sum(os.times()[:4])
     result = yield
-    row = [item.nodeid, round(time.perf_counter() - began, 3), not _State.failed]
+    seconds = round(time.perf_counter() - began, 3)
+    row = [item.nodeid, not _State.failed, seconds, round(sum(os.times()[:4]) - spent, 3)]
     with (_FOLDER / f"tests.{_PID}").open("a") as file:
         file.write(json.dumps(row) + "\n")
     if time.monotonic() > _State.saved + 60:  # a run that is stopped is of use, too
