@@ -19,7 +19,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("runs",),
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_output", "run_state", "messages", "conclusion", "ranks"),
-    ("bench", "side_by_side", "series", "comparison"),
+    ("bench", "side_by_side", "series", "comparison", "tuning"),
     ("argument_types", "setting_arguments", "arguments", "console", "reading_commands", "cli", "__main__"),
 ]
 UPWARDS = {("agent", "runs.export.onnx")}  # inside a function: Agent.export is a convenience

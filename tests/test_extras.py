@@ -12,7 +12,7 @@ import troupe
 from helpers import PATIENCE_SECONDS
 from troupe import extras
 
-EXTRAS = ("atari", "box2d", "mujoco", "envpool", "onnx", "wandb", "mlflow", "parquet")
+EXTRAS = ("atari", "box2d", "mujoco", "envpool", "onnx", "wandb", "mlflow", "parquet", "tune")
 HOUSE = Path(troupe.__file__).parents[2]
 
 

@@ -134,6 +134,20 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
     _add_asked(one)
 
+    one = add("tune", "search for better settings with Optuna, several runs at once, and verify the best")
+    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.add_argument("--preset", default="appo", metavar="P", help="troupe presets lists them (appo)")
+    one.add_argument("--trials", type=count(1), default=20, metavar="N", help="runs to search with (20)")
+    one.add_argument("--time", type=config.seconds, default=0.0, metavar="T", help="begin no trial after T: 10m, 1h")
+    one.add_argument("--space", metavar="FILE", help="the settings to vary, in TOML (docs/usage.md)")
+    one.add_argument("--jobs", type=count(1), metavar="N", help="runs at once (as many as there are cores)")
+    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of the search and of its runs (0)")
+    one.add_argument("--seeds", type=count(2), default=5, metavar="K", help="fresh seeds to verify the best with (5)")
+    one.add_argument("--run-dir", metavar="DIR", help="the search's own folder, to continue one too")
+    one.add_argument("--untuned", action="store_true", help="ignore the settings tuned for this environment")
+    add_short(one, "--steps", "stop.steps", "N", "steps of a trial (50k)", dest="stop.steps")
+    add_settings(one)
+
     one = add("evaluate", "play episodes with a run's best agent and give the scores")
     _add_run(one, _AGENT)
     _add_env(one)
@@ -223,7 +237,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     return parser, by_name
 
 
-_WITH_SETTINGS = ("train", "compare", "bench")  # commands with a help of their own
+_WITH_SETTINGS = ("train", "compare", "tune", "bench")  # commands with a help of their own
 _COLLAPSE = "if the return collapses: report or rollback (report)"
 _AGENT = "a run directory, a checkpoint of it (RUN/checkpoints/STEP), or a file of agent.save (NAME.safetensors)"
 _LEARNERS = "processes that learn together (1; docs/learners.md)"

@@ -45,8 +45,8 @@ def run(argv: Sequence[str]) -> int:
     try:
         options = arguments.parse([word for word in argv if word != "--debug"])
         with console.numbered_interrupts(), hints.by_command():
-            if options.name == "export":
-                need("onnx")
+            if extra := {"export": "onnx", "tune": "tune"}.get(options.name):
+                need(extra)
             if options.name not in _WITHOUT_TORCH:
                 silent = getattr(options, "json", False) or getattr(options, "quiet", False)
                 with nullcontext() if silent else import_announced():
@@ -148,6 +148,16 @@ def compare(options: argparse.Namespace) -> int:
     presets, vary = options.presets or ["appo"], parse_vary(options.vary)
     seeds = range(options.seed, options.seed + options.seeds)
     return compare(options.env, presets, seeds, options.run_dir, vary=vary, **asked)
+
+
+def tune(options: argparse.Namespace) -> None:
+    from troupe.tuning.search import tune
+
+    tune(
+        options.env, preset=options.preset, trials=options.trials, seconds=options.time, seed=options.seed,
+        space=Path(options.space) if options.space else None, settings=settings_of(options), seeds=options.seeds,
+        tuned=not options.untuned, jobs=options.jobs, run_dir=options.run_dir,
+    )  # fmt: skip
 
 
 def resume(options: argparse.Namespace) -> None:
@@ -258,7 +268,7 @@ _WITHOUT_TORCH = ("envs", "presets")
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     command.__name__.replace("_", "-"): command
     for command in (
-        train, compare, evaluate, watch, reading.export, resume, reading.plot, reading.export_metrics, reading.replay,
-        reading.bench, reading.check, reading.envs, reading.presets,
+        train, compare, tune, evaluate, watch, reading.export, resume, reading.plot, reading.export_metrics,
+        reading.replay, reading.bench, reading.check, reading.envs, reading.presets,
     )
 }  # fmt: skip

@@ -24,12 +24,13 @@ _PACKAGES = {
     "wandb": ("wandb>=0.20",),
     "mlflow": ("mlflow>=3",),
     "parquet": ("pyarrow>=16",),
+    "tune": ("optuna>=4",),
     "pandas": ("pandas",),  # no extras of ours, but what `read_metrics` may be asked for
     "polars": ("polars",),
 }
 _MODULES = {  # without which a command cannot begin
     "onnx": ("onnx", "onnxruntime", "onnxscript"), "cluster": ("ray",), "wandb": ("wandb",), "mlflow": ("mlflow",),
-    "parquet": ("pyarrow",), "pandas": ("pandas",), "polars": ("polars",),
+    "parquet": ("pyarrow",), "tune": ("optuna",), "pandas": ("pandas",), "polars": ("polars",),
 }  # fmt: skip
 
 

@@ -73,8 +73,8 @@ def run_actor(
 ) -> None:
     """Fills the requested slots until the pipe is closed."""
     os.environ.update(variables)  # the server has those of its own start
-    _leave_the_terminal()
-    _die_with_the_parent()
+    leave_the_terminal()
+    die_with_the_parent()
     if hasattr(signal, "SIGUSR1"):
         faulthandler.register(signal.SIGUSR1, file=stacks.fileno(), all_threads=False)
     # The library forbids its daemons to have processes of their own; an environment may need some.
@@ -111,7 +111,7 @@ def run_actor(
                 actor.close()
 
 
-def _leave_the_terminal() -> None:
+def leave_the_terminal() -> None:
     """Ctrl-C goes to the terminal's group of processes; this one, with those its environments start, has its own."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
@@ -119,7 +119,7 @@ def _leave_the_terminal() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.ENDING)
 
 
-def _die_with_the_parent() -> None:
+def die_with_the_parent() -> None:
     """However the parent ends, this process does too, and those that its environments have started."""
     parent = multiprocessing.parent_process()
     assert parent is not None

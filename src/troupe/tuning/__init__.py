@@ -1,0 +1,1 @@
+"""`troupe tune`: a search for better settings, with Optuna."""
