@@ -44,6 +44,7 @@ _STAGES = {
     "learn": "computing losses, gradients and updates",
     "wait": "waiting for another part of the run",
     "delay": "the sleep of env.delay_seconds",
+    "average": "waiting for other learners and averaging gradients with them",
     "turn": "waiting for its turn, as one thread computes at a time",
     "preempted": "waiting for a processor that other programs use",
     "other": "moving data, and the rest",
