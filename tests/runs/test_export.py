@@ -1,5 +1,7 @@
-"""Exported files: in onnxruntime they say what the agent says, and nothing is left of one that does not."""
+"""Exported files: onnxruntime computes from them what the agent computes, and a file that differs is removed."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -331,12 +333,12 @@ def run(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(run) -> str:
-    """What the command says, in a folder of its own beside the run."""
+    """What the command prints, in a folder of its own beside the run."""
     (run.parent / "here").mkdir()
-    words = [sys.executable, "-m", "troupe", "export", str(run), "pole.onnx"]
-    done = subprocess.run(words, cwd=run.parent / "here", capture_output=True, text=True, timeout=PATIENCE_SECONDS)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(run.parent / "here"), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert (cli.run(["export", str(run), "pole.onnx"]), err.getvalue()) == (0, "")
+    return out.getvalue()
 
 
 def test_the_command_prints_what_goes_in_and_out(printed):
