@@ -100,7 +100,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _add_config(options: argparse.Namespace) -> None:
-    """Completes the options by the settings of --config, of which those of the command line replace some."""
+    """Adds the settings of the --config file to the options; settings on the command line override them."""
     given = config.read_settings(Path(options.config)) if options.config else {}
     env, preset, seed = (given.pop(name, None) for name in ("env.id", "preset", "seed"))
     options.untuned |= given.pop("tuned", True) is False

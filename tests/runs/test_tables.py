@@ -103,7 +103,7 @@ def test_export_as_parquet(folder, run_command):
     ("words", "expected"),
     [
         ("FOLDER/nothing -o FOLDER/all.csv", "no folder 'FOLDER/nothing'"),
-        ("FOLDER/empty -o FOLDER/all.csv", "'FOLDER/empty' is no run directory, and holds none"),
+        ("FOLDER/empty -o FOLDER/all.csv", "'FOLDER/empty' is not a run directory and contains none"),
         ("FOLDER -o FOLDER/all.xls", "cannot write FOLDER/all.xls: its name must end in .csv or .parquet"),
         ("FOLDER -o FOLDER/none/all.csv", "cannot write FOLDER/none/all.csv: there is no folder FOLDER/none"),
         ("FOLDER -o FOLDER/all.csv --kind reports", "kind = 'reports': expected one of report, evaluation, collapse"),

@@ -162,8 +162,8 @@ def _connected(rank: int, size: int) -> "Store":
 def _meet(
     store: "Store", rank: int, size: int, asked: Mapping[str, Any], ended: Callable[[int], str]
 ) -> tuple[list[str], list[str]]:
-    """The names of the ranks, and notes for the user about them. Raises UsageError where one does not come, or is to do
-    something else."""
+    """The names of the ranks, and notes for the user about them. Raises UsageError if a rank is missing or was
+    started differently."""
     host = socket.gethostname()
     hello = {
         "name": f"rank {rank} ({host}, process {os.getpid()})",
@@ -247,7 +247,7 @@ def _open(store: "Store", rank: int, size: int) -> None:
 
 
 def _take_gpu() -> None:
-    """Of several GPUs on a machine each rank sees one only: "cuda" is another one in each. The first has the first."""
+    """On a machine with several GPUs, limits this rank to its own: "cuda" is then a different GPU in each rank."""
     import torch
 
     local, number = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()

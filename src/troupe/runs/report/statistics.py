@@ -32,7 +32,7 @@ def interquartile_mean(scores: Float[np.ndarray, "*batch runs tasks"]) -> Float[
 def probability_of_improvement(
     ours: Float[np.ndarray, "*batch runs tasks"], theirs: Float[np.ndarray, "*batch others tasks"]
 ) -> Float[np.ndarray, "*batch"]:
-    """That a run of ours has a higher score than one of theirs in the same task, ties counted by half; the mean over
+    """The probability that a run of ours scores higher than one of theirs in the same task (ties count half); mean over
     tasks."""
     difference = ours[..., :, None, :] - theirs[..., None, :, :]
     return np.asarray((0.5 + 0.5 * np.sign(difference)).mean(axis=(-3, -2, -1)))

@@ -72,7 +72,8 @@ def write_metrics(runs: list[Path], file: Path, kind: Kind) -> int:
 
 
 def runs_in(folder: Path) -> list[Path]:
-    """The run directory itself, or all that are anywhere inside. Raises UsageError where there are none."""
+    """The folder itself if it is a run directory, else all run directories below it. Raises UsageError if there are
+    none."""
     found = []
     for path, folders, files in os.walk(folder):
         if "metrics.jsonl" in files:
@@ -80,7 +81,7 @@ def runs_in(folder: Path) -> list[Path]:
             folders.clear()
     if not found:
         raise UsageError(
-            f"'{folder}' is no run directory, and holds none" if folder.is_dir() else f"no folder '{folder}'"
+            f"'{folder}' is not a run directory and contains none" if folder.is_dir() else f"no folder '{folder}'"
         )
     return sorted(found)
 
@@ -103,7 +104,7 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _column(values: list[Any]) -> np.ndarray:
-    """Whole numbers where all are, text where any is, or else numbers."""
+    """Integers if all values are, text if any is, floats otherwise."""
     if any(isinstance(value, str) for value in values):
         return np.array(["" if value is None else str(value) for value in values])
     if all(type(value) is int for value in values):
