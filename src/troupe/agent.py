@@ -1,5 +1,6 @@
 """A trained agent: what `load` returns, and what evaluation, video and the user's programs call."""
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -95,6 +96,32 @@ class Agent:
             self._state = RecurrentState(output.next_state, no_resets, action, unknown_reward)
         rows = action.numpy()
         return self._actions.one(rows[0]) if single else self._actions.to_environment(rows)
+
+    def predict(
+        self,
+        observation: Any,
+        state: RecurrentState | None = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+        *,
+        mask: Any = None,
+        reward: Any = None,
+    ) -> tuple[Any, RecurrentState | None]:
+        """As Stable-Baselines3's `predict`: the action or actions, and the recurrent state to pass with the next
+        observations, None where the policy has none.
+
+        `state` None begins episodes; `episode_start` [N] is true where an observation begins one. `deterministic` takes
+        the mode of the policy. What `act` keeps is neither read nor changed.
+        """
+        caller = copy.copy(self)
+        caller._state = state
+        if state is not None and episode_start is not None:
+            begins = np.asarray(episode_start, np.bool_).reshape(-1)
+            if len(begins) != len(state.resets):
+                raise UsageError(f"episode_start has {len(begins)} entries, and the state is of {len(state.resets)}")
+            caller.reset(begins)
+        action = caller.act(observation, mask=mask, reward=reward, greedy=deterministic)
+        return action, caller._state
 
     @torch.inference_mode()
     def distribution(self, observation: Any, mask: Any = None, reward: Any = None) -> tuple[np.ndarray | None, float]:
