@@ -102,8 +102,8 @@ def main() -> None:
     for name, variants in results.items():
         for variant, runs in variants.items():
             during = statistics.mean(statistics.mean(run["evaluations"]) for run in runs)
-            final = [run["final"] for run in runs]
-            ends = f"final {statistics.mean(final):9.1f}, lowest {min(final):9.1f}"
+            final = [run["final"] for run in runs if run["final"] is not None]  # None: ended before that evaluation
+            ends = f"final {statistics.mean(final):9.1f}, lowest {min(final):9.1f}" if final else "no final evaluation"
             print(f"{name:26} {variant:30} {len(runs)} seeds: while training {during:9.1f}, {ends}")
 
 

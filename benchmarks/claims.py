@@ -272,7 +272,7 @@ def ablations() -> str:
         of_seed = {run["seed"]: run for run in runs["default"]}
         pairs = [(of_seed[run["seed"]], run) for run in runs[variant] if run["seed"] in of_seed]
         during = [[mean(run["evaluations"]) for run in kind] for kind in zip(*pairs, strict=True)]
-        final = [[run["final"] for run in kind] for kind in zip(*pairs, strict=True)]
+        final = [[run["final"] for run in kind if run["final"] is not None] for kind in zip(*pairs, strict=True)]
         same = sum(one["evaluations"] == other["evaluations"] for one, other in pairs)
         above = sum(other > one for one, other in zip(*during, strict=True))
         rows.append(
@@ -284,7 +284,7 @@ def ablations() -> str:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return number(mean(values), 1 if max(map(abs, values)) > 10 else 2)
+    return "-" if not values else number(mean(values), 1 if max(map(abs, values)) > 10 else 2)
 
 
 def stability() -> str:

@@ -35,6 +35,14 @@ def test_a_difference_without_a_reason_is_refused_and_so_is_a_reason_without_a_d
         script._row("a3c", "learner.learning_rate", "A3C", 7e-4, why="none")
 
 
+@pytest.mark.parametrize("kind", ["published", "tuned"])
+@pytest.mark.parametrize("name", ["a3c", "a3c-lstm", "ga3c", "impala"])
+def test_every_published_preset_was_measured_with_ten_seeds(name, kind):
+    runs = json.loads((DOCS.parent / "benchmarks/results/published.json").read_text())["presets"][name][kind]["runs"]
+    assert [run["seed"] for run in runs] == list(range(1, 11))
+    assert {run["outcome"] for run in runs} <= {"solved", "steps"}  # none was ended by the clock
+
+
 @pytest.mark.parametrize("name", ["a3c", "ga3c"])
 def test_what_was_verified_of_a_preset_is_what_the_comparison_of_presets_measured(name):
     """On CartPole-v1, whose settings are what these presets were before they had the published ones."""
