@@ -13,6 +13,7 @@ from troupe.importing import import_announced, interrupts_held_back
 
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
+    from troupe.environments.make_vector import make_vector
     from troupe.run import Run
     from troupe.runs.callbacks.callback import Callback, Training
     from troupe.runs.evaluate.evaluation import evaluate
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent", "Callback", "Run", "TrainConfig", "Training", "TroupeError", "UsageError",
-    "evaluate", "load", "read_metrics", "resume", "train", "watch",
+    "evaluate", "load", "make_vector", "read_metrics", "resume", "train", "watch",
 ]  # fmt: skip
 
 _LAZY = {
     "Callback": "troupe.runs.callbacks.callback", "Training": "troupe.runs.callbacks.callback",
-    "read_metrics": "troupe.runs.report.tables",
+    "read_metrics": "troupe.runs.report.tables", "make_vector": "troupe.environments.make_vector",
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
     "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer", "watch": "troupe.runs.show.watch",
 }  # fmt: skip

@@ -125,6 +125,11 @@ class VectorEnvironment:
         self._none = np.zeros(self.count, np.bool_)
         self._none.setflags(write=False)
 
+    @property
+    def vector(self) -> VectorEnv[Any, Any, Any]:
+        """Gymnasium's own, which this one steps."""
+        return self._vector
+
     def reset(self, seeds: np.random.SeedSequence) -> np.ndarray:
         """Resets all, each with a seed of its own (see `_begin` for the exception): packed observations [B, ...]."""
         try:
