@@ -3,6 +3,7 @@
 import itertools
 import re
 import textwrap
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def compare(
     series = run_series(directory, names, asked, train_one, display, variants[0].config)
     if series.done or series.failed:
         asked = {"environment": env, "settings": common, "varied": vary or {}, "tuned": tuned, "versions": versions()}
-        _write_comparison(asked | _figures(series, variants), directory)
+        _write_comparison(asked | _figures(series, variants), directory, list_missing=not series.signal)
     show_end(series, directory / "comparison.png")
     return series.exit_status
 
@@ -177,7 +178,7 @@ def variant_figures(runs: Sequence[Row]) -> Row:
     """Of the runs of one variant."""
     if not runs:
         return {}
-    target = runs[0]["target"]
+    target = _usual_target(runs)
     returns = [run["evaluation"]["mean_return"] for run in runs]
     steps = [run["steps"] for run in runs]
     solved = [run for run in runs if run["outcome"] == "solved"]
@@ -197,23 +198,30 @@ def variant_figures(runs: Sequence[Row]) -> Row:
     }
 
 
+def _usual_target(runs: Sequence[Row]) -> float | None:
+    """Of the runs of one variant, of which a resumed one may have another target, or none."""
+    counted: Counter[float | None] = Counter(run["target"] for run in runs)
+    return max(counted, key=lambda target: (counted[target], target is not None))
+
+
 def _median(runs: Sequence[Row], name: str) -> float | None:
     return float(np.median([run[name] for run in runs])) if runs else None
 
 
-def _write_comparison(comparison: Row, directory: Path) -> None:
-    """Prints the table, and writes it and all figures into the directory."""
-    words = [note(comparison["presets"], comparison["runs"])]
-    if missing := group.unfinished_words(directory):
-        words = [textwrap.fill(f"Not in these figures: {missing}.", width=80), "", *words]
+def _write_comparison(comparison: Row, directory: Path, *, list_missing: bool) -> None:
+    """Prints the table, and writes it and all figures into the directory. `list_missing`: print the runs that are not
+    done as well; after a signal the closing lines name them."""
+    words = note(comparison["presets"], comparison["runs"])
     spread = [*statistics.markdown(comparison["statistics"]), "", textwrap.fill(statistics.NOTE, width=80)]
-    text = "\n".join([*_table(comparison["presets"]), "", *words, "", *spread, ""])
-    print(f"\n{text}")
+    text = "\n".join([*table(comparison["presets"], comparison["runs"]), "", words, "", *spread, ""])
+    missing = group.unfinished_words(directory)
+    left_out = textwrap.fill(f"Not in these figures: {missing}.", width=80) + "\n\n" if missing else ""
+    print(f"\n{left_out * list_missing}{text}")
     title = f"# {comparison['environment']}: {', '.join(comparison['presets'])}"
     try:
         write_durably(directory / "comparison.json", to_json(comparison, indent=2))
         write_durably(directory / "comparison.tex", statistics.latex(comparison["statistics"]).encode())
-        write_durably(directory / "comparison.md", f"{title}\n\n{text}\n![](comparison.png)\n".encode())
+        write_durably(directory / "comparison.md", f"{title}\n\n{left_out}{text}\n![](comparison.png)\n".encode())
     except OSError as error:
         raise TroupeError(f"'{directory}' cannot be written: {reason(error)}; the runs in it are complete") from error
     print(f"figures {directory / 'comparison.json'}")
@@ -221,38 +229,58 @@ def _write_comparison(comparison: Row, directory: Path) -> None:
 
 _COLUMNS = {  # by heading: the figure and its format
     "mean": ("mean_return", ".1f"),
-    "lowest": ("lowest_return", ".1f"),
+    "lowest run": ("lowest_return", ".1f"),
     "steps": ("median_steps", ",.0f"),
-    "to target": ("median_seconds_to_target", ",.2f"),
-    "at limit": ("median_seconds_at_limit", ",.2f"),
+    "s to target": ("median_seconds_to_target", ",.2f"),
+    "s at limit": ("median_seconds_at_limit", ",.2f"),
     "steps/s": ("median_steps_per_s", ",.0f"),
     "lag": ("lag_mean", ".2f"),
     "max lag": ("lag_max", ",.0f"),
 }
 
 
-def _table(variants: Mapping[str, Row]) -> list[str]:
-    """A Markdown table, aligned so that it can be read on a terminal as well."""
-    rows = [["preset", "tuned", "solved", *_COLUMNS]]
+def table(variants: Mapping[str, Row], runs: Sequence[Row]) -> list[str]:
+    """A Markdown table, aligned so that it can be read on a terminal as well; with the targets where they differ."""
+    differ = _targets_differ(runs)
+    rows = [["preset", "tuned", *["target"] * differ, "solved", *_COLUMNS]]
     for label, figures in variants.items():
         solved = "-" if figures.get("solved") is None else figures["solved"]
         cells = ["-" if figures.get(name) is None else format(figures[name], form) for name, form in _COLUMNS.values()]
-        rows.append([label, "yes" if figures["tuned"] else "no", f"{solved} of {figures['seeds']}", *cells])
+        target = [_target_words([run for run in runs if run["preset"] == label])] * differ
+        rows.append([label, "yes" if figures["tuned"] else "no", *target, f"{solved} of {figures['seeds']}", *cells])
     return statistics.markdown_table(rows)
 
 
 def note(variants: Mapping[str, Row], runs: Sequence[Row]) -> str:
-    """The target and the limits, those of each where they differ, and what the headings mean. A run that was resumed
-    may have another target than others of its variant."""
-    target = _one_or_each((run["preset"], "none" if run["target"] is None else f"{run['target']:g}") for run in runs)
+    """The target or that targets differ, the limits or those of each, and what the headings mean."""
+    several = ", the same for all" * (len({run["preset"] for run in runs}) > 1)
+    target = "Targets differ: see the column." if _targets_differ(runs) else f"Target: {_target_words(runs)}{several}."
     limits = _one_or_each((label, _limit(figures["limits"])) for label, figures in variants.items())
     return textwrap.fill(
-        f"Target: {target}. Limit: {limits}. Tuned: whether the preset has settings of its own for this environment. "
-        "Solved: the target was confirmed while training. Mean and lowest: of the final evaluations. Medians: steps "
-        "and steps/s; seconds of training to the target, and of the runs that ended at the limit. Lag: policy versions "
-        "between acting and learning, mean over steps.",
+        f"{target} Limit: {limits}. Tuned: whether the preset has settings of its own for this environment. "
+        "Solved: runs whose target was confirmed while training. Mean: of the runs' final evaluations; lowest run: the "
+        "lowest of these. Medians: steps and steps/s; s to target, seconds of training of the solved runs; s at limit, "
+        "of the runs that ended at the limit. Lag: updates between acting and learning, mean over steps; max lag: the "
+        "largest.",
         width=80,
     )
+
+
+def _targets_differ(runs: Sequence[Row]) -> bool:
+    return len({run["target"] for run in runs}) > 1
+
+
+def _target_words(runs: Sequence[Row]) -> str:
+    """'150, seed 1: none': the target of the runs of one variant, and of those that were resumed with another."""
+    if not runs:
+        return "-"
+    usual = _usual_target(runs)
+    others = [f"seed {run['seed']}: {_target(run['target'])}" for run in runs if run["target"] != usual]
+    return ", ".join([_target(usual), *others])
+
+
+def _target(target: float | None) -> str:
+    return "none" if target is None else f"{target:g}"
 
 
 def _limit(limits: Mapping[str, float]) -> str:

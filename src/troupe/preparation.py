@@ -102,8 +102,8 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, notices: list[s
     if not costs:
         return config
     chosen = min(costs, key=lambda name: costs[name] * source.penalty(name))
-    others = "".join(f"; {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
-    notices.append(f"backend {chosen}: {_millions(costs[chosen])} steps/s of a core{others}")
+    others = "".join(f", {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
+    notices.append(f"environment stepping alone: {chosen} {_millions(costs[chosen])} steps/s a core{others}")
     return replace(config, {"env.backend": chosen})
 
 

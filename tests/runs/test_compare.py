@@ -147,7 +147,9 @@ def test_the_same_call_continues_what_a_signal_ended_and_keeps_what_is_done(caps
     assert again() == 128 + signal.SIGINT
     out = capsys.readouterr().out
     missing = "impala, seed 0 (interrupted); appo, seed 1 (not started); impala, seed 1 (not started)"
-    assert f"Not in these figures: {missing}." in " ".join(out.split())
+    assert out.count("impala, seed 0 (interrupted)") == 1
+    written = Path("out/comparison.md").read_text()
+    assert f"Not in these figures: {missing}." in " ".join(written.split())
     assert out.endswith(f"not done: {missing}\nto continue: the same command with --run-dir out\n")
     assert [(each["folder"], each["state"]) for each in figures()["unfinished"]] == [
         ("impala/seed0", "interrupted"), ("appo/seed1", "not started"), ("impala/seed1", "not started"),
@@ -236,7 +238,7 @@ LIMITS = {"steps": 1_000_000, "seconds": 0.0}
         ({"appo": (475.0, LIMITS), "impala": (475.0, LIMITS)},
          "Target: 475, the same for all. Limit: 1,000,000 steps, the same for all."),
         ({"appo": (475.0, LIMITS), "article": (None, {"steps": 9, "seconds": 30.0})},
-         "Target: differs: 475 (appo), none (article). Limit: differs: 1,000,000 steps (appo), 9 steps or 30 s (art"),
+         "Targets differ: see the column. Limit: differs: 1,000,000 steps (appo), 9 steps or 30 s (art"),
         ({"article": (None, {"steps": 0, "seconds": 0.0})}, "Target: none. Limit: none."),
     ],
 )  # fmt: skip
@@ -246,10 +248,29 @@ def test_the_note_names_target_and_limit_or_each(variants, words):
     assert module.note(rows, runs).replace("\n", " ").startswith(words)
 
 
-def test_the_note_names_the_target_that_a_resumed_run_was_given():
-    runs = [{"preset": "appo", "target": target} for target in (475.0, None)]
-    words = module.note({"appo": {"limits": LIMITS}}, runs)
-    assert words.startswith("Target: differs: 475 (appo), none (appo). Limit: 1,000,000 steps.")
+def test_where_targets_differ_each_row_has_its_own_and_that_of_a_run_resumed_with_another():
+    targets = [
+        ("appo, stop.target=150", 0, 150.0),
+        ("appo, stop.target=475", 0, None),
+        ("appo, stop.target=475", 1, 475.0),
+    ]
+    runs = [{"preset": label, "seed": seed, "target": target} for label, seed, target in targets]
+    variants = {run["preset"]: {"tuned": True, "seeds": 2, "solved": 1} for run in runs} | {
+        "article": {"tuned": True, "seeds": 2}
+    }
+    head, _, *rows = [line.split("|")[1:5] for line in module.table(variants, runs)]
+    assert [cell.strip() for cell in head] == ["preset", "tuned", "target", "solved"]
+    assert [[cell.strip() for cell in row[::2]] for row in rows] == [
+        ["appo, stop.target=150", "150"], ["appo, stop.target=475", "475, seed 0: none"], ["article", "-"],
+    ]  # fmt: skip
+    assert "target" not in "".join(module.table(variants, runs[:1])[0].split("s to target"))
+
+
+def test_of_many_runs_that_are_not_done_ten_are_named(tmp_path):
+    group.begin(tmp_path, {}, [group.Member(f"{name}/seed0", name, 0) for name in "abcdefghijkl"])
+    words = group.unfinished_words(tmp_path)
+    assert words.startswith("a, seed 0 (not started); b, ")
+    assert words.endswith("; j, seed 0 (not started); and 2 more")
 
 
 def test_all_have_the_first_presets_target_and_limits_where_none_are_given(monkeypatch):

@@ -1,4 +1,4 @@
-"""Lag: how many versions behind what is learned from was, and what happens beyond the bound."""
+"""Lag: the updates between acting and learning, and what happens beyond the bound."""
 
 import numpy as np
 import pytest

@@ -28,7 +28,7 @@ class Counts:
     episodes: int = 0
     updates: int = 0
     skipped_updates: int = 0
-    stale: int = 0  # rollouts more versions behind than learner.max_lag, or from before a rollback
+    stale: int = 0  # rollouts with more lag than learner.max_lag, or from before a rollback
     restarts: int = 0  # actors that were replaced
 
 
@@ -46,7 +46,7 @@ class Delta:
 
 @dataclass(slots=True)
 class Lag:
-    """How many versions behind steps were when they were learned from."""
+    """The updates between acting and learning, by step."""
 
     steps: int = 0
     total: int = 0

@@ -6,7 +6,6 @@ follows from its own files.
 
 import json
 import re
-import textwrap
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ from troupe.runs.store.directory import check_free, unwritable
 from troupe.runs.store.metrics import to_json
 
 FILE = "series.json"
+MOST_NAMED = 10  # of the runs that are not done, those of one variant and state together
 
 
 class Member(NamedTuple):
@@ -110,7 +110,8 @@ def unfinished_words(folder: Path) -> str:
         f"{name}, " * several + f"seed{'s' * (len(those) > 1)} {', '.join(those)} ({state})"
         for (name, state), those in seeds.items()
     ]
-    return textwrap.shorten("; ".join(parts), 150, placeholder=" and others")
+    more = [f"and {len(parts) - MOST_NAMED} more"] if len(parts) > MOST_NAMED else []
+    return "; ".join(parts[:MOST_NAMED] + more)
 
 
 def draw(folder: Path, picture: Path) -> tuple[bool, list[Member]]:
