@@ -162,10 +162,10 @@ def loss(report: Report, runs: int = 10) -> None:
     shape = {"actor.count": 4, "actor.environments": 8, "actor.auto": False}
     with simulated(2) as cluster:
         for _ in range(runs):
-            removed = threading.Timer(rng.uniform(2, 12), lambda: _remove(cluster))
-            watched = _Standstill()
+            watched, moment = _Standstill(), rng.uniform(0, 10)
             with tempfile.TemporaryDirectory() as folder:
                 watched.follow(Path(folder) / "run")
+                removed = threading.Thread(target=_remove_later, args=(cluster, watched, moment), daemon=True)
                 removed.start()
                 run = troupe.train(
                     "CartPole-v1", cluster=cluster.address, seconds=20, run_dir=f"{folder}/run", settings=QUIET | shape
@@ -190,6 +190,13 @@ def _remove(cluster: Simulated) -> None:
     cluster.cluster.remove_node(cluster.nodes.pop(), allow_graceful=False)
 
 
+def _remove_later(cluster: Simulated, watched: "_Standstill", seconds: float) -> None:
+    """That long after the first steps."""
+    watched.begun.wait()
+    time.sleep(seconds)
+    _remove(cluster)
+
+
 def _until_gone(cluster: Simulated) -> None:
     """Until the head knows of the removal, too."""
     from troupe.runtime.cluster import ray_engine
@@ -203,7 +210,7 @@ class _Standstill:
     """The longest time in which a run reports no step more, once it has reported some."""
 
     def follow(self, path: Path) -> None:
-        self._ended, self._longest = threading.Event(), 0.0
+        self._ended, self.begun, self._longest = threading.Event(), threading.Event(), 0.0
         self._thread = threading.Thread(target=self._watch, args=(path,), daemon=True)
         self._thread.start()
 
@@ -217,6 +224,8 @@ class _Standstill:
         while not self._ended.wait(0.1):
             with suppress(Exception):  # a row is half written
                 steps = read_metrics(path)[-1]["steps"]
+                if steps:
+                    self.begun.set()
                 if steps != seen:
                     self._longest = max(self._longest, time.monotonic() - since) if seen else 0.0
                     seen, since = steps, time.monotonic()

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -189,3 +191,10 @@ def test_an_address_that_nobody_answers_at_is_refused_in_a_line(capsys):
     assert run([*COMMAND.split(), "--cluster", "127.0.0.1:1"]) == 2
     assert capsys.readouterr().err == "troupe: cluster 127.0.0.1:1: nothing answers there: connection refused\n"
     assert not Path("run").exists()
+
+
+def test_an_address_where_something_else_answers_is_refused_in_a_line(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: server.accept()[0].sendall(b"HTTP/1.0 400 Bad Request"), daemon=True).start()
+        assert run([*COMMAND.split(), "--cluster", f"127.0.0.1:{server.getsockname()[1]}"]) == 2
+    assert "what answers there is not Ray" in capsys.readouterr().err

@@ -29,6 +29,8 @@ _OWN = {  # of a cluster that is started here
     "RAY_worker_niceness": "0",  # actors are worth as much as without Ray: 15 is its default
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # after a SIGKILL some of its processes look for the others so long
 }
+_SETTINGS = b"\x04"  # a type of frame, the first that both sides send each other (RFC 9113, section 3.4)
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # of gRPC, and so of Ray
 _QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
 
 
@@ -87,18 +89,22 @@ def _running() -> str:
 
 
 def _unanswered(address: str) -> str:
-    """Why nothing answers at an address; "" if something does."""
+    """Why an address is not that of a cluster; "" if it is. Ray itself would ask it again for many minutes."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS) as connection:
+            if os.environ.get("RAY_USE_TLS", "0") == "1":
+                return ""
+            connection.sendall(_HELLO)
+            answer = connection.recv(9, socket.MSG_WAITALL)
     except (OSError, ValueError) as error:
-        return reason(error) if isinstance(error, OSError) else "it is not HOST:PORT"
-    return ""
+        return f"nothing answers there: {reason(error)}" if isinstance(error, OSError) else "it is no HOST:PORT"
+    return "" if answer[3:4] == _SETTINGS else "what answers there is not Ray"
 
 
 def _join(address: str) -> None:
     if wrong := _unanswered(address):
-        raise UsageError(f"cluster {address}: nothing answers there: {wrong}")
+        raise UsageError(f"cluster {address}: {wrong}")
     try:
         ray.init(address=address, **_QUIET)
     except (ConnectionError, RuntimeError, ValueError, exceptions.RayError) as error:
@@ -216,7 +222,7 @@ def _only(node: Node) -> NodeAffinitySchedulingStrategy:
 
 
 def _why_lost(error: exceptions.RayError) -> str:
-    text = str(error)
-    if "node" in text.lower() and "died" in text:
+    text, nowhere = str(error), (exceptions.TaskUnschedulableError, exceptions.ActorUnschedulableError)
+    if isinstance(error, nowhere) or ("node" in text.lower() and "died" in text):
         return "its machine is gone"
     return "its process has died" if isinstance(error, exceptions.RayActorError) else one_line(error)
