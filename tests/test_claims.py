@@ -17,6 +17,7 @@ from troupe.runtime.learning.annealing import annealing, described
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import claim_tables  # noqa: E402
 import claims  # noqa: E402
 import common  # noqa: E402
 
@@ -40,7 +41,7 @@ def test_what_troupe_envs_prints_of_tuned_settings_is_what_was_measured(preset: 
     assert verified
     for name, stated in verified.items():
         file = {"CartPole-v1": f"cartpole{'' if preset == 'appo' else '-preset-impala'}", "ALE/Pong-v5": "atari-pong"}
-        measured = claims.result(file.get(name, "environments-tuned"))
+        measured = claim_tables.result(file.get(name, "environments-tuned"))
         runs = measured["environments"][name]["runs"] if name not in file else measured["runs"]
         returns = [run.get("mean_return") or run["evaluation"]["mean_return"] for run in runs]
         assert stated["seeds"] == len(runs)
@@ -59,7 +60,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for file in [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks/results").glob("*.json")]:
         (tmp_path / file.relative_to(ROOT)).symlink_to(file)
     monkeypatch.setattr(claims, "ROOT", tmp_path)
-    monkeypatch.setattr(claims, "RESULTS", tmp_path / "benchmarks/results")
+    monkeypatch.setattr(claim_tables, "RESULTS", tmp_path / "benchmarks/results")
     return tmp_path
 
 
@@ -84,10 +85,10 @@ def test_a_page_without_the_command_or_the_script_of_a_claim_is_noticed(name: st
 @pytest.mark.parametrize("name", claims.CLAIMS)
 def test_a_result_file_that_is_missing_is_noticed(name: str, copied: Path):
     claim = claims.CLAIMS[name]
-    claims.files_read.clear()
+    claim_tables.files_read.clear()
     claim.text()
-    assert claims.files_read
-    for file in sorted(claims.files_read):
+    assert claim_tables.files_read
+    for file in sorted(claim_tables.files_read):
         result = copied / f"benchmarks/results/{file}.json"
         result.unlink()
         assert claims.wrong(name, claim) == f"{claim.page}, '{name}': its result file is missing: {file}.json"
