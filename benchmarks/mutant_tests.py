@@ -21,6 +21,7 @@ import pytest
 
 SOURCE = Path("src/troupe")
 _FIRST = 8  # tests of a mutant that are run before the others: most mutants die here, and fewer files are imported
+_DEFINED = re.compile(r"\b(?:def|class)\s+(\w+)|\b(\w+)\s*(?::[^=]*)?=(?!=)")  # names, in a line
 _PATIENCE = 4  # how much longer a test that was not done in time may take when it is run again
 
 
