@@ -1,8 +1,9 @@
 """Every one-line change of a source file that the tests should notice: mutmut's operators, and two of our own.
 
 mutmut makes mutants of functions without decorators only; here those of decorated functions, classes and modules are
-made as well. Left out are changes of prose (a text with a space in it) and of letters' case. Two operators are added,
-for faults of wiring: a call that stands alone is left out, and the condition of an `if` is negated.
+made as well. Left out are changes of prose (a text with a space in it), of letters' case, and of types, which mypy
+checks. Two operators are added, for faults of wiring: a call that stands alone is left out, and the condition of an
+`if` is negated.
 """
 
 import ast
@@ -80,6 +81,8 @@ class _Visitor(file_mutation.MutationVisitor):
             return node.name.value in file_mutation.NEVER_MUTATE_FUNCTION_NAMES
         if isinstance(node, cst.Call) and isinstance(node.func, cst.Name) and node.func.value == "_doc":
             return True  # a setting's description
+        if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name) and node.value.value == "Literal":
+            return True  # a type, which mypy checks
         return super()._skip_node_and_children(node)
 
 
