@@ -162,7 +162,10 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
     """Measures each stage alone in one thread, then trains for `seconds` with all of them together."""
     if seconds <= 0:
         raise UsageError("--time 0: expected a time above 0")
-    config, source = settle(resolve(env, preset, settings), env)
+    asked = resolve(env, preset, settings)
+    if asked.actor.cluster != "none":
+        raise UsageError("actor.cluster: bench measures this machine; train takes a cluster (--cluster)")
+    config, source = settle(asked, env)
     own = find_network(None, config)
     config, _ = fit(config, source, own)
     network, _, _ = first_network(own, source, config)

@@ -521,6 +521,12 @@ def test_what_a_cluster_cannot_do_is_refused_in_a_line(words, message, tmp_path,
     assert not Path("run").exists()
 
 
+def test_a_measurement_of_this_machine_takes_no_cluster(capsys):
+    words = ["bench", "CartPole-v1", "--preset", "appo", "--time", "1s", "--actor.cluster", "auto"]
+    assert run(words) == 2
+    assert "bench measures this machine; train takes a cluster" in capsys.readouterr().err
+
+
 def test_without_ray_the_pip_command_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *_: None)
