@@ -44,6 +44,19 @@ class Breaks(gym.Wrapper):
 def make():
     return Breaks(gym.make("CartPole-v1"))
 """
+SCRIPT = """
+import gymnasium as gym, troupe
+
+def make(length=9):
+    return gym.wrappers.TimeLimit(gym.make("CartPole-v1"), length)
+
+settings = {"actor.count": 1, "actor.environments": 4, "actor.rollout_steps": 32, "learner.rollouts": 1,
+            "evaluation.every_seconds": 0, "evaluation.final_episodes": 2}
+same = {"target": "none", "settings": settings, "run_dir": "run", "env_kwargs": {"length": 7}}
+run = troupe.train(make, learners=2, steps=600, **same)
+run = troupe.resume(run, learners=2, steps=900, env=make)
+print("steps", run.steps)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +185,8 @@ class Command:
         self.folder, self.mark, self._out = folder, uuid.uuid4().hex, folder / "out.txt"
         with self._out.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", module, *words.split()], cwd=folder, stdout=out, stderr=out,
+                [sys.executable, *(["-m", module] if module else []), *words.split()],
+                cwd=folder, stdout=out, stderr=out,
                 env=os.environ | {MARK: self.mark, "OMP_NUM_THREADS": "1"}, start_new_session=True,
             )  # fmt: skip
 
@@ -273,6 +287,28 @@ def test_torchrun_starts_the_ranks(command):
     assert run.end() == 0, run.output
     assert "one gradient of 2 learners" in run.output
     assert run.output.count("step limit reached") == 1, "only rank 0 reports the result"
+    assert run.is_gone_within(10)
+
+
+@pytest.mark.slow
+@linux
+def test_torchrun_starts_a_script_which_goes_on_in_rank_0_alone(command):
+    first, _, _ = SCRIPT.replace("learners=2, ", "").partition("run = troupe.resume")
+    Path("script.py").write_text(f'{first}print("steps", run.steps)')
+    run = command("--nproc-per-node 2 script.py", module="torch.distributed.run")
+    assert run.end() == 0, run.output
+    assert run.output.count("steps ") == 1
+    assert run.is_gone_within(10)
+
+
+@pytest.mark.slow
+@linux
+def test_a_function_of_a_script_reaches_the_ranks_and_a_process_may_train_again(command):
+    Path("script.py").write_text(SCRIPT)
+    run = command("script.py", module="")
+    assert run.end() == 0, run.output
+    assert int(run.output.rpartition("steps ")[2]) >= 900
+    assert summary()["evaluation"]["mean_length"] == 7
     assert run.is_gone_within(10)
 
 

@@ -6,6 +6,7 @@ RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT say.
 
 import os
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _CONNECT_SECONDS = 60.0  # for all ranks to meet
 _CLOSE_SECONDS = 10.0  # for the others to end
-_LEAVE_SECONDS = 2.0  # to end operations that nobody waits for any more
+_LEAVE_SECONDS = 0.5  # to end operations that nobody waits for any more
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -130,7 +131,13 @@ def join(
             # After the loss of a host, an operation may wait for it for ever, and so would this thread.
             thread = threading.Thread(target=dist.destroy_process_group, daemon=True)
             thread.start()
-            thread.join(_LEAVE_SECONDS)
+            thread.join(_LEAVE_SECONDS if rank else _CLOSE_SECONDS)
+            done = sys.exc_info()[1]
+            if thread.is_alive() and isinstance(done, SystemExit):
+                # An operation of this rank still waits for rank 0, and Python could not end beside it.
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(done.code if isinstance(done.code, int) else 1)
 
 
 def _wait_for_all(store: "Store", size: int) -> None:
