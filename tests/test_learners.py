@@ -270,7 +270,7 @@ def test_two_learners_train_and_another_number_resumes(command):
     assert 3000 <= first["steps"] < 3256
     assert first["updates"] % 16 == 0  # 4 epochs of 4 minibatches
     assert 256 * first["updates"] // 16 >= first["steps"]
-    assert run.is_gone_within(10)
+    assert run.is_gone_within(PATIENCE_SECONDS)
     reports = [row for row in run.rows() if row["kind"] == "report"]
     assert reports[-1]["stage_seconds"]["learner"]["average"] > 0
     for learners, steps in ((1, 4000), (3, 6000)):
@@ -287,7 +287,7 @@ def test_torchrun_starts_the_ranks(command):
     assert run.end() == 0, run.output
     assert "one gradient of 2 learners" in run.output
     assert run.output.count("step limit reached") == 1, "only rank 0 reports the result"
-    assert run.is_gone_within(10)
+    assert run.is_gone_within(PATIENCE_SECONDS)
 
 
 @pytest.mark.slow
@@ -320,7 +320,7 @@ def test_a_signal_ends_all_ranks_with_a_checkpoint(command, number):
     run.until_it_learns()
     os.kill(run.process.pid, number)
     assert run.end() == 128 + number, run.output
-    assert run.is_gone_within(10)
+    assert run.is_gone_within(PATIENCE_SECONDS)
     assert list(Path("run/checkpoints").iterdir())
     assert "interrupted after" in run.output
 
@@ -335,7 +335,7 @@ def test_a_rank_that_is_killed_ends_the_run_with_a_checkpoint(command):
     assert run.end() == 1
     assert f", process {lost}) failed: its process ended by SIGKILL" in run.output
     assert "weights saved in run/checkpoints/" in run.output
-    assert run.is_gone_within(10)
+    assert run.is_gone_within(PATIENCE_SECONDS)
 
 
 @pytest.mark.slow
@@ -346,7 +346,7 @@ def test_a_rank_whose_environment_fails_says_why(command):
     assert "troupe: rank 1 (" in run.output
     assert "out of fuel" in run.output
     assert 'raise ValueError("out of fuel")' in Path("run/error.txt").read_text(), "with the traceback"
-    assert run.is_gone_within(10)
+    assert run.is_gone_within(PATIENCE_SECONDS)
 
 
 @pytest.mark.slow
@@ -356,4 +356,4 @@ def test_nothing_is_left_of_a_run_whose_rank_0_is_killed(command):
     run.until_it_learns()
     os.kill(run.process.pid, signal.SIGKILL)
     run.end()
-    assert run.is_gone_within(10), run.processes()
+    assert run.is_gone_within(PATIENCE_SECONDS), run.processes()
