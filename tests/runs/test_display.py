@@ -98,12 +98,12 @@ def test_the_panel_tells_all_that_was_asked_for() -> None:
         " s of training, at most 3 s left",
         "40 %  40,000 of 100,000 steps",
         "training return so far, 20.0 to 100.0",
-        "training 100.0 (exploring actors)",
+        "training 100.0 (latest 100 episodes, exploring)",
         "best evaluation 301.0 (greedy), target 475",
         "20,123 steps/s        311 updates/s  300 episodes so far",
         "3 of 4 rollouts wait to be learned from",
-        "1.2, at most 6        updates between acting and learning",
-        "█ env 12 %  ▒ act 10 %  ─ wait 78 %",
+        "1.2, largest 6        updates between acting and learning",
+        "time: █ env 12 %  ▒ act 10 %  ─ wait 78 %",
         "█ learn 93 %  ─ wait 7 %",
         "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
     ):
@@ -506,17 +506,33 @@ def test_the_time_left_is_that_of_the_nearest_limit_at_the_speed_so_far(limits: 
 
 def test_a_part_has_a_bar_of_what_it_does_and_its_stages_in_words_the_idle_ones_last() -> None:
     shares = {"wait": 0.2, "other": 0.1, "env": 0.5, "act": 0.195, "delay": 0.005, "turn": 0.004}
-    (line,) = [
-        line for line in panel(report(shares={"actor": shares})).splitlines() if "actors" in line and "env" in line
-    ]
-    _, _, bar, *words = line.split()
-    assert bar == "█" * 10 + "▒" * 4 + "▪" * 2 + "─" * 4  # all but waiting; the delay is too short for a character
-    assert " ".join(words) == "█ env 50 % ▒ act 20 % ░ delay 0 % ─ wait 20 % ▪ rest 10 % │"
+    lines = panel(report(shares={"actor": shares})).splitlines()
+    first = next(number for number, line in enumerate(lines) if "actors" in line and "env" in line)
+    _, bar, *words = " ".join(line.strip("│") for line in lines[first : first + 2]).split()
+    assert bar == "█" * 9 + "▒" * 4 + "░" + "▪" * 2 + "─" * 4  # the delay's character is one of the longest's
+    assert " ".join(words) == "time: █ env 50 % ▒ act 20 % ░ delay 0 % ▪ unaccounted 10 % ─ wait 20 %"
+
+
+def test_a_share_above_nothing_has_at_least_one_character() -> None:
+    shares = (0.001, 0.0, 0.004, 0.985, 0.01)
+    cells = [len(text) for text, _ in panels._bar([(share, "#", "") for share in shares], 10, ".")]
+    assert cells == [1, 0, 1, 7, 1, 0]
+
+
+def test_a_row_has_no_speed_before_there_is_a_second_to_measure_it_over() -> None:
+    out = io.StringIO()
+    for seconds in (0.1, 1.0):
+        with Display("plain", out) as shown:
+            shown.report(report(seconds), LIMITS)
+    rows = [line.split() for line in out.getvalue().splitlines() if re.match(r" *\dm", line)]
+    assert [row[4] for row in rows] == ["-", "20,123"]
 
 
 def test_other_programs_that_take_more_than_the_bottleneck_itself_are_named() -> None:
     row = report(bottleneck="actor: env", shares={"actor": {"env": 0.2, "preempted": 0.8}})
-    assert bottleneck_words(row).endswith("(env 20 %); other programs take 80 % of the time of the actors")
+    assert bottleneck_words(row) == (
+        "other programs take 80 % of the actors' time; within the run, the actors are the bottleneck (env 20 %)"
+    )
 
 
 def test_the_bottleneck_never_contradicts_the_shares_in_the_panel() -> None:

@@ -20,6 +20,7 @@ Mode = Literal["auto", "plain", "quiet", "silent"]
 ROW_SECONDS = 2.0, 30.0  # pause between plain rows: at first, and at most
 COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 characters
 MOST_RETURNS = 256  # kept for the chart
+SPEED_SECONDS = 1.0  # of training, before which a speed in a row is an artefact of the start
 COUNT_SECONDS = 0.1  # between two counts of an evaluation's episodes
 
 
@@ -147,15 +148,15 @@ class _Rows(TextOutput):
             "steps": f"{row['steps']:,}",
             "training": training_return(row),
             "best eval": format_return(view.best),
-            "steps/s": f"{row.get('steps_per_s', 0):,.0f}",
+            "steps/s": f"{row.get('steps_per_s', 0):,.0f}" if row["seconds"] >= SPEED_SECONDS else "-",
             "queue": f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
             "lag": f"{row.get('lag_mean', 0):.1f}",
         }
         self._explain(
             "time: of training; training: mean return of the latest 100 episodes (exploring\n"
-            "actors); best eval: best evaluation return; queue: rollouts waiting to be\n"
-            "learned from, of the most that may wait; lag: updates between acting and\n"
-            "learning; bottleneck: the part that waits least, and what it mostly does\n"
+            "actors); best eval: best evaluation return; queue: rollouts waiting / capacity;\n"
+            "lag: updates between acting and learning; bottleneck: the part that waits least,\n"
+            "and what it mostly does\n"
             f"{_columns(cells)}  bottleneck\n"
         )
         if cells["training"].endswith("/1k"):

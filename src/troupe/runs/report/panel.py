@@ -3,7 +3,7 @@
 import io
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 from troupe.runs.report.words import View, bottleneck_words, part_name, progress, stage_name, time_left, training_return
@@ -21,7 +21,7 @@ _STAGES = {  # the character of each in a bar, with Unicode and without, as colo
     "average": ("▒=", "magenta"), "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
 }  # fmt: skip
 _UNKNOWN = "▓@", "cyan"
-_LAST = ("wait", "other", "preempted")  # stages that are shown last
+_LAST = ("other", "preempted", "wait")  # stages that are shown last, in this order
 _WIDTH, _NOTEBOOK_WIDTH = 100, 96  # characters, at most
 
 
@@ -119,17 +119,18 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
     if capacity:
         waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
         grid.add_row("queue", bar((depth / capacity, full, "yellow")), waiting)
-    lag = f"{row.get('lag_mean', 0):.1f}, at most {row.get('lag_max', 0)}"
+    lag = f"{row.get('lag_mean', 0):.1f}, largest {row.get('lag_max', 0)}"
     grid.add_row("lag", lag, "updates between acting and learning")
     for part, shares in row.get("shares", {}).items():
-        stages = sorted((stage for stage, share in shares.items() if share >= 0.005), key=_LAST.__contains__)
-        charted, named = [], []
+        shown = [stage for stage, share in shares.items() if share >= 0.005]
+        stages = sorted(shown, key=lambda stage: _LAST.index(stage) if stage in _LAST else -1)
+        charted, named = [], list[Text]()
         for stage in stages:
             glyphs, colour = _STAGES.get(stage, _UNKNOWN)
             glyph = glyphs[0 if unicode else 1]
-            named.append(Text(f"{glyph} {stage_name(stage)} {100 * shares[stage]:.0f} %", colour))
-            if stage != "wait":  # which is what the others leave
-                charted.append((shares[stage], glyph, colour))
+            words = f"{glyph} {stage_name(stage)} {100 * shares[stage]:.0f} %"
+            named.append(Text.assemble("" if named else "time: ", (words, colour)))
+            charted.append((shares[stage], glyph, colour))
         grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
     speed = f"{row.get('updates_per_s', 0):,.0f} updates/s  {row.get('episodes', 0):,} episodes so far"
     grid.add_row("speed", f"{row.get('steps_per_s', 0):,.0f} steps/s", speed)
@@ -143,8 +144,11 @@ def _return_words(view: View) -> Iterator[str]:
     row, limits, returns, best = view
     if returns:
         yield f"training return so far, {format_return(min(returns))} to {format_return(max(returns))}"
-    now = training_return(row).replace("/1k", " per 1,000 steps: no episode has ended")
-    yield f"training {now} (exploring actors)"
+    now = training_return(row)
+    if now.endswith("/1k"):
+        yield f"training {now.removesuffix('/1k')} per 1,000 steps: no episode has ended"
+    else:
+        yield f"training {now} (latest {min(row.get('episodes', 100), 100)} episodes, exploring)"
     evaluated = "greedy" if limits.greedy else "sampled actions"
     evaluation = "" if best is None else f"best evaluation {format_return(best)} ({evaluated})"
     target = "" if limits.target is None else f"target {limits.target:g}"
@@ -153,14 +157,20 @@ def _return_words(view: View) -> Iterator[str]:
 
 
 def _bar(parts: Iterable[tuple[float, str, str]], size: int, empty: str) -> Iterator[tuple[str, str]]:
-    """Shares of a bar, each with its character and its colour, rounded cumulatively so that they never exceed it."""
-    end, total = 0, 0.0
-    for share, glyph, style in parts:
-        total += share
-        cells = min(round(total * size), size) - end
-        end += cells
-        yield glyph * cells, style
-    yield empty * (size - end), "dim"
+    """Shares of a bar, each with its character and its colour.
+
+    Rounded cumulatively; a share above 0 has at least one character, which the longest gives up where there is no room.
+    """
+    charted = list(parts)
+    edges = [round(total * size) for total in accumulate((share for share, _, _ in charted), initial=0.0)]
+    cells = [
+        max(after - before, share > 0) for (share, _, _), (before, after) in zip(charted, pairwise(edges), strict=True)
+    ]
+    while sum(cells) > size:
+        cells[cells.index(max(cells))] -= 1
+    for count, (_, glyph, style) in zip(cells, charted, strict=True):
+        yield glyph * count, style
+    yield empty * (size - sum(cells)), "dim"
 
 
 def _sparkline(values: Sequence[float], size: int, levels: str) -> str:

@@ -95,7 +95,8 @@ def bottleneck_words(row: Mapping[str, Any]) -> str:
     ]
     words += f": {', '.join(waits)}" if waits else ""
     if its.get("preempted", 0.0) > its.get(stage, 1.0):
-        words += f"; other programs take {its['preempted']:.0%} of the time of {who}"
+        whose = f"{who}'" if part in _SEVERAL else f"{who}'s"
+        words = f"other programs take {its['preempted']:.0%} of {whose} time; within the run, {words}"
     return words.replace("%", " %")
 
 
@@ -104,5 +105,5 @@ def part_name(part: str) -> str:
 
 
 def stage_name(stage: str) -> str:
-    words = {"preempted": "other programs", "turn": "waiting for a turn", "other": "rest"}
+    words = {"preempted": "other programs", "turn": "waiting for a turn", "other": "unaccounted"}
     return words.get(stage, stage.replace("_", " "))
