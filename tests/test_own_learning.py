@@ -286,6 +286,17 @@ def test_arguments_named_as_settings_have_their_values_and_others_those_of_kwarg
     assert given == {"lam": 0.3, "clip": 0.4, "beta": 7.0, "gamma": 0.5}
 
 
+def test_arguments_named_as_settings_that_are_about_the_loss_have_their_values_from_kwargs():
+    """What kind of loss it is, how it is reduced and its own arguments are no concern of the loss itself."""
+    given: dict[str, Any] = {}
+
+    def loss(outputs: Any, batch: Any, *, kind: str = "l1", reduction: str = "none", kwargs: int = 0) -> Any:
+        given.update(kind=kind, reduction=reduction, kwargs=kwargs)
+
+    build_loss(Loss(kind=LOSSES.named(loss), reduction="sum", kwargs={"kind": "l2"}))(None, None)
+    assert given == {"kind": "l2", "reduction": "none", "kwargs": 0}
+
+
 @pytest.mark.parametrize("kind", ["a3c", "impala", "appo"])
 def test_a_built_in_loss_is_given_all_settings_that_it_takes(kind):
     settings = Loss(kind=kind, lam=0.3, rho_clip=1.1, c_clip=1.2, clip=0.4, value_coefficient=0.6)

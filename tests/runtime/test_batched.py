@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from helpers import PATIENCE_SECONDS
-from troupe.config import Environment, Network
+from troupe.config import Environment, Network, UsageError
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
@@ -212,6 +213,12 @@ def test_a_ticket_that_has_reached_its_largest_number_starts_at_zero():
             inference._ticket = ticket
             inference.act(np.zeros((2, 2), np.float32), 0.0)
             assert inference._ticket == (ticket + 1) % 2**32
+
+
+def test_where_there_are_no_such_pipes_batched_inference_is_refused_in_a_line(monkeypatch):
+    monkeypatch.setattr("troupe.runtime.acting.inference.os", SimpleNamespace(name="nt"))
+    with pytest.raises(UsageError, match=r"^inference\.kind = 'batched': .*Linux or macOS; use local$"):
+        BatchedSetup()
 
 
 # What it plays
