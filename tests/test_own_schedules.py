@@ -59,6 +59,7 @@ def test_each_is_a_factor_of_its_setting_by_the_share_of_steps(tmp_path):
     assert rates[-1] == 0.0
 
 
+@pytest.mark.slow
 def test_a_linear_one_is_the_built_in_schedule_bit_for_bit(tmp_path):
     asked = SERIAL | {"loss.entropy_coefficient": 0.1}
     own = {"schedules.learning_rate": lambda share: 1 - share, "schedules.entropy_coefficient": lambda share: 1 - share}

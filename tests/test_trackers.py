@@ -53,6 +53,7 @@ def train(folder: Path, *callbacks: Any, **more: Any) -> troupe.Run:
     )
 
 
+@pytest.mark.slow
 def test_a_tracker_is_told_settings_curves_agent_video_and_outcome_and_a_resumed_run_continues_there(tmp_path):
     service = Memory()
     run = train(tmp_path, Tracker("memory", service))
