@@ -3,7 +3,6 @@
 import itertools
 import re
 import textwrap
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from troupe.config import TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import settle
 from troupe.runs.report import group, statistics
 from troupe.runs.report.display import Mode
+from troupe.runs.report.lines import usual_target
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import versions
 from troupe.runs.store.metrics import Row, read_metrics, to_json
@@ -178,7 +178,7 @@ def variant_figures(runs: Sequence[Row]) -> Row:
     """Of the runs of one variant."""
     if not runs:
         return {}
-    target = _usual_target(runs)
+    target = usual_target(run["target"] for run in runs)
     returns = [run["evaluation"]["mean_return"] for run in runs]
     steps = [run["steps"] for run in runs]
     solved = [run for run in runs if run["outcome"] == "solved"]
@@ -196,12 +196,6 @@ def variant_figures(runs: Sequence[Row]) -> Row:
         "lag_mean": float(np.dot(steps, [run["lag_mean"] for run in runs]) / max(sum(steps), 1)),
         "lag_max": max(run["lag_max"] for run in runs),
     }
-
-
-def _usual_target(runs: Sequence[Row]) -> float | None:
-    """Of the runs of one variant, of which a resumed one may have another target, or none."""
-    counted: Counter[float | None] = Counter(run["target"] for run in runs)
-    return max(counted, key=lambda target: (counted[target], target is not None))
 
 
 def _median(runs: Sequence[Row], name: str) -> float | None:
@@ -274,7 +268,7 @@ def _target_words(runs: Sequence[Row]) -> str:
     """'150, seed 1: none': the target of the runs of one variant, and of those that were resumed with another."""
     if not runs:
         return "-"
-    usual = _usual_target(runs)
+    usual = usual_target(run["target"] for run in runs)
     others = [f"seed {run['seed']}: {_target(run['target'])}" for run in runs if run["target"] != usual]
     return ", ".join([_target(usual), *others])
 

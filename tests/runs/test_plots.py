@@ -139,12 +139,17 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     assert curve.evaluations.steps.tolist() == [2000, 8000]
     assert (curve.final.steps.tolist(), curve.final.weights_steps.tolist()) == ([4000, 8000], [2000, 2000])
     words = words_of([run])
-    assert "evaluation of the newest weights" in words
+    assert "evaluation of the newest weights (greedy)" in words
+    assert "more than one, as the run was continued" in words
     for at in ("4,000", "8,000"):
         assert f"of step 2,000, evaluated at {at}<" in words
     old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
-    assert "final evaluation, best weights<" in words_of([old])
+    assert "final evaluation, best weights (greedy)<" in words_of([old])
     assert "of step" not in words_of([old])
+    assert "was continued" not in words_of([old])
+    sampled = settings_of(old, evaluation={"greedy": False})
+    assert "final evaluation, best weights (sampled actions)<" in words_of([sampled])
+    assert "best weights (greedy or sampled actions)<" in words_of([run, sampled])
 
 
 def test_the_marks_of_evaluations_at_one_point_are_all_seen(make_run: MakeRun, tmp_path: Path) -> None:
@@ -383,6 +388,14 @@ def test_targets_are_drawn_and_where_they_differ_their_runs_are_named(
     words = words_of([make_run("a"), make_run("b", **({"preset": "article"} | two))])
     assert all(each in words for each in drawn)
     assert ("target" in words, "targets differ" in words) == (bool(drawn), len(drawn) > 1)
+
+
+def test_a_run_that_was_resumed_with_another_target_is_named_by_its_seed(make_run: MakeRun) -> None:
+    runs = [settings_of(make_run(f"r{seed}", target=f"{100 * (seed // 2) + 100}.0"), seed=seed) for seed in range(4)]
+    resumed = settings_of(make_run("resumed", target='"none"'), seed=4)
+    out = runs[0].parent / "picture.svg"
+    plot_runs([*runs, resumed], out, names=["one", "one", "two", "two", "two"])
+    assert "targets differ: 100 (one), 200 (two), none (two, seed 4)<" in out.read_text()
 
 
 def test_the_band_is_the_percentile_bootstrap_of_the_mean() -> None:

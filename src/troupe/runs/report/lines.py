@@ -1,6 +1,7 @@
 """What a picture of runs shows: the smoothed line of each run, runs in groups, and what groups have in common."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,11 @@ class Line:
     @property
     def seed(self) -> str:
         return str(self.settings.get("seed", ""))
+
+    @property
+    def greedy(self) -> bool:
+        """Whether its evaluations are."""
+        return bool(self.settings.get("evaluation.greedy", True))
 
     def by(self, axis: str) -> Values:
         return along(self.curve, axis)
@@ -91,6 +97,12 @@ def bootstrap_band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]
     return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
 
 
+def usual_target(targets: Iterable[float | None]) -> float | None:
+    """Of the runs of one group, of which a resumed one may have another target, or none."""
+    counted = Counter(targets)
+    return max(counted, key=lambda target: (counted[target], target is not None))
+
+
 def targets_of(groups: Groups) -> dict[float | None, list[str]]:
     """The groups that have each target; None: those without one."""
     targets: dict[float | None, list[str]] = {}
@@ -98,6 +110,15 @@ def targets_of(groups: Groups) -> dict[float | None, list[str]]:
         for target in dict.fromkeys(line.target for line in lines):
             targets.setdefault(target, []).append(name)
     return targets
+
+
+def target_of_each(groups: Groups) -> Iterator[tuple[str, str]]:
+    """The target, in words, of each group and of each run that has another than its group."""
+    for name, lines in groups.items():
+        usual = usual_target(line.target for line in lines)
+        for line in lines:
+            whose = name if line.target == usual else f"{name}, seed {line.seed}"
+            yield whose, "none" if line.target is None else f"{line.target:g}"
 
 
 def differ_much(groups: Iterable[Sequence[Line]], axis: str) -> bool:

@@ -5,6 +5,7 @@ user's program.
 """
 
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from troupe.runs.report.lines import (
     differ_much,
     grouped,
     line_of,
+    target_of_each,
     targets_of,
 )
 from troupe.safe_files import output_file, writing
@@ -63,11 +65,14 @@ def plot_runs(
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#101010")
-DASHES = ("-", "--", ":", "-.")  # for seeds, or for more groups than colours
+Dashes = str | tuple[int, tuple[int, ...]]
+DASHES: tuple[Dashes, ...] = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # for seeds, or for more groups than colours
+DOTTED: Dashes = (0, (1, 3))  # for targets
+NOTE_WIDTH = 165  # characters
 MARK_SIZES = {"*": 12, "D": 6}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
 DOTS = "training return (exploring actors):\nmean of the episodes since the report before"
-NOTE = "lines: training return (of the exploring actors), smoothed"
+NOTE = "lines: training return (of the exploring actors), smoothed; a thin one leads to the run's evaluation"
 MEAN_NOTE = "; of five runs and more their mean (thick; a finished run keeps its last value) and each (thin)"
 BAND = "95 % bootstrap interval of the mean over runs"
 SEVERAL = "returns of different environments are not comparable"
@@ -120,7 +125,9 @@ def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
             panel.xaxis.set_minor_formatter(NullFormatter())
         panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
         panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        _draw_legend(figure, panels[0], "\n".join(filter(None, [*_notes(groups), note])))
+        _draw_legend(
+            figure, panels[0], "\n".join(textwrap.fill(each, NOTE_WIDTH) for each in (*_notes(groups), note) if each)
+        )
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
@@ -131,18 +138,17 @@ def _notes(groups: Groups) -> Iterator[str]:
         yield NOTE + MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
     if len({line.environment for line in lines}) > 1:
         yield SEVERAL
-    elif len(targets := targets_of(groups)) > 1:
-        pairs = [(name, "none" if at is None else f"{at:g}") for at, names in targets.items() for name in names]
-        yield f"targets differ: {by_value(pairs)}"
+    elif len(targets_of(groups)) > 1:
+        yield f"targets differ: {by_value(target_of_each(groups))}"
 
 
 def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
     x, curve = line.by(axis), line.curve
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=DOTS)
-    panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return, smoothed")
+    panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return (exploring actors), smoothed")
     for points, label, mark, colour, size, order in (  # the smaller a mark, the further in front
-        (curve.evaluations, "evaluation of the newest weights", "D", COLOURS[1], 6, 6),
-        (curve.final, "\n".join(["final evaluation, best weights", *_steps_of(curve.final)]), "*", COLOURS[2], 22, 4),
+        (curve.evaluations, f"evaluation of the newest weights ({_actions([line])})", "D", COLOURS[1], 6, 6),
+        (curve.final, _final_words(line), "*", COLOURS[2], 22, 4),
         (curve.collapses, "collapse", "X", INK, 15, 5),
     ):
         if len(points.steps):
@@ -150,13 +156,23 @@ def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=order)
 
 
-def _steps_of(final: Points) -> list[str]:
+def _actions(lines: Iterable[Line]) -> str:
+    """How those of evaluations are chosen."""
+    return " or ".join(dict.fromkeys("greedy" if line.greedy else "sampled actions" for line in lines))
+
+
+def _final_words(line: Line) -> str:
     """Which weights were the best, when training ended and after each resume: 'of step 8,075, evaluated at 23,361'."""
+    final = line.curve.final
     pairs = list(zip(final.weights_steps.tolist(), final.steps.tolist(), strict=True))[-3:]
-    return [f"of step {of:,}" + f", evaluated at {at:,}" * (of != at) for of, at in pairs if of >= 0]
+    steps = [f"of step {of:,}" + f", evaluated at {at:,}" * (of != at) for of, at in pairs if of >= 0]
+    continued = ["more than one, as the run was continued"] * (len(final.steps) > 1)
+    return "\n".join([f"final evaluation, best weights ({_actions([line])})", *steps, *continued])
 
 
 def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
+    from matplotlib.collections import LineCollection
+
     logarithmic = differ_much(groups.values(), axis)
     panel.set_xscale("log" if logarithmic else "linear")
     seeds = _dashes_of_seeds(groups)
@@ -165,29 +181,33 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
         style: dict[str, Any] = {"lw": 0.8, "alpha": 0.3} if averaged else {"lw": 1.8}
         for line in lines:
             own = dashes if averaged else seeds.get(line.seed, dashes)
-            panel.plot(line.by(axis), line.smooth, own, color=colour, **style)
+            panel.plot(line.by(axis), line.smooth, ls=own, color=colour, **style)
             mark, points = _end_of(line)
             at, last = along(points, axis)[-1:], points.returns[-1:]
+            ends = [(line.by(axis)[-1], line.smooth[-1]), *zip(at, last, strict=True)]
+            panel.add_collection(LineCollection([ends], colors=colour, linewidths=0.8, alpha=0.5), autolim=False)
             panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
         if averaged:
             _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
         runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
-        panel.plot([], [], dashes, color=colour, lw=2.2, label=name + runs)
+        panel.plot([], [], ls=dashes, color=colour, lw=2.2, label=name + runs)
     for seed, dashes in seeds.items():
-        panel.plot([], [], dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
+        panel.plot([], [], ls=dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
     if any(len(lines) >= FEWEST for lines in groups.values()):
         panel.plot([], [], color=SOFT, lw=0.8, alpha=0.6, label="each run")
         panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label=BAND)
+    actions = _actions(all_lines(groups))
     marks = {_end_of(line)[0] for line in all_lines(groups)}
     for mark, label in (
         ("*", "final evaluation of a run's best weights"),
         ("D", "last evaluation of an unfinished run"),
     ):
         if mark in marks:
+            label += f" ({actions})"
             panel.plot([], [], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
 
 
-def _dashes_of_seeds(groups: Groups) -> dict[str, str]:
+def _dashes_of_seeds(groups: Groups) -> dict[str, Dashes]:
     """By seed, where several runs of a group are drawn one by one; nothing where dashes would not do."""
     drawn = [line for lines in groups.values() if 1 < len(lines) < FEWEST for line in lines]
     seeds = sorted({line.seed for line in drawn}, key=lambda seed: (len(seed), seed))
@@ -195,21 +215,21 @@ def _dashes_of_seeds(groups: Groups) -> dict[str, str]:
     return dict(zip(seeds, DASHES, strict=False)) if few else {}
 
 
-def _styles(groups: Groups) -> list[tuple[str, str]]:
+def _styles(groups: Groups) -> list[tuple[str, Dashes]]:
     """The colour and the dashes of each group."""
     count = len(COLOURS)
     return [(COLOURS[number % count], DASHES[number // count % len(DASHES)]) for number in _numbers(groups)]
 
 
 def _draw_mean(
-    panel: "Axes", lines: Sequence[Line], axis: str, spaced: Callable[..., Values], dashes: str, colour: str
+    panel: "Axes", lines: Sequence[Line], axis: str, spaced: Callable[..., Values], dashes: Dashes, colour: str
 ) -> None:
     grid = spaced(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines), GRID_POINTS)
     # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
     # target and ends.
     values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
     panel.fill_between(grid, *bootstrap_band(values), color=colour, alpha=0.2, lw=0)
-    panel.plot(grid, values.mean(axis=0), dashes, color=colour, lw=2.2)
+    panel.plot(grid, values.mean(axis=0), ls=dashes, color=colour, lw=2.2)
 
 
 def _end_of(line: Line) -> tuple[str, Points]:
@@ -236,7 +256,7 @@ def _draw_targets(panel: "Axes", groups: Groups) -> None:
         own = len(targets) > 1 and len(names) == 1
         line, ink = (colours[names[0]],) * 2 if own else (FAINT, SOFT)
         words = f"target {target:g}" + f" of {names[0]}" * own
-        panel.axhline(target, color=line, lw=1.2, ls=(0, (4, 3)), zorder=1)
+        panel.axhline(target, color=line, lw=1.6, ls=DOTTED, zorder=1)
         panel.annotate(
             words, (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
             textcoords="offset points", ha="left", va="bottom", color=ink, size=10,
