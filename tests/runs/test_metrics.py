@@ -69,7 +69,9 @@ def evaluation(steps: int, purpose: str, mean: float) -> dict[str, Any]:
 def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_path):
     with MetricsLog(tmp_path, pytest.fail) as log:
         more = {"approx_kl": 0.01, "my_penalty": 3.0, "queue_depth": 2, "lag_mean": 1.0, "stale": 0, "restarts": 0}
-        log.write(row(7, shares={"actor": {"env": 0.5}}, bottleneck="actor: env", return_min=None, **more))
+        log.write(
+            row(7, shares={"actor": {"env": 0.5, "preempted": 0.25}}, bottleneck="actor: env", return_min=None, **more)
+        )
         log.write(row(7, return_mean=4.5))  # of the same step: the later one counts
         log.write(row(9, stale=3, stage_seconds={"actor": {"env": 5.0}}, queue_capacity=3))
         log.write(evaluation(8, "progress", 1.0))
@@ -79,7 +81,8 @@ def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_pat
         log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
     assert curves(tmp_path) == {
         "time/seconds": [(7, 0.1), (9, 0.1)], "return/training": [(7, 4.5), (9, 2.5)],
-        "time/shares/actor/env": [(7, 0.5)], "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
+        "time/shares/actor/env": [(7, 0.5)], "time/shares/actor/other programs": [(7, 0.25)],
+        "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
         "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],
         "return/evaluation": [(8, 2.0)], "hparam/final_evaluation": [(9, 4.0)],
     }  # fmt: skip
@@ -101,7 +104,7 @@ def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_u
     assert cli.run(["train", "CartPole-v1", "--topology", "serial", "--steps", "300", "--run-dir", "run", *few]) == 0
     found = curves(Path("run"))
     groups = {tag.partition("/")[0] for tag in found}
-    assert groups == {"return", "loss", "policy", "time", "queue", "hparam"}
+    assert groups == {"return", "loss", "learner", "policy", "time", "queue", "hparam"}
     assert all(len({step for step, _ in points}) == len(points) for points in found.values())
     events = EventAccumulator("run")
     events.Reload()
@@ -110,6 +113,8 @@ def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_u
     assert start.hparams["learner.learning_rate"].number_value == 3e-3
     assert start.hparams["preset"].string_value == "appo"
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
+    names = [info.name for info in experiment.hparam_infos]
+    assert names[:6] == ["preset", "env.id", "seed", "stop.target", "stop.steps", "stop.seconds"]
     assert [metric.name.tag for metric in experiment.metric_infos] == ["hparam/final_evaluation"]
 
 

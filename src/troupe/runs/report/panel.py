@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
-from troupe.runs.report.words import View, bottleneck_words, part_name, progress, stage_name, time_left, training_return
+from troupe.runs.report.words import View, bottleneck_words, part_name, progress, time_left, training_return
+from troupe.runs.store.curve_descriptions import stage_name
 from troupe.text import format_duration, format_return
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from troupe.config import TrainConfig
+from troupe.runs.store.curve_descriptions import stage_name
 from troupe.text import format_duration, format_return
 
 
@@ -102,8 +103,3 @@ def bottleneck_words(row: Mapping[str, Any]) -> str:
 
 def part_name(part: str) -> str:
     return _SEVERAL.get(part, part)
-
-
-def stage_name(stage: str) -> str:
-    words = {"preempted": "other programs", "turn": "waiting for a turn", "other": "unaccounted"}
-    return words.get(stage, stage.replace("_", " "))

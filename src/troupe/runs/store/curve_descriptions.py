@@ -1,4 +1,4 @@
-"""What each curve in TensorBoard is, in a line: shown there beside its name. docs/metrics.md has more."""
+"""The names of stages, and what each curve in TensorBoard is, in a line beside its name. docs/metrics.md has more."""
 
 _TRAINING = "return of the training episodes (exploring actors) that ended since the last report"
 _EVALUATION = "return of the evaluation episodes of the newest weights"
@@ -6,7 +6,7 @@ _BY_TAG = {
     "return/training": f"Mean {_TRAINING}.",
     "return/training_min": f"Lowest {_TRAINING}.",
     "return/training_max": f"Highest {_TRAINING}.",
-    "return/training_of_100_episodes": "Mean return of the latest 100 training episodes (exploring actors).",
+    "return/training_of_up_to_100_episodes": "Mean return of the latest training episodes, at most 100 of them.",
     "return/training_per_1000_steps": "Rewards of the steps since the last report, for each 1,000 of them.",
     "return/training_episode_length": "Mean length, in steps, of the training episodes that ended.",
     "return/evaluation": f"Mean {_EVALUATION}.",
@@ -17,10 +17,10 @@ _BY_TAG = {
     "loss/value_loss": "The value's term of the loss, unweighted.",
     "loss/bonus": "Mean bonus for novel observations, normalised.",
     "loss/bonus_value_loss": "The loss of the value of the bonuses.",
-    "loss/explained_variance": "1 - Var(target - V) / Var(target): at most 1; below 0 V is worse than a constant.",
-    "loss/gradient_norm": "Mean norm of the gradients, before clipping.",
-    "loss/learning_rate": "Of the next update.",
-    "loss/skipped_updates": "Updates so far that were refused because their gradient was not finite.",
+    "learner/explained_variance": "1 - Var(target - V) / Var(target): at most 1; below 0 V is worse than a constant.",
+    "learner/gradient_norm": "Mean norm of the gradients, before clipping.",
+    "learner/learning_rate": "Of the next update.",
+    "learner/skipped_updates": "Updates so far that were refused because their gradient was not finite.",
     "policy/entropy": "Of the policy, in nats.",
     "policy/approx_kl": "KL divergence, in nats, of the policy that learns from the one that acted.",
     "policy/clip_fraction": "Share of the rows whose probability ratio is clipped.",
@@ -36,6 +36,7 @@ _BY_TAG = {
     "queue/stale": "Rollouts so far that were older than learner.max_lag, or from before a rollback.",
     "queue/restarts": "Actors so far that were replaced because they hung or died.",
 }
+STAGE_NAMES = {"preempted": "other programs", "turn": "waiting for a turn", "other": "unaccounted"}
 _STAGES = {
     "env": "stepping the environments",
     "env_wait": "waiting for the environments' own sleep, simulator or device",
@@ -47,8 +48,13 @@ _STAGES = {
     "average": "waiting for other learners and averaging gradients with them",
     "turn": "waiting for its turn, as one thread computes at a time",
     "preempted": "waiting for a processor that other programs use",
-    "other": "moving data, and the rest",
+    "other": "what is in no other stage, mostly moving data",
 }
+
+
+def stage_name(stage: str) -> str:
+    """As displays, and the tags of curves, have it."""
+    return STAGE_NAMES.get(stage, stage.replace("_", " "))
 
 
 def description(tag: str) -> str:
@@ -56,7 +62,8 @@ def description(tag: str) -> str:
     group, _, name = tag.partition("/")
     if group == "time" and name.startswith("shares/"):
         _, part, stage = name.split("/")
-        return f"Share of its time that the {part} spends on {_STAGES.get(stage, stage)}."
+        words = {stage_name(each): words for each, words in _STAGES.items()}
+        return f"Share of its time that the {part} spends on {words.get(stage, stage)}."
     if group == "queue" and name.startswith("numbers/"):
         return f"How many {name.partition('/')[2]} there are."
     return _BY_TAG.get(tag, "")

@@ -13,26 +13,28 @@ from typing import Any, BinaryIO, NamedTuple
 
 from troupe import safe_files
 from troupe.config import settings_in
-from troupe.runs.store.curve_descriptions import description
+from troupe.runs.store.curve_descriptions import description, stage_name
 
 GROUPS = {  # of the keys of a report that are curves
     "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
-    "loss": "policy_loss value_loss bonus bonus_value_loss explained_variance gradient_norm learning_rate",
+    "loss": "policy_loss value_loss bonus bonus_value_loss",
+    "learner": "explained_variance gradient_norm learning_rate",
     "policy": "entropy approx_kl clip_fraction",
     "time": "seconds steps_per_s updates_per_s episodes updates shares",
     "queue": "queue_depth lag_mean lag_max",
 }
 IF_CHANGED = {
-    "loss": "skipped_updates",
+    "learner": "skipped_updates",
     "policy": "epsilon",
     "queue": "numbers stale restarts",
 }  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
 TRAINING = {  # of the exploring actors; other keys keep their names
     "return_mean": "training", "return_min": "training_min", "return_max": "training_max",
-    "recent_return": "training_of_100_episodes", "return_per_1000_steps": "training_per_1000_steps",
+    "recent_return": "training_of_up_to_100_episodes", "return_per_1000_steps": "training_per_1000_steps",
     "length_mean": "training_episode_length",
 }  # fmt: skip
+FIRST = ["preset", "env.id", "seed", "stop.target", "stop.steps", "stop.seconds", "tuned"]  # of the hyperparameters
 EVALUATION = {"mean": "evaluation", "min": "evaluation_min", "max": "evaluation_max"}  # of the newest weights
 FINAL = "hparam/final_evaluation"  # of the best weights
 _GROUP_OF = {key: group for groups in (GROUPS, IF_CHANGED) for group, keys in groups.items() for key in keys.split()}
@@ -121,7 +123,8 @@ class EventFile:
                 start.hparams[name].number_value = value
             else:
                 start.hparams[name].string_value = str(value)
-        infos = [api_pb2.HParamInfo(name=name) for name in settings]
+        order = sorted(settings, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
+        infos = [api_pb2.HParamInfo(name=name) for name in order]
         metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL), display_name="final evaluation")]
         experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time.time())
         for tag, data in (
@@ -140,7 +143,8 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     row = dict(row)
     yield from _numbers({"own": row.pop("own", {})})
     if row["kind"] == "report":
-        for name, value in _numbers(row):
+        shares = {part: _named(stages) for part, stages in row.get("shares", {}).items()}
+        for name, value in _numbers(row | {"shares": shares}):
             key = name.partition("/")[0]
             if key not in NO_CURVES:
                 yield f"{_GROUP_OF.get(key, 'loss')}/{TRAINING.get(name, name)}", value
@@ -150,6 +154,11 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         for key, name in EVALUATION.items():
             if key in row:
                 yield f"return/{name}", row[key]
+
+
+def _named(stages: Mapping[str, float]) -> dict[str, float]:
+    """As in the panel."""
+    return {stage_name(stage): share for stage, share in stages.items()}
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
