@@ -187,7 +187,7 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     """No episode ends before the ten millionth step, neither in the first evaluation, which is due at once, nor in
     the last."""
     monkeypatch.setattr(judge, "_FREE_SECONDS", 0.1)
-    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 0.1)
+    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 1.0)
     status, out = train(
         f"envs.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.placement thread "
         "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000"
