@@ -53,6 +53,7 @@ def train(folder: Path, *callbacks: Any, **more: Any) -> troupe.Run:
     )
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.slow
 def test_a_tracker_is_told_settings_curves_agent_video_and_outcome_and_a_resumed_run_continues_there(tmp_path):
     service = Memory()
@@ -68,6 +69,7 @@ def test_a_tracker_is_told_settings_curves_agent_video_and_outcome_and_a_resumed
     assert (service.known, service.outcomes) == ([None, "number 7"], ["steps", "steps"])
 
 
+@pytest.mark.usefixtures("pictures")
 def test_an_environment_without_pictures_has_no_video_and_a_failed_run_no_files(tmp_path, echo, caplog):
     service = Memory()
     troupe.train(echo, settings=TINY, run_dir=tmp_path / "run", callbacks=[Tracker("memory", service)])
@@ -156,6 +158,7 @@ def _whole_records(data: bytes) -> Iterator[bytes]:
             whole = b""
 
 
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.slow
 def test_mlflow_in_a_local_file(tmp_path, monkeypatch, run_command):
     mlflow = pytest.importorskip("mlflow")

@@ -20,7 +20,7 @@ Mode = Literal["auto", "plain", "quiet", "silent"]
 ROW_SECONDS = 2.0, 30.0  # pause between plain rows: at first, and at most
 COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 characters
 MOST_RETURNS = 256  # kept for the chart
-SPEED_SECONDS = 1.0  # of training, before which a speed in a row is an artefact of the start
+SPEED_SECONDS = 0.5  # of training, before which a speed in a row is an artefact of the start
 COUNT_SECONDS = 0.1  # between two counts of an evaluation's episodes
 
 
