@@ -9,7 +9,8 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,12 @@ from troupe.config import UsageError, one_line, reason
 from troupe.runtime.cluster import versions
 from troupe.runtime.cluster.engine import Handle, HostFailed, HostLost, Node, Ticket
 from troupe.runtime.cluster.host import Host
+from troupe.runtime.cluster.reaper import ended_with_this_program
 from troupe.runtime.measure import cores
 
 _ANSWER_SECONDS = 5.0  # for an address to answer
 _FETCH_SECONDS = 30.0  # for a result that has arrived already
-_OWN = {  # of a cluster that is started here
-    "RAY_worker_niceness": "0",  # actors are worth as much as without Ray: 15 is its default
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",  # after a SIGKILL some of its processes look for the others so long
-}
+_OWN = {"RAY_worker_niceness": "0"}  # in a cluster started here actors are worth as much as without Ray, not 15 less
 _SETTINGS = b"\x04"  # a type of frame, the first that both sides send each other (RFC 9113, section 3.4)
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # of gRPC, and so of Ray
 _QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
@@ -43,7 +42,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
             yield RayEngine()
         return
     known = address if address != "auto" else _running()
-    folder = None
+    folder, own = None, ExitStack()
     try:
         # Ray prints whole logs of what it has lost into a program's output, where a run says it in a line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -52,7 +51,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
                 _join(known)
             else:
                 folder = _folder()
-                _start(folder)
+                own.enter_context(ended_with_this_program(partial(_start, folder)))
         engine = RayEngine()
         if not engine.nodes():
             raise UsageError(f"cluster {address}: no machine of it has cores for actors (ray start --num-cpus N)")
@@ -60,6 +59,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
             yield engine
     finally:
         ray.shutdown()
+        own.close()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
 
