@@ -14,6 +14,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -114,6 +115,7 @@ ELSEWHERE = {  # the file whose tests set it and see what it changes
     "env.max_steps": "test_options.py",
     "env.ignore": "test_any_environment.py",
     "actor.placement": "runtime/test_topologies.py",
+    "actor.cluster": "runtime/test_cluster.py",
     "actor.restarts": "test_process_faults.py",
     "actor.hang_seconds": "test_process_faults.py",
     "actor.window_steps": "runtime/test_topologies.py",
@@ -928,6 +930,7 @@ VALUES: dict[str, Any] = {  # of settings for which not every value will do
     "inference.kind": "batched", "learner.optimizer": "rmsprop", "stop.target": 1.5, "collapse.step_factor": 0.25,
     "evaluation.max_steps": 7, "network.custom": "FILE:network", "loss.rho_clip": 1.2,
     "schedules.learning_rate": "FILE:flat", "schedules.entropy_coefficient": "FILE:flat", "schedules.clip": "FILE:flat",
+    "actor.cluster": "10.0.0.1:6379",
 }  # fmt: skip
 TABLES = {"env.kwargs": ("size", 3), "loss.kwargs": ("share", 0.5), "learner.optimizer_kwargs": ("beta1", 0.5)}
 CONTEXT: dict[str, dict[str, Any]] = {  # what else must be set
@@ -952,6 +955,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]
     def begin(*args: Any, **named: Any) -> None:
         raise Arrived(next(each for each in (*args, *named.values()) if isinstance(each, TrainConfig)))
 
+    monkeypatch.setattr(trainer, "connected", lambda *_, **__: nullcontext())  # to no cluster
     monkeypatch.setattr(trainer, "Session", begin)
     monkeypatch.setattr(trainer, "fit", lambda config, *rest: (config, []))
 
