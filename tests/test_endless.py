@@ -249,6 +249,7 @@ def test_a_serial_run_evaluates_in_as_many_environments_on_every_machine(tmp_pat
     assert counts[0] == counts[1] >= 16
 
 
+@pytest.mark.slow
 def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environments(train):
     status, out = train(
         "envs.py:BlocksOnce --steps 3000 --actor.placement thread --actor.hang_seconds 0.3 --evaluation.every_steps 64"

@@ -247,6 +247,7 @@ def test_a_signal_ends_a_run_whose_environment_never_returns(start, tmp_path, en
     assert load(tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_a_run_whose_environment_never_returns(start, tmp_path):
     process = start(f"train envs.py:BlocksAtOnce {ENDLESS} {IN_THREADS} --time 0.5s --actor.count 1")
     status, out, _ = process.end()
@@ -320,6 +321,7 @@ def test_threads_of_the_environment_do_not_keep_the_process(start):
     assert out.startswith("step limit reached")
 
 
+@pytest.mark.slow
 def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkeypatch):
     process = start(f"train envs.py:Plain {ENDLESS} --checkpoint.every_seconds 0.05")
     process.until(lambda: len(list(tmp_path.glob("run/checkpoints/[0-9]*"))) >= 3)

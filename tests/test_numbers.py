@@ -127,7 +127,8 @@ def values(run: Path, shown: np.ndarray) -> list[float]:
     return [agent.distribution(each)[1] for each in shown]
 
 
-@pytest.mark.parametrize("dtype", [np.float64, slow(np.int64)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
 def test_an_exported_file_reads_them_as_exactly(dtype, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

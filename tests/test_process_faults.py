@@ -283,7 +283,8 @@ def test_environments_that_end_their_process_are_replaced(start):
     assert command.is_gone_within(PATIENCE_SECONDS)
 
 
-@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_the_limit_of_restarts_ends_the_run_in_order(trained, tmp_path, topology):
     run, _, error = trained("AlwaysEndsItsProcess", TOPOLOGIES[topology], {"actor.restarts": 2})
     assert run is None
@@ -346,7 +347,8 @@ def test_the_loss_of_a_learner_or_predictor_ends_the_run_in_order(
 # The parent is killed
 
 
-@pytest.mark.parametrize("topology", slow_unless(["async"], TOPOLOGIES))
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_kill_9_of_the_parent_leaves_nothing_behind(start, env_file, topology):
     """While its actors sleep, spin, and sit in C with the interpreter's lock, where none of their threads can run."""
     before = shared_memory()
@@ -489,7 +491,7 @@ def test_a_run_that_is_suspended_is_not_taken_for_one_that_hangs(start):
         slow("async", signal.SIGTERM, True, "playing"),
         slow("hogwild", signal.SIGINT, True, "playing"),
         slow("ga3c", signal.SIGINT, False, "playing"),
-        ("async", signal.SIGINT, True, "judging"),
+        slow("async", signal.SIGINT, True, "judging"),
     ],
 )
 def test_a_signal_stops_eight_busy_actors_at_once(start, env_file, topology, number, to_all, moment):

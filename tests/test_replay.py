@@ -233,7 +233,8 @@ def test_a_policy_with_memory(tmp_path: Path, placement: str) -> None:
     is_repeated(train(tmp_path / "run", Drift, SMALL | memory).path, Drift)
 
 
-@pytest.mark.parametrize("placement", ["thread", slow("process")])
+@pytest.mark.slow
+@pytest.mark.parametrize("placement", ["thread", "process"])
 def test_nested_environments_with_masks_whose_numbers_several_learners_normalise(
     tmp_path: Path, placement: str
 ) -> None:
@@ -449,7 +450,7 @@ def another_epsilon(lines: list[Any]) -> int:
     return of_a_learned_rollout(lines, change)
 
 
-@pytest.mark.parametrize("tamper", [another_order, another_rate, another_version, another_epsilon])
+@pytest.mark.parametrize("tamper", [another_order, *map(slow, (another_rate, another_version, another_epsilon))])
 def test_tampering_is_seen_at_the_first_version_that_it_changes(recorded: Path, tamper: Any, capsys: Any) -> None:
     lines = notes(recorded)
     version = tamper(lines)
@@ -473,6 +474,7 @@ def test_another_environment_is_seen(recorded: Path, capsys: Any) -> None:
     assert capsys.readouterr().err == "troupe: the weights differ from those of the run from version 1 on\n"
 
 
+@pytest.mark.slow
 def test_another_environment_is_seen_where_samples_span_another_number_of_steps(tmp_path: Path) -> None:
     window = {"actor.environments": 1, "actor.window_steps": 6, "loss.kind": "a3c", "learner.rollouts": 8}
     train(tmp_path / "run", Drift, THREADS | window)

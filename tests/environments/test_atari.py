@@ -170,6 +170,7 @@ def test_rewards_are_raw():
     assert 10 in played(made("ALE/MsPacman-v5", 1), 150)[1]
 
 
+@pytest.mark.slow
 def test_without_sticky_actions_a_seed_changes_nothing_but_the_start():
     ways = {}
     for sticky in (0.0, 0.25):

@@ -122,8 +122,7 @@ def mask_of(space: gym.Space[Any], rng: np.random.Generator) -> np.ndarray:
 
 
 QUICK_KINDS = [
-    "a Box of integers", "a choice, a Box", "everything nested, masked by the info",
-    "masked in the observation", "an image, channels first, a small Box",
+    "a Box of integers", "everything nested, masked by the info", "an image, channels first, a small Box",
 ]  # fmt: skip
 
 
