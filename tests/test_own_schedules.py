@@ -154,3 +154,29 @@ def test_what_is_no_schedule_is_refused_in_a_line_before_anything_starts(tmp_pat
     assert expected in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_two_functions_of_one_name_in_one_process_are_told_apart(tmp_path):
+    def made(factor: float) -> Any:
+        return lambda share: factor
+
+    def trained(factor: float) -> troupe.Run:
+        schedules = {"learning_rate": made(factor)}
+        path = tmp_path / str(factor)
+        return troupe.train("CartPole-v1", settings=SERIAL, run_dir=path, schedules=schedules, tuned=False)
+
+    runs = {factor: trained(factor) for factor in (1.0, 0.5)}
+    for factor, run in runs.items():
+        resumed = troupe.resume(run.path, steps=640)
+        assert {row["learning_rate"] for row in rows(resumed.path)} == {0.01 * factor}
+
+
+def test_a_schedule_whose_file_has_moved_is_passed_in_python(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text("def half(share): return 0.5\n")
+    given = SERIAL | {"schedules.clip": "own.py:half"}
+    run = troupe.train("CartPole-v1", settings=given, run_dir=tmp_path / "run", tuned=False)
+    (tmp_path / "own.py").rename(tmp_path / "moved.py")
+    with pytest.raises(UsageError, match=r"if it moved, pass schedules=\{'clip': ...\} in Python$"):
+        troupe.resume(run.path, steps=640)
+    assert troupe.resume(run.path, steps=640, schedules={"clip": "moved.py:half"}).steps >= 640

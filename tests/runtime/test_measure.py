@@ -136,8 +136,7 @@ def test_computing_beside_busy_programs_is_not_taken_for_waiting(monkeypatch: py
         for program in busy:
             program.kill()
             program.wait()
-    assert computing.computing > 0.8
-    assert waiting.computing < 0.5
+    assert computing.computing > 0.5 > waiting.computing
 
 
 def test_a_preemption_while_clocks_are_read_makes_no_cost_negative(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from troupe import hints
 from troupe.config import PASSED, UsageError, check_value, fields
 from troupe.config.signatures import Parameters, fill, parameters_of
 from troupe.user_code import files
@@ -54,13 +56,18 @@ class Choice:
         """The value of the setting: the name itself, or one that stands for the callable in this process."""
         if not callable(value):
             return value
-        name = passed_name(value)
+        first = name = passed_name(value)
+        numbers = count(2)  # two lambdas have one name: a resumed run must not be given the other's
+        while (other := _passed.get((self.setting, name))) and other.value is not value:
+            name = f"{first}__{next(numbers)}"
         _passed[self.setting, name] = PassedCallable(value)
         return name
 
     def shown(self, name: str) -> str:
         """`name` for messages, without its file's folder."""
-        return files.without_folder(name).removeprefix(PASSED)
+        return (
+            re.sub(r"__\d+$", "", name.removeprefix(PASSED)) if name.startswith(PASSED) else files.without_folder(name)
+        )
 
     def load(self, name: str) -> Callable[..., Any]:
         """The user's callable, whose file or module is executed; raises UsageError, in a line, if there is none."""
@@ -85,7 +92,8 @@ class Choice:
     def check_code(self, run: Path, name: str, hashes: Mapping[str, str]) -> None:
         """Before a run's code is executed: code that is gone or in its directory is refused, code that has changed is
         logged."""
-        files.check_there(name, self.what, self.what)
+        how = f"{self.keyword} in Python" if self.keyword else hints.code_option(self.what)
+        files.check_there(name, self.what, how)
         code = () if name.startswith(PASSED) else files.code_of(name)
         files.refuse_inside(run, code, self.what)
         files.warn_of_changes([name], hashes, self.if_changed)

@@ -18,7 +18,6 @@ from typing import Any
 
 import cloudpickle
 
-from troupe import hints
 from troupe.config import UsageError, did_you_mean, one_line, reason
 from troupe.user_code.guard import user_code
 
@@ -62,13 +61,13 @@ def digests(names: Iterable[str]) -> dict[str, str]:
         raise UsageError(f"{error.filename}: {reason(error)}") from None
 
 
-def check_there(name: str, what: str, option: str) -> None:
-    """Raises UsageError where the file that `name` is in, of a run that exists, is gone. `option` names another."""
+def check_there(name: str, what: str, passed: str) -> None:
+    """Raises UsageError where the file that `name` is in, of a run that exists, is gone. `passed` says how to name
+    another."""
     path = path_of(name)
     if path and not path.is_file():
         raise UsageError(
-            f"no file '{path}' to take the {what} '{name.rpartition(':')[2]}' from; if it moved, pass "
-            f"{hints.code_option(option)}"
+            f"no file '{path}' to take the {what} '{name.rpartition(':')[2]}' from; if it moved, pass {passed}"
         )
 
 

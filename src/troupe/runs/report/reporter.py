@@ -26,7 +26,7 @@ class Reporter:
         self._topology = topology
         self._seconds = seconds
         self._steps, self._updates = topology.progress.counts.steps, topology.progress.counts.updates
-        self._version = topology.master.version
+        self._version, self._episodes = topology.master.version, topology.progress.counts.episodes
         self._laps: dict[Stopwatch, dict[str, float]] = {}
         self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
         self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
@@ -45,6 +45,7 @@ class Reporter:
         topology, counts = self._topology, self._topology.progress.counts
         episodes = topology.progress.take_episodes()
         totals = [episode.total for episode in episodes]
+        self._episodes += len(episodes)  # those that the returns below are of: actors go on meanwhile
         recent = topology.progress.recent_returns()
         lag_mean, lag_max = topology.progress.take_lag()
         reward, steps = topology.progress.take_reward()
@@ -62,7 +63,7 @@ class Reporter:
             "wall": time.time(),
             "seconds": seconds,
             "steps": counts.steps,
-            "episodes": counts.episodes,
+            "episodes": self._episodes,
             "return_mean": _rounded(np.mean(totals)) if totals else None,
             "return_min": min(totals, default=None),
             "return_max": max(totals, default=None),
