@@ -33,7 +33,7 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys, figures):
     out, err = capsys.readouterr()
     assert err == ""
     table = [line.split("|")[1:4] for line in out.splitlines() if line.startswith("|")]
-    assert [[cell.strip() for cell in line] for line in (table[0], *table[2:])] == [
+    assert [[cell.strip() for cell in line] for line in (table[0], *table[2:4])] == [
         ["preset", "tuned", "solved"], ["impala", "yes", "- of 2"], ["appo", "yes", "- of 2"],
     ]  # fmt: skip
     assert out.endswith("figures out/comparison.json\npicture out/comparison.png\n")
