@@ -71,7 +71,7 @@ def of_run(run: Path, config: Environment, env: str | Maker | None = None) -> En
             f"the run's environment was the callable {config.id.removeprefix(PASSED)}: pass it as {option}"
         )
     if not env:
-        files.check_there(config.id, "environment factory", hints.code_option("env"))
+        files.check_there(config.id, "environment factory", option)
     files.refuse_inside(run, (code for name in names for code in _code_of(name)), "environment")
     report_changes(replace(config, id="") if env else config)
     BACKENDS.check_code(run, config.backend, config.files)

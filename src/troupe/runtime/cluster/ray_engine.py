@@ -42,7 +42,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
             yield RayEngine()
         return
     known = address if address != "auto" else _running()
-    folder, own = None, ExitStack()
+    own = ExitStack()  # what a cluster of this program leaves behind
     try:
         # Ray prints whole logs of what it has lost into a program's output, where a run says it in a line.
         ray._private.worker.print_to_stdstream = lambda *_, **__: None
@@ -51,6 +51,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
                 _join(known)
             else:
                 folder = _folder()
+                own.callback(shutil.rmtree, folder, ignore_errors=True)
                 own.enter_context(ended_with_this_program(partial(_start, folder)))
         engine = RayEngine()
         if not engine.nodes():
@@ -60,8 +61,6 @@ def connected(address: str) -> Iterator["RayEngine"]:
     finally:
         ray.shutdown()
         own.close()
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _address_known() -> AbstractContextManager[None]:
