@@ -50,17 +50,29 @@ def test_measurements_are_announced_where_somebody_watches(monkeypatch, capsys):
         assert capsys.readouterr().out == (f"{shown}\r{' ' * len(shown)}\r" if shown else "")
 
 
-def test_a_command_shows_it_before_it_imports_anything_slow(tmp_path):
-    """By a stand-in for torch that reports what the terminal has by then."""
+@pytest.mark.parametrize("terminal", [True, False])
+def test_train_shows_it_before_it_imports_anything_slow(tmp_path, terminal):
+    """By a stand-in for torch that ends the command."""
     (tmp_path / "torch.py").write_text("raise SystemExit(7)\n")
-    screen, terminal = pty.openpty()
+    reading, writing = pty.openpty() if terminal else os.pipe()
     words = [sys.executable, "-m", "troupe", "train", "CartPole-v1"]
     paths = {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(troupe.__file__).parent.parent)])}
-    status = subprocess.run(words, stdout=terminal, env=os.environ | paths, timeout=PATIENCE_SECONDS).returncode
-    os.close(terminal)
+    status = subprocess.run(words, stdout=writing, env=os.environ | paths, timeout=PATIENCE_SECONDS).returncode
+    os.close(writing)
     assert status == 7
-    assert os.read(screen, 1000).startswith(b"importing PyTorch and Gymnasium ...\r")
-    os.close(screen)
+    assert os.read(reading, 1000).startswith(b"importing PyTorch and Gymnasium ..." + (b"\r" if terminal else b"\n"))
+    os.close(reading)
+
+
+def test_a_reader_who_has_gone_ends_no_run(monkeypatch):
+    def gone(text):
+        raise BrokenPipeError
+
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(sys.stdout, "write", gone)
+    with importing.import_announced(in_files=True):
+        done = True
+    assert done
 
 
 @pytest.mark.parametrize("seconds", [slow(0.1), slow(0.5)])

@@ -49,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
                 need(extra)
             if options.name not in _WITHOUT_TORCH:
                 silent = getattr(options, "json", False) or getattr(options, "quiet", False)
-                with nullcontext() if silent else import_announced():
+                with nullcontext() if silent else import_announced(in_files=options.name in _WITH_ROWS):
                     importlib.import_module("torch")
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
@@ -265,6 +265,7 @@ def _display(options: argparse.Namespace) -> "Mode":
 
 
 _WITHOUT_TORCH = ("envs", "presets")
+_WITH_ROWS = ("train", "resume", "compare", "tune")  # whose output is read while they work; others print a result
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     command.__name__.replace("_", "-"): command
     for command in (
