@@ -81,7 +81,13 @@ def test_every_curve_in_tensorboard_has_a_description(runs: dict[str, Path]) -> 
         for tag in events.Tags()["scalars"]:
             assert events.SummaryMetadata(tag).summary_description == description(tag) != "", tag
             tags.add(tag)
-    assert {"return/training", "loss/bonus", "policy/epsilon", "time/shares/actor/wait", "queue/lag_mean"} <= tags
+    assert {
+        "episode/training_return",
+        "loss/bonus",
+        "policy/epsilon",
+        "time/shares/actor/wait",
+        "queue/lag_mean",
+    } <= tags
     assert {"time/shares/actor/unaccounted", "learner/learning_rate"} <= tags
     stages = [stage_name(stage) for stage in keys_of("Stages")]
     unknown = [stage for stage in stages if description(f"time/shares/a/{stage}").endswith(f" {stage}.")]
@@ -167,12 +173,14 @@ def test_the_lines_of_troubleshooting_print_every_column_that_the_page_uses(
     assert ("evaluation steps" in printed and " mean " in printed) or not updates
 
 
-def test_the_groups_of_tensorboard_are_those_of_the_page() -> None:
+def test_the_groups_of_tensorboard_are_those_of_the_page_and_returns_come_first() -> None:
+    assert min(tensorboard.GROUPS) == "episode"  # TensorBoard sorts them
     for group, listed in re.findall(r"^\| `(\w+)/` \| (.*) \|$", PAGE, flags=re.MULTILINE):
         keys = f"{tensorboard.GROUPS[group]} {tensorboard.IF_CHANGED.get(group, '')}".split()
         names = {tensorboard.TRAINING.get(key, key) for key in keys}
-        if group == "return":
-            names |= {*tensorboard.EVALUATION.values(), "return_mean", "recent_return"}  # and what two stand for
+        if group == "episode":
+            names |= {*tensorboard.EVALUATION.values(), tensorboard.FINAL.partition("/")[2]}
+            names |= {"return_mean", "recent_return", "length_mean"}  # what three of the names stand for
         assert set(re.findall(r"`(\w+)`", listed)) == names, group
     curves = {
         key

@@ -115,7 +115,9 @@ def test_weights_and_biases_offline(tmp_path, monkeypatch, run_command):
     (record,) = folder.glob("*.wandb")
     found = _wandb_records(record)
     assert json.loads(found["config"]["learner.learning_rate"]) == 1e-3
-    assert {"return/evaluation", "policy/entropy", "hparam/final_evaluation", "steps"} <= found["history"]
+    assert {"episode/evaluation_return", "policy/entropy", "episode/final_evaluation_return", "steps"} <= found[
+        "history"
+    ]
     assert any(name.startswith("video") for name in found["history"])
     assert found["artifacts"] == ["model"]
     assert found["exit"] == 0
@@ -173,7 +175,7 @@ def test_mlflow_in_a_local_file(tmp_path, monkeypatch, run_command):
     assert run.data.params["loss.kind"] == "appo"
     assert run.info.status == "FINISHED"
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    (final,) = client.get_metric_history(run.info.run_id, "hparam/final_evaluation")
+    (final,) = client.get_metric_history(run.info.run_id, "episode/final_evaluation_return")
     assert (final.value, final.step) == (rows[-1]["mean"], rows[-1]["steps"])
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert names == {"model", "video", "picture"}

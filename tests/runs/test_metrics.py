@@ -80,11 +80,11 @@ def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_pat
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
         log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
     assert curves(tmp_path) == {
-        "time/seconds": [(7, 0.1), (9, 0.1)], "return/training": [(7, 4.5), (9, 2.5)],
+        "time/seconds": [(7, 0.1), (9, 0.1)], "episode/training_return": [(7, 4.5), (9, 2.5)],
         "time/shares/actor/env": [(7, 0.5)], "time/shares/actor/other programs": [(7, 0.25)],
         "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
         "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],
-        "return/evaluation": [(8, 2.0)], "hparam/final_evaluation": [(9, 4.0)],
+        "episode/evaluation_return": [(8, 2.0)], "episode/final_evaluation_return": [(9, 4.0)],
     }  # fmt: skip
 
 
@@ -95,7 +95,12 @@ def test_curves_of_a_resumed_run_have_no_step_twice(tmp_path):
                 log.resume(first, 1.0)
             for steps in range(first, last):
                 log.write(row(steps, return_mean=float(first)))
-    assert curves(tmp_path)["return/training"] == [(1, 1.0), (2, 1.0), (3, 1.0), *((n, 3.0) for n in range(4, 8))]
+    assert curves(tmp_path)["episode/training_return"] == [
+        (1, 1.0),
+        (2, 1.0),
+        (3, 1.0),
+        *((n, 3.0) for n in range(4, 8)),
+    ]
 
 
 def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_usual_groups(tmp_path, monkeypatch):
@@ -104,7 +109,7 @@ def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_u
     assert cli.run(["train", "CartPole-v1", "--topology", "serial", "--steps", "300", "--run-dir", "run", *few]) == 0
     found = curves(Path("run"))
     groups = {tag.partition("/")[0] for tag in found}
-    assert groups == {"return", "loss", "learner", "policy", "time", "queue", "hparam"}
+    assert groups == {"episode", "loss", "learner", "policy", "time", "queue"}
     assert all(len({step for step, _ in points}) == len(points) for points in found.values())
     events = EventAccumulator("run")
     events.Reload()
@@ -115,7 +120,7 @@ def test_a_run_in_tensorboard_has_its_settings_as_hyperparameters_and_only_the_u
     experiment = metadata.parse_experiment_plugin_data(content[metadata.EXPERIMENT_TAG])
     names = [info.name for info in experiment.hparam_infos]
     assert names[:6] == ["preset", "env.id", "seed", "stop.target", "stop.steps", "stop.seconds"]
-    assert [metric.name.tag for metric in experiment.metric_infos] == ["hparam/final_evaluation"]
+    assert [metric.name.tag for metric in experiment.metric_infos] == ["episode/final_evaluation_return"]
 
 
 def test_a_resumed_run_appends_and_a_line_cut_short_costs_only_itself(tmp_path):

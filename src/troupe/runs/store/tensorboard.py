@@ -15,8 +15,8 @@ from troupe import safe_files
 from troupe.config import settings_in
 from troupe.runs.store.curve_descriptions import description, stage_name
 
-GROUPS = {  # of the keys of a report that are curves
-    "return": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
+GROUPS = {  # of the keys of a report that are curves; TensorBoard sorts groups, and the names in them, by the alphabet
+    "episode": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
     "loss": "policy_loss value_loss bonus bonus_value_loss",
     "learner": "explained_variance gradient_norm learning_rate",
     "policy": "entropy approx_kl clip_fraction",
@@ -30,13 +30,15 @@ IF_CHANGED = {
 }  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
 TRAINING = {  # of the exploring actors; other keys keep their names
-    "return_mean": "training", "return_min": "training_min", "return_max": "training_max",
-    "recent_return": "training_of_up_to_100_episodes", "return_per_1000_steps": "training_per_1000_steps",
-    "length_mean": "training_episode_length",
+    "return_mean": "training_return", "return_min": "training_return_min", "return_max": "training_return_max",
+    "recent_return": "training_return_of_up_to_100_episodes",
+    "return_per_1000_steps": "training_return_per_1000_steps", "length_mean": "training_length",
 }  # fmt: skip
 FIRST = ["preset", "env.id", "seed", "stop.target", "stop.steps", "stop.seconds", "tuned"]  # of the hyperparameters
-EVALUATION = {"mean": "evaluation", "min": "evaluation_min", "max": "evaluation_max"}  # of the newest weights
-FINAL = "hparam/final_evaluation"  # of the best weights
+EVALUATION = {  # of the newest weights
+    "mean": "evaluation_return", "min": "evaluation_return_min", "max": "evaluation_return_max",
+}  # fmt: skip
+FINAL = "episode/final_evaluation_return"  # of the best weights
 _GROUP_OF = {key: group for groups in (GROUPS, IF_CHANGED) for group, keys in groups.items() for key in keys.split()}
 _SELDOM = {key for keys in IF_CHANGED.values() for key in keys.split()}
 
@@ -153,7 +155,7 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     elif row["kind"] == "evaluation":
         for key, name in EVALUATION.items():
             if key in row:
-                yield f"return/{name}", row[key]
+                yield f"episode/{name}", row[key]
 
 
 def _named(stages: Mapping[str, float]) -> dict[str, float]:
