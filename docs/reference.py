@@ -129,7 +129,8 @@ def _wrapped(name: str, tree: ast.FunctionDef) -> str:
     given, lines = tree.args, []
     defaults = [None] * (len(given.args) - len(given.defaults)) + list(given.defaults)
     positional, keywords = zip(given.args, defaults, strict=True), zip(given.kwonlyargs, given.kw_defaults, strict=True)
-    for group, mark in ((positional, []), (keywords, ["    *,"] if given.kwonlyargs else [])):
+    star = [f"    *{ast.unparse(given.vararg) if given.vararg else ''},"] if given.vararg or given.kwonlyargs else []
+    for group, mark in ((positional, []), (keywords, star)):
         lines += mark
         for argument, default in group:
             if argument.arg != "self":

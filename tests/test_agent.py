@@ -83,6 +83,90 @@ def test_entries_of_a_space_keep_their_order_in_a_saved_run(tmp_path):
     assert troupe.evaluate(run.path, episodes=2, env=Unsorted).mean == run.scores.mean
 
 
+class Riddle(gym.Env):
+    """Nested observations and actions; a mask of the action's card, which forbids all when the episode is over."""
+
+    observation_space = gym.spaces.Dict(
+        number=gym.spaces.Box(-1, 1, (2,)),
+        rest=gym.spaces.Tuple([gym.spaces.Discrete(3, start=5), gym.spaces.MultiBinary(2)]),
+    )
+    action_space = gym.spaces.Dict(box=gym.spaces.Box(-3, 3, (1,)), card=gym.spaces.Discrete(3))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(2, 5))
+        return self._ask()
+
+    def step(self, action):
+        self.left -= 1
+        assert action in self.action_space
+        assert self.allowed[action["card"]]
+        obs, info = self._ask()
+        return obs, 1.0, self.left == 0, False, info
+
+    def _ask(self):
+        rng = self.np_random
+        self.allowed = rng.permutation([0, 1, 1] if self.left else [0, 0, 0])
+        number, bits = rng.uniform(-1, 1, 2).astype(np.float32), rng.integers(0, 2, 2).astype(np.int8)
+        return {"number": number, "rest": (5 + rng.integers(3), bits)}, {"action_mask": self.allowed}
+
+
+@pytest.mark.parametrize("core", ["none", "lstm"])
+def test_a_batch_of_nested_observations_is_answered_as_each_of_them(core):
+    spaces = Riddle.observation_space, Riddle.action_space
+    torch.manual_seed(0)
+    asked = Agent(build(*spaces, Network(hidden=(8,), core=core, core_units=8), "info").eval(), *spaces)
+    singles = [asked.session() for _ in range(3)]
+    vector = troupe.make_vector(Riddle, 3)
+    obs, info = vector.reset(seed=4)
+    ended, state, episodes = np.ones(3, bool), None, 0
+    for _ in range(12):
+        masks = info["action_mask"]
+        asked.reset(ended)
+        actions = asked.act(obs, mask=masks, greedy=True)
+        predicted, state = asked.predict(obs, state, ended, deterministic=True, mask=masks)
+        for number, single in enumerate(singles):
+            one = {"number": obs["number"][number], "rest": tuple(part[number] for part in obs["rest"])}
+            if ended[number]:
+                single.reset()
+            alone = single.act(one, mask=masks[number] if masks[number].any() else None, greedy=True)
+            for name in ("box", "card"):
+                assert np.allclose(actions[name][number], alone[name], atol=1e-6)
+                assert np.array_equal(actions[name][number], predicted[name][number])
+        over = ended
+        obs, _, ended, _, info = vector.step(actions)
+        episodes += (ended & ~over).sum()
+    assert actions["box"].shape == (3, 1)
+    assert episodes > 3
+    vector.close()
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"number": np.zeros(2)}, r"the observations are neither one nor a batch: \['number'\] \(2,\), \['rest'\]"),
+    ({"number": np.zeros((4, 2))}, r"the observations are neither one nor a batch: \['number'\] \(4, 2\)"),
+    ({"number": np.zeros((3, 3))}, r"observation\['number'\] has shape \(3, 3\); the agent was trained on \(2,\), or"),
+    ({"rest": ([5, 5, 9], np.zeros((3, 2)))}, r"the observation\['rest'\]\[0\] 2 of 3 holds 9, which is not in Disc"),
+    ({"rest": ([5, 5.5, 5], np.zeros((3, 2)))}, r"the observation\['rest'\]\[0\] holds 5.5, which does not fit"),
+])  # fmt: skip
+def test_a_nested_batch_that_does_not_fit_is_one_line(changed, message):
+    spaces = Riddle.observation_space, Riddle.action_space
+    asked = Agent(build(*spaces, Network(hidden=(4,)), "info"), *spaces)
+    fits = {"number": np.zeros((3, 2)), "rest": (np.full(3, 5), np.zeros((3, 2)))}
+    assert asked.act(fits)["card"].shape == (3,)
+    with pytest.raises(UsageError, match=f"^{message}"):
+        asked.act(fits | changed)
+    with pytest.raises(UsageError, match=r"^action_mask has 2 entries, expected 3"):
+        asked.act(fits, mask=np.ones((3, 2)))
+
+
+def test_a_batch_of_plain_observations_may_have_masks():
+    spaces = gym.spaces.Box(-9, 9, (3,), np.float32), gym.spaces.Discrete(2)
+    asked = Agent(wrap(Table(), *spaces, Network(), "info"), *spaces)
+    observations, masks = np.array([[5.0, 0, 0], [5, 0, 0], [-5, 0, 0]]), np.array([[1, 1], [1, 0], [0, 0]])
+    assert asked.act(observations, mask=masks).tolist() == [1, 0, 0]
+    assert asked.act(observations[1], mask=masks[1]) == 0
+
+
 def test_actions_count_from_the_start_of_their_space():
     assert agent(start=5).act([[5.0, 0, 0], [-5.0, 0, 0]]).tolist() == [6, 5]
 

@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical, Product
@@ -19,8 +19,8 @@ from troupe.config import Network, TrainConfig, UsageError
 from troupe.config import replace as replace_settings
 from troupe.environments import EnvironmentSource, of_run
 from troupe.environments.actions import Actions
-from troupe.environments.checks.observations import Limits
-from troupe.environments.spaces import MASK
+from troupe.environments.checks.observations import Limits, lost_by_conversion
+from troupe.environments.spaces import MASK, Leaf, with_entries
 from troupe.networks.actor_critic import ActorCritic, Body, PolicyOutput, build
 from troupe.networks.custom import AnyNetwork, NetworkMaker, custom_network, find_network, needs_network, network_of_run
 from troupe.networks.novelty import with_bonus_value
@@ -81,11 +81,14 @@ class Agent:
 
     @torch.inference_mode()
     def act(self, observation: Any, *, mask: Any = None, reward: Any = None, greedy: bool | None = None) -> Any:
-        """The action for one observation, or actions for a batch [N, ...] of them (nested ones come one at a time):
-        the mode of the policy if `greedy`, else a sample from it; by default as in the evaluations of its run.
+        """The action for one observation, or actions for a batch of them: the mode of the policy if `greedy`, else a
+        sample from it; by default as in the evaluations of its run.
 
-        `mask` is `info["action_mask"]` of an environment that has it; None allows all. `reward` is the last step's, for
-        an agent with `reads_rewards`. A recurrent agent's state advances by one step.
+        A batch is what a vector environment gives, [N, ...], of a nested space each part [N, ...], and so are its
+        actions. `mask` is `info["action_mask"]` of an environment that has it, [N, ...] for a batch; None allows all.
+        In a batch one that forbids every action belongs to an episode that has ended, and is read as one that allows
+        all. `reward` is the last step's, for an agent with `reads_rewards`. A recurrent agent's state advances by one
+        step. Raises UsageError.
         """
         greedy = self.greedy if greedy is None else greedy
         batch, single = self._batch(observation, mask)
@@ -187,48 +190,72 @@ class Agent:
         return state._replace(last_reward=rewards)
 
     def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
+        """Packed observations [N, ...], and whether they are of one observation without a batch."""
         packing = self.network.packing
+        arrays = [self._array(limits.leaf, observation) for limits in self._limits]
+        batched = [array.ndim > len(limits.leaf.space.shape or ()) for limits, array in self._each(arrays)]
+        if not any(batched):
+            arrays = [array[None] for array in arrays]
+        elif not all(batched) or len({len(array) for array in arrays}) > 1:
+            sizes = ", ".join(f"{limits.leaf.name} {array.shape}" for limits, array in self._each(arrays))
+            raise UsageError(f"the observations are neither one nor a batch: {sizes}")
+        count = len(arrays[0])
+        for limits, batch in self._each(arrays):
+            if unfit := limits.unfit(batch):
+                number, what = unfit
+                where = f"{limits.leaf.name}{f' {number} of {count}' if count > 1 else ''}"
+                raise UsageError(f"the observation{where} {what}")
         if packing.plain:
-            return self._plain_batch(observation)
-        try:
-            allowed = self._allowed(observation, mask, acting=acting) if packing.masked else None
-            packed = packing.pack_one(observation, allowed)
-            for limits in self._limits:
-                if unfit := limits.unfit(np.asarray(limits.leaf.of(observation), limits.leaf.space.dtype)[None]):
-                    raise UsageError(f"the observation{limits.leaf.name} {unfit[1]}")
-        except (TypeError, ValueError, KeyError, IndexError) as error:
-            raise UsageError(f"observation does not fit {self.observation_space}: {error}") from None
-        return torch.from_numpy(packed[None]), True
+            return torch.from_numpy(arrays[0]), not any(batched)
+        given = observation[MASK] if packing.masked == "observation" else mask
+        masks = self._masks(given, count if any(batched) else None, acting) if packing.masked else None
+        return torch.from_numpy(packing.pack(with_entries(packing.seen, iter(arrays)), masks)), not any(batched)
 
-    def _allowed(self, observation: Any, mask: Any, *, acting: bool) -> np.ndarray:
-        given = observation[MASK] if self.network.packing.masked == "observation" else mask
-        try:
-            over = not (acting or given is None or self._actions.mask(given).any())
-            return self.network.packing.mask(given, over=over)
-        except ValueError as error:
-            raise UsageError(f"{MASK} {error}") from None
+    def _each(self, arrays: list[np.ndarray]) -> Iterator[tuple[Limits, np.ndarray]]:
+        return zip(self._limits, arrays, strict=True)
 
-    def _plain_batch(self, observation: Any) -> tuple[torch.Tensor, bool]:
-        shape = self.observation_space.shape or ()
+    def _array(self, leaf: Leaf, observation: Any) -> np.ndarray:
+        """A leaf of one observation or of a batch, in its space's dtype."""
+        shape = leaf.space.shape or ()
         try:
-            given = np.asarray(observation)
+            given = np.asarray(leaf.of(observation))
             with np.errstate(invalid="ignore"):
-                array = given.astype(self.observation_space.dtype)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"observation cannot be read as numbers of shape {shape}: {error}") from None
-        single = array.shape == shape
-        if not single and (array.ndim == 0 or array.shape[1:] != shape):
+                array = given.astype(leaf.space.dtype)
+        except (LookupError, TypeError, ValueError) as error:
+            what = f"numbers of shape {shape}" if not leaf.path else self.observation_space
+            raise UsageError(f"observation does not fit {what}: {error!r}") from None
+        if array.shape != shape and (array.ndim == 0 or array.shape[1:] != shape):
             raise UsageError(
-                f"observation has shape {array.shape}; the agent was trained on {shape}, or [N, ...] of it"
+                f"observation{leaf.name} has shape {array.shape}; the agent was trained on {shape}, or [N, ...] of it"
             )
-        if array.dtype.kind in "iu" and (array != given).any():
-            lost = given[array != given].flat[0]
-            raise UsageError(f"the observation holds {lost}, which does not fit its space's dtype ({array.dtype})")
-        batch = array[None] if single else array
-        if unfit := self._limits[0].unfit(batch):
-            number, what = unfit
-            raise UsageError(f"the observation{f' {number} of {len(batch)}' if len(batch) > 1 else ''} {what}")
-        return torch.from_numpy(batch), single
+        if (lost := lost_by_conversion(given, array)) is not None:
+            raise UsageError(
+                f"the observation{leaf.name} holds {lost}, which does not fit its space's dtype ({array.dtype})"
+            )
+        return array
+
+    def _masks(self, given: Any, count: int | None, acting: bool) -> Bool[np.ndarray, "N choices"]:
+        """The mask of each of `count` observations, or of the only one (None). One that forbids every action is an
+        error, unless the episode may be over: then it allows all."""
+        each = [given] if count is None else [_of_one(given, number) for number in range(count)]
+        lenient = count is not None or not acting
+        try:
+            rows = [
+                self.network.packing.mask(one, over=lenient and one is not None and not self._actions.mask(one).any())
+                for one in each
+            ]
+        except (LookupError, ValueError) as error:
+            raise UsageError(f"{MASK} {error}") from None
+        return np.stack(rows) if rows else np.ones((0, self._actions.mask_size), np.bool_)
+
+
+def _of_one(masks: Any, number: int) -> Any:
+    """The mask of one observation of a batch: an array or a list [N, ...] of masks, or a Dict or Tuple of these."""
+    if isinstance(masks, dict):
+        return {key: _of_one(part, number) for key, part in masks.items()}
+    if isinstance(masks, tuple):
+        return tuple(_of_one(part, number) for part in masks)
+    return None if masks is None else masks[number]
 
 
 def load(

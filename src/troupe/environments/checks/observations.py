@@ -27,17 +27,18 @@ def misfit(leaves: Sequence[Leaf], obs: Any) -> str:
             return f"{what} has {found}, its space {expected}"
         if array.dtype.kind not in "biuf":
             return f"{what} holds {type(value).__name__} ({array.dtype}), its space numbers ({leaf.space.dtype})"
-        if (lost := _lost(array, np.dtype(leaf.space.dtype))) is not None:
+        with np.errstate(invalid="ignore"):
+            converted = array.astype(leaf.space.dtype)
+        if (lost := lost_by_conversion(array, converted)) is not None:
             return f"{what} holds {lost}, which does not fit its space's dtype ({leaf.space.dtype})"
     return ""
 
 
-def _lost(array: np.ndarray, dtype: np.dtype[Any]) -> Any:
-    """The first number that a conversion to integers would change silently; None if there is none."""
-    if dtype.kind not in "biu":
+def lost_by_conversion(array: np.ndarray, converted: np.ndarray) -> Any:
+    """The first number that a conversion to integers has changed; None if there is none."""
+    if converted.dtype.kind not in "biu" or array.dtype == converted.dtype:
         return None
-    with np.errstate(invalid="ignore"):
-        changed = array != array.astype(dtype)
+    changed = array != converted
     return array[changed].flat[0] if changed.any() else None
 
 
