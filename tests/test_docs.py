@@ -3,17 +3,23 @@
 import importlib.util
 import re
 import shlex
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
+from urllib.parse import unquote, urlsplit
 
 import pytest
 
 import troupe
+from helpers import PATIENCE_SECONDS
 from troupe import arguments
 from troupe.config import fields
 
 ROOT = Path(__file__).parent.parent
-PAGES = [*ROOT.glob("*.md"), ROOT / "benchmarks/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [file for folder in ("", "benchmarks", "examples", "docs") for file in sorted((ROOT / folder).glob("*.md"))]
+BLOCK = re.compile(r"^```(python|sh)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def script(file: Path) -> ModuleType:
@@ -82,3 +88,47 @@ def test_the_command_line_takes_every_command_of_a_page(page: Path):
         words = shlex.split(command, comments=True)[1:]
         if len(words) > 1 and "--help" not in command:  # not the bare name of a command
             arguments.parse(words)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "api.md"], ids=lambda page: page.name)
+def test_the_python_of_a_page_can_be_read(page: Path):
+    for language, text in BLOCK.findall(page.read_text()):
+        if language == "python":
+            compile(text, str(page), "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a dozen commands, beside another test
+@pytest.mark.parametrize("name", ["tutorial", "memory", "continuous-actions", "sparse-rewards", "tuning", "deployment"])
+def test_a_page_does_what_it_says(name: str, tmp_path: Path):
+    """Its blocks are run in their order. One that begins with `# FILE.py` is that file; of the shell's lines those of
+    troupe and Python are run, and not the installation."""
+    programs = {"troupe": [sys.executable, "-m", "troupe"], "python": [sys.executable]}
+    for language, text in BLOCK.findall((ROOT / f"docs/{name}.md").read_text()):
+        if language == "python" and (file := re.match(r"# (\w+\.py)\n", text)):
+            (tmp_path / file[1]).write_text(text)
+            continue
+        lines = [shlex.split(line) for line in text.splitlines()] if language == "sh" else []
+        commands = [[*programs[program], *words] for program, *words in lines if program in programs]
+        for command in commands or ([[sys.executable, "-c", text]] if language == "python" else []):
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+            assert done.returncode == 0, done.stderr
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    navigation = str(tomllib.loads((ROOT / "docs/zensical.toml").read_text())["project"]["nav"])
+    assert [page.name for page in (ROOT / "docs").glob("*.md") if f"'{page.name}'" not in navigation] == []
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_its_links_lead_somewhere():
+    pytest.importorskip("zensical")
+    subprocess.run([sys.executable, ROOT / "docs/website.py"], check=True, timeout=PATIENCE_SECONDS)
+    site = ROOT / "build/site"
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 30
+    for page in pages:
+        for link in re.findall(r'(?:href|src)="([^"]+)"', page.read_text()):
+            target = urlsplit(link)
+            if page.name != "404.html" and not target.scheme and not target.netloc and target.path:
+                assert (page.parent / unquote(target.path)).is_file(), f"{page.relative_to(site)}: {link}"
