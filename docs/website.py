@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).parent.parent
 BUILD = ROOT / "build"
 STAGE = BUILD / "site-pages"
-FILES = ["docs/*.md", "docs/pictures/*", "*.md", "benchmarks/*.md", "benchmarks/*.txt", "benchmarks/results/*",
+FILES = ["docs/*.md", "docs/pictures/*", "*.md", "*.cff", "benchmarks/*.md", "benchmarks/*.txt", "benchmarks/results/*",
          "examples/*"]  # fmt: skip
 _LINK = re.compile(r"\]\((?![a-z]+:|#)([^)\s#]+)")
 
