@@ -257,9 +257,9 @@ def _draw_targets(panel: "Axes", groups: Groups) -> None:
         line, ink = (colours[names[0]],) * 2 if own else (FAINT, SOFT)
         words = f"target {target:g}" + f" of {names[0]}" * own
         panel.axhline(target, color=line, lw=1.6, ls=DOTTED, zorder=1)
-        panel.annotate(
-            words, (0, target), xycoords=("axes fraction", "data"), xytext=(6, 3),
-            textcoords="offset points", ha="left", va="bottom", color=ink, size=10,
+        panel.annotate(  # below the line, where a run has begun long before: above it may be final evaluations
+            words, (0, target), xycoords=("axes fraction", "data"), xytext=(6, -3),
+            textcoords="offset points", ha="left", va="top", color=ink, size=10,
         )  # fmt: skip
 
 

@@ -18,23 +18,23 @@ from troupe.runs.store.curve_descriptions import description, stage_name
 GROUPS = {  # of the keys of a report that are curves; TensorBoard sorts groups, and the names in them, by the alphabet
     "episode": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
     "loss": "policy_loss value_loss bonus bonus_value_loss",
-    "learner": "explained_variance gradient_norm learning_rate",
     "policy": "entropy approx_kl clip_fraction",
-    "time": "seconds steps_per_s updates_per_s episodes updates shares",
     "queue": "queue_depth lag_mean lag_max",
+    "time": "seconds steps_per_s updates_per_s episodes updates shares",
+    "update": "explained_variance gradient_norm learning_rate",
 }
 IF_CHANGED = {
-    "learner": "skipped_updates",
     "policy": "epsilon",
     "queue": "numbers stale restarts",
+    "update": "skipped_updates",
 }  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
 TRAINING = {  # of the exploring actors; other keys keep their names
     "return_mean": "training_return", "return_min": "training_return_min", "return_max": "training_return_max",
-    "recent_return": "training_return_of_up_to_100_episodes",
+    "recent_return": "training_return_of_latest_100",
     "return_per_1000_steps": "training_return_per_1000_steps", "length_mean": "training_length",
 }  # fmt: skip
-FIRST = ["preset", "env.id", "seed", "stop.target", "stop.steps", "stop.seconds", "tuned"]  # of the hyperparameters
+FIRST = {"env.id", "preset", "seed", "stop.steps", "stop.target"}  # of the hyperparameters
 EVALUATION = {  # of the newest weights
     "mean": "evaluation_return", "min": "evaluation_return_min", "max": "evaluation_return_max",
 }  # fmt: skip
@@ -125,8 +125,8 @@ class EventFile:
                 start.hparams[name].number_value = value
             else:
                 start.hparams[name].string_value = str(value)
-        order = sorted(settings, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
-        infos = [api_pb2.HParamInfo(name=name) for name in order]
+        # TensorBoard's page has the first five, sorted by name after those that are said to differ between runs.
+        infos = [api_pb2.HParamInfo(name=name, differs=name in FIRST) for name in settings]
         metrics = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=FINAL), display_name="final evaluation")]
         experiment = api_pb2.Experiment(hparam_infos=infos, metric_infos=metrics, time_created_secs=time.time())
         for tag, data in (
