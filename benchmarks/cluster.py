@@ -33,7 +33,7 @@ from common import write
 from costs import Costly, burns
 
 import troupe
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.cluster.engine import Node
 
 QUIET = {"stop.target": "none", "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
@@ -114,7 +114,7 @@ def train(env: Any, address: str | None, seconds: float, **settings: Any) -> tup
     with tempfile.TemporaryDirectory() as folder:
         given = QUIET | {"actor.cluster": address or "none"} | settings
         run = troupe.train(env, seconds=seconds, run_dir=f"{folder}/run", settings=given)
-        return run, [row for row in read_metrics(run.path) if row["kind"] == "report"]
+        return run, [row for row in read_log(run.path) if row["kind"] == "report"]
 
 
 def steps_per_s(env: Any, address: str | None, seconds: float, **settings: Any) -> float:
@@ -171,7 +171,7 @@ def loss(report: Report, runs: int = 10) -> None:
                     "CartPole-v1", cluster=cluster.address, seconds=20, run_dir=f"{folder}/run", settings=QUIET | shape
                 )
                 longest = max(longest, watched.stop())
-                rows = [row for row in read_metrics(run.path) if row["kind"] == "report"]
+                rows = [row for row in read_log(run.path) if row["kind"] == "report"]
                 returns = [row["recent_return"] for row in rows if row["recent_return"] is not None]
                 finished += run.outcome == "time"
                 learned += returns[-1] > 1.2 * returns[0]
@@ -223,7 +223,7 @@ class _Standstill:
         seen, since = 0, time.monotonic()
         while not self._ended.wait(0.1):
             with suppress(Exception):  # a row is half written
-                steps = read_metrics(path)[-1]["steps"]
+                steps = read_log(path)[-1]["steps"]
                 if steps:
                     self.begun.set()
                 if steps != seen:

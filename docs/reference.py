@@ -136,6 +136,7 @@ def _wrapped(name: str, tree: ast.FunctionDef) -> str:
             if argument.arg != "self":
                 value = f" = {ast.unparse(default)}" if default is not None else ""
                 lines.append(f"    {ast.unparse(argument)}{value},")
+    lines += [f"    **{ast.unparse(given.kwarg)},"] if given.kwarg else []
     return "\n".join([f"{name}(", *lines, f") -> {ast.unparse(tree.returns) if tree.returns else 'None'}"])
 
 

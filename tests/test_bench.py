@@ -12,7 +12,7 @@ from troupe import UsageError, bench, cli
 from troupe.bench import Result
 from troupe.config import resolve
 from troupe.runs.report.reporter import bottleneck, shares_of
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.measure import cores
 
 ENVIRONMENT = """
@@ -263,6 +263,6 @@ def test_the_stage_that_was_slowed_down_is_the_bottleneck(
     (tmp_path / "slowed.py").write_text(SLOWED)
     monkeypatch.chdir(tmp_path)
     assert cli.run(["train", *words.split(), "--run-dir", "run", *FEW.split()]) == 0
-    *_, last = (row for row in read_metrics(Path("run")) if row["kind"] == "report")
+    *_, last = (row for row in read_log(Path("run")) if row["kind"] == "report")
     spent = last["stage_seconds"]
     assert bottleneck({part: shares_of(seconds) for part, seconds in spent.items()}) == expected, spent

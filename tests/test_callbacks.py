@@ -188,6 +188,18 @@ def test_one_that_raises_ends_the_run_which_is_saved_and_its_traceback_is_named(
     assert troupe.load(run).act(np.zeros(4, np.float32)) in (0, 1)
 
 
+def test_the_traceback_of_a_failure_is_gone_when_the_run_was_resumed_and_ended(tmp_path):
+    class Breaks(Callback):
+        def on_report(self, run, row):
+            raise ValueError("spilt")
+
+    with pytest.raises(TroupeError):
+        train(tmp_path, Breaks())
+    assert (tmp_path / "run" / "error.txt").is_file()
+    troupe.resume(tmp_path / "run", steps=300)
+    assert not (tmp_path / "run" / "error.txt").exists()
+
+
 @pytest.mark.slow
 def test_callbacks_of_a_file_by_the_command_line_are_called_with_several_seeds_each(tmp_path, run_command):
     (tmp_path / "own.py").write_text(
@@ -200,6 +212,16 @@ def test_callbacks_of_a_file_by_the_command_line_are_called_with_several_seeds_e
     assert run_command(f"{command} --run-dir {tmp_path}/runs")[0] == 0
     assert [(tmp_path / "runs" / f"seed{k}" / "seed.txt").read_text() for k in (0, 1)] == ["0", "1"]
     assert "callbacks" not in tomllib.loads((tmp_path / "runs" / "seed0" / "config.toml").read_text())
+
+
+class Misspelt(Callback):
+    def on_checkpont(self, run, path):
+        pass
+
+
+class ForAnotherLibrary(Callback):
+    def on_step(self):
+        pass
 
 
 OWN = """
@@ -237,6 +259,12 @@ def test_what_is_no_callback_is_refused_in_a_line_before_anything_starts(tmp_pat
         ([3], "callbacks: 3 is not a callback; expected a troupe.Callback or a name"),
         ("own.py:Name", "callbacks = 'own.py:Name': expected a list"),
         (Recorder(), "expected a list"),
+        (None, "callbacks = None: expected a list"),
+        (
+            [Misspelt()],
+            r"callback Misspelt: no run calls on_checkpont; did you mean on_checkpoint\?",
+        ),
+        ([ForAnotherLibrary()], r"callback ForAnotherLibrary: no run calls on_step"),
     ],
 )
 def test_in_python_too(tmp_path, given, expected):

@@ -58,6 +58,23 @@ def test_a_runs_own_file_repeats_a_serial_run_bit_for_bit_and_another_environmen
     assert (made["env"]["id"], made["seed"], made["stop"]["steps"]) == ("Acrobot-v1", 5, 100)
 
 
+def test_of_several_runs_too(tmp_path, run_command, monkeypatch):
+    asked = []
+
+    def compare(env, presets, seeds, run_dir, *, vary, **options):
+        asked.append((env, presets, list(seeds), vary, options))
+        return 0
+
+    monkeypatch.setattr("troupe.comparison.compare", compare)
+    (tmp_path / "few.toml").write_text(FEW)
+    command = f"compare --config {tmp_path}/few.toml --vary loss.lam=0.9,1 --seeds 2 --loss.gamma 0.8 --track mlflow"
+    assert run_command(command)[::2] == (0, "")
+    ((env, presets, seeds, vary, options),) = asked
+    assert (env, presets, seeds, vary) == ("CartPole-v1", ["impala"], [7, 8], {"loss.lam": ["0.9", "1"]})
+    assert (options["tuned"], options["callbacks"]) == (False, ["mlflow"])
+    assert {"learner.learning_rate": 0.002, "loss.gamma": "0.8"}.items() <= options["settings"].items()
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [

@@ -19,7 +19,7 @@ from troupe.environments.lookup import probe
 from troupe.environments.stepping import closing
 from troupe.runs.evaluate import evaluation, judge
 from troupe.runs.evaluate.scores import Tally
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 
 ENVIRONMENTS = """
 import pathlib, sys, threading, time
@@ -151,7 +151,7 @@ def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train
     assert status == 0
     assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy evaluation episodes, 3 of them cut off" in out
     assert summary()["evaluation"]["cut_off"] == 3
-    assert [row["cut_off"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"] == [3]
+    assert [row["cut_off"] for row in read_log(Path("run")) if row["kind"] == "evaluation"] == [3]
     assert cli.run(["evaluate", "run", "--episodes", "4"]) == 0
     assert "mean length 20 steps, 4 cut off" in capsys.readouterr().out
 
@@ -164,7 +164,7 @@ def test_where_no_episode_ends_returns_are_reported_by_steps(train, monkeypatch,
     assert "no time limit: envs.py:Endless declares none" in out
     assert "no episode has ended: the training return is that of 1,000 steps (/1k)" in out
     assert " 1,000.0/1k" in out
-    reported = {row["return_per_1000_steps"] for row in read_metrics(Path("run")) if row["kind"] == "report"}
+    reported = {row["return_per_1000_steps"] for row in read_log(Path("run")) if row["kind"] == "report"}
     assert reported - {None} == {1000.0}
 
 
@@ -195,7 +195,7 @@ def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     assert status == 0
     assert "time limit reached: no evaluation episode ended in the time there was, 3 were begun (return" in out
     assert summary()["outcome"] == "time"
-    rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    rows = [row for row in read_log(Path("run")) if row["kind"] == "evaluation"]
     assert [(row["purpose"], row["episodes"], row["unfinished"], row["cut_off"]) for row in rows] == [
         ("final", 3, 3, 0)
     ]
@@ -257,7 +257,7 @@ def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environmen
     assert status == 0
     assert "an evaluation is given up, and the run continues: environment envs.py:BlocksOnce has not" in out
     assert "in waits_for_ever" in out
-    purposes = [row["purpose"] for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    purposes = [row["purpose"] for row in read_log(Path("run")) if row["kind"] == "evaluation"]
     assert "progress" in purposes
     assert purposes[-1] == "final"
     assert summary()["outcome"] == "steps"
@@ -348,10 +348,10 @@ def test_an_environment_that_can_exist_only_once_is_borrowed_by_evaluations(trai
     )
     assert status == 0
     assert "only one envs.py:Once can exist at a time" in out
-    rows = [row for row in read_metrics(Path("run")) if row["kind"] == "evaluation"]
+    rows = [row for row in read_log(Path("run")) if row["kind"] == "evaluation"]
     assert {row["purpose"] for row in rows} == {"progress", "final"}
     assert {row["mean"] for row in rows} == {7.0}
-    reports = [row for row in read_metrics(Path("run")) if row["kind"] == "report"]
+    reports = [row for row in read_log(Path("run")) if row["kind"] == "report"]
     assert {row["return_min"] for row in reports} - {None} == {7.0}  # no episode was patched together
 
 

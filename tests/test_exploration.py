@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from troupe.runs.store.checkpoint import read_config
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.acting.actor_plan import epsilon_schedules
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "article.md"
@@ -54,13 +54,13 @@ def test_a_decay_of_ones_own_has_an_end_for_each_actor(run_command):
 
 def test_an_epsilon_that_is_set_replaces_the_decay_of_the_preset(run_command):
     assert run_command(f"{SERIAL} --exploration.epsilon 0.6 --exploration.decay_steps 100")[0] == 0
-    played = [row["epsilon"] for row in read_metrics(Path("run")) if row["kind"] == "report"]
+    played = [row["epsilon"] for row in read_log(Path("run")) if row["kind"] == "report"]
     assert played == pytest.approx([0.6] * len(played))
 
 
 def test_without_one_the_preset_decays(run_command):
     assert run_command(f"{SERIAL} --exploration.decay_steps 200")[0] == 0
-    played = [row["epsilon"] for row in read_metrics(Path("run")) if row["kind"] == "report"]
+    played = [row["epsilon"] for row in read_log(Path("run")) if row["kind"] == "report"]
     assert 0.1499 < played[-1] < 0.4
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(played))
 

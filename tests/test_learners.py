@@ -13,15 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch.distributed as dist
 
-import troupe
 from helpers import PATIENCE_SECONDS
+from troupe import messages
+from troupe.config import by_name, resolve
 from troupe.ranks import meeting
 from troupe.runs.store.directory import versions
+from troupe.runtime.progress import Counts
 
 MARK = "TROUPE_TEST_MARK"
 SMALL = (
@@ -95,9 +98,15 @@ def test_a_number_of_learners_that_is_none_is_refused(run_command, number):
     assert err.startswith(f"troupe: --learners '{number}'")
 
 
-def test_python_refuses_no_learners():
-    with pytest.raises(troupe.UsageError, match="learners=0: expected at least 1"):
-        troupe.train("CartPole-v1", learners=0)
+def test_the_steps_of_a_first_update_are_those_of_all_learners():
+    config = resolve("CartPole-v1", "impala", {"actor.rollout_steps": 10, "actor.environments": 3}, tuned=False)
+    for size, words in ((1, "needs 60 steps ("), (2, "needs 120 steps (")):
+        parts = SimpleNamespace(
+            rollouts_in_batch=2, group=SimpleNamespace(size=size), progress=SimpleNamespace(counts=Counts())
+        )
+        *_, line = messages.training_report(config, parts, 1.0)
+        assert words in line
+        assert line.endswith("learner.rollouts x 2 learners)") == (size == 2)
 
 
 @pytest.fixture
@@ -156,7 +165,7 @@ def test_a_rank_that_nobody_answers_names_the_address(run_command, torchrun, mon
 )
 def test_ranks_that_are_not_alike_are_refused_with_both(run_command, torchrun, versions_there, asked, why):
     port = torchrun(0)
-    settings = troupe.config.by_name(troupe.config.resolve("CartPole-v1"))
+    settings = by_name(resolve("CartPole-v1"))
     settings |= asked
 
     def say_hello() -> None:

@@ -72,7 +72,7 @@ def test_a_linear_one_is_the_built_in_schedule_bit_for_bit(tmp_path):
 
 
 def test_one_of_a_file_is_remembered_and_resumed_exactly(tmp_path, run_command):
-    (tmp_path / "own.py").write_text("def steep(share): return 1.5 - share\n")
+    (tmp_path / "own.py").write_text("def steep(share): return 1.5 - share\ndef flat(share): return 0.4\n")
     words = " ".join(f"--{name} {value}" for name, value in SERIAL.items() if name not in ("network.hidden",))
     command = f"train CartPole-v1 {words} --untuned --schedules.learning_rate {tmp_path}/own.py:steep"
     status, out, error = run_command(f"{command} --run-dir {tmp_path}/run --learner.anneal_steps 9")
@@ -88,6 +88,11 @@ def test_one_of_a_file_is_remembered_and_resumed_exactly(tmp_path, run_command):
     assert longer.stop.steps == 640
     state = checkpoint.load(tmp_path / "run", pytest.fail).state
     assert annealing.resumed(state, longer, longer, given=False)(320) == pytest.approx(1.0)
+    again = f"resume {tmp_path}/run --steps 700 --schedules.learning_rate {tmp_path}/own.py"
+    assert run_command(f"{again}:flat")[0] == 0
+    assert rows(tmp_path / "run")[-1]["learning_rate"] == pytest.approx(0.004)
+    status, _, error = run_command(f"{again}:steeper")
+    assert (status, error.count("\n")) == (2, 1)
 
 
 def test_one_of_python_is_asked_for_again(tmp_path):

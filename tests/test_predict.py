@@ -54,6 +54,35 @@ def test_a_state_is_of_its_caller_and_is_not_changed():
     assert not state.resets.any()
 
 
+def test_a_state_that_predict_did_not_return_is_refused():
+    with pytest.raises(UsageError, match="state is a tuple: expected None, or the state that predict returned"):
+        agent("lstm").predict(observations(2), (np.zeros((2, 8)), np.zeros((2, 8))))
+
+
+def test_a_file_of_an_agent_is_a_path():
+    for write in (agent().save, agent().export):
+        with pytest.raises(UsageError, match="file = 3: expected a path"):
+            write(3)
+
+
+def test_a_mask_is_refused_by_an_agent_that_was_trained_without():
+    made, (observation,) = agent(), observations(1)
+    assert not made.reads_masks
+    for ask in (made.act, made.predict, made.distribution, made.choice_probabilities):
+        with pytest.raises(UsageError, match="mask=: this agent was trained without masks, or finds"):
+            ask(observation, mask=np.ones(4, np.int8))
+
+
+def test_a_mask_apart_is_refused_where_it_is_part_of_the_observation():
+    space = gym.spaces.Dict({"seen": SPACES[0], "action_mask": gym.spaces.Box(0, 1, (4,), np.int8)})
+    network = build(space, SPACES[1], Network(hidden=(8,)), "observation").eval()
+    made = Agent(network, space, SPACES[1])
+    observation = {"seen": observations(1)[0], "action_mask": np.array([0, 0, 1, 0], np.int8)}
+    assert made.act(observation) == 2
+    with pytest.raises(UsageError, match="or finds them in its observations"):
+        made.act(observation, mask=np.ones(4, np.int8))
+
+
 def test_an_episode_start_of_another_length_is_refused():
     made = agent("lstm")
     _, state = made.predict(observations(2))

@@ -22,7 +22,7 @@ from helpers import PATIENCE_SECONDS, drift, slow_unless, slow_unless_in_turn
 from troupe.run import saved_run
 from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.store import checkpoint
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.execution.gate import Gate
 
 STEPS = 400
@@ -403,7 +403,7 @@ def test_an_evaluation_that_was_stopped_is_made_again_with_the_same_verdict(tmp_
     assert run.scores.returns.tolist() == whole.scores.returns.tolist()
     assert differences(whole.path, folder) == []
     verdicts = [
-        {(row["purpose"], row["steps"], row["mean"]) for row in read_metrics(path) if row["kind"] == "evaluation"}
+        {(row["purpose"], row["steps"], row["mean"]) for row in read_log(path) if row["kind"] == "evaluation"}
         for path in (whole.path, folder)
     ]
     assert verdicts[0] == verdicts[1]

@@ -26,7 +26,7 @@ from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint, directory
-from troupe.runs.store.metrics import MetricsLog, read_metrics
+from troupe.runs.store.metrics import MetricsLog, read_log
 from troupe.runtime.execution import interruption
 from troupe.session import Reporter, Session
 
@@ -111,7 +111,7 @@ def test_the_summary_has_its_keys(tmp_path):
 def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_path):
     """All are worth the same in this environment, and of two equals the newer are kept."""
     run = small(tmp_path, topology="serial", **{"evaluation.every_steps": 150, "learner.average_decay": 0.0})
-    judged = [row["steps"] for row in read_metrics(run.path) if row.get("purpose") == "progress"]
+    judged = [row["steps"] for row in read_log(run.path) if row.get("purpose") == "progress"]
     assert len(judged) == 2
     saved = checkpoint.load(run.path, print)
     assert judged[-1] == run.steps == saved.state["best_steps"] == strict(run.path / "summary.json")["best_steps"]
@@ -134,7 +134,7 @@ def test_the_best_weights_are_not_the_last(tmp_path, monkeypatch):
     for steps in (70, 100):
         run = run if run.steps >= steps else troupe.resume(run.path, steps=steps, env=Env)
         saved, agent = checkpoint.load(run.path, pytest.fail), troupe.load(run.path)
-        _, second, *later = [row for row in read_metrics(run.path) if row.get("purpose") == "progress"]
+        _, second, *later = [row for row in read_log(run.path) if row.get("purpose") == "progress"]
         assert (saved.state["best_steps"], saved.state["best_score"]) == (second["steps"], 9.0)
         for best in (saved.best, agent.network.state_dict(), run.agent.network.state_dict(), judged[-1]):
             assert all(torch.equal(best[name], judged[1][name]) for name in judged[1])
@@ -153,7 +153,7 @@ def test_a_run_prints_as_a_few_lines(tmp_path):
 
 def test_the_curve_of_a_run_is_arrays(tmp_path):
     run = small(tmp_path, **{"evaluation.every_steps": 64})
-    curve, rows = run.curve, read_metrics(run.path)
+    curve, rows = run.curve, read_log(run.path)
     reports = [row for row in rows if row["kind"] == "report" and row["return_mean"] is not None]
     assert curve.steps.dtype == np.int64
     assert curve.steps.tolist() == [row["steps"] for row in reports]
@@ -186,7 +186,7 @@ def test_progress_is_shown_on_a_terminal_and_nowhere_else_unless_asked(tmp_path,
 
 def test_reported_returns_are_raw(tmp_path):
     run = small(tmp_path, **{"loss.reward_scale": 0.001, "evaluation.every_steps": 64})
-    rows = read_metrics(run.path)
+    rows = read_log(run.path)
     assert {row["return_mean"] for row in rows if row["kind"] == "report"} - {None} == {10.0}
     assert {row["mean"] for row in rows if row["kind"] == "evaluation"} == {10.0}
     assert rows[-1]["purpose"] == "final"
@@ -671,7 +671,7 @@ def test_a_disk_that_was_full_for_a_moment_leaves_a_gap_that_the_picture_shows(t
 
     monkeypatch.setattr(MetricsLog, "_append", refuses_some)
     run = small(tmp_path, steps=1000, **{"checkpoint.every_seconds": 0.01})
-    gaps = [row for row in read_metrics(run.path) if row["kind"] == "gap"]
+    gaps = [row for row in read_log(run.path) if row["kind"] == "gap"]
     assert gaps
     assert sum(gap["rows"] for gap in gaps) >= len(refused) >= 1
     plot_runs([run.path], tmp_path / "picture.svg")
@@ -683,12 +683,12 @@ def test_a_disk_that_was_full_for_a_moment_leaves_a_gap_that_the_picture_shows(t
 
 def test_a_resumed_run_keeps_its_counters_and_appends(tmp_path):
     first = small(tmp_path, env="CartPole-v1", steps=300)
-    rows = read_metrics(first.path)
+    rows = read_log(first.path)
     again = troupe.resume(first.path, steps=600)
     assert again.steps >= 600
     assert again.updates > first.updates
     assert again.seconds > first.seconds
-    new = read_metrics(first.path)
+    new = read_log(first.path)
     assert new[: len(rows)] == rows
     later = [row for row in new[len(rows) :] if row["kind"] == "report"]
     assert all(row["steps"] >= first.steps and row["seconds"] >= first.seconds for row in later)

@@ -109,6 +109,43 @@ def test_without_optuna_the_pip_command_is_named(run_command, monkeypatch):
     assert error.startswith("troupe: optuna is not installed: pip install 'optuna")
 
 
+@pytest.fixture
+def no_optuna(monkeypatch):
+    """Up to the place where a study would be opened."""
+    monkeypatch.setattr("troupe.cli.need", lambda extra: None)
+    monkeypatch.setattr("troupe.tuning.search.need", lambda extra: None)
+
+
+@pytest.mark.usefixtures("no_optuna")
+def test_an_interrupt_names_the_folder_to_go_on_with(tmp_path, run_command, monkeypatch):
+    def interrupted(*about):
+        raise KeyboardInterrupt(signal.SIGINT)
+
+    monkeypatch.setattr("troupe.tuning.search._opened", interrupted)
+    folder = tmp_path / "search"
+    status, _, error = run_command(f"tune CartPole-v1 --run-dir {folder}")
+    again = f"to continue: the same command with --run-dir {folder}"
+    assert (status, error) == (128 + signal.SIGINT, f"troupe: interrupted; {again}\n")
+    run_command(f"tune CartPole-v1 --run-dir {folder}")  # it is not refused, although the lock is in it
+    assert (tmp_path / "search").is_dir()
+
+
+@pytest.mark.usefixtures("no_optuna")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("--run-dir FOLDER", "'FOLDER' is not empty; name another --run-dir"),
+        ("--callbacks nothing.py:One", "no file 'nothing.py' to take the callback 'One' from"),
+        ("--space FOLDER/space.toml --loss.gamma 0.9", "loss.gamma: it is given, and varied by FOLDER/space.toml"),
+    ],
+)
+def test_what_cannot_be_searched_is_one_line(tmp_path, run_command, words, expected):
+    (tmp_path / "space.toml").write_text("loss.gamma = [0.9, 0.99]")
+    status, _, error = run_command(f"tune CartPole-v1 {words.replace('FOLDER', str(tmp_path))}")
+    assert (status, error.count("\n")) == (2, 1)
+    assert error.startswith(f"troupe: {expected.replace('FOLDER', str(tmp_path))}")
+
+
 # Whole searches
 
 QUICK = "--trials 3 --steps 1500 --seeds 2 --jobs 2"
@@ -137,7 +174,8 @@ def test_a_search_that_is_killed_continues_and_its_winner_is_trained_by_its_file
     assert best["learner"]["learning_rate"] == pytest.approx(study.best_params["learner.learning_rate"])
     assert "steps" not in best.get("stop", {})
     few = "--steps 300 --target none --quiet --evaluation.final_episodes 1 --evaluation.every_seconds 0"
-    train = f"train CartPole-v1 --config {folder}/best.toml {few} --run-dir {tmp_path}/run"
+    assert best["env"] == {"id": "CartPole-v1"}
+    train = f"train --config {folder}/best.toml {few} --run-dir {tmp_path}/run"
     assert run_command(train)[::2] == (0, "")
     made = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert made["loss"]["gamma"] == best["loss"]["gamma"]

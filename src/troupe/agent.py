@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from troupe.algorithm.distributions import Categorical, Product
-from troupe.config import Network, TrainConfig, UsageError
+from troupe.config import Network, TrainConfig, UsageError, checked
 from troupe.config import replace as replace_settings
 from troupe.environments import EnvironmentSource, of_run
 from troupe.environments.actions import Actions
@@ -65,6 +65,11 @@ class Agent:
         """Whether `act` and `distribution` need the `reward` of the last step."""
         return self.network.reads_rewards
 
+    @property
+    def reads_masks(self) -> bool:
+        """Whether `act` and `distribution` take a `mask`: its environment gave one in `info` while it trained."""
+        return self.network.packing.masked == "info"
+
     def reset(self, ended: Any = None) -> None:
         """The next observation begins an episode; in a batch, only where `ended` is true, or at the indices in it."""
         if ended is None:
@@ -85,7 +90,7 @@ class Agent:
         sample from it; by default as in the evaluations of its run.
 
         A batch is what a vector environment gives, [N, ...], of a nested space each part [N, ...], and so are its
-        actions. `mask` is `info["action_mask"]` of an environment that has it, [N, ...] for a batch; None allows all.
+        actions. `mask` is `info["action_mask"]`, [N, ...] for a batch, of an agent with `reads_masks`; None allows all.
         In a batch one that forbids every action belongs to an episode that has ended, and is read as one that allows
         all. `reward` is the last step's, for an agent with `reads_rewards`. A recurrent agent's state advances by one
         step. Raises UsageError.
@@ -116,6 +121,8 @@ class Agent:
         `state` None begins episodes; `episode_start` [N] is true where an observation begins one. `deterministic` takes
         the mode of the policy. What `act` keeps is neither read nor changed.
         """
+        if not (state is None or isinstance(state, RecurrentState)):
+            raise UsageError(f"state is a {type(state).__name__}: expected None, or the state that predict returned")
         caller = copy.copy(self)
         caller._state = state
         if state is not None and episode_start is not None:
@@ -153,6 +160,7 @@ class Agent:
         output: PolicyOutput = self.network(batch, self._current_state(len(batch), reward))
         return output
 
+    @checked
     def save(self, file: str | os.PathLike[str]) -> None:
         """Writes the agent of a run as one file, NAME.safetensors, which `troupe.load` reads."""
         if self.config is None:
@@ -164,6 +172,7 @@ class Agent:
         )  # fmt: skip
         saved_agent.write(Path(file), saved)
 
+    @checked
     def export(self, file: str | Path) -> "Exported":
         """Writes the agent as an ONNX file, which other programs run without troupe (docs/extending.md)."""
         from troupe.runs.export.onnx import export
@@ -192,6 +201,8 @@ class Agent:
     def _batch(self, observation: Any, mask: Any, *, acting: bool = True) -> tuple[torch.Tensor, bool]:
         """Packed observations [N, ...], and whether they are of one observation without a batch."""
         packing = self.network.packing
+        if mask is not None and not self.reads_masks:
+            raise UsageError("mask=: this agent was trained without masks, or finds them in its observations")
         arrays = [self._array(limits.leaf, observation) for limits in self._limits]
         batched = [array.ndim > len(limits.leaf.space.shape or ()) for limits, array in self._each(arrays)]
         if not any(batched):
@@ -258,6 +269,7 @@ def _of_one(masks: Any, number: int) -> Any:
     return None if masks is None else masks[number]
 
 
+@checked
 def load(
     run: str | os.PathLike[str],
     network: AnyNetwork | None = None,

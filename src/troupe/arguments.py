@@ -112,7 +112,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("env", nargs="?", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--preset", metavar="P", help="troupe presets lists them (appo)")
     one.add_argument("--seed", type=count(0), metavar="S", help="seed of all random numbers (0)")
-    one.add_argument("--config", metavar="FILE", help="settings in TOML, such as another run's config.toml")
+    _add_config(one)
     one.add_argument(
         "--seeds", type=count(1), default=1, metavar="K", help="K runs with seeds S, S+1, ...: a table and a picture"
     )
@@ -124,14 +124,17 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_asked(one)
 
     one = add("compare", "train with several presets or settings, and seeds: one table, one picture")
-    one.add_argument("env", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
+    one.set_defaults(preset=None)
+    one.add_argument("env", nargs="?", metavar="ENV", help="Gymnasium id, module:Id, or path/to/file.py:factory")
     one.add_argument("--presets", type=names, metavar="P,P,...", help="which; troupe presets lists them (appo)")
     one.add_argument(
         "--vary", action="append", default=[], metavar="NAME=V,V,...", help="values of a setting; repeat it for more"
     )
     one.add_argument("--seeds", type=count(1), default=3, metavar="K", help="K runs of each (3)")
-    one.add_argument("--seed", type=count(0), default=0, metavar="S", help="with seeds S, S+1, ... (0)")
+    one.add_argument("--seed", type=count(0), metavar="S", help="with seeds S, S+1, ... (0)")
+    _add_config(one)
     one.add_argument("--run-dir", metavar="DIR", help="the comparison's own folder (runs/ENV/DATE_TIME_compare)")
+    _add_callbacks(one)
     _add_asked(one)
 
     one = add("tune", "search for better settings with Optuna, several runs at once, and verify the best")
@@ -144,6 +147,7 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--seed", type=count(0), default=0, metavar="S", help="seed of the search and of its runs (0)")
     one.add_argument("--seeds", type=count(2), default=5, metavar="K", help="fresh seeds to verify the best with (5)")
     one.add_argument("--run-dir", metavar="DIR", help="the search's own folder, to continue one too")
+    _add_callbacks(one)
     one.add_argument("--untuned", action="store_true", help="ignore the settings tuned for this environment")
     add_short(one, "--steps", "stop.steps", "N", "steps of a trial (50k)", dest="stop.steps")
     add_settings(one)
@@ -195,6 +199,9 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument("--quiet", action="store_true", help="print only the outcome")
     one.add_argument("--json", action="store_true", help="print one JSON object, and nothing else")
     _add_code(one, "loss", "optimizer", "encoder", "backend", "placement")
+    for name, field in config.fields().items():
+        if name.startswith("schedules."):
+            add_short(one, f"--{name}", name, "V", f"another schedule: {text_of(field)}", dest=name)
 
     one = add("plot", "draw return against steps and seconds; five runs give mean and 95 % band")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories")
@@ -257,6 +264,10 @@ def _add_code(parser: argparse.ArgumentParser, *names: str) -> None:
 def _add_env(parser: argparse.ArgumentParser) -> None:
     text = "the run's environment, where its file is no longer there: an id, module:Id, or path/to/file.py:factory"
     parser.add_argument("--env", metavar="ENV", help=text)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="settings in TOML, such as another run's config.toml")
 
 
 def _add_callbacks(parser: argparse.ArgumentParser) -> None:

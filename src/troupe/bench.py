@@ -15,7 +15,7 @@ from troupe.networks.custom import find_network
 from troupe.preparation import fit
 from troupe.run import saved_run
 from troupe.runs.report.reporter import bottleneck, shares_of
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.assembly import assemble
 from troupe.runtime.data.rollout import stack
 from troupe.runtime.execution.placements import placement_of
@@ -194,7 +194,7 @@ def bench(env: str, preset: str, settings: Mapping[str, Any], seconds: float) ->
             )
         except (KeyboardInterrupt, SystemExit) as stop:
             raise KeyboardInterrupt(saved_run(stop).signal) from None  # the run is deleted with its directory
-        (*_, last) = (row for row in read_metrics(directory) if row["kind"] == "report")
+        (*_, last) = (row for row in read_log(directory) if row["kind"] == "report")
     shares = {part: shares_of(seconds) for part, seconds in last["stage_seconds"].items()}
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     return Result(

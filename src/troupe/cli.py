@@ -20,11 +20,10 @@ from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
 from troupe.importing import import_announced
 from troupe.setting_arguments import settings_of
-from troupe.text import format_return
+from troupe.text import counted, format_return
 
 if TYPE_CHECKING:
     from troupe.run import Run
-    from troupe.runs.report.display import Mode
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -106,7 +105,7 @@ def _add_config(options: argparse.Namespace) -> None:
     options.untuned |= given.pop("tuned", True) is False
     options.env = options.env or env
     if not options.env:
-        raise UsageError("the following arguments are required: ENV (troupe train --help)")
+        raise UsageError(f"the following arguments are required: ENV (troupe {options.name} --help)")
     options.preset = options.preset or preset or "appo"
     options.seed = seed or 0 if options.seed is None else options.seed
     options.in_file = given
@@ -142,10 +141,11 @@ def _result(run: "Run") -> dict[str, Any]:
 def compare(options: argparse.Namespace) -> int:
     from troupe.comparison import compare, parse_vary
 
+    _add_config(options)
     if not (options.presets or options.vary):
         raise UsageError("--presets or --vary is required: name what to compare (troupe compare --help)")
-    asked = _asked(options) | ({"display": "silent"} if options.quiet else {})
-    presets, vary = options.presets or ["appo"], parse_vary(options.vary)
+    asked = {"callbacks": options.callbacks, **_asked(options)} | ({"display": "silent"} if options.quiet else {})
+    presets, vary = options.presets or [options.preset], parse_vary(options.vary)
     seeds = range(options.seed, options.seed + options.seeds)
     return compare(options.env, presets, seeds, options.run_dir, vary=vary, **asked)
 
@@ -156,7 +156,7 @@ def tune(options: argparse.Namespace) -> None:
     tune(
         options.env, preset=options.preset, trials=options.trials, seconds=options.time, seed=options.seed,
         space=Path(options.space) if options.space else None, settings=settings_of(options), seeds=options.seeds,
-        tuned=not options.untuned, jobs=options.jobs, run_dir=options.run_dir,
+        tuned=not options.untuned, jobs=options.jobs, run_dir=options.run_dir, callbacks=options.callbacks,
     )  # fmt: skip
 
 
@@ -182,6 +182,7 @@ def resume(options: argparse.Namespace) -> None:
             encoder=options.encoder,
             backend=options.backend,
             placement=options.placement,
+            schedules={name.partition(".")[2]: vars(options)[name] for name in _SCHEDULES},
         ),
         json_only=options.json,
     )
@@ -217,7 +218,7 @@ def evaluate(options: argparse.Namespace) -> None:
     policy = "greedy" if scores.greedy else "stochastic"
     protocol = config.protocol_of(read_config(Path(options.run)).env)
     console.write(
-        f"{policy} policy, {options.episodes} episodes: mean return {format_return(scores.mean)}, "
+        f"{policy} policy, {counted(options.episodes, 'episode')}: mean return {format_return(scores.mean)}, "
         f"std {format_return(scores.std)}, from {scores.returns.min():g} to {scores.returns.max():g}, "
         f"mean length {scores.lengths.mean():.0f} steps"
         + (f", {scores.cut_off} cut off" if scores.cut_off else "")
@@ -255,7 +256,7 @@ def _asked(options: argparse.Namespace) -> dict[str, Any]:
     return {"settings": settings, "tuned": not options.untuned, "display": _display(options)}
 
 
-def _display(options: argparse.Namespace) -> "Mode":
+def _display(options: argparse.Namespace) -> config.Mode:
     """A live panel on a terminal, plain lines in a file or a pipe."""
     if getattr(options, "json", False):
         return "silent"
@@ -264,6 +265,7 @@ def _display(options: argparse.Namespace) -> "Mode":
     return "auto" if sys.stdout.isatty() else "plain"
 
 
+_SCHEDULES = [name for name in config.fields() if name.startswith("schedules.")]
 _WITHOUT_TORCH = ("envs", "presets")
 _WITH_ROWS = ("train", "resume", "compare", "tune")  # whose output is read while they work; others print a result
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {

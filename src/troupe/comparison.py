@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from troupe import config
-from troupe.config import TrainConfig, TroupeError, UsageError, reason
+from troupe.config import Mode, TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import settle
+from troupe.runs.callbacks.callback import Callback
 from troupe.runs.report import group, statistics
-from troupe.runs.report.display import Mode
 from troupe.runs.report.lines import usual_target
 from troupe.runs.store.checkpoint import write_durably
-from troupe.runs.store.directory import versions
-from troupe.runs.store.metrics import Row, read_metrics, to_json
+from troupe.runs.store.directory import check_empty, versions
+from troupe.runs.store.metrics import Row, read_log, to_json
 from troupe.series import Job, Series, directory_of, run_series, show_end
 from troupe.text import by_value
 from troupe.trainer import train
@@ -53,6 +53,7 @@ def compare(
     vary: Mapping[str, Sequence[Any]] | None = None,
     settings: Mapping[str, Any] | None = None,
     tuned: bool = True,
+    callbacks: Sequence[Callback | str] = (),
     display: Mode = "silent",
 ) -> int:
     """Trains with every preset, every value of the settings in `vary` and every seed, in `run_dir`/<variant>/seed<k>;
@@ -66,8 +67,8 @@ def compare(
     directory = directory_of(run_dir, env, "compare")
     variants, common = _variants(env, presets, vary or {}, settings or {}, tuned=tuned)
     settle(variants[0].config, env)
-    if directory.is_dir() and any(directory.iterdir()) and not group.has_begun(directory):
-        raise UsageError(f"'{directory}' is not empty; name another --run-dir")
+    if not group.has_begun(directory):
+        check_empty(directory)
 
     by_label = {variant.label: variant for variant in variants}
     runs = itertools.product(seeds, variants)
@@ -78,12 +79,13 @@ def compare(
         each = by_label[job.variant]
         asked = {**common, **each.varied}
         return train(
-            env, preset=each.preset, seed=job.seed, run_dir=job.path, settings=asked, tuned=tuned, display=display
-        )
+            env, preset=each.preset, seed=job.seed, run_dir=job.path, settings=asked, tuned=tuned,
+            callbacks=callbacks, display=display,
+        )  # fmt: skip
 
     names = {job: each.label + f", {_tuned(each)}" * some_tuned for job, each in jobs.items()}
     asked = {"environment": absolute(env), "tuned": tuned, **common}
-    series = run_series(directory, names, asked, train_one, display, variants[0].config)
+    series = run_series(directory, names, asked, train_one, display, variants[0].config, callbacks)
     if series.done or series.failed:
         asked = {"environment": env, "settings": common, "varied": vary or {}, "tuned": tuned, "versions": versions()}
         _write_comparison(asked | _figures(series, variants), directory, list_missing=not series.signal)
@@ -113,9 +115,11 @@ def _variants(
             except UsageError as error:
                 raise UsageError(f"preset {preset.name}: {error}") from None
             variants.append(Variant(preset.name, varied, resolved))
-    labels = [variant.label for variant in variants]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"{twice}: it would be trained twice")
+    for one, other in itertools.combinations(variants, 2):
+        if one.label == other.label:
+            raise UsageError(f"{one.label}: it would be trained twice")
+        if not {*config.differing(one.config, other.config)} - {"preset", "tuned"}:
+            raise UsageError(f"{one.label} and {other.label} have the same settings: it would be trained twice")
     return variants, common
 
 
@@ -168,7 +172,7 @@ def _run_figures(job: Job, directory: Path) -> Row:
 
 def policy_lag(run: Path) -> tuple[float, int]:
     """Of a whole run: the mean over steps, and the maximum."""
-    reports = [row for row in read_metrics(run) if row["kind"] == "report"]
+    reports = [row for row in read_log(run) if row["kind"] == "report"]
     steps = np.diff([row["steps"] for row in reports], prepend=0)
     mean = steps @ np.array([row["lag_mean"] for row in reports]) / max(steps.sum(), 1)
     return round(float(mean), 4), max((row["lag_max"] for row in reports), default=0)

@@ -55,6 +55,8 @@ def write_summary(run: Path, config: TrainConfig, counts: Counts, seconds: float
         "versions": versions(),
     }
     checkpoint.write_durably(run / "summary.json", to_json(summary, indent=2))
+    if more.get("outcome") != "failed":
+        (run / "error.txt").unlink(missing_ok=True)  # of a failure before it was resumed
 
 
 def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:

@@ -13,7 +13,7 @@ from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
 from troupe.runtime.learning import annealing
 from troupe.runtime.topologies import Topology
-from troupe.text import format_return
+from troupe.text import counted, format_return
 
 _FEWEST_EPISODES = 20  # with the same return, before that is reported
 
@@ -51,8 +51,7 @@ def introduction(
         notes.append(f"actions as the {source.masked}'s {spaces.MASK} allows")
     if described := annealing.described(topology.schedule, config, steps):
         notes.append(described)
-    rollout_steps, environments = config.actor.rollout_shape
-    batch = topology.rollouts_in_batch * rollout_steps * environments * topology.group.size
+    batch = _batch_steps(config, topology)
     return [
         f"{source.id}: preset {config.preset}{tuned}, seed {config.seed}"
         + (f", resumed at step {steps:,}" if resumed else ""),
@@ -76,7 +75,7 @@ def training_report(config: TrainConfig, topology: Topology, seconds: float) -> 
     """How much was trained and how fast, and what went wrong."""
     counts = topology.progress.counts
     speed = (
-        f"{counts.steps:,} steps and {counts.episodes:,} episodes in {seconds:.1f} s of training "
+        f"{counts.steps:,} steps and {counted(counts.episodes, 'episode')} in {seconds:.1f} s of training "
         f"({counts.steps / max(seconds, 1e-9):,.0f} steps/s)"
     )
     if counts.skipped_updates:
@@ -84,12 +83,18 @@ def training_report(config: TrainConfig, topology: Topology, seconds: float) -> 
         speed += f"; {counts.skipped_updates:,} of {updates:,} updates were skipped: their gradients were not finite"
     if counts.updates:
         return [speed, *_protocol(config)]
-    steps, environments = config.actor.rollout_shape
+    learners = f" x {topology.group.size} learners" if topology.group.size > 1 else ""
     return [
         speed,
-        f"nothing was learned: the first update needs {topology.rollouts_in_batch * steps * environments:,} steps "
-        "(actor.rollout_steps x actor.environments x learner.rollouts)",
+        f"nothing was learned: the first update needs {_batch_steps(config, topology):,} steps "
+        f"(actor.rollout_steps x actor.environments x learner.rollouts{learners})",
     ]
+
+
+def _batch_steps(config: TrainConfig, topology: Topology) -> int:
+    """The environment steps of a batch, of all learners together."""
+    steps, environments = config.actor.rollout_shape
+    return topology.rollouts_in_batch * steps * environments * topology.group.size
 
 
 def result(
@@ -120,13 +125,13 @@ def result(
             f"(return {format_return(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
             *_indented(*training, *unevaluated),
         ]
-    remarks = scores.remarks
+    remarks, kind = scores.remarks, "greedy" if scores.greedy else "stochastic"
     if scores.asked > len(scores.returns):
         remarks += f"; there was no time for all {scores.asked}: {hints.call('evaluate', path, config)} plays them"
     return [
         f"{reached}: mean evaluation return {format_return(scores.mean)} "
         f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
-        f"over {len(scores.returns)} {'greedy' if scores.greedy else 'stochastic'} evaluation episodes{remarks}",
+        f"over {counted(len(scores.returns), f'{kind} evaluation episode')}{remarks}",
         *_indented(
             *training,
             *(() if outcome == "solved" else _nothing_learned(config, path)),

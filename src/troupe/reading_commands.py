@@ -7,7 +7,7 @@ from pathlib import Path
 
 from troupe import config, console
 from troupe.setting_arguments import settings_of
-from troupe.text import table
+from troupe.text import counted, table
 
 
 def export(options: argparse.Namespace) -> None:
@@ -109,4 +109,4 @@ def export_metrics(options: argparse.Namespace) -> None:
     from troupe.runs.report.tables import write_metrics
 
     rows = write_metrics([Path(run) for run in options.runs], Path(options.output), options.kind)
-    console.write(f"wrote {options.output}: {rows:,} rows")
+    console.write(f"wrote {options.output}: {counted(rows, 'row')}")

@@ -9,7 +9,7 @@ from troupe import hints
 from troupe.config import Stop, TrainConfig
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import Curve, read_curve
-from troupe.text import format_return
+from troupe.text import counted, format_return
 
 if TYPE_CHECKING:
     from troupe.agent import Agent
@@ -44,7 +44,7 @@ class Run:
         evaluation = "no final evaluation"
         if self.scores is not None:
             kind = "greedy" if self.scores.greedy else "stochastic"
-            episodes = f"{len(self.scores.returns)} {kind} episodes{self.scores.remarks}"
+            episodes = f"{counted(len(self.scores.returns), f'{kind} episode')}{self.scores.remarks}"
             evaluation = f"mean evaluation return {format_return(self.scores.mean)} over {episodes}"
         return (
             f"Run {self.path}\n"

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from troupe.config import TrainConfig, TroupeError, UsageError, flatten, one_line, resolve
+from troupe.config import Mode, TrainConfig, TroupeError, UsageError, flatten, one_line, resolve
 from troupe.run import Run, outcome_text, saved_run
+from troupe.runs.callbacks.callback import Callback
 from troupe.runs.evaluate.scores import remarks
 from troupe.runs.report import group
-from troupe.runs.report.display import Mode
 from troupe.runs.report.group import Member
 from troupe.runs.store.directory import check_named, run_name
 from troupe.runtime.cluster.placement import connected, runs_at_a_time
@@ -74,10 +74,12 @@ def run_series(
     train_one: TrainOne,
     display: Mode,
     config: TrainConfig,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Series:
     """Trains the jobs in order, those that are not done; `jobs` have the names of their lines in the picture, and
     `asked` is what all have in common. A failed run is reported and the next one starts; a signal ends the series.
-    Where `config`, that of one of them, has hosts, as many runs as those have cores for are under way at a time.
+    `callbacks` are for the runs that are resumed. Where `config`, that of one of them, has hosts, as many runs as those
+    have cores for are under way at a time.
 
     Raises the UsageError of the first that is trained: it would be the same for all.
     """
@@ -113,11 +115,11 @@ def run_series(
             most = runs_at_a_time(config)
             if most > 1 and len(left) > 1:
                 print(f"{len(left)} runs, up to {most} at a time on {config.actor.cluster}")
-                work = partial(_train, train_one, "silent")
+                work = partial(_train, train_one, callbacks, "silent")
                 side_by_side(left, work, most, note_and_say)
             else:
                 for job in left:
-                    note(job, _train(train_one, display, job))
+                    note(job, _train(train_one, callbacks, display, job))
                     if series.signal:
                         break
     except KeyboardInterrupt as stop:  # between two runs, where no trainer handles it
@@ -127,10 +129,10 @@ def run_series(
     return series
 
 
-def _train(train_one: TrainOne, display: Mode, job: Job) -> Outcome:
+def _train(train_one: TrainOne, callbacks: Sequence[Callback | str], display: Mode, job: Job) -> Outcome:
     try:
         begun = group.state_of(job.path) != "not started"
-        run = resume(job.path, display=display) if begun else train_one(job, display)
+        run = resume(job.path, callbacks=callbacks, display=display) if begun else train_one(job, display)
     except (KeyboardInterrupt, SystemExit) as stop:
         run = saved_run(stop)
     except TroupeError as error:
@@ -178,7 +180,7 @@ def train_seeds(env: str, seeds: Sequence[int], run_dir: str | None = None, **op
     def train_one(job: Job, display: Mode) -> Run:
         return train(env, seed=job.seed, run_dir=job.path, display=display, **options)
 
-    series = run_series(directory, jobs, asked, train_one, display, resolved)
+    series = run_series(directory, jobs, asked, train_one, display, resolved, options.get("callbacks", ()))
     if series.done:
         print("\n".join(["", *_seeds_table(series.done, len(jobs))]))
     show_end(series, directory / "learning.png")

@@ -14,7 +14,7 @@ from troupe import messages
 from troupe.agent import Agent, put_weights
 from troupe.algorithm.schedules import Schedule
 from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
-from troupe.config import TrainConfig, TroupeError, UsageError, reason
+from troupe.config import Mode, TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
 from troupe.run import Outcome, Run, limit_reached, stop_by_signal
@@ -26,7 +26,7 @@ from troupe.runs.evaluate.judge import Judge, Verdict, standstill, target_of
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import make_evaluator
 from troupe.runs.report.curves import rows_until
-from troupe.runs.report.display import Display, Mode
+from troupe.runs.report.display import Display
 from troupe.runs.report.labels import read_measured
 from troupe.runs.report.reporter import Reporter
 from troupe.runs.report.words import limits_of

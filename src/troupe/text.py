@@ -25,6 +25,16 @@ def format_value(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
+def format_speed(value: float | None) -> str:
+    """A number in a second; "-" as long as it is not known."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def counted(number: int, what: str) -> str:
+    """'1 trial', '20 trials'."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
 def format_duration(seconds: float) -> str:
     """12 s, 3 m 05 s or 2 h 07 m."""
     minutes, seconds = divmod(round(seconds), 60)

@@ -13,7 +13,7 @@ from torch import nn
 
 from troupe import config as configuration
 from troupe import hints, no_effect, safe_files
-from troupe.config import TrainConfig, UsageError
+from troupe.config import Mode, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle
 from troupe.importing import announced
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
@@ -23,7 +23,7 @@ from troupe.ranks.follower import follow, lead
 from troupe.run import Run, limit_reached
 from troupe.runs.callbacks.callback import Callback
 from troupe.runs.callbacks.find import find as find_callbacks
-from troupe.runs.report.display import Display, Mode
+from troupe.runs.report.display import Display
 from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, check_free, check_named
 from troupe.runtime import choices
@@ -61,6 +61,7 @@ def _settings_suggested(function: Callable[P, Run]) -> Callable[P, Run]:
 
 
 @_settings_suggested
+@configuration.checked
 @quiet_gymnasium()
 def train(
     env: str | EnvironmentMaker,
@@ -151,6 +152,7 @@ def train(
                 return session.run(directory)
 
 
+@configuration.checked
 @quiet_gymnasium()
 def resume(
     run: str | os.PathLike[str],

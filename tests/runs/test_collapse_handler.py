@@ -19,7 +19,7 @@ from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store import checkpoint
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.runtime.topologies import Serial, Topology
 
 
@@ -75,7 +75,7 @@ def climb(folder: Path, steps: int = 1300, **settings: Any) -> troupe.Run:
 
 
 def rows(run: Path, kind: str) -> list[dict[str, Any]]:
-    return [row for row in read_metrics(run) if row["kind"] == kind and row.get("purpose") != "final"]
+    return [row for row in read_log(run) if row["kind"] == kind and row.get("purpose") != "final"]
 
 
 def returns(run: Path) -> list[float]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from troupe import TroupeError, UsageError, config
+from troupe import Callback, TroupeError, UsageError, config
 from troupe import comparison as module
 from troupe.comparison import compare, policy_lag
 from troupe.runs.report import group
@@ -170,12 +170,36 @@ def test_seeds_and_presets_may_be_added_and_other_settings_are_refused(run_comma
     assert run_command(f"{words} --presets appo --seeds 1 --steps 200")[0] == 0
     assert run_command(f"{words} --presets appo,impala --seeds 1 --steps 200")[0] == 0
     assert [run["folder"] for run in figures()["runs"]] == ["appo/seed0", "impala/seed0"]
+    before = Path("out/comparison.json").read_bytes()
+    status, out, err = run_command(f"{words} --presets appo --seeds 1 --steps 200")
+    assert (status, out) == (2, "")
+    assert err.startswith("troupe: 'out' holds 1 run more than are asked for, such as impala/seed0: ask for them, too")
+    assert Path("out/comparison.json").read_bytes() == before
     status, out, err = run_command(f"{words} --presets appo --seeds 1 --steps 300")
     assert (status, out) == (2, "")
     assert err == (
         "troupe: 'out' holds runs with stop.steps = 200, not stop.steps = 300: repeat the command that began them, or "
         "name another --run-dir\n"
     )
+
+
+def test_presets_that_the_settings_make_the_same_are_refused(run_command):
+    Path("all.toml").write_text(config.to_toml(config.resolve("CartPole-v1", tuned=False)))
+    status, _, err = run_command("compare --config all.toml --presets appo,impala --run-dir out")
+    assert (status, err) == (2, "troupe: appo and impala have the same settings: it would be trained twice\n")
+    assert not Path("out").exists()
+
+
+def test_callbacks_are_called_in_runs_that_begin_and_in_those_that_are_resumed(figures, env_where):
+    class Counts(Callback):
+        def on_start(self, run):
+            begun.append(run.path.parent.name)
+
+    begun: list[str] = []
+    env = env_where(ONCE, "impala/seed0")
+    for _ in range(2):
+        compare(env, ["appo", "impala"], [0], "out", settings=SETTINGS, callbacks=[Counts()])
+    assert begun == ["appo", "impala", "impala"]
 
 
 @pytest.mark.usefixtures("pictures")
@@ -190,7 +214,7 @@ def test_a_resumed_run_stays_one_of_its_group_in_the_picture(run_command, monkey
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
     (tmp_path / "out" / "appo").mkdir(parents=True)
-    with pytest.raises(UsageError, match="'out' is not empty; name another --run-dir"):
+    with pytest.raises(UsageError, match="'out' is not empty; name another run_dir="):
         compare("CartPole-v1", ["appo"], range(2), "out", settings=SETTINGS)
 
 

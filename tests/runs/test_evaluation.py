@@ -17,7 +17,7 @@ from troupe.environments.packing import Packing
 from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.recurrent import RecurrentState
-from troupe.runs.evaluate.evaluation import Evaluator, evaluate
+from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runs.evaluate.scores import Scores
 
 SEEDS = np.random.SeedSequence(0)
@@ -273,8 +273,3 @@ def test_a_recurrent_policy_is_handed_its_memory_row_by_row(greedy):
             seen = int(state.last_action[b]), float(state.last_reward[b])
             assert seen == played[int(obs[b, 0]), int(obs[b, 1]) - 1]
     assert begins == 4
-
-
-def test_no_episodes_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="episodes = 0: there must be at least one"):
-        evaluate(tmp_path, episodes=0)

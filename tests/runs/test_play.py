@@ -54,6 +54,16 @@ def test_every_moment_has_what_the_agent_thought_and_chose(countdown, decided):
     assert states[-1].history.points[-1] == pytest.approx((0.1, 12.5))
 
 
+def test_an_agent_that_takes_no_mask_is_given_none(countdown):
+    env = countdown("rgb_array")
+    env.step = lambda action: (np.zeros(1, np.float32), 1.0, False, True, {"action_mask": np.ones(3, np.int8)})
+    env.reset = lambda **_: (np.zeros(1, np.float32), {"action_mask": np.ones(3, np.int8)})
+    env.render = lambda: np.zeros((40, 60, 3), np.uint8)
+    spaces = env.observation_space, env.action_space
+    agent = Agent(build(*spaces, Network(hidden=(8,))).eval(), *spaces)
+    assert len(frames_of(agent, env, 60)) == 2
+
+
 def test_a_chosen_action_is_counted_from_the_spaces_first(countdown, decided):
     env = countdown("rgb_array")
     env.action_space = gym.spaces.Discrete(3, start=1)

@@ -18,7 +18,7 @@ from troupe.config import UsageError
 from troupe.runs.report import lines, plots
 from troupe.runs.report.curves import read_curve
 from troupe.runs.report.plots import plot_runs
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 from troupe.safe_files import output_file
 
 MakeRun = Callable[..., Path]
@@ -453,7 +453,7 @@ def test_a_line_that_a_crash_cut_short_is_passed_over(make_run: MakeRun) -> None
     run = make_run("a", [report(1000, 1.0), report(2000, 2.0)])
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "report", "st')
-    assert [row["steps"] for row in read_metrics(run)] == [1000, 2000]
+    assert [row["steps"] for row in read_log(run)] == [1000, 2000]
 
 
 def test_a_run_without_a_readable_config_is_drawn_all_the_same(make_run: MakeRun, tmp_path: Path) -> None:

@@ -52,8 +52,18 @@ def test_a_folder_of_runs_is_one_table_with_their_environments_presets_and_seeds
 
 
 def test_rows_of_other_kinds_and_runs_one_by_one(folder):
-    assert troupe.read_metrics(folder / "one", folder / "one", kind="evaluation")["mean"].tolist() == [2.5, 2.5]
-    assert troupe.read_metrics(folder, kind="gap") == {}
+    several, one = folder / "several" / "seed7", folder / "one"
+    assert troupe.read_metrics(several, one)["seed"].tolist() == [7, 3, 3, 3]
+    assert troupe.read_metrics(one, kind="evaluation")["mean"].tolist() == [2.5]
+    nothing = troupe.read_metrics(folder, kind="gap")
+    assert {name: len(column) for name, column in nothing.items()} == dict.fromkeys(
+        ["run", "environment", "preset", "seed"], 0
+    )
+
+
+def test_a_run_that_is_named_twice_is_in_it_once(folder):
+    again = folder / "several" / ".." / "one"
+    assert troupe.read_metrics(folder, folder / "one", again)["seed"].tolist() == [3, 3, 3, 7]
 
 
 def test_what_a_resumed_run_repeated_is_in_it_once(tmp_path):
@@ -106,6 +116,7 @@ def test_export_as_parquet(folder, run_command):
         ("FOLDER/empty -o FOLDER/all.csv", "'FOLDER/empty' is not a run directory and contains none"),
         ("FOLDER -o FOLDER/all.xls", "cannot write FOLDER/all.xls: its name must end in .csv or .parquet"),
         ("FOLDER -o FOLDER/none/all.csv", "cannot write FOLDER/none/all.csv: there is no folder FOLDER/none"),
+        ("FOLDER -o FOLDER/all.csv --kind gap", "cannot write FOLDER/all.csv: no row of kind gap in FOLDER"),
         ("FOLDER -o FOLDER/all.csv --kind reports", "kind = 'reports': expected one of report, evaluation, collapse"),
     ],
 )
@@ -114,6 +125,7 @@ def test_bad_input_is_one_line(folder, run_command, words, expected):
     status, _, error = run_command(f"export-metrics {words}".replace("FOLDER", str(folder)))
     assert (status, error.count("\n")) == (2, 1)
     assert error.startswith(f"troupe: {expected}".replace("FOLDER", str(folder)))
+    assert not (folder / "all.csv").exists()
 
 
 def test_missing_packages_and_unknown_frames_are_named(folder, monkeypatch, run_command):

@@ -8,6 +8,7 @@ from troupe.config.evaluation import Checkpoint, Collapse, Evaluation, Stop
 from troupe.config.files import from_toml, read_settings, settings_in, to_toml
 from troupe.config.layers import Preset, Tuned, Verified, load_preset, presets, resolve
 from troupe.config.protocols import protocol_of
+from troupe.config.python_arguments import Mode, checked
 from troupe.config.settings import (
     Actor,
     Adjust,

@@ -106,12 +106,12 @@ def check_value(name: str, value: Any) -> None:
 def _convert(name: str, value: Any, field: "Field") -> Any:
     given = value
     value = value.item() if hasattr(value, "item") else value  # NumPy's numbers
-    if field.open and isinstance(value, str):
-        if value in field.choices or _CALLABLE.fullmatch(value):
+    if field.open:
+        if isinstance(value, str) and (value in field.choices or _CALLABLE.fullmatch(value)):
             return value
         raise UsageError(
             f"{name} = {given!r}: expected one of {' | '.join(field.choices)}, path/to/file.py:NAME or module:NAME"
-            f"{did_you_mean(value, field.choices)}"
+            f"{did_you_mean(str(value), field.choices)}"
         )
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
         value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]

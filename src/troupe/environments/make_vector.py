@@ -7,13 +7,14 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from troupe.config import UsageError, one_line, resolve
+from troupe.config import UsageError, checked, one_line, resolve
 from troupe.environments.checks.quiet import quiet_gymnasium
 from troupe.environments.lookup.find import settle
 from troupe.environments.source import name_of
 from troupe.user_code.guard import user_code
 
 
+@checked
 @quiet_gymnasium()
 def make_vector(
     env: str | Callable[..., gym.Env[Any, Any]],
@@ -28,8 +29,6 @@ def make_vector(
     An environment is reset on the step after its episode's end (`AutoresetMode.NEXT_STEP`). Rewards are the
     environment's own. Raises UsageError.
     """
-    if num_envs < 1:
-        raise UsageError(f"num_envs = {num_envs}: expected a whole number of at least 1")
     config, source = settle(resolve(name_of(env), settings=settings), env, env_kwargs)
     source.check(config.env)
     if source.is_native(config.env):

@@ -57,8 +57,6 @@ def of_environment() -> tuple[int, int]:
 
 def check(learners: int, config: TrainConfig) -> None:
     """Raises UsageError if there cannot be that many learners, or if a run of `config` cannot have several."""
-    if learners < 1:
-        raise UsageError(f"{hints.given('learners', str(learners))}: expected at least 1")
     rank, size = of_environment()
     if learners > 1 and size > 1:
         raise UsageError(

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,15 +15,17 @@ from troupe import config as configuration
 from troupe.config import TroupeError, UsageError, reason
 from troupe.environments import settle
 from troupe.extras import need
+from troupe.runs.callbacks.find import find as find_callbacks
 from troupe.runs.report.statistics import interval
 from troupe.runs.store.checkpoint import write_durably
-from troupe.runs.store.directory import check_free, check_named, run_name
+from troupe.runs.store.directory import check_empty, check_free, check_named, run_name
 from troupe.runs.store.lock import Lock
 from troupe.runtime.measure import cores
-from troupe.text import format_return
+from troupe.text import counted, format_return
 from troupe.tuning.space import Space, default_space, read_space
 from troupe.tuning.trial import Trial
 from troupe.tuning.workers import Workers
+from troupe.user_code import files
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -37,6 +39,7 @@ _OF_TRIALS = {  # a trial has one core, and is not measured while others compute
 _STARTUP, _WARMUP = 5, 2  # trials before any is pruned, and parts of each
 _FRESH = 1_000  # seeds of the verification are this much larger than those of the search
 _POLL_SECONDS = 0.5
+_STUDY = "study.db"
 
 
 @dataclass(frozen=True)
@@ -49,16 +52,20 @@ class Search:
     seed: int
     settings: Mapping[str, Any]  # of all trials
     space: Space
+    callbacks: Sequence[str] = ()  # which need not be the same
 
     def trial(self, run_dir: Path, seed: int, found: Mapping[str, Any]) -> Trial:
-        return Trial(self.env, self.preset, self.tuned, seed, {**_OF_TRIALS, **self.settings, **found}, run_dir)
+        settings = {**_OF_TRIALS, **self.settings, **found}
+        return Trial(self.env, self.preset, self.tuned, seed, settings, run_dir, self.callbacks)
 
     def decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
         return {name: self.space[name].decoded(value) for name, value in params.items()}
 
     def describe(self) -> str:
         space = {name: vars(dimension) for name, dimension in self.space.items()}
-        return json.dumps(vars(self) | {"space": space, "settings": dict(self.settings)}, sort_keys=True, default=str)
+        asked = vars(self) | {"space": space, "settings": dict(self.settings)}
+        del asked["callbacks"]
+        return json.dumps(asked, sort_keys=True, default=str)
 
 
 def tune(
@@ -74,6 +81,7 @@ def tune(
     seeds: int = 5,
     jobs: int | None = None,
     run_dir: str | None = None,
+    callbacks: Sequence[str] = (),
 ) -> bool:
     """Searches for better settings, several trials at once; returns whether fresh seeds confirm that they are better.
 
@@ -89,9 +97,14 @@ def tune(
     if space and (twice := dimensions.keys() & given.keys()):
         raise UsageError(f"{min(twice)}: it is given, and varied by {space}; leave one of them out")
     dimensions = {name: dimension for name, dimension in dimensions.items() if name not in given}
-    search = Search(env, preset, tuned, seed, given, dimensions)
+    if not dimensions:
+        raise UsageError("every setting that a search varies is given; leave some out, or name others by --space")
+    find_callbacks(callbacks)
+    search = Search(env, preset, tuned, seed, given, dimensions, callbacks)
     directory = Path(run_dir or f"runs/{run_name(env)}/{datetime.now():%Y-%m-%d_%H%M%S}_tune")
     check_free(directory)
+    if not (directory / _STUDY).is_file():
+        check_empty(directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = Lock(directory)
@@ -101,9 +114,13 @@ def tune(
         study = _opened(directory, search, _values_of(config, dimensions))
         deadline = time.monotonic() + seconds if seconds else float("inf")
         with Workers(jobs or cores()) as workers:
-            print(f"{env}: {trials} trials of {config.stop.steps:,} steps, {workers.most} at once, in {directory}")
+            asked = f"{counted(trials, 'trial')} of {config.stop.steps:,} steps"
+            print(f"{env}: {asked}, {workers.most} at once, in {directory}")
             _search(study, search, workers, directory, trials, deadline)
             return _conclude(study, search, workers, directory, seeds)
+    except KeyboardInterrupt as stop:
+        stop.after = f"; to continue: the same command with --run-dir {directory}"  # type: ignore[attr-defined]
+        raise
     finally:
         lock.release()
 
@@ -121,7 +138,7 @@ def _opened(directory: Path, search: Search, first: Mapping[str, Any]) -> "Study
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
-        storage=f"sqlite:///{directory.resolve()}/study.db",
+        storage=f"sqlite:///{directory.resolve()}/{_STUDY}",
         study_name="troupe",
         direction="maximize",
         load_if_exists=True,
@@ -215,16 +232,15 @@ def _conclude(study: "Study", search: Search, workers: Workers, directory: Path,
     ]
     file = directory / "best.toml"
     about = [f"{search.env}: trial {best.number} of {len(study.trials)}; with {seeds} fresh seeds", *verdict]
-    content = {"preset": search.preset, "tuned": search.tuned, **_nested({**search.settings, **found})}
+    environment = {"env.id": files.absolute(search.env)}
+    content = {"preset": search.preset, "tuned": search.tuned, **_nested({**environment, **search.settings, **found})}
     content.get("stop", {}).pop("steps", None)  # of a trial
     text = "".join(f"# {line}\n" for line in about) + tomli_w.dumps(content)
     try:
         write_durably(file, text.encode())
     except OSError as error:
         raise TroupeError(f"{file} cannot be written: {reason(error)}") from error
-    print(
-        "\n".join([*(f"  {line}" for line in verdict), f"to train with it: troupe train {search.env} --config {file}"])
-    )
+    print("\n".join([*(f"  {line}" for line in verdict), f"to train with it: troupe train --config {file}"]))
     return better
 
 

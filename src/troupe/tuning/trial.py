@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -29,6 +29,7 @@ class Trial:
     seed: int
     settings: Mapping[str, Any]
     run_dir: Path
+    callbacks: Sequence[str] = ()
 
 
 class Score(Callback):
@@ -84,7 +85,7 @@ def run_trial(connection: Connection, trial: Trial, variables: Mapping[str, str]
         try:
             train(
                 trial.env, preset=trial.preset, tuned=trial.tuned, seed=trial.seed, settings=trial.settings,
-                run_dir=trial.run_dir, callbacks=[score], display="silent",
+                run_dir=trial.run_dir, callbacks=[score, *trial.callbacks], display="silent",
             )  # fmt: skip
             connection.send(("done", score.score))
         except TroupeError as error:

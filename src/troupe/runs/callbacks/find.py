@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from troupe.config import UsageError, one_line
+from troupe.config import UsageError, did_you_mean, one_line
 from troupe.runs.callbacks.callback import Callback
 from troupe.runs.callbacks.trackers import SERVICES, tracker
 from troupe.user_code import files
@@ -15,9 +15,23 @@ def find(given: Sequence[Callback | str]) -> list[Callback]:
 
     Raises UsageError, in one line, for anything else.
     """
-    if isinstance(given, str | Callback):
+    if isinstance(given, str) or not isinstance(given, Sequence):
         raise UsageError(f"callbacks = {given!r}: expected a list")
-    return [_found(each) for each in given]
+    found = [_found(each) for each in given]
+    for each in found:
+        _check_methods(type(each))
+    return found
+
+
+def _check_methods(kind: type[Callback]) -> None:
+    """Refuses a method that looks like one of a callback's and is none: it would never be called."""
+    known = [name for name in vars(Callback) if name.startswith("on_")]
+    for name in dir(kind):
+        if name.startswith("on_") and name not in known:
+            raise UsageError(
+                f"callback {kind.__name__}: no run calls {name}{did_you_mean(name, known)} "
+                f"(a run calls {', '.join(known)})"
+            )
 
 
 def _found(given: object) -> Callback:

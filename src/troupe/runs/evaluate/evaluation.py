@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from troupe.agent import environment_of, load_with_code
-from troupe.config import Environment, Evaluation, UsageError
+from troupe.config import Environment, Evaluation, UsageError, checked
 from troupe.environments import EnvironmentSource, VectorEnvironment, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
 from troupe.networks.custom import AnyNetwork
@@ -188,6 +188,7 @@ class BorrowingEvaluator(Evaluator):
         pass
 
 
+@checked
 @quiet_gymnasium()
 def evaluate(
     run: str | os.PathLike[str],
@@ -211,8 +212,6 @@ def evaluate(
     those of files it finds by name.
     `progress` is called after every step with the episodes counted so far.
     """
-    if episodes < 1:
-        raise UsageError(f"episodes = {episodes}: there must be at least one")
     agent, saved = load_with_code(run, network, encoder=encoder, backend=backend)
     config = saved.config
     source = environment_of(agent, saved, env)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scores:
     """Raw returns and lengths, one of each for every episode."""
 
@@ -39,6 +39,11 @@ class Scores:
     @property
     def remarks(self) -> str:
         return remarks(self.cut_off, self.unfinished)
+
+    def __repr__(self) -> str:
+        """The figures of `summary` that tell anything; `returns` and `lengths` have those of each episode."""
+        figures = {name: value for name, value in self.summary().items() if value or name == "mean_return"}
+        return f"Scores({', '.join(f'{name}={value:.6g}' for name, value in figures.items())}, greedy={self.greedy})"
 
     def summary(self) -> dict[str, float]:
         return {

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from troupe.runs.store.metrics import read_metrics
+from troupe.runs.store.metrics import read_log
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def read_curve(run: str | os.PathLike[str]) -> Curve:
 
 def read_rows(run: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
     """The rows of metrics.jsonl. What a resumed run repeated is in it once. Raises UsageError where there is none."""
-    return _in_order(read_metrics(run))
+    return _in_order(read_log(run))
 
 
 def rows_until(run: str | os.PathLike[str], steps: int) -> list[Mapping[str, Any]]:
@@ -75,7 +75,7 @@ def rows_until(run: str | os.PathLike[str], steps: int) -> list[Mapping[str, Any
 def only_return(run: str | os.PathLike[str], episodes: int) -> float | None:
     """The return of every training and evaluation episode so far, if all had the same; None also where fewer training
     episodes than `episodes` have ended."""
-    rows = [row for row in read_metrics(run) if row.get("kind") in ("report", "evaluation")]
+    rows = [row for row in read_log(run) if row.get("kind") in ("report", "evaluation")]
     ended = max((row.get("episodes") or 0 for row in rows if row["kind"] == "report"), default=0)
     bounds = {row.get(name) for row in rows for name in ("return_min", "return_max", "min", "max")} - {None}
     return bounds.pop() if len(bounds) == 1 and ended >= episodes else None

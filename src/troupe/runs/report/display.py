@@ -7,15 +7,13 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Literal, Self, TextIO, cast
+from typing import Any, Self, TextIO, cast
 
-from troupe.config import printable
+from troupe.config import Mode, printable
 from troupe.runs.evaluate.scores import Tally
 from troupe.runs.report.panel import NotebookPanel, TerminalPanel, TextOutput, in_notebook
 from troupe.runs.report.words import Limits, View, training_return
-from troupe.text import format_return, wrapped
-
-Mode = Literal["auto", "plain", "quiet", "silent"]
+from troupe.text import format_return, format_speed, wrapped
 
 ROW_SECONDS = 2.0, 30.0  # pause between plain rows: at first, and at most
 COLUMN_WIDTHS = 6, 12, 9, 10, 8, 10, 5  # with 18 for the bottleneck a row has 80 characters
@@ -148,7 +146,7 @@ class _Rows(TextOutput):
             "steps": f"{row['steps']:,}",
             "training": training_return(row),
             "best eval": format_return(view.best),
-            "steps/s": f"{row.get('steps_per_s', 0):,.0f}" if row["seconds"] >= SPEED_SECONDS else "-",
+            "steps/s": format_speed(row.get("steps_per_s") if row["seconds"] >= SPEED_SECONDS else None),
             "queue": f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
             "lag": f"{row.get('lag_mean', 0):.1f}",
         }

@@ -18,6 +18,7 @@ from troupe.runs.report.plots import plot_runs
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import check_free, unwritable
 from troupe.runs.store.metrics import to_json
+from troupe.text import counted
 
 FILE = "series.json"
 MOST_NAMED = 10  # of the runs that are not done, those of one variant and state together
@@ -53,6 +54,12 @@ def begin(folder: Path, asked: Mapping[str, Any], members: Sequence[Member]) -> 
                     f"'{folder}' holds runs with {_given(name, before.asked)}, not {_given(name, asked)}: "
                     f"repeat the command that began them, or name another {option}"
                 )
+        named = {each.folder for each in members}
+        if lost := [each.folder for each in before.members if each.folder not in named]:
+            raise UsageError(
+                f"'{folder}' holds {counted(len(lost), 'run')} more than are asked for, such as {lost[0]}: "
+                f"ask for them, too, or name another {option}"
+            )
     elif taken := next((folder / each.folder for each in members if (folder / each.folder).exists()), None):
         raise UsageError(f"'{taken}' exists already; name another {option}")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from troupe.runs.report.words import View, bottleneck_words, part_name, progress, time_left, training_return
 from troupe.runs.store.curve_descriptions import stage_name
-from troupe.text import format_duration, format_return
+from troupe.text import format_duration, format_return, format_speed
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -133,8 +133,9 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
             named.append(Text.assemble("" if named else "time: ", (words, colour)))
             charted.append((shares[stage], glyph, colour))
         grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
-    speed = f"{row.get('updates_per_s', 0):,.0f} updates/s  {row.get('episodes', 0):,} episodes so far"
-    grid.add_row("speed", f"{row.get('steps_per_s', 0):,.0f} steps/s", speed)
+    updates = f"{format_speed(row.get('updates_per_s'))} updates/s"
+    speed = f"{format_speed(row.get('steps_per_s'))} steps/s"
+    grid.add_row("speed", speed, f"{updates}  {row.get('episodes', 0):,} episodes so far")
     limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
     title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, view.limits)} ", "bold")
     return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)

@@ -31,7 +31,7 @@ class Reporter:
         self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
         self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
         self._shares: dict[str, dict[str, float]] = {}
-        self._pace: Row = {}
+        self._pace: Row = {"steps_per_s": None, "updates_per_s": None}
         self._per_1000_steps: float | None = None
         self._learned: dict[str, float | None] = {**dict.fromkeys(_LEARNED), "epsilon": 0.0}
 
@@ -54,10 +54,12 @@ class Reporter:
         epsilon = {"epsilon": self._learned["epsilon"]}  # stays what it was until there are new steps
         self._learned = dict.fromkeys(self._learned) | epsilon | means_of(topology.progress.metrics.take())
         self._read_watches()
-        if not self._pace or self._is_time(seconds - self._seconds):
-            self._pace = self._measure_pace(max(seconds - self._seconds, 1e-9))
+        if self._is_time(seconds - self._seconds):
+            self._pace = self._speeds(seconds - self._seconds) | self._measure_shares()
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
             self._version = topology.master.version
+        elif self._pace["steps_per_s"] is None:  # the first has not been measured yet
+            self._pace |= self._measure_shares()
         return {
             "kind": "report",
             "wall": time.time(),
@@ -90,21 +92,23 @@ class Reporter:
         batches = self._topology.master.version - self._version
         return elapsed >= (_SHORTEST_SECONDS if batches >= _FEWEST_BATCHES else _LONGEST_SECONDS)
 
-    def _measure_pace(self, elapsed: float) -> Row:
-        """Speeds and shares of time since the last measurement."""
+    def _speeds(self, elapsed: float) -> Row:
+        """Since the last measurement."""
         counts = self._topology.progress.counts
+        return {
+            "steps_per_s": (counts.steps - self._steps) / elapsed,
+            "updates_per_s": (counts.updates - self._updates) / elapsed,
+        }
+
+    def _measure_shares(self) -> Row:
+        """Shares of time since the last measurement."""
         for part, spent in self._spent.items():
             before = self._spent_before.get(part, {})
             new = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
             if sum(new.values()) > 0 or part not in self._shares:
                 self._shares[part] = shares_of(new)
             self._spent_before[part] = spent.copy()
-        return {
-            "steps_per_s": (counts.steps - self._steps) / elapsed,
-            "updates_per_s": (counts.updates - self._updates) / elapsed,
-            "shares": self._shares.copy(),
-            "bottleneck": bottleneck(self._shares),
-        }
+        return {"shares": self._shares.copy(), "bottleneck": bottleneck(self._shares)}
 
     def _read_watches(self) -> None:
         """Adds up the time that each kind of part has spent, without pauses. Actors in processes report theirs with

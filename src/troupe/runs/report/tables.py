@@ -8,19 +8,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from troupe.config import UsageError, did_you_mean
+from troupe.config import UsageError, checked, did_you_mean
 from troupe.extras import need
 from troupe.runs.report.curves import read_rows
 from troupe.runs.report.labels import read_settings
 from troupe.safe_files import output_file, writing
 
-Path_ = str | os.PathLike[str]
 Kind = Literal["report", "evaluation", "collapse", "gap"]
 KINDS = ("report", "evaluation", "collapse", "gap")
 FORMATS = (".csv", ".parquet")
+_ABOUT = ("run", "environment", "preset", "seed")  # the first columns
 
 
-def read_metrics(*runs: Path_, kind: Kind = "report", frame: Literal["numpy", "pandas", "polars"] = "numpy") -> Any:
+@checked
+def read_metrics(
+    *runs: str | os.PathLike[str], kind: Kind = "report", frame: Literal["numpy", "pandas", "polars"] = "numpy"
+) -> Any:
     """The rows of `kind` (docs/metrics.md) of run directories, or of all runs in folders of them, as columns.
 
     A dict of NumPy arrays, or a DataFrame of pandas or polars where `frame` asks for one. The first columns are `run`,
@@ -34,8 +37,11 @@ def read_metrics(*runs: Path_, kind: Kind = "report", frame: Literal["numpy", "p
         raise UsageError(f"kind = {kind!r}: expected one of {', '.join(KINDS)}{did_you_mean(str(kind), KINDS)}")
     if not runs:
         raise UsageError("no runs to read: name at least one run directory or folder of runs")
-    rows = [row for folder in runs for run in runs_in(Path(folder)) for row in _rows(run, kind)]
-    names = dict.fromkeys(name for row in rows for name in row)
+    found: dict[Path, Path] = {}  # each run once, as it was first named
+    for run in (run for folder in runs for run in runs_in(Path(folder))):
+        found.setdefault(run.resolve(), run)
+    rows = [row for run in found.values() for row in _rows(run, kind)]
+    names = dict.fromkeys([*_ABOUT, *(name for row in rows for name in row)])
     columns = {name: _column([row.get(name) for row in rows]) for name in names}
     if frame == "pandas":
         need("pandas")
@@ -59,6 +65,8 @@ def write_metrics(runs: list[Path], file: Path, kind: Kind) -> int:
         need("parquet")
     with output_file(file, FORMATS) as unfinished:
         columns = read_metrics(*runs, kind=kind)
+        if not len(columns["run"]):
+            raise UsageError(f"cannot write {file}: no row of kind {kind} in {', '.join(map(str, runs))}")
         with writing(file):
             if file.suffix.lower() == ".parquet":
                 import pyarrow
@@ -68,7 +76,7 @@ def write_metrics(runs: list[Path], file: Path, kind: Kind) -> int:
                 parquet.write_table(pyarrow.table(arrays), unfinished)
             else:
                 _write_csv(columns, unfinished)
-    return len(next(iter(columns.values()), []))
+    return len(columns["run"])
 
 
 def runs_in(folder: Path) -> list[Path]:
@@ -88,8 +96,8 @@ def runs_in(folder: Path) -> list[Path]:
 
 def _rows(run: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     settings = read_settings(run)
-    about = {"run": str(run), "environment": settings.get("env.id", ""), "preset": settings.get("preset", "")}
-    about["seed"] = settings.get("seed", -1)
+    values = str(run), settings.get("env.id", ""), settings.get("preset", ""), settings.get("seed", -1)
+    about = dict(zip(_ABOUT, values, strict=True))
     for row in read_rows(run):
         if row.get("kind") == kind:
             yield about | dict(_flat({name: value for name, value in row.items() if name != "kind"}))

@@ -28,7 +28,8 @@ MAX_DELAY_SECONDS = 1.0  # behind real time; the time lost in a longer pause is 
 
 
 class PlayingAgent(Protocol):
-    """What plays; `Agent` is one. `mask=` is passed if the environment gives a mask of allowed actions."""
+    """What plays; `Agent` is one. `mask=` is passed if the environment gives a mask of allowed actions, unless the
+    agent says by `reads_masks` that it takes none."""
 
     def act(self, observation: Any, *, mask: Any = ...) -> Any: ...
 
@@ -119,6 +120,7 @@ def play(
     env, camera = rendered.env, rendered.camera
     recurrent = agent if isinstance(agent, RecurrentAgent) else None
     chooser = agent if isinstance(agent, ChoosingAgent) else None
+    takes_masks = getattr(agent, "reads_masks", True)
     for episode in range(episodes):
         with user_code():
             observation, info = env.reset(seed=seed if episode == 0 else None)
@@ -129,7 +131,7 @@ def play(
         episode_return, step, ended, reward = 0.0, 0, False, 0.0
         while True:
             seconds = camera.frame / rendered.fps
-            given = {"mask": info[MASK]} if MASK in info and not ended else {}
+            given = {"mask": info[MASK]} if takes_masks and MASK in info and not ended else {}
             if recurrent and recurrent.reads_rewards:
                 given["reward"] = reward
             probabilities, value = agent.distribution(observation, **given)

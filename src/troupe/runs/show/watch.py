@@ -11,6 +11,7 @@ import gymnasium as gym
 
 from troupe import safe_files
 from troupe.agent import environment_of, load_with_code
+from troupe.config import checked
 from troupe.environments import quiet_gymnasium
 from troupe.networks.custom import AnyNetwork
 from troupe.runs.show import window
@@ -20,6 +21,7 @@ from troupe.runs.show.window import show_window
 from troupe.torch_threads import one_torch_thread
 
 
+@checked
 def watch(
     run: str | os.PathLike[str],
     *,

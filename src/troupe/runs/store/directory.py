@@ -34,6 +34,12 @@ def check_free(path: Path) -> None:
         raise UsageError(f"'{path}' is a file; {hints.option('run-dir')} names a directory")
 
 
+def check_empty(folder: Path) -> None:
+    """Raises UsageError for a folder that holds anything but a lock."""
+    if folder.is_dir() and any(each.name != LOCK for each in folder.iterdir()):
+        raise UsageError(f"'{folder}' is not empty; name another {hints.option('run-dir')}")
+
+
 def runs_inside(folder: Path) -> str:
     """'; it holds runs: ...' for a folder of runs (train --seeds, compare) that was mistaken for a run; or nothing."""
     found = sorted(file.parent for pattern in ("*", "*/*") for file in folder.glob(f"{pattern}/config.toml"))

@@ -63,7 +63,7 @@ class MetricsLog:
 
     def resume(self, steps: int, seconds: float) -> None:
         """The run is resumed from there: a row of kind "gap" marks earlier steps for which nothing was written."""
-        last = next((row for row in reversed(read_metrics(self._run)) if _is_report(row)), {"steps": 0, "seconds": 0.0})
+        last = next((row for row in reversed(read_log(self._run)) if _is_report(row)), {"steps": 0, "seconds": 0.0})
         unreported = seconds - last["seconds"]
         if last["steps"] < steps and (self._cut or unreported > _UNREPORTED_SECONDS):
             span = {f"from_{name}": last[name] for name in ("seconds", "steps")} | {"seconds": seconds, "steps": steps}
@@ -140,7 +140,7 @@ class MetricsLog:
             data = data[self._lines.write(data) :]
 
 
-def read_metrics(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_log(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The rows of a run's metrics.jsonl. Lines that a crash left incomplete are skipped."""
     run = Path(run)
     file = run / "metrics.jsonl"
