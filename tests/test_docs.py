@@ -99,7 +99,9 @@ def test_the_python_of_a_page_can_be_read(page: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # a dozen commands, beside another test
-@pytest.mark.parametrize("name", ["tutorial", "memory", "continuous-actions", "sparse-rewards", "tuning", "deployment"])
+@pytest.mark.parametrize(
+    "name", ["../README", "tutorial", "memory", "continuous-actions", "sparse-rewards", "tuning", "deployment"]
+)
 def test_a_page_does_what_it_says(name: str, tmp_path: Path):
     """Its blocks are run in their order. One that begins with `# FILE.py` is that file; of the shell's lines those of
     troupe and Python are run, and not the installation."""
