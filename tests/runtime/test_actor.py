@@ -12,14 +12,15 @@ import torch
 from helpers.rollouts import check
 from troupe.config.settings import Environment, Network
 from troupe.environments import find
+from troupe.environments.actions import Actions
 from troupe.environments.stepping import pool
 from troupe.environments.stepping.vector import EnvironmentFailed, Transition
 from troupe.networks.actor_critic import build
 from troupe.runs.evaluate.evaluation import Evaluator
-from troupe.runtime.acting.actor import Actor, EpisodeCounter
+from troupe.runtime.acting.actor import Actor, EpisodeCounter, PastReturn, StateTracker
 from troupe.runtime.acting.inference import InferenceOutput
 from troupe.runtime.data.rollout import ROWS, RolloutSpec, allocate, columns
-from troupe.runtime.execution.gate import Closed
+from troupe.runtime.execution.gate import Closed, Retired
 from troupe.runtime.execution.hang_detector import HangDetector
 from troupe.runtime.learning.learner import Rewards, to_batch
 from troupe.runtime.progress import Episode, Progress
@@ -469,3 +470,195 @@ def test_a_batch_hangs_only_where_one_of_its_environments_does(monkeypatch, play
     assert len(hung) >= 32 * 50
     assert any(hung) == (hang_seconds < 5)
     assert pulse[0] == 0.0
+
+
+# Where an actor's time goes, and what ends it
+
+
+class Ticking(ScriptedVector):
+    """Every call takes its own time of a clock: a delay 1 s, a send 10, a receive 100, of which 30 are computed."""
+
+    def __init__(self, *given, clock, **more):
+        super().__init__(*given, **more)
+        self.clock = clock
+
+    def delay(self):
+        self.clock.now += 1
+
+    def send(self, action):
+        super().send(action)
+        self.clock.now += 10
+
+    def receive(self):
+        self.clock.now += 100
+        self.clock.computed += 30
+        return super().receive()
+
+
+class Thinking(CountingInference):
+    def __init__(self, calls, clock):
+        super().__init__(calls)
+        self.clock = clock
+
+    def act(self, *given):
+        self.clock.now += 1000
+        return super().act(*given)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = SimpleNamespace(now=1e6, computed=0.0)
+    given = SimpleNamespace(
+        perf_counter=lambda: clock.now, monotonic=lambda: clock.now, process_time=lambda: clock.computed
+    )
+    monkeypatch.setattr("troupe.runtime.progress.time", given)
+    monkeypatch.setattr("troupe.runtime.acting.actor.time", given)
+    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: 0.0)
+    return clock
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_second_of_an_actor_is_counted_for_what_it_was_spent_on(clock, alone):
+    """Alone in its process it can tell what its environment waited for from what it computed."""
+    parts, inference = [Ticking("A", 2, [], clock=clock)], Thinking([], clock)
+    actor = Actor(parts, inference, lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1), alone=alone)
+    assert inference.watch is actor.watch
+    actor.collect(allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 3, 2)))
+    environment = {"env": 90.0, "env_wait": 210.0} if alone else {"env": 300.0}
+    assert actor.watch.stage == "other"
+    assert {name: each for name, each in actor.watch.seconds.items() if each} == {
+        "delay": 3.0, "act": 3030.0, **environment,
+    }  # fmt: skip
+
+
+def test_an_environment_that_computes_in_many_threads_waits_for_nothing(clock):
+    class Parallel(Ticking):
+        def receive(self):
+            self.clock.computed += 500
+            return super().receive()
+
+    parts = [Parallel("A", 2, [], clock=clock)]
+    actor = Actor(
+        parts, Thinking([], clock), lambda _: 0.0, Progress(), np.random.SeedSequence(1), np.zeros(1), alone=True
+    )
+    actor.collect(allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 1, 2)))
+    assert actor.watch.seconds["env"] == 100.0
+    assert not actor.watch.seconds.get("env_wait")
+
+
+def test_while_an_environment_is_asked_the_pulse_is_the_time(clock):
+    pulse, seen = np.zeros(1), []
+
+    class Looks(ScriptedVector):
+        def reset(self, seeds):
+            seen.append(float(pulse[0]))
+            return super().reset(seeds)
+
+        def receive(self):
+            clock.now += 1
+            seen.append(float(self.pulse[0]))
+            return super().receive()
+
+    actor = Actor(
+        [Looks("A", 1, [])], CountingInference([]), lambda _: 0.0, Progress(), np.random.SeedSequence(1), pulse
+    )
+    assert pulse[0] == 0.0
+    actor.collect(allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 2, 1)))
+    assert seen == [1e6, 1e6, 1e6 + 1]
+    assert pulse[0] == 0.0
+
+
+def test_an_actor_that_was_replaced_ends_when_its_environment_answers():
+    made = collected((2,), 2)
+    made.actor.retire()
+    again = allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 2, 2))
+    with pytest.raises(Retired):
+        made.actor.collect(again)
+    assert made.calls.count("receive A") == 3
+
+
+def test_what_was_played_is_counted_with_its_rewards_and_its_epsilon(stage, counting):
+    staged = stage(counting, epsilon=lambda played: 0.25)
+    rollout = staged.collect(7)
+    assert staged.progress.take_reward() == (rollout.reward.sum(), rollout.steps)
+    assert staged.progress.metrics.take()["epsilon"] == [0.25 * rollout.steps, rollout.steps]
+    assert rollout.pulls == [(0, 0)]
+    staged.publish()
+    assert staged.collect(7).pulls == [(1, rollout.steps)]
+
+
+def test_notices_of_environments_reach_the_run():
+    calls: list[str] = []
+    vector, progress = ScriptedVector("A", 1, calls), Progress()
+    vector.notices = {"mask": "masks are ignored"}
+    actor = Actor([vector], CountingInference(calls), lambda _: 0.0, progress, np.random.SeedSequence(1), np.zeros(1))
+    actor.collect(allocate(RolloutSpec(gym.spaces.Box(-1e6, 1e6, (2,), np.float32), 1, 1)))
+    assert list(progress.notices) == ["masks are ignored"]
+
+
+# What is saved of it, and a new beginning
+
+
+def test_only_one_group_with_a_network_of_its_own_can_be_saved(stage, counting):
+    assert stage(counting, (1, 1)).actor.state() is None
+    assert collected((2,), 1).actor._groups[0].environment.count == 2
+    scripted = collected((2,), 1)
+    scripted.parts[0].state = lambda: {"a": 1}
+    assert scripted.actor.state() is None  # its inference is none that can be saved
+
+
+def test_lent_environments_begin_anew_and_nothing_of_the_old_episodes_is_left(stage, counting):
+    staged = stage(lambda: counting([(6, "terminated")]), environments=2)
+    staged.actor._past = PastReturn(2, 0.5)
+    first = staged.collect(4)
+    assert staged.actor.lend() is staged.actor._groups[0].environment
+    staged.actor.begin_anew()
+    seeds = [environment.seeds[-1] for environment in staged.environments]
+    assert None not in {*seeds}
+    assert {*seeds}.isdisjoint(seed for environment in staged.environments for seed in environment.seeds[:-1])
+    rollout = staged.collect(7)
+    assert rollout.first[0].all()
+    assert rollout.valid[:6].all()
+    assert (rollout.obs[0, :, 0] == first.obs[-1, :, 0] + 1).all()
+    (one, other) = staged.progress.take_episodes()
+    assert one.length == other.length == 6
+    assert {one.total, other.total} == set(rollout.reward.sum(0).tolist())
+    assert (rollout.past_return[0] == rollout.reward[0]).all()
+
+
+def test_past_returns_are_discounted_sums_that_end_with_their_episodes(blank):
+    """Rewards 1, 2, 4, and a reset row, and 8, across two rollouts, with gamma 0.5."""
+    past, first, second = PastReturn(1, 0.5), blank(2, reward=[[1.0], [2.0]]), blank(3, reward=[[4.0], [0.0], [8.0]])
+    second.terminated[0], second.valid[1] = True, False
+    past.write(first)
+    past.write(second)
+    assert first.past_return[:, 0].tolist() == [1.0, 2.5]
+    assert second.past_return[:, 0].tolist() == [5.25, 0.0, 8.0]
+    cut = blank(2, reward=[[3.0], [0.0]], truncated=[[True], [False]])
+    past.write(cut)
+    assert cut.past_return[:, 0].tolist() == [7.0, 0.0]
+
+
+def test_the_memory_of_an_actor_is_restored_with_its_last_action_and_reward(blank):
+    def tracker():
+        return StateTracker(2, 3, Actions(gym.spaces.Discrete(4)))
+
+    rollout = allocate(RolloutSpec(gym.spaces.Box(-1, 1, (1,), np.float32), 2, 2, state_size=3))
+    rollout.action[-1], rollout.reward[-1] = [3, 1], [0.5, -2.0]
+    one, other = tracker(), tracker()
+    one.update(np.arange(6, dtype=np.float32).reshape(2, 3), slice(None))
+    one.end(rollout)
+    kept = one.state()
+    one.update(np.zeros((1, 3), np.float32), slice(0, 1))
+    other.restore(kept)
+    following = allocate(RolloutSpec(gym.spaces.Box(-1, 1, (1,), np.float32), 2, 2, state_size=3))
+    other.begin(following)
+    assert following.initial_state.tolist() == [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]
+    assert following.initial_action.tolist() == [3, 1]
+    assert following.initial_reward.tolist() == [0.5, -2.0]
+    read = other.before(following, 0, slice(1, 2))
+    assert [each.tolist() for each in read] == [[[3.0, 4.0, 5.0]], [False], [1], [-2.0]]
+    following.action[0], following.reward[0], following.first[1] = [2, 0], [7.0, 9.0], [True, False]
+    read = other.before(following, 1, slice(0, 1))
+    assert [each.tolist() for each in read] == [[[0.0, 1.0, 2.0]], [True], [2], [7.0]]
+    assert read.last_reward.dtype == torch.float32

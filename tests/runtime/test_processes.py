@@ -1,11 +1,17 @@
 """Actors in processes: they play what they would play in threads, and need nothing that a script must provide."""
 
+import errno
 import multiprocessing
+import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,8 +22,15 @@ from torch import nn
 import troupe
 from helpers import PATIENCE_SECONDS
 from troupe import UsageError
+from troupe.config import TroupeError
 from troupe.runtime.data.rollout import FIELDS
+from troupe.runtime.data.shared_memory import Block
+from troupe.runtime.execution import processes
+from troupe.runtime.execution.gate import Closed, Gate
+from troupe.runtime.execution.process_child import NOTHING, Report, decode_request, encode, run_actor
+from troupe.runtime.execution.processes import ActorFailed, ActorLost, ActorProcess
 from troupe.runtime.execution.supervisor import Supervisor
+from troupe.runtime.progress import Counts, Delta, Lag
 
 SMALL = {
     "topology": "async", "network.hidden": (8,), "actor.count": 2, "actor.environments": 3, "actor.rollout_steps": 7,
@@ -243,3 +256,230 @@ def test_a_script_needs_no_main_guard_and_is_read_once(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "read\nsteps [5, 5]\n"
     assert Path(tmp_path / "run" / "summary.json").exists()
+
+
+# The run's side, with a process that the test plays
+
+
+class Played:
+    """What `multiprocessing` would start. The test has its end of the pipe, and says how it ended."""
+
+    def __init__(self, pid: int = 2**22 + 1):  # there is no such process
+        self.alive, self.exitcode, self.pid = True, None, pid
+        self.calls: list[str] = []
+        self.fails: BaseException | None = None
+        self.ready = True
+
+    def Pipe(self, duplex: bool = True) -> Any:  # noqa: N802
+        return multiprocessing.Pipe(duplex)
+
+    def Process(self, target: Any, args: Any, name: str, daemon: bool) -> "Played":  # noqa: N802
+        self.target, self.args, self.name, self.daemon = target, args, name, daemon
+        return self
+
+    def start(self) -> None:
+        if self.fails:
+            raise self.fails
+        self.end = Connection(os.dup(self.args[0].fileno()))
+        if self.ready:
+            self.report(Report(-1, NOTHING))
+
+    def report(self, report: Report) -> None:
+        self.end.send_bytes(encode(report))
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+    def join(self, seconds: float) -> None:
+        self.calls.append("join")
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """An actor's process, number 1, that has started, and what the test plays for it."""
+    for name in ("_POLL_SECONDS", "_GRACE_SECONDS", "_CLOSE_SECONDS", "_STACK_SECONDS"):
+        monkeypatch.setattr(processes, name, 0.005)
+    played = Played()
+    monkeypatch.setattr(processes, "process_context", lambda: played)
+    monkeypatch.setattr(processes.os, "killpg", lambda pid, number: played.calls.append(f"group {pid}"))
+    ask = os.kill  # with the signal 0 it only says whether there is such a process
+    monkeypatch.setattr(processes.os, "kill", lambda pid, number: ask(pid, 0))
+    source = SimpleNamespace(value=SimpleNamespace(id="Game-v1"))
+    buffers = SimpleNamespace(block="the block", slots=6)
+    made = ActorProcess(
+        SimpleNamespace(number=1, source=source), buffers, Gate(), Block({"pulse": ((2,), np.float64)}, shared=False)
+    )
+    yield SimpleNamespace(actor=made, played=played, gate=made._gate, pulses=made._pulses)
+    made.close()
+
+
+def slot(number: int) -> Any:
+    return SimpleNamespace(slot=number, pulls=[])
+
+
+def test_a_process_is_started_with_all_that_it_needs_and_has_the_actors_name(process, monkeypatch):
+    monkeypatch.setenv("TROUPE_TEST", "here")
+    process.actor.generation = 4
+    process.actor.start(0.0)
+    played = process.played
+    assert (played.target, played.name, played.daemon) == (run_actor, "actor-1", True)
+    _, _, plan, block, slots, switches, pulses, generation, variables = played.args
+    assert plan is process.actor._plan
+    assert (block, slots, switches, pulses) == ("the block", 6, process.gate.switches, process.pulses)
+    assert (generation, variables["TROUPE_TEST"]) == (4, "here")
+
+
+def test_a_slot_is_asked_for_with_the_counts_and_comes_back_with_what_was_counted(process):
+    process.actor.start(0.0)
+    assert process.actor.wants_more
+    process.actor.request(first := slot(5), Counts(steps=7, played=11, updates=13))
+    assert process.actor.wants_more
+    process.actor.request(second := slot(2), Counts())
+    assert not process.actor.wants_more
+    request = decode_request(process.played.end.recv_bytes())
+    assert (request.slot, request.steps, request.played, request.updates) == (5, 7, 11, 13)
+    delta = Delta(Counts(played=9), [], Lag(), {})
+    process.played.report(Report(5, delta, [(3, 40)], {"env": 2.0}))
+    process.played.report(Report(2, NOTHING, [(4, 50)], {"env": 1.0}))
+    assert process.actor.receive(0.0) == (first, delta)
+    assert first.pulls == [(3, 40)]
+    assert process.actor.waiting == {2: second}
+    assert process.actor.receive(0.0)[0] is second
+    assert second.pulls == [(4, 50)]
+    assert process.actor.watch.seconds == {"env": 3.0}
+
+
+def test_what_an_actor_raised_is_raised_with_its_traceback(process):
+    process.actor.start(0.0)
+    process.played.report(Report(-1, NOTHING, error="ValueError: out of fuel", trace="line 7 of game.py"))
+    with pytest.raises(ActorFailed, match=r"^ValueError: out of fuel\n") as error:
+        process.actor.receive(0.0)
+    assert error.value.__notes__ == ["in the actor's process:\nline 7 of game.py"]
+
+
+@pytest.mark.parametrize(
+    ("status", "how"), [(3, "ended with status 3"), (-9, "was killed by SIGKILL"), (None, "stopped answering")]
+)
+@pytest.mark.parametrize("when", ["receive", "request"])
+def test_a_process_that_has_ended_is_lost_and_it_is_said_how(process, status, how, when):
+    process.actor.start(0.0)
+    process.played.exitcode = status
+    process.played.end.close()
+    process.played.args[0].close()  # the thread that has started it may not have come so far
+    call = process.actor.receive if when == "receive" else process.actor.request
+    with pytest.raises(ActorLost, match=f"^its process {how}$"):
+        call(*((0.0,) if when == "receive" else (slot(0), Counts())))
+    assert process.played.calls[0] == "join"  # else it may have no status yet
+
+
+def test_a_dead_process_is_lost_also_where_another_one_still_holds_its_pipe(process):
+    """Its environment's, for example. What it had sent before is fetched."""
+    process.actor.start(0.0)
+    process.played.alive, process.played.exitcode = False, 1
+    process.played.report(Report(-1, NOTHING))
+    assert process.actor.receive(0.0) == (None, NOTHING)
+    with pytest.raises(ActorLost, match="ended with status 1"):
+        process.actor.receive(0.0)
+
+
+def test_a_process_that_lives_is_not_lost_though_the_library_believes_it_dead(process):
+    """It believes that of all of them when the server that started them is gone."""
+    process.actor.start(0.0)
+    process.played.alive, process.played.pid = False, os.getpid()
+    answer = threading.Timer(0.05, lambda: process.played.report(Report(-1, NOTHING)))
+    answer.start()
+    assert process.actor.receive(0.0) == (None, NOTHING)
+    answer.join()
+
+
+@pytest.mark.parametrize("when", ["it waits", "its process has just ended"])
+def test_the_end_of_the_run_is_no_loss(process, when):
+    process.actor.start(0.0)
+    process.gate.stop()
+    if when != "it waits":
+        process.played.end.close()
+    with pytest.raises(Closed):
+        process.actor.receive(0.0)
+
+
+def test_an_environment_that_does_not_answer_costs_the_process_and_is_named(process):
+    process.actor.start(0.0)
+    process.pulses["pulse"][:] = 0.0, 5.0
+    with pytest.raises(ActorLost, match=r"^environment Game-v1 has not answered for 0\.02 s"):
+        process.actor.receive(0.02)
+    assert "kill" in process.played.calls
+
+
+def test_the_stack_of_an_environment_that_hangs_is_asked_for_and_reported(process, monkeypatch):
+    sent = []
+
+    def kill(pid, number):
+        sent.append((pid, number))
+        if number == signal.SIGUSR1:
+            stack = b'Thread 0x7 (most recent call first):\n  File "game.py", line 3 in step\n'
+            os.write(process.actor_stacks, stack)
+
+    monkeypatch.setattr(processes.os, "kill", kill)
+    monkeypatch.setattr(processes.os, "killpg", lambda pid, number: sent.append((pid, number)))
+    monkeypatch.setattr(processes, "_STACK_SECONDS", 5.0)
+    process.played.start = lambda start=process.played.start: (
+        setattr(process, "actor_stacks", os.dup(process.played.args[1].fileno())), start(),
+    )  # fmt: skip
+    process.actor.start(0.0)
+    process.played.pid = 77
+    process.pulses["pulse"][1] = 5.0
+    with pytest.raises(ActorLost) as lost:
+        process.actor.receive(0.02)
+    assert str(lost.value).splitlines()[1:] == ['    File "game.py", line 3 in step']
+    assert sent == [(77, signal.SIGUSR1), (77, signal.SIGKILL)]
+    os.close(process.actor_stacks)
+
+
+def test_closing_ends_the_process_in_order_or_by_force_and_its_pulse(process):
+    process.actor.start(0.0)
+    process.pulses["pulse"][:] = 3.0, 5.0
+    process.played.pid = 77
+    process.actor.close()
+    with pytest.raises((EOFError, OSError)):
+        process.played.end.recv_bytes()
+    assert process.played.calls == ["join", "kill", "group 77", "join"]
+    assert process.pulses["pulse"].tolist() == [3.0, 0.0]
+    process.actor.close()  # twice is no harm
+    assert len(process.played.calls) == 4
+
+
+@pytest.mark.parametrize(
+    ("fails", "raises", "says"),
+    [
+        (
+            OSError(errno.EMFILE, "Too many open files"),
+            TroupeError,
+            "raise the limit .ulimit -n., or lower actor.count",
+        ),
+        (
+            OSError(errno.ENFILE, "Too many open files"),
+            TroupeError,
+            "raise the limit .ulimit -n., or lower actor.count",
+        ),
+        (OSError(errno.ENOMEM, "Out of memory"), OSError, "Out of memory"),
+        (EOFError(), ActorLost, "^the server that starts its process is gone$"),
+        (ConnectionResetError(), ActorLost, "^the server that starts its process is gone$"),
+    ],
+    ids=["files", "files of all", "memory", "server", "connection"],
+)
+def test_what_keeps_a_process_from_starting_is_said(process, fails, raises, says):
+    process.played.fails = fails
+    with pytest.raises(raises, match=says):
+        process.actor.start(0.0)
+
+
+def test_a_run_can_end_while_the_server_is_still_starting(process):
+    started = threading.Event()
+    process.played.start = lambda: started.wait(PATIENCE_SECONDS)
+    process.gate.stop()
+    with pytest.raises(Closed):
+        process.actor.start(0.0)
+    started.set()

@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from helpers import PATIENCE_SECONDS
 from helpers.parts import Descent
 from troupe.algorithm.optimizers import Adam
-from troupe.config import TrainConfig, build
+from troupe.config import TrainConfig, TroupeError, build
 from troupe.environments import EnvironmentSource
 from troupe.networks import actor_critic
 from troupe.networks.flat import FlatWeights
@@ -281,6 +282,204 @@ def test_a_silent_rank_is_lost(monkeypatch):
     assert watch.failure.part == "rank 1"
     assert "no sign of life" in str(watch.failure.error)
     assert not watch.stop(PATIENCE_SECONDS)
+
+
+# One rank alone: what it sends, and what it makes of silence
+
+
+class Done:
+    """An operation of ranks that all have ended, or whose connection is broken."""
+
+    def __init__(self, error: str = ""):
+        self.error = error
+
+    def wait(self, timeout: Any = None) -> None:
+        if self.error:
+            raise RuntimeError(self.error)
+
+    def is_completed(self) -> bool:
+        return True
+
+
+def alone(rank: int = 0, store: Any = None, size: int = 2, ended: Any = None, error: str = "") -> RankGroup:
+    names, more = [f"rank {number}" for number in range(size)], {} if ended is None else {"ended": ended}
+    return RankGroup(
+        store or dist.HashStore(), lambda _: Done(error), lambda _: Done(error), rank, names, ["a note"], **more
+    )
+
+
+def failure_of(group: RankGroup) -> Any:
+    watch = supervised(group, Progress())
+    assert watch.wait(PATIENCE_SECONDS)
+    assert not watch.stop(PATIENCE_SECONDS)
+    assert group.lost
+    return watch.failure
+
+
+class Broken:
+    """A store whose process has ended."""
+
+    def check(self, *_: Any) -> bool:
+        raise RuntimeError("Broken pipe")
+
+    get = set = check
+
+
+def test_a_rank_knows_its_number_its_names_and_what_there_is_to_say():
+    group = alone(1, size=3)
+    assert (group.rank, group.size, group.names, list(group.notes)) == (
+        1,
+        3,
+        ["rank 0", "rank 1", "rank 2"],
+        ["a note"],
+    )
+    assert (Alone().rank, Alone().size, list(Alone().notes)) == (0, 1, [])
+    assert not group.ended_in_order
+    assert not group.lost
+
+
+def test_the_others_begin_with_what_rank_0_sends_or_end_with_it():
+    store = dist.HashStore()
+    alone(0, store).send_start(b"begin")
+    assert alone(1, store).receive_start() == b"begin"
+    ended = dist.HashStore()
+    alone(0, ended).wake()
+    assert alone(1, ended).receive_start() is None
+    with pytest.raises(TroupeError, match=r"^the connection to rank 0 broke: RuntimeError: Broken pipe$"):
+        alone(1, Broken()).receive_start()
+
+
+def test_only_rank_0_ends_the_others():
+    store = dist.HashStore()
+    alone(1, store).wake()
+    assert not store.check(["end"])
+    alone(0, store).wake()
+    assert store.check(["end"])
+    alone(0, Broken()).wake()  # nobody is left to hear it
+
+
+def test_a_mean_goes_by_the_rows_of_all_and_is_nothing_where_nobody_has_any():
+    ranks = groups()
+    values = torch.tensor([1.0, 2.0]), torch.tensor([5.0, 10.0])
+    for rows, expected in (((3, 1), [2.0, 4.0]), ((0, 2), [5.0, 10.0]), ((0, 0), [0.0, 0.0])):
+        given = zip(ranks, values, rows, strict=True)
+        means = together([lambda g=g, v=v, n=n: g.mean(v, n) for g, v, n in given])
+        assert [each.tolist() for each in means] == [expected] * 2
+
+
+def test_everybody_has_all_parts_once_they_are_gathered():
+    ranks, parts = groups(3), [torch.full((3, 2), 10.0 * rank) for rank in range(3)]
+    together([lambda g=g, p=p: g.gather(p) for g, p in zip(ranks, parts, strict=True)])
+    assert all(each.tolist() == [[0.0, 0.0], [10.0, 10.0], [20.0, 20.0]] for each in parts)
+
+
+def test_first_weights_that_were_followed_ahead_of_time_are_not_waited_for_again():
+    of, ranks = config(), groups()
+    masters = [learner(of, group, Adam)[1] for group in ranks]
+    masters[0].vector.add_(1.0)
+    pairs = list(zip(ranks, masters, strict=True))
+    together([lambda g=g, m=m: g.follow_first(m) for g, m in pairs])
+    assert torch.equal(masters[0].vector, masters[1].vector)
+    for group, master in pairs:
+        group.follow(master)  # one after the other: neither waits
+    masters[0].roll_back(masters[0].vector + 1.0, 0.5)
+    together([lambda g=g, m=m: g.follow(m) for g, m in pairs])
+    assert torch.equal(masters[0].vector, masters[1].vector)
+
+
+def test_a_rank_whose_process_has_ended_is_named_with_how():
+    failure = failure_of(alone(ended=lambda rank: f"process {rank} was killed by SIGKILL"))
+    assert (failure.part, str(failure.error)) == ("rank 1", "process 1 was killed by SIGKILL")
+
+
+def test_what_a_rank_reported_before_its_process_ended_is_the_reason(monkeypatch):
+    monkeypatch.setattr("troupe.runtime.learning.rank_group._SILENT_SECONDS", 0.0)  # nobody will end the run
+    store = dist.HashStore()
+    alone(1, store).fail("actor-0: out of fuel", "the traceback")
+    monkeypatch.undo()
+    failure = failure_of(alone(0, store, ended=lambda _: "it ended"))
+    assert (failure.part, str(failure.error)) == ("rank 1", "actor-0: out of fuel")
+
+
+def test_a_rank_that_has_failed_waits_until_rank_0_has_ended_the_run():
+    store, over = dist.HashStore(), threading.Event()
+
+    def fail() -> None:
+        alone(1, store).fail("out of fuel")
+        over.set()
+
+    threading.Thread(target=fail, daemon=True).start()
+    wait_for(lambda: store.check(["failed/1"]))
+    assert not over.wait(0.02)
+    alone(0, store).wake()
+    assert over.wait(PATIENCE_SECONDS)
+
+
+def test_a_rank_whose_connection_to_rank_0_breaks_says_so():
+    failure = failure_of(alone(1, Broken()))
+    assert failure.part == "rank 0"
+    assert str(failure.error) == "the connection to it broke: RuntimeError: Broken pipe"
+
+
+def test_an_operation_that_breaks_is_closed_and_named_where_no_rank_turns_out_to_be_lost(monkeypatch):
+    monkeypatch.setattr("troupe.runtime.learning.rank_group._BROKEN_SECONDS", 0.001)
+    store, group, closed = dist.HashStore(), None, []
+    group = alone(0, store, error="Connection reset by peer")
+    group._wrong = lambda rank: None  # type: ignore[method-assign]
+
+    def learn() -> None:
+        try:
+            group.total(torch.ones(2))
+        except Closed:
+            closed.append(True)
+
+    thread = threading.Thread(target=learn, daemon=True)
+    thread.start()
+    wait_for(lambda: group._broken)
+    failure = failure_of(group)
+    assert failure.part == "the connection between learners"
+    assert str(failure.error) == "Connection reset by peer"
+    thread.join(PATIENCE_SECONDS)
+    assert closed == [True]
+
+
+def test_heartbeats_are_heard_in_order_and_nothing_is_left_in_the_store():
+    store = dist.HashStore()
+    ranks, progresses = [alone(rank, store) for rank in (0, 1)], [Progress(), Progress()]
+    for reward in (1.0, 2.0, 4.0):
+        progresses[1].play(1, [Episode(reward, 1)], reward)
+        ranks[1]._send(progresses[1])
+    ranks[0]._receive(1, progresses[0])
+    assert progresses[0].recent_returns() == [1.0, 2.0, 4.0]
+    assert progresses[0].take_reward()[0] == 7.0
+    assert progresses[0].counts == Counts(), "steps and episodes are added up by `count`"
+    assert not store.check(["beat/1/1"])
+    assert not store.check(["beat/1/3"])
+    seen = dict(ranks[1]._seen)
+    ranks[1]._receive(0, progresses[1])
+    assert ranks[1]._seen == seen, "it has not been heard of"
+    ranks[0]._send(progresses[0])
+    ranks[1]._receive(0, progresses[1])
+    assert ranks[1]._seen[0] < seen[0], "from then on its silence counts"
+
+
+def test_a_rank_may_take_its_time_to_start_and_is_lost_after_that(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("troupe.runtime.learning.rank_group.time", SimpleNamespace(monotonic=lambda: now[0]))
+    group, store = alone(0, store := dist.HashStore()), store
+    now[0] += 300.0
+    assert group._wrong(1) is None
+    alone(1, store)._send(Progress())
+    group._receive(1, Progress())
+    now[0] += 20.0
+    assert group._wrong(1) is None
+    now[0] += 1.0
+    assert str(group._wrong(1)) == "there has been no sign of life from it for 21 s"
+    group._broken = now[0], RuntimeError()
+    now[0] -= 17.0
+    assert str(group._wrong(1)) == "there has been no sign of life from it for 4 s"
+    now[0] -= 1.0
+    assert group._wrong(1) is None
 
 
 def wait_for(condition: Callable[[], object]) -> None:

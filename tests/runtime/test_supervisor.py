@@ -3,12 +3,14 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from helpers import PATIENCE_SECONDS
-from troupe.runtime.execution.gate import Closed, Gate
-from troupe.runtime.execution.supervisor import Supervisor
+from troupe.runtime.execution import supervisor as supervisor_module
+from troupe.runtime.execution.gate import Closed, Gate, Retired
+from troupe.runtime.execution.supervisor import Supervisor, idlest_core
 
 
 class Workers:
@@ -209,3 +211,117 @@ def test_leaving_the_with_block_stops_the_run_also_after_an_error():
         fails_outside()
     assert workers.gate.stopped
     assert workers.supervisor.stop(PATIENCE_SECONDS) == []
+
+
+def test_a_part_that_was_replaced_ends_and_the_run_goes_on(workers):
+    ended = threading.Event()
+
+    def retire() -> None:
+        ended.set()
+        raise Retired
+
+    workers.supervisor.start("actor-0", retire)
+    assert ended.wait(PATIENCE_SECONDS)
+    workers.both_have_played()
+    assert workers.supervisor.failure is None
+
+
+def test_a_part_that_is_closed_while_the_run_goes_on_has_failed(workers):
+    def close() -> None:
+        raise Closed("its queue is gone")
+
+    workers.supervisor.start("actor-0", close)
+    assert workers.supervisor.wait(PATIENCE_SECONDS)
+    assert workers.supervisor.failure.part == "actor-0"
+
+
+def test_a_wait_for_the_end_is_over_when_the_time_is_up(workers):
+    assert workers.supervisor.wait(0.01) is False
+
+
+def test_threads_have_their_names_and_keep_no_program_alive(workers):
+    mine = [thread for thread in threading.enumerate() if thread.name in workers.turns]
+    assert sorted(thread.name for thread in mine) == ["a", "b"]
+    assert all(thread.daemon for thread in mine)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_thread_runs_on_the_core_that_it_was_given_if_the_system_lets_it(monkeypatch, allowed):
+    asked, ran, over = [], threading.Event(), threading.Event()
+
+    def work():
+        ran.set()
+        over.wait(PATIENCE_SECONDS)
+
+    def set_affinity(pid, cores):
+        asked.append((pid, cores, threading.current_thread().name))
+        if not allowed:
+            raise PermissionError
+
+    monkeypatch.setattr(supervisor_module.os, "sched_setaffinity", set_affinity, raising=False)
+    supervisor = Supervisor(Gate(), lambda: None)
+    for name, core in (("anywhere", None), ("there", 3)):
+        supervisor.start(name, work, core)
+        assert ran.wait(PATIENCE_SECONDS)
+        ran.clear()
+    assert asked == [(0, {3}, "there")]
+    assert supervisor.failure is None
+    supervisor.end()
+    over.set()
+
+
+class Statistics:
+    """/proc/stat, as it is at each look."""
+
+    def __init__(self, *texts: str):
+        self.texts, self.asked = list(texts), []
+
+    def __call__(self, path: str) -> "Statistics":
+        self.asked.append(path)
+        return self
+
+    def read_text(self) -> str:
+        if not self.texts:
+            raise FileNotFoundError
+        return self.texts.pop(0)
+
+
+def ticks(*idle: int) -> str:
+    rows = [f"cpu{core} 10 20 30 {each} 5000 60 70 80 90 100" for core, each in enumerate(idle)]
+    return "\n".join(["cpu  10 20 30 999 5000 60 70 80 90 100", *rows, "intr 1 2 3 4 5", "ctxt 7"])
+
+
+@pytest.fixture
+def four_cores(monkeypatch):
+    """Of which this program may use 1, 2 and 3."""
+    monkeypatch.setattr(supervisor_module, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(supervisor_module.os, "sched_getaffinity", lambda pid: {3, 1, 2}, raising=False)
+    monkeypatch.setattr(supervisor_module.os, "sched_setaffinity", lambda pid, cores: None, raising=False)
+
+    def give(*texts: str) -> Statistics:
+        statistics = Statistics(*texts)
+        monkeypatch.setattr(supervisor_module, "Path", statistics)
+        return statistics
+
+    return give
+
+
+def test_the_idlest_core_is_the_one_that_idled_most_meanwhile_and_that_may_be_used(four_cores):
+    statistics = four_cores(ticks(0, 400, 100, 300), ticks(900, 405, 150, 310))
+    assert idlest_core() == 2
+    assert statistics.asked == ["/proc/stat"] * 2
+
+
+def test_of_cores_that_are_equally_idle_any_is_chosen(four_cores):
+    chosen = set()
+    for _ in range(40):
+        four_cores(ticks(0, 100, 200, 300), ticks(0, 150, 201, 350))
+        chosen.add(idlest_core())
+    assert chosen == {1, 3}
+    four_cores()  # no such file
+    assert idlest_core() in {1, 2, 3}
+
+
+def test_where_the_system_lets_nobody_choose_there_is_no_core(monkeypatch):
+    monkeypatch.delattr(supervisor_module.os, "sched_setaffinity", raising=False)
+    assert idlest_core() is None

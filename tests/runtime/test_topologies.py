@@ -2,6 +2,7 @@
 
 import multiprocessing
 import threading
+import types
 from collections import defaultdict
 from functools import partial
 
@@ -11,8 +12,11 @@ import torch
 from helpers import PATIENCE_SECONDS, slow, slow_unless_in_turn
 from troupe.config import UsageError, resolve
 from troupe.environments import find
+from troupe.runtime import topologies
+from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.placements import placement_of
 from troupe.runtime.execution.supervisor import Supervisor
+from troupe.runtime.execution.worker_counts import ReadyLatch
 
 SMALL = {
     "network.hidden": (8,), "actor.count": 2, "actor.rollout_steps": 8, "actor.environments": 4, "queue.capacity": 4,
@@ -251,3 +255,178 @@ def test_rewards_are_scaled_for_learning_and_reported_raw(assembled, run, counti
     """Episodes of three, two, one, four and one steps at 10 * step + action: the first is 30 to 36."""
     parts = run(assembled(counting, SERIAL | {"loss.reward_scale": 1e-3}), 3)
     assert 30.0 <= parts.progress.take_episodes()[0].total <= 36.0
+
+
+# What a topology says of itself
+
+
+def test_a_run_is_described_by_its_numbers(assembled, counting):
+    def described(**settings):
+        parts = assembled(counting, SMALL | settings)
+        words = parts.describe("threads")
+        parts.close()
+        return words
+
+    assert described() == "async: 2 x 4 environments in threads, 1 learner on cpu"
+    queue = {"topology": "queue", "learner.count": 2, "actor.count": 3}
+    assert described(**queue) == "queue: 3 x 4 environments in threads, 2 learners on cpu"
+    ga3c = {"topology": "ga3c", "inference.kind": "batched", "inference.predictors": 1, "learner.count": 2}
+    assert described(**ga3c) == "ga3c: 2 x 4 environments in threads, 1 predictor, 2 learners on cpu"
+    hogwild = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1}
+    assert described(**hogwild) == "hogwild: 2 x 4 environments in threads, each learns on cpu"
+
+
+def test_a_run_of_several_ranks_says_so(assembled, counting):
+    parts = assembled(counting, SMALL)
+    parts.group = types.SimpleNamespace(size=3)
+    assert parts.describe("threads").endswith("1 learner on cpu, the same in each of 3 ranks")
+    parts.close()
+
+
+def test_stopwatches_are_those_of_the_workers_that_are_wanted_now(assembled, counting):
+    settings = SMALL | GA3C | {"adjust.every_seconds": 1.0, "adjust.most_actors": 6, "adjust.most_learners": 3}
+    parts = assembled(counting, settings | {"adjust.most_predictors": 4})
+    assert (len(parts.runners), len(parts.predictors), len(parts.learners)) == (6, 4, 3)
+    for numbers in ((4, 2, 2), (5, 3, 1), (1, 1, 3)):
+        actors, predictors, learners = numbers
+        parts.workers.set(actors=actors, predictors=predictors, learners=learners)
+        assert parts.watches() == {
+            "actor": [each.watch for each in parts.runners[:actors]],
+            "predictor": [each.watch for each in parts.predictors[:predictors]],
+            "learner": [each.watch for each in parts.learners[:learners]],
+        }
+    parts.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "lends"),
+    [
+        ({"actor.count": 1, "actor.environments": 1}, True),
+        ({"actor.count": 2, "actor.environments": 1}, False),
+        ({"actor.count": 1, "actor.environments": 2}, False),
+        ({"actor.count": 1, "actor.environments": 1, "topology": "serial"}, False),
+        ({"actor.count": 1, "actor.environments": 1, "actor.window_steps": 3, "loss.kind": "a3c"}, False),
+    ],
+)
+def test_the_only_actor_lends_its_only_environment_to_evaluations(assembled, counting, settings, lends):
+    parts = assembled(counting, SMALL | {"learner.minibatches": 1} | settings)
+    assert parts.lender() is (parts.runners[0] if lends else None)
+    parts.close()
+
+
+def test_rollouts_in_a_batch_are_those_of_a_learner_and_one_for_a_hogwild_worker(assembled, counting):
+    hogwild = {"topology": "hogwild", "learner.epochs": 1, "learner.minibatches": 1}
+    for settings, number in (({"learner.rollouts": 3}, 3), (hogwild, 1)):
+        parts = assembled(counting, SMALL | settings)
+        assert parts.rollouts_in_batch == number
+        assert parts.cluster is None
+        parts.close()
+
+
+def threads_of(parts):
+    started = []
+    parts.start(types.SimpleNamespace(start=lambda name, run, core: started.append((name, core))), lambda: None)
+    parts.close()
+    return started
+
+
+def test_every_part_has_a_thread_of_its_name(assembled, counting, monkeypatch):
+    monkeypatch.setattr(topologies, "idlest_core", lambda: 7)
+    assert threads_of(assembled(counting, SERIAL)) == [("serial", None)]
+    assert threads_of(assembled(counting, HOGWILD)) == [(f"actor-{number}", None) for number in range(3)]
+    names = [f"actor-{n}" for n in range(4)] + [f"predictor-{n}" for n in range(2)] + [f"learner-{n}" for n in range(2)]
+    assert threads_of(assembled(counting, SMALL | GA3C)) == [(name, None) for name in names]
+    adjusted = {"adjust.every_seconds": 1.0, "adjust.most_actors": 4, "adjust.most_predictors": 2}
+    adjusted |= {"adjust.most_learners": 2, "threads": "one-core"}
+    assert threads_of(assembled(counting, SMALL | GA3C | adjusted)) == [(name, 7) for name in [*names, "controller"]]
+
+
+def test_the_group_watches_every_run_and_is_woken_at_its_end(assembled, counting):
+    parts, calls = assembled(counting, SMALL), []
+    group = types.SimpleNamespace(
+        watch=lambda supervisor, progress: calls.append((supervisor, progress)), wake=lambda: calls.append("wake")
+    )
+    parts.group = group
+    supervisor = types.SimpleNamespace(start=lambda *_: None)
+    parts.start(supervisor, lambda: None)
+    assert calls == [(supervisor, parts.progress)]
+    parts.wake()
+    assert calls[1:] == ["wake"]
+    with pytest.raises(Closed):
+        parts.queue.acquire()
+    parts.close()
+
+
+def test_a_learner_that_waits_and_learns_says_which(assembled, counting):
+    parts, stages = assembled(counting, SMALL | {"actor.count": 1}), []
+    (learner,), (runner,) = parts.learners, parts.runners
+    get, learn = parts.queue.get, learner.learn
+
+    def look(name, call):
+        def looked(*arguments):
+            stages.append((name, learner.watch.stage))
+            return call(*arguments)
+
+        return looked
+
+    parts.queue.get, learner.learn = look("get", get), look("learn", learn)
+    runner.collect(parts.queue.put)
+    parts._learn_batch(learner, look("after", lambda: None))
+    assert stages == [("get", "wait"), ("learn", "other"), ("after", "pause")]
+    assert learner.watch.stage == "wait"
+    parts.close()
+
+
+def test_what_follows_a_batch_has_the_masters_lock(assembled, counting):
+    for settings in (SMALL, HOGWILD):
+        parts, free = assembled(counting, settings), []
+        lock = parts.master.lock
+
+        def look(lock=lock, free=free):
+            def take():
+                free.append(lock.acquire(blocking=False))
+
+            other = threading.Thread(target=take)
+            other.start()
+            other.join()
+
+        run_one = parts._deliver(parts.runners[0], look)
+        parts.runners[0].collect(run_one)
+        if parts.learners:
+            parts._learn_batch(parts.learners[0], look)
+        assert free == [False]
+        parts.close()
+
+
+def test_nothing_is_wanted_twice_of_an_actor_that_is_ready(assembled, counting):
+    """An actor in a process is ready with its first rollout, if it has not said so before."""
+    parts = assembled(counting, SMALL)
+    runner, got = parts.runners[1], []
+    parts._deliver = lambda runner, after_batch: got.append
+    parts.ready = ReadyLatch(parts.gate, [0, 1])
+    deliver = parts._ready(runner, lambda: None)
+    deliver("a rollout")
+    assert (got, parts.ready.awaited()) == (["a rollout"], {0})
+    parts.ready.add(0)
+    parts._ready(runner, lambda: None)("another")
+    assert got == ["a rollout", "another"]
+    parts.close()
+
+
+def test_a_hang_is_looked_for_in_every_actor_and_its_successor_has_its_name(assembled, counting):
+    parts, started = assembled(counting, SMALL), []
+    parts.runners[1].successor = lambda: lambda deliver: started.append(deliver)
+    supervisor = types.SimpleNamespace(start=lambda name, run: (started.append(name), run()))
+    parts.look_after(supervisor, lambda: None)
+    assert started[0] == "actor-1"
+    assert started[1] == parts.queue.put
+    assert len(started) == 2
+    parts.close()
+
+
+def test_closing_closes_environments_and_learners(assembled, counting):
+    parts, closed = assembled(counting, SMALL), []
+    for name, each in [("actor", each) for each in parts.runners] + [("learner", each) for each in parts.learners]:
+        each.close = lambda name=name: closed.append(name)
+    parts.close()
+    assert closed == ["actor", "actor", "learner"]

@@ -90,7 +90,7 @@ class ThreadRunner:
         self._plan, self._context = plan, context
         self._reset_hang_detector()
         self._generation, self._index = 0, 0
-        self._collecting = threading.Lock()
+        self._collecting = threading.Lock()  # held for a rollout, and while the environments are lent
         self._thread: threading.Thread | None = None
         self.actor = self._build()
 
@@ -129,7 +129,7 @@ class ThreadRunner:
         """Holds the actor between two rollouts while its environments are used elsewhere; it then begins new
         episodes."""
         assert isinstance(self.actor, Actor)
-        while not self._collecting.acquire(timeout=POLL_SECONDS):
+        while not (held := self._collecting).acquire(timeout=POLL_SECONDS):
             if self._context.gate.stopped:
                 raise Closed
         try:
@@ -139,7 +139,7 @@ class ThreadRunner:
                 if not self._context.gate.stopped:
                     self.actor.begin_anew()
             finally:
-                self._collecting.release()
+                held.release()
 
     def state(self) -> dict[str, Any] | None:
         """What `restore` needs, between two rollouts; None if the actor cannot be restored."""
@@ -167,6 +167,7 @@ class ThreadRunner:
         assert self._thread is not None
         stack = stack_of(self._thread)
         self._generation += 1
+        self._collecting = threading.Lock()  # the thread that hangs keeps the old one
         self.actor.retire()
         self._reset_hang_detector()
         return partial(self._take_over, hung(self._plan.source.value.id, self._context.hang_seconds, stack))

@@ -109,8 +109,8 @@ def _try_optimizer(config: Learner, device: torch.device) -> None:
         raise
     except Exception as error:
         raise UsageError(f"{name}: tried on {_WEIGHTS} weights it raised {one_line(error)}") from error
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        wrong = {key: _kind(value) for key, value in state.items()} if isinstance(state, Mapping) else _kind(state)
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        wrong = {key: _kind(value) for key, value in state.items()}
         raise UsageError(f"{name}: its state() must be a dict of tensors; it gave {wrong}")
 
 
