@@ -1,6 +1,5 @@
 """A host of a cluster, alone, with actors that are threads here: what it answers is what they played."""
 
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -257,10 +256,7 @@ def test_a_closed_host_has_ended_its_actors(start, counting):
     bench.collect(0, weights=True)
     bench.host.close()
     assert bench.host._gate.stopped
-    for thread in threading.enumerate():
-        if thread.name in ("actor-0", "actor-2"):
-            thread.join(PATIENCE_SECONDS)
-            assert not thread.is_alive()
+    assert bench.host._supervisor.stop(PATIENCE_SECONDS) == []
     parcel = bench.host.collect(Counts(), 0)
     assert (parcel.origins, parcel.failure) == ([], None)
     Host().close()  # one that was never open

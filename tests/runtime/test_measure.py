@@ -6,7 +6,9 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -19,6 +21,7 @@ from troupe.config import Stop, TrainConfig, TroupeError, load_preset, resolve
 from troupe.environments import find
 from troupe.networks.actor_critic import build
 from troupe.preparation import fit
+from troupe.runtime import measure as measure_module
 from troupe.runtime.measure import Costs, cores, cost, measure, measure_backends
 
 US = 1e-6
@@ -402,3 +405,120 @@ def test_an_environment_too_slow_to_be_measured_has_an_actor_to_itself(
     assert "reset it and step it twice takes longer than 0.01 s: 8 x 1 environments" in notices[0]
     if not named:
         assert notices[1].startswith("8.0 steps/s supposed: rollouts of 8 steps instead of 64 and batches of 40 steps")
+
+
+# With a clock of the test
+
+
+class Clock:
+    """Reading it takes no time; `busy` of each second is spent computing, `taken` by other programs."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch):
+        self.now, self.busy, self.taken, self.preempted, self.computed = 50.0, 1.0, 0.0, 3.0, 9.0
+        clock = SimpleNamespace(perf_counter=lambda: self.now, process_time=lambda: self.computed)
+        monkeypatch.setattr("troupe.runtime.measure.time", clock)
+        monkeypatch.setattr("troupe.runtime.measure.preempted_seconds", lambda: self.preempted)
+
+    def work(self, seconds: float) -> None:
+        self.now += seconds
+        self.computed += seconds * self.busy
+        self.preempted += seconds * self.taken
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_cost_is_a_mean_of_calls_without_the_first(clock: Clock) -> None:
+    calls = iter([100.0, 1.0, 2.0, 3.0])
+    assert cost(lambda: clock.work(next(calls)), 6.0) == (2.0, 2.0)
+
+
+def test_one_call_is_measured_however_long_it_takes(clock: Clock) -> None:
+    clock.busy = 0.25
+    assert cost(lambda: clock.work(8.0), 0.5) == (8.0, 2.0)
+
+
+def test_time_that_other_programs_took_is_no_part_of_a_cost(clock: Clock) -> None:
+    clock.busy, clock.taken = 0.5, 0.25
+    assert cost(lambda: clock.work(4.0), 10.0) == (3.0, 2.0)
+
+
+def test_a_step_of_one_environment_is_a_share_of_that_of_its_batch(clock: Clock) -> None:
+    source, config = find(Waits), resolve("x", settings={"env.backend": "sync"}).env
+    closed, played = [], []
+
+    class Batch:
+        def reset(self, seed: np.random.SeedSequence) -> np.ndarray:
+            played.append(seed.generate_state(1)[0])
+            return np.full((4, 2), 7.0, np.float32)
+
+        def step(self, actions: np.ndarray) -> Any:
+            assert actions.shape == (4,)
+            clock.work(0.5)
+            return SimpleNamespace(obs=np.zeros((4, 2), np.float32))
+
+        def close(self) -> None:
+            closed.append(True)
+
+    source = replace(source)
+    object.__setattr__(source, "make_vector", lambda count, given: Batch() if (count, given) == (4, config) else None)
+    obs, step, computing = measure_module._play(source, config, 4, 2.0)
+    assert (obs == 7.0).all()
+    assert (step, computing) == (0.125, 0.125)
+    assert closed == [True]
+    assert played == [np.random.SeedSequence(0).generate_state(1)[0]]
+
+
+@pytest.mark.parametrize(
+    ("native", "atari", "sizes", "count"),
+    [(False, False, [1, 16], 1), (True, False, [1, 16], 16), (True, True, [1, 16], 4), (True, True, [1, 2], 2)],
+)
+def test_as_many_environments_are_measured_as_tell_what_a_step_costs(
+    monkeypatch: pytest.MonkeyPatch, native: bool, atari: bool, sizes: list[int], count: int
+) -> None:
+    """A native batch costs little more than one; emulators are slow to make."""
+    asked: list[Any] = []
+
+    def play(source: Any, config: Any, number: int, seconds: float) -> Any:
+        asked.append((number, seconds))
+        return np.zeros((number, 2), np.float32), 0.25, 0.125
+
+    def cost_of(work: Callable[[], object], seconds: float) -> tuple[float, float]:
+        asked.append((len(work()), seconds))  # type: ignore[arg-type]
+        return float(len(asked)), -1.0
+
+    monkeypatch.setattr(measure_module, "_play", play)
+    monkeypatch.setattr(measure_module, "cost", cost_of)
+    monkeypatch.setattr(type(find(Waits)), "is_native", lambda self, config: native)
+    source, config = replace(find(Waits), atari=atari), resolve("", "appo", SMALL)
+    network = build(source.observation_space, source.action_space, config.network)
+    costs = measure(source, config.env, network, sizes)
+    assert asked == [(count, 0.25), *((size, 0.025) for size in sizes)]
+    assert costs == Costs(0.25, 0.125, {size: 2.0 + number for number, size in enumerate(sizes)})
+
+
+def test_only_what_a_backend_costs_of_a_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def play(source: Any, config: Any, count: int, seconds: float) -> Any:
+        asked.append((config.backend, count, seconds))
+        return None, 7.0, {"sync": 3.0, "envpool": 2.0}[config.backend]
+
+    monkeypatch.setattr(measure_module, "_play", play)
+    monkeypatch.setattr(measure_module, "may_pay", lambda backend, cost, count, stop: asked.append(cost) or True)
+    monkeypatch.setattr(type(find(Waits)), "backends", ["sync", "envpool"])
+    monkeypatch.setattr(type(find(Waits)), "backend", lambda self, config: config.backend)
+    assert measure_backends(find(Waits), resolve("x").env, 5, Stop()) == {"sync": 3.0, "envpool": 2.0}
+    assert asked == [("sync", 5, 0.05), 3.0, ("envpool", 5, 0.05)]
+
+
+def test_the_cores_are_those_that_this_program_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {1, 5, 6} if pid == 0 else set(), raising=False)
+    assert cores() == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    assert cores() == 7
+    monkeypatch.setattr("os.cpu_count", lambda: None)
+    assert cores() == 1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
@@ -368,7 +369,8 @@ def test_a_process_that_has_ended_is_lost_and_it_is_said_how(process, status, ho
     process.actor.start(0.0)
     process.played.exitcode = status
     process.played.end.close()
-    process.played.args[0].close()  # the thread that has started it may not have come so far
+    while not process.played.args[0].closed:  # by the thread that has started it
+        time.sleep(1e-4)
     call = process.actor.receive if when == "receive" else process.actor.request
     with pytest.raises(ActorLost, match=f"^its process {how}$"):
         call(*((0.0,) if when == "receive" else (slot(0), Counts())))
