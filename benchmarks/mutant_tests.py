@@ -22,6 +22,9 @@ import pytest
 SOURCE = Path("src/troupe")
 _FIRST = 8  # tests of a mutant that are run before the others: most mutants die here, and fewer files are imported
 _DEFINED = re.compile(r"\b(?:def|class)\s+(\w+)|\b(\w+)\s*(?::[^=]*)?=(?!=)")  # names, in a line
+# Tests of what is read as data, of which no line of the program has the name: the page of settings has each with its
+# range and its default.
+_OF_DATA = dict.fromkeys(["config/settings.py", "config/evaluation.py"], "tests/test_docs.py::test_a_generated_page")
 _PATIENCE = 4  # how much longer a test that was not done in time may take when it is run again
 
 
@@ -74,10 +77,12 @@ class Covering:
                 for line, text in enumerate(texts, 1):
                     if mention.search(text) if mention else file == mutant.file:
                         found |= self._tests[file, line]
-        known = here | elsewhere or {test for test in self.seconds if test.startswith(tuple(default))}
+        data = {test for test in self.seconds if mutant.at_import and test.startswith(_OF_DATA.get(mutant.file, "-"))}
+        known = here | elsewhere | data or {test for test in self.seconds if test.startswith(tuple(default))}
         own = f"test_{Path(mutant.file).stem}.py"
         chosen, spent = [], 0.0
-        for test in sorted(known, key=lambda test: (own not in test, test not in here, self.cost[test], test)):
+        first = lambda test: (test not in data, own not in test, test not in here, self.cost[test], test)  # noqa: E731
+        for test in sorted(known, key=first):
             spent += self.cost[test]
             if spent > most_seconds and chosen:
                 break

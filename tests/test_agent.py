@@ -9,7 +9,7 @@ from torch import nn
 import troupe
 from troupe import UsageError
 from troupe.agent import Agent
-from troupe.config import Network
+from troupe.config import Network, TrainConfig
 from troupe.networks.actor_critic import build, wrap
 
 SMALL = {"actor.count": 1, "actor.environments": 2, "evaluation.final_episodes": 2, "stop.target": "none"}
@@ -193,6 +193,147 @@ def test_a_wrong_shape_is_named_with_the_right_one(wrong):
 def test_what_are_no_numbers_is_named(wrong):
     with pytest.raises(UsageError, match="observation"):
         agent().act(wrong)
+
+
+# What it is asked
+
+
+def recurrent(core: str = "lstm", **settings) -> Agent:
+    torch.manual_seed(0)
+    spaces = gym.spaces.Box(-1, 1, (3,), np.float32), gym.spaces.Discrete(2)
+    network = build(*spaces, Network(core=core, core_units=4, hidden=(4,), **settings)).eval()
+    return Agent(network, *spaces, greedy=False, about={"run": "one"}, config=TrainConfig(seed=3))
+
+
+def test_a_session_is_the_same_agent_with_a_state_of_its_own():
+    one, ones = recurrent(), np.ones(3)
+    begun = one.distribution(ones)[1]
+    one.act(ones)
+    other = one.session()
+    assert (other.network, other.greedy, other.about, other.config) == (one.network, False, one.about, one.config)
+    assert (other.observation_space, other.action_space) == (one.observation_space, one.action_space)
+    assert other.distribution(ones)[1] == begun != one.distribution(ones)[1]
+    other.act(ones)
+    assert other.distribution(ones)[1] == one.distribution(ones)[1]
+    one.reset()
+    assert other.distribution(ones)[1] != one.distribution(ones)[1] == begun
+
+
+def test_an_agent_made_by_hand_is_greedy_and_comes_from_no_run(tmp_path):
+    made = agent()
+    assert (made.greedy, made.about, made.config, made.reads_rewards) == (True, {}, None, False)
+    assert {made.act(np.zeros(3) + 0.5) for _ in range(50)} == {1}
+    assert {made.act(np.zeros(3) + 0.1, greedy=False) for _ in range(50)} == {0, 1}
+    made.greedy = False
+    assert {made.act(np.zeros(3) + 0.1) for _ in range(50)} == {0, 1}
+    assert {made.act(np.zeros(3) + 0.1, greedy=True) for _ in range(50)} == {1}
+    with pytest.raises(UsageError, match="only the agent of a run can be saved"):
+        made.save(tmp_path / "agent.safetensors")
+
+
+@pytest.mark.parametrize("ended", [[False, True, False], [1], np.array([1])])
+def test_in_a_batch_only_those_whose_episode_ended_forget(ended):
+    one, batch = recurrent("gru"), np.ones((3, 3))
+    one.reset(ended)  # before anything was seen it changes nothing
+    begun = np.array([one.distribution(row)[1] for row in batch])
+    one.act(batch)
+    remembered = values(one, batch)
+    one.reset(ended)
+    assert values(one, batch) == pytest.approx([remembered[0], begun[1], remembered[2]])
+    one.act(batch)
+    later = values(one, batch)
+    assert later[1] == pytest.approx(remembered[1])
+    assert abs(later[0] - remembered[1]) > 1e-4 < abs(remembered[1] - begun[1])
+
+
+def values(one: Agent, batch: np.ndarray, reward: list[float] | None = None) -> np.ndarray:
+    """Of all rows, as the agent's state is now."""
+    with torch.inference_mode():
+        return one._output(batch, None, reward).value.numpy()
+
+
+def test_the_action_before_and_its_reward_are_what_the_next_one_is_chosen_by():
+    one = recurrent(core_inputs=True)
+    assert one.reads_rewards
+    seen = np.zeros((2, 3))
+    one.act(seen)
+    low, high = (values(one, seen, [reward, 0.0]) for reward in (0.0, 5.0))
+    assert low[0] != high[0]
+    assert low[1] == high[1]
+    for count, words in ((1, "1 observation for a recurrent agent in the middle of 2: "), (3, "3 observations for")):
+        with pytest.raises(UsageError, match=f"^{words}"):
+            one.act(np.zeros((count, 3)), reward=[0.0] * count)
+    with pytest.raises(UsageError, match="reads the reward of the last step"):
+        one.act(seen)
+    for wrong in ("much", [1.0], [[1.0], [2.0, 3.0]]):
+        with pytest.raises(UsageError, match=r"expected a number for each of 2$"):
+            one.act(seen, reward=wrong)
+    one.reset([True, True])  # so there is no action before
+    one.act(seen)
+
+
+def test_the_probabilities_of_each_choice_are_given_in_the_order_of_the_action():
+    actions = gym.spaces.Dict(a=gym.spaces.Discrete(3), b=gym.spaces.Box(-1, 1, (2,)), c=gym.spaces.MultiBinary(2))
+    space = gym.spaces.Box(-1, 1, (2,))
+    several = Agent(build(space, actions, Network(hidden=(4,))), space, actions)
+    probabilities, value = several.distribution(np.zeros(2))
+    assert probabilities is None
+    assert isinstance(value, float)
+    choices = several.choice_probabilities(np.zeros(2))
+    assert [len(each) for each in choices] == [3, 2, 2]
+    assert [each.sum() for each in choices] == pytest.approx([1, 1, 1])
+    (only,) = agent().choice_probabilities([0.5, 0, 0])
+    assert only.tolist() == agent().distribution([0.5, 0, 0])[0].tolist()
+
+
+@pytest.mark.parametrize("where", ["info", "observation"])
+def test_what_a_mask_forbids_is_never_chosen_and_a_mask_that_forbids_all_is_refused_but_at_an_episodes_end(where):
+    space: gym.Space = gym.spaces.Dict(x=gym.spaces.Box(-1, 1, (2,)))
+    if where == "observation":
+        space = gym.spaces.Dict(x=gym.spaces.Box(-1, 1, (2,)), action_mask=gym.spaces.MultiBinary(3))
+    actions = gym.spaces.Discrete(3, start=2)
+    one = Agent(build(space, actions, Network(hidden=(4,)), where), space, actions, greedy=False)
+
+    def given(mask):
+        if where == "info":
+            return {"observation": {"x": np.zeros(2)}, "mask": mask}
+        return {"observation": {"x": np.zeros(2), "action_mask": mask}}
+
+    assert {one.act(**given(np.array([1, 0, 1]))) for _ in range(60)} == {2, 4}
+    probabilities = one.distribution(**given(np.array([1, 0, 1])))[0]
+    assert probabilities[1] == 0
+    none = given(np.array([0, 0, 0]))
+    assert (one.distribution(**none)[0] > 0).all()
+    assert (one.choice_probabilities(**none)[0] > 0).all()
+    with pytest.raises(UsageError, match=r"^action_mask forbids every action$"):
+        one.act(**none)
+    for wrong in (np.array([1, 0]), "some"):
+        with pytest.raises(UsageError, match=r"^action_mask "):
+            one.act(**given(wrong))
+    if where == "info":
+        assert {one.act({"x": np.zeros(2)}) for _ in range(90)} == {2, 3, 4}
+
+
+@pytest.mark.parametrize(
+    ("observation", "what"),
+    [({}, "KeyError|'x'"), (3, "not subscriptable|'int'"), ({"x": np.zeros(3)}, "shape"), ({"x": "far"}, "far")],
+)
+def test_a_nested_observation_that_does_not_fit_is_refused_in_a_line(observation, what):
+    space = gym.spaces.Dict(x=gym.spaces.Box(-1, 1, (2,)))
+    one = Agent(build(space, gym.spaces.Discrete(2), Network(hidden=(4,))), space, gym.spaces.Discrete(2))
+    with pytest.raises(UsageError, match=what) as raised:
+        one.act(observation)
+    assert "\n" not in str(raised.value)
+
+
+def test_whole_numbers_are_taken_where_the_space_has_fractions_and_choices_one_or_many_at_a_time():
+    assert agent().act([5, 0, 0]) == 1
+    space = gym.spaces.Discrete(5)
+    one = Agent(build(space, space, Network(hidden=(4,))), space, space)
+    assert one.act(3) == one.act(np.int8(3)) == one.act([3])[0]
+    assert one.act([0, 1, 2, 3]).shape == (4,)
+    with pytest.raises(UsageError, match=r"has shape \(1, 1\); the agent was trained on \(\), or \[N, \.\.\.\] of it$"):
+        one.act([[3]])
 
 
 class Own(nn.Module):

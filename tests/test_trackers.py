@@ -2,15 +2,20 @@
 
 import importlib.util
 import json
+import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock, call
 
 import numpy as np
 import pytest
 
 import troupe
 from troupe import UsageError
+from troupe.config import TrainConfig
 from troupe.runs.callbacks import trackers
 from troupe.runs.callbacks.trackers import Tracker
 from troupe.runs.store.tensorboard import curves
@@ -84,6 +89,138 @@ def test_an_environment_without_pictures_has_no_video_and_a_failed_run_no_files(
     with pytest.raises(troupe.TroupeError):
         train(tmp_path / "other", Breaks(), Tracker("memory", service))
     assert (service.files, service.outcomes) == ({}, ["failed"])
+
+
+def pretended_run(folder: Path, outcome: str = "steps") -> Any:
+    def agent(*, best: bool) -> Any:
+        return SimpleNamespace(save=lambda file: file.write_text(f"best: {best}"))
+
+    made = {"path": folder, "config": TrainConfig(), "outcome": outcome, "agent": agent}
+    return SimpleNamespace(**made, video=lambda file: file.write_text("a video"))
+
+
+def test_a_tracker_is_told_settings_points_and_files_and_knows_the_run_again(tmp_path):
+    """Settings without a value are left out, and so are numbers that are not finite; ids of other trackers stay."""
+    run, service = pretended_run(tmp_path), Memory()
+    (tmp_path / "trackers.json").write_text('{"other": "id 3"}')
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "learning.png").write_text("a picture")
+    tracker = Tracker("memory", service)
+    tracker.on_start(run)
+    assert (service.settings["learner.epochs"], service.settings["seed"]) == (4, 0)
+    assert not {"env.id", "env.kwargs", "env.wrappers"} & service.settings.keys()
+    assert json.loads((tmp_path / "trackers.json").read_text()) == {"other": "id 3", "memory": "number 7"}
+    assert service.known == [None]
+    report = {"kind": "report", "steps": 8, "wall": 5.0, "return_mean": 2.5}
+    final = {"kind": "evaluation", "purpose": "final", "steps": 9, "wall": 6.0, "mean": 3.0}
+    tracker.on_report(run, report | {"entropy": math.nan})
+    tracker.on_evaluation(run, final)
+    assert service.logged == [(dict(curves(report)), 8), (dict(curves(final)), 9)]
+    assert [list(values.values()) for values, _ in service.logged] == [[2.5], [3.0]]
+    tracker.on_end(run)
+    assert service.files == {"model": b"best: True", "picture": b"a picture", "video": b"a video"}
+    assert service.outcomes == ["steps"]
+    Tracker("memory", service).on_start(run)
+    assert service.known == [None, "number 7"]
+    for damaged in ("[1]", "{", ""):
+        (tmp_path / "trackers.json").write_text(damaged)
+        Tracker("memory", service).on_start(run)
+        assert service.known.pop() is None
+
+
+@pytest.mark.parametrize("project", [None, "poles"])
+@pytest.mark.parametrize("known", [None, "id 7"])
+def test_weights_and_biases_gets_the_run_by_name_and_continues_one_that_it_knows(project, known, tmp_path, monkeypatch):
+    """Its own package is replaced by one that remembers the calls."""
+    wandb = MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    if project:
+        monkeypatch.setenv("WANDB_PROJECT", project)
+    service, begun = trackers.WandB(), wandb.init.return_value
+    begun.id, begun.summary = 7, {}
+    assert service.begin(pretended_run(tmp_path / "one"), {"seed": 3}, known) == "7"
+    about = wandb.init.call_args.kwargs
+    assert (about["project"], about["name"], about["config"]) == (project or "troupe", "one", {"seed": 3})
+    assert (about["id"], about["resume"]) == (known, "allow" if known else None)
+    assert about["dir"] == str(tmp_path / "one")
+    assert about["settings"] is wandb.Settings.return_value
+    assert wandb.Settings.call_args == call(console="off")
+    assert begun.define_metric.mock_calls == [call("steps"), call("*", step_metric="steps")]
+    service.log({"return/training": 2.5}, 80, 5.0)
+    for kind in ("video", "picture", "model"):
+        service.add(tmp_path / kind, kind)
+    assert begun.log.mock_calls == [
+        call({"return/training": 2.5, "steps": 80, "_timestamp": 5.0}),
+        call({"video": wandb.Video.return_value}), call({"picture": wandb.Image.return_value}),
+    ]  # fmt: skip
+    assert wandb.Video.call_args == call(str(tmp_path / "video"), format="mp4")
+    assert wandb.Image.call_args == call(str(tmp_path / "picture"))
+    assert wandb.Artifact.call_args == call("agent-7", type="model")
+    assert wandb.Artifact.return_value.add_file.call_args == call(str(tmp_path / "model"))
+    assert begun.log_artifact.call_args == call(wandb.Artifact.return_value)
+    service.end("failed" if known else "steps")
+    assert begun.summary == {"outcome": "failed" if known else "steps"}
+    assert begun.finish.call_args == call(exit_code=1 if known else 0)
+
+
+@pytest.fixture
+def mlflow_client(monkeypatch) -> MagicMock:
+    """Of a package that remembers the calls; parameters are pairs, and points tuples."""
+    package = MagicMock()
+    package.entities.Param = lambda name, value: (name, value)
+    package.entities.Metric = lambda *point: point
+    monkeypatch.setitem(sys.modules, "mlflow", package)
+    monkeypatch.setitem(sys.modules, "mlflow.entities", package.entities)
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    client: MagicMock = package.MlflowClient.return_value
+    client.create_run.return_value.info.run_id = 7
+    client.create_experiment.return_value = "made"
+    client.get_experiment_by_name.return_value.experiment_id = "found"
+    return client
+
+
+def test_mlflow_gets_all_settings_points_in_milliseconds_and_files(mlflow_client, tmp_path):
+    service = trackers.MLflow()
+    settings = {f"setting{number}": number for number in range(230)}
+    assert service.begin(pretended_run(tmp_path / "one"), settings, None) == "7"
+    assert mlflow_client.get_experiment_by_name.call_args == call("troupe")
+    assert mlflow_client.create_run.call_args == call("found", run_name="one")
+    batches = [each.kwargs["params"] for each in mlflow_client.log_batch.mock_calls]
+    assert [len(each) for each in batches] == [100, 100, 30]  # it takes a hundred in a call
+    assert [pair for each in batches for pair in each] == [(name, str(value)) for name, value in settings.items()]
+    service.log({"return/training": 2.5}, 80, 5.5)
+    assert mlflow_client.log_batch.call_args == call("7", metrics=[("return/training", 2.5, 5500, 80)])
+    service.add(tmp_path / "agent.mp4", "video")
+    assert mlflow_client.log_artifact.call_args == call("7", str(tmp_path / "agent.mp4"), artifact_path="video")
+
+
+def test_mlflow_makes_an_experiment_that_is_missing_and_continues_a_run_that_it_knows(
+    mlflow_client, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "poles")
+    mlflow_client.get_experiment_by_name.return_value = None
+    trackers.MLflow().begin(pretended_run(tmp_path / "one"), {}, None)
+    assert mlflow_client.create_experiment.call_args == call("poles")
+    assert mlflow_client.create_run.call_args == call("made", run_name="one")
+    mlflow_client.reset_mock()
+    service = trackers.MLflow()
+    assert service.begin(pretended_run(tmp_path / "one"), {"seed": 3}, "id 7") == "id 7"
+    assert mlflow_client.mock_calls == [call.update_run("id 7", status="RUNNING")]
+    service.log({"return/training": 2.5}, 80, 5.5)
+    assert mlflow_client.log_batch.call_args.args == ("id 7",)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("failed", "FAILED"), ("interrupted", "KILLED"), ("solved", "FINISHED")]
+)
+def test_mlflow_gets_the_outcome_and_the_time_of_the_end(outcome, status, mlflow_client, tmp_path, monkeypatch):
+    service = trackers.MLflow()
+    service.begin(pretended_run(tmp_path), {}, "id 7")
+    monkeypatch.setattr(trackers.time, "time", lambda: 5.5)
+    service.end(outcome)
+    assert mlflow_client.set_tag.call_args == call("id 7", "outcome", outcome)
+    assert mlflow_client.set_terminated.call_args == call("id 7", status, end_time=5500)
 
 
 @pytest.mark.parametrize("name", trackers.SERVICES)

@@ -6,11 +6,13 @@ import sys
 import types
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from helpers.screens import assert_reads_the_same
 from troupe.runs.report import display
 from troupe.runs.report import panel as panels
 from troupe.runs.report.display import Display
@@ -559,3 +561,55 @@ def test_the_bottleneck_never_contradicts_the_shares_in_the_panel() -> None:
             )
             assert f"{shares[part][stage]:.0%}".replace("%", " %") in words
     assert named == {"actor", "learner", "predictor", "nothing"}
+
+
+BUSY = report(
+    2.0,
+    recent_return=-70.5,
+    queue_depth=2,
+    queue_capacity=3,
+    lag_mean=11.25,
+    lag_max=204,
+    steps_per_s=3_456.7,
+    updates_per_s=1_234.5,
+    episodes=99,
+    shares={
+        "actor": {"wait": 0.2, "other": 0.1, "env": 0.3, "env_wait": 0.2, "act": 0.1, "delay": 0.05, "preempted": 0.05},
+        "predictor": {"predict": 0.7, "turn": 0.1, "unheard_of": 0.1, "average": 0.1},
+        "learner": {"learn": 0.93, "wait": 0.066, "other": 0.004},
+    },
+    bottleneck="actor: env",
+)
+NO_EPISODE = report(90.0, episodes=0, recent_return=None, return_per_1000_steps=12.5, queue_capacity=0, shares={})
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "columns", "last"),
+    [
+        ("training", "utf-8", 100, BUSY),
+        ("training-without-unicode", "ascii", 72, BUSY),
+        ("training-before-an-episode", "utf-8", 100, NO_EPISODE),
+    ],
+)
+def test_the_panel_of_a_run_looks_like_the_reference_screen(
+    name: str, encoding: str, columns: int, last: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Positions, characters and colours, which no other test checks, and that the terminal is left as it was."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal(encoding)
+    with Display(stream=terminal) as shown:
+        shown.start(["CartPole-v1 with appo"])
+        shown.resume([report(1.0, recent_return=each) for each in (-100.0, -96.0, -91.0, -80.0)] * (last is BUSY))
+        shown.report(evaluation(-60.25), Limits(steps=100_000, target=-20.0))
+        shown.report(last, Limits(steps=100_000 if last is BUSY else 0, target=-20.0, greedy=last is BUSY))
+    assert_reads_the_same(terminal.written, name, tmp_path)
+
+
+def test_the_rows_of_a_run_look_like_the_reference_screen(clock: Clock, tmp_path: Path) -> None:
+    out = io.StringIO()
+    with Display("plain", out) as shown:
+        for last in (NO_EPISODE, report(100.0), report(3_599.4), report(3_600.0, lag_mean=11.25), BUSY):
+            clock.now += 100.0
+            shown.report(last, LIMITS)
+            shown.report(evaluation(-60.25), LIMITS)
+    assert_reads_the_same(out.getvalue(), "rows", tmp_path)

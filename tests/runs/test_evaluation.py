@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from troupe.config import Environment, Network, UsageError
+from troupe.config import Environment, Evaluation, Network, UsageError
 from troupe.environments import find
 from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.recurrent import RecurrentState
-from troupe.runs.evaluate.evaluation import Evaluator
+from troupe.runs.evaluate.evaluation import Evaluator, most_steps
 from troupe.runs.evaluate.scores import Scores
 
 SEEDS = np.random.SeedSequence(0)
@@ -273,3 +273,102 @@ def test_a_recurrent_policy_is_handed_its_memory_row_by_row(greedy):
             seen = int(state.last_action[b]), float(state.last_reward[b])
             assert seen == played[int(obs[b, 0]), int(obs[b, 1]) - 1]
     assert begins == 4
+
+
+# In which environments
+
+
+class Asked:
+    """An environment's source as far as an evaluator knows it: notes what it is asked to make."""
+
+    def __init__(self, *, atari: bool = False, native: bool = True, threads: bool = False, limit: int | None = None):
+        self.atari, self._native, self._threads, self.time_limit = atari, native, threads, limit
+        self.backends, self.made = ["native", "envpool"], list[Any]()
+
+    def is_native(self, config: Environment) -> bool:
+        return self._native
+
+    def has_threads(self, config: Environment) -> bool:
+        return self._threads
+
+    def make_vector(self, count: int, config: Environment) -> Any:
+        self.made.append((count, config.backend, config.threads, config.episodic_life))
+
+
+@pytest.mark.parametrize(
+    ("about", "config", "episodes", "made"),
+    [
+        ({}, {}, (20, 100), (100, "auto", 0, False)),
+        ({}, {"threads": 3}, (20, 300), (100, "auto", 0, False)),
+        ({}, {"backend": "envpool"}, (7,), (7, "envpool", 0, False)),
+        ({}, {"backend": "own"}, (7,), (7, "auto", 0, False)),  # that cannot be used any more
+        ({"native": False}, {"backend": "envpool"}, (20, 100), (16, "auto", 0, False)),
+        ({"native": False}, {}, (5, 9), (9, "auto", 0, False)),
+        ({"threads": True}, {"threads": 1}, (20, 100), (100, "auto", 4, False)),
+        ({"threads": True}, {}, (2, 3), (3, "auto", 3, False)),
+        ({"atari": True}, {"episodic_life": True}, (20, 100), (20, "auto", 4, False)),
+        ({"atari": True}, {}, (50, 100), (32, "auto", 4, False)),
+        ({"atari": True, "native": False}, {"backend": "sync"}, (50, 100), (16, "sync", 4, False)),
+        ({"atari": True}, {}, (3, 2), (2, "auto", 2, False)),
+    ],
+)
+def test_a_batch_is_as_large_as_is_worth_it_and_has_a_thread_for_each_core(about, config, episodes, made, monkeypatch):
+    monkeypatch.setattr("troupe.runs.evaluate.evaluation.cores", lambda: 4)
+    source: Any = Asked(**about)
+    Evaluator(source, Environment(**config), *episodes)
+    assert source.made == [made]
+    for native in (True, False):
+        source = Asked(**about | {"native": native})
+        evaluator = Evaluator(source, Environment(**config), *episodes, measured=True)
+        assert (source.made[0][0] == 1) == (not native or made[0] == 1)  # one in Python is measured first
+        assert (evaluator._most > 0) == (not native)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "expected"),
+    [({}, None, 27_000), ({}, 500, 27_000), ({}, 90_000, 90_000), ({"max_steps": 7}, 90_000, 7)],
+)
+def test_an_episode_is_cut_off_after_many_steps_or_the_environments_own_limit(settings, limit, expected):
+    source: Any = Asked(limit=limit)
+    assert most_steps(Evaluation(**settings), source) == expected
+
+
+@pytest.mark.parametrize(
+    ("acting", "playing", "most", "count"),
+    [(0.1, 1.0, 16, 1), (0.1, 0.5, 16, 2), (0.1, 0.1, 16, 10), (1.0, 0.1, 16, 16), (0.1, 0.3, 16, 4)],
+)
+def test_there_are_as_many_environments_as_make_passes_of_the_network_a_tenth_of_the_time(
+    acting, playing, most, count, counting, monkeypatch
+):
+    """By a clock of our own, on which a pass takes `acting` and a step or a reset `playing`."""
+    now = [0.0]
+    monkeypatch.setattr("troupe.runs.evaluate.evaluation.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("troupe.runs.evaluate.evaluation._MEASURED_SECONDS", 1e9)
+    evaluator = Evaluator(find(counting), Environment(), most, measured=True)
+    first, network = evaluator._environment, fixed(0, 0, 0)
+    assert (first.count, evaluator._most) == (1, most)
+    step, reset, forward = first.step, first.reset, network.forward
+
+    def after(seconds: float, call: Any) -> Any:
+        def timed(*given: Any) -> Any:
+            now[0] += seconds
+            return call(*given)
+
+        return timed
+
+    first.step, first.reset = after(playing, step), after(playing, reset)  # type: ignore[method-assign]
+    network.forward = after(acting, forward)  # type: ignore[method-assign]
+    pulse = np.zeros(1)
+    scores = evaluator.run(network, 5, SEEDS, pulse=pulse)
+    assert scores is not None
+    assert (evaluator._environment.count, evaluator._most, pulse[0]) == (count, 0, 0.0)
+    assert (evaluator._environment is first) == (count == 1)
+    evaluator.close()
+
+
+def test_the_progress_of_an_evaluation_is_told_before_each_reset_and_after_each_step(counting):
+    told: list[int] = []
+    evaluator = Evaluator(find(partial(counting, script=[(2, "terminated")])), Environment(), 1)
+    evaluator.run(fixed(0, 0, 0), 2, SEEDS, progress=lambda tally: told.append(len(tally.returns)))
+    evaluator.close()
+    assert told == [0, 0, 1, 1, 1, 2]  # a reset, two steps, a step that is the reset after the end, two steps

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -15,7 +16,7 @@ from troupe.environments.actions import Actions
 from troupe.environments.packing import Packing
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import FlatWeights
-from troupe.runs.evaluate.judge import Judge, standstill
+from troupe.runs.evaluate.judge import Judge, standstill, target_of
 from troupe.runs.evaluate.scores import Scores
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.learning.weights import Master, WeightStore
@@ -53,7 +54,8 @@ class Scripted:
         out_of_time: Any,
     ) -> Scores | None:
         weight = next(network.parameters()).flatten()[0].item()
-        self.asked.append({"episodes": episodes, "seeds": tuple(seeds.generate_state(4)), "weight": weight})
+        about = {"episodes": episodes, "seeds": tuple(seeds.generate_state(4)), "greedy": greedy}
+        self.asked.append(about | {"weight": weight})
         self.meanwhile()
         returns = self.left.pop(0)
         if returns is None or stopped():
@@ -197,6 +199,34 @@ def test_never_is_never():
 
 
 # How
+
+
+def test_the_row_of_an_evaluation_has_all_its_figures_and_the_step_of_its_weights():
+    court = Court([5.0, 7.0, 0.0, 4.0], [1.0], greedy=False)
+    court.clock.seconds = 2.5
+    court.after(100)
+    court.final_evaluation(150)
+    walls = [row.pop("wall") for row in court.rows]
+    assert walls == sorted(walls)
+    assert walls[0] > 1.7e9
+    assert court.rows[0] == {
+        "kind": "evaluation", "purpose": "progress", "seconds": 2.5, "steps": 100, "weights_steps": 100, "episodes": 4,
+        "cut_off": 0, "unfinished": 0, "mean": 4.0, "std": pytest.approx(6.5**0.5), "min": 0.0, "max": 7.0,
+        "mean_length": 1.0,
+    }  # fmt: skip
+    final = {name: court.rows[1][name] for name in ("purpose", "steps", "weights_steps", "episodes", "mean")}
+    assert final == {"purpose": "final", "steps": 150, "weights_steps": 100, "episodes": 1, "mean": 1.0}
+    assert [each["greedy"] for each in court.evaluator.asked] == [False, False]
+    assert [each["episodes"] for each in court.evaluator.asked] == [4, 9]
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold", "expected"),
+    [("auto", 475.0, 475.0), ("auto", None, None), ("none", 475.0, None), (-3.5, 475.0, -3.5), (0.0, None, 0.0)],
+)
+def test_the_target_is_the_environments_own_or_the_one_that_is_set(target, threshold, expected):
+    source = SimpleNamespace(reward_threshold=threshold)
+    assert target_of(Stop(target=target), source) == expected  # type: ignore[arg-type]
 
 
 def test_actors_and_the_clock_stand_still_meanwhile_and_go_on_afterwards():

@@ -1,11 +1,13 @@
 """The image beside which the agent's thoughts are: what is drawn is what was thought."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from helpers.pictures import assert_looks_the_same
+from troupe.runs.show import panel as panels
 from troupe.runs.show.panel import CHOSEN, OTHER, TRACK, VALUE, ZERO, Panel
 from troupe.runs.show.play import ActionComponent, Decision, PlayState, ValueHistory
 from troupe.text import format_score, format_value
@@ -141,6 +143,7 @@ def test_an_ataris_picture_is_enlarged_by_whole_numbers_to_about_four_to_three()
 SWINGS = 4.0 * np.sin(np.arange(400) / 40) + np.where(np.arange(400) > 300, np.arange(400) % 2, 0.0)
 FEW, MANY = ["left", "stay", "up and to the right"], ["fire", "wait"]
 CONTINUOUS = [ActionComponent(-0.7, 0.15), ActionComponent(0.02, 0.51), ActionComponent(30.0, 1.0)]
+CHOICES = [ActionComponent(2, 0.0, 0.9), ActionComponent(0, 0.0, 0.005), ActionComponent(-1.0, 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -149,17 +152,63 @@ CONTINUOUS = [ActionComponent(-0.7, 0.15), ActionComponent(0.02, 0.51), ActionCo
         ("few-actions", FEW, [0.2, 0.05, 0.75, 0.0], 2, SWINGS),
         ("two-columns", MANY, [1 / 64] * 39 + [25 / 64], 30, SWINGS + 9.0),
         ("many-actions", MANY, np.linspace(0.0, 0.02, 100), 70, SWINGS[:20]),
+        ("very-many-actions", MANY, np.linspace(0.002, 0.0, 1000), 999, SWINGS / 4 - 9.0),
         ("continuous-actions", ["gas", "steer"], None, None, [0.001]),
+        ("choices", ["gear", "horn"], None, None, [np.nan]),
+        ("the-end", ["only"], [1.0], None, [-5.0] * 30),
     ],
 )
 def test_the_panel_looks_like_the_reference_picture(name, actions, shares, chosen, values, tmp_path):
     """Positions, sizes and colours, which no other test checks."""
     shown = state(shares, values, chosen, step=12_345, total=-67.25)
     if shares is None:
-        shown = replace(shown, decision=shown.decision._replace(components=CONTINUOUS))
+        components = CHOICES if name == "choices" else CONTINUOUS
+        shown = replace(shown, decision=shown.decision._replace(components=components))
     frame = np.linspace(0, 250, 70 * 30 * 3).reshape(70, 30, 3).astype(np.uint8)
     image = Panel("An environment with a name that is too long", actions, 12 / 7).compose(frame, shown)
     assert_looks_the_same(image[:, 300:], name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "aspect", "preferred", "enlarged", "whole"),
+    [
+        (70, 30, 12 / 7, 560, (560, 420), (560, 698)),
+        (20, 200, 1.0, 560, (120, 1200), (400, 1478)),  # by the width, of 1,280 pixels
+        (161, 30, 1.0, 400, (322, 60), (400, 338)),
+        (450, 501, 1.0, 400, (450, 501), (450, 778)),  # never reduced
+        (250, 854, 1.0, 560, (250, 854), (400, 1132)),  # twice would be more than 1,280 pixels by more than a half
+        (451, 30, 0.4, 400, (451, 30), (452, 308)),
+    ],
+)
+def test_a_frame_is_enlarged_by_whole_numbers_and_in_the_middle_of_the_panels_height(
+    height, width, aspect, preferred, enlarged, whole
+):
+    frame = np.full((height, width, 3), 200, np.uint8)
+    image = Panel("Env", pixel_aspect=aspect, preferred_height=preferred).compose(frame, state())
+    rows, columns = (np.flatnonzero((image[:, : enlarged[1]] == 200).all(axis=2).any(axis=each)) for each in (1, 0))
+    assert (image.shape[:2], len(rows), len(columns)) == (whole, *enlarged)
+    assert (columns[0], rows[0]) == (0, (image.shape[0] - len(rows)) // 2)
+    assert (len(rows), len(columns)) == (rows[-1] - rows[0] + 1, columns[-1] + 1)
+
+
+def test_a_panel_is_drawn_once_for_the_frames_of_a_state_and_anew_for_another():
+    panels._draw.cache_clear()
+    panel, one, other = Panel("Env"), state(chosen=0), state(chosen=1)
+    drawn = [panel.compose(BLACK, each) for each in (one, one, other)]
+    assert panels._draw.cache_info()[:2] == (1, 2)  # found, and drawn
+    assert (drawn[0] == drawn[1]).all()
+    assert (drawn[1] != drawn[2]).any()
+    assert len(panel.compose(np.zeros((500, 9, 3), np.uint8), other)) == 500
+
+
+def test_a_panel_beside_an_environment_has_its_title_its_actions_and_its_pixels():
+    rendered = SimpleNamespace(title="Pong", action_names=["fire", "wait"], pixel_aspect=12 / 7)
+    for height in (560, 400):
+        made = Panel.beside(rendered, height).compose(BLACK[:70], state())  # type: ignore[arg-type]
+        assert (made == Panel("Pong", ["fire", "wait"], 12 / 7, height).compose(BLACK[:70], state())).all()
+    tall = np.zeros((102, 30, 3), np.uint8)  # 5.49 times as high as the height that is preferred
+    assert len(Panel.beside(rendered).compose(tall, state())) == 510  # type: ignore[arg-type]
+    assert Panel("Pong").compose(tall, state()).shape == (510, 428, 3)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,26 @@ def test_the_picture_of_several_runs_looks_like_the_reference_picture(
     assert_looks_the_same(picture_of(runs, "A title"), name, tmp_path)
 
 
+def test_the_picture_of_groups_with_targets_of_their_own_looks_like_the_reference_picture(
+    make_run: MakeRun, tmp_path: Path
+) -> None:
+    """Seeds by their dashes, a group of one run, what is unfinished and what is missing, and the note on targets."""
+    from PIL import Image
+
+    runs, names = [], []
+    for number, (name, seed) in enumerate([("one", 7), ("one", 10), ("two", 7), ("two", 10), ("three", 7)]):
+        rows = [report(steps, 90.0 * number + steps / 250) for steps in range(500, 20_500 + 4000 * number, 500)]
+        rows += [evaluation(12_000, 20.0)]
+        rows.append(evaluation(20_000, 380.0 - 75 * number, purpose="final" if seed == 7 else "progress"))
+        rows.append({"kind": "gap", "from_steps": 9000, "steps": 11_000, "from_seconds": 0.18, "seconds": 0.22})
+        run = make_run(f"r{number}", rows, target={"one": "300.0", "two": "150.0", "three": '"none"'}[name])
+        runs.append(settings_of(run, seed=seed, evaluation={"greedy": name != "two"}))
+        names.append(name)
+    plot_runs(runs, tmp_path / "picture.png", names=names, note="not drawn: four, seeds 1, 2 (failed)")
+    with Image.open(tmp_path / "picture.png") as image:
+        assert_looks_the_same(np.asarray(image.convert("RGB")), "plot-of-targets", tmp_path)
+
+
 def words_of(runs: Sequence[Path], title: str | None = None) -> str:
     out = runs[0].parent / "words.svg"
     plot_runs(runs, out, title)

@@ -97,6 +97,60 @@ def test_tables_have_a_row_for_each_variant_against_the_first():
     assert all(line.endswith(r"\\") and line.count(" & ") == 5 for line in lines[4:6])
 
 
+FIGURES = {
+    "appo": {"runs": 4, "iqm": 25.0, "iqm_interval": (10.0, 12345.6)},
+    "a3c & more_": {"runs": 12, "iqm": 4.567, "iqm_interval": None, "improvement": 0.125},
+    "x": {"runs": 2, "iqm": 0.0, "iqm_interval": (-1.0, 1.0), "improvement": 1.0, "improvement_interval": (0.5, 1.0)},
+}
+
+
+def test_a_table_in_markdown_is_aligned_numbers_to_the_right():
+    assert markdown(FIGURES) == [
+        "| preset      | runs |  IQM |  95 % interval | P(better than appo) | 95 % interval |",
+        "| :---------- | ---: | ---: | -------------: | ------------------: | ------------: |",
+        "| appo        |    4 | 25.0 | 10.0 to 12,346 |                   - |             - |",
+        "| a3c & more_ |   12 | 4.57 |              - |                0.12 |             - |",
+        "| x           |    2 | 0.00 |  -1.00 to 1.00 |                1.00 |  0.50 to 1.00 |",
+    ]
+
+
+def test_a_table_in_latex_needs_no_package_and_has_no_special_characters():
+    assert (
+        latex(FIGURES)
+        == r"""\begin{tabular}{lrrrrr}
+\hline
+preset & runs & IQM & 95 \% interval & P(better than appo) & 95 \% interval \\
+\hline
+appo & 4 & 25.0 & 10.0 to 12,346 & - & - \\
+a3c \& more\_ & 12 & 4.57 & - & 0.12 & - \\
+x & 2 & 0.00 & -1.00 to 1.00 & 1.00 & 0.50 to 1.00 \\
+\hline
+\end{tabular}
+"""
+    )
+    escaped = latex({"$#{}": {"runs": 1, "iqm": 0.0, "iqm_interval": None}})
+    assert r"\$\#\{\} & 1 " in escaped
+
+
+def test_figures_have_intervals_where_there_are_two_runs_and_more_on_both_sides():
+    made = of_variants({"one": [1.0], "two": [2.0, 4.0], "three": [0.0, 0.0, 0.0]})
+    assert made["one"] == {"runs": 1, "iqm": 1.0, "iqm_interval": None}
+    assert made["two"] == {"runs": 2, "iqm": 3.0, "iqm_interval": (2.0, 4.0), "improvement": 1.0}
+    first_of_two = of_variants({"two": [2.0, 4.0], "three": [3.0, 3.0, 3.0], "one": [9.0]})
+    assert first_of_two["three"]["improvement_interval"] == (0.0, 1.0)
+    assert first_of_two["three"]["improvement"] == 0.5
+    assert first_of_two["one"] == {"runs": 1, "iqm": 9.0, "iqm_interval": None, "improvement": 1.0}
+    assert of_variants({"none": []}) == {}
+
+
+def test_intervals_are_the_same_again_and_of_the_seed():
+    scores = column(*range(9))
+    mean = lambda resampled: resampled.mean(axis=(-2, -1))  # noqa: E731
+    assert interval(mean, scores) == interval(mean, scores, seed=0) != interval(mean, scores, seed=1)
+    two = lambda one, other: one.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1))  # noqa: E731
+    assert interval(two, column(1, 1), column(4, 4)) == (-3.0, -3.0)
+
+
 @pytest.mark.slow
 def test_a_comparison_prints_and_writes_them(tmp_path, run_command):
     few = "--steps 256 --target none --evaluation.every_seconds 0 --evaluation.final_episodes 1 --actors 1"

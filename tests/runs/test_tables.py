@@ -2,7 +2,10 @@
 
 import csv
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -87,6 +90,35 @@ def test_data_frames(folder, frame):
     table = troupe.read_metrics(folder, frame=frame)
     assert isinstance(table, library.DataFrame)
     assert list(table["seed"]) == [3, 3, 3, 7]
+
+
+def pretended(monkeypatch: pytest.MonkeyPatch, name: str, **content: Any) -> None:
+    """A package that is installed, with no more in it than that."""
+    module = ModuleType(name)
+    vars(module).update(content, __spec__=ModuleSpec(name, None))
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+@pytest.mark.parametrize("frame", ["pandas", "polars"])
+def test_a_data_frame_is_made_of_the_columns(folder, frame, monkeypatch):
+    pretended(monkeypatch, frame, DataFrame=lambda columns: [frame, *columns])
+    assert troupe.read_metrics(folder, frame=frame) == [frame, *troupe.read_metrics(folder)]
+
+
+@pytest.mark.parametrize("name", ["all.parquet", "all.Parquet"])
+def test_a_parquet_file_has_the_columns_with_nothing_where_a_number_is_missing(folder, name, monkeypatch, run_command):
+    def array(column: np.ndarray, *, from_pandas: bool) -> Any:
+        assert from_pandas  # so that NaN is nothing
+        return column.tolist()
+
+    def write_table(table: dict[str, Any], file: Path) -> None:
+        file.write_text(json.dumps(table["seed"]))
+
+    parquet = ModuleType("parquet")
+    parquet.write_table = write_table  # type: ignore[attr-defined]
+    pretended(monkeypatch, "pyarrow", array=array, table=dict, parquet=parquet)
+    assert run_command(f"export-metrics {folder} -o {folder}/{name}")[0] == 0
+    assert json.loads((folder / name).read_text()) == [3, 3, 3, 7]
 
 
 def test_export_as_csv(folder, run_command):

@@ -3,9 +3,11 @@
 import io
 import re
 
+import numpy as np
 import pytest
 
 import troupe
+from helpers.screens import assert_reads_the_same
 from troupe.runs.show import play, terminal
 
 
@@ -122,3 +124,48 @@ def test_the_numbers_of_an_action_have_their_names_where_there_is_room():
     assert terminal._policy(decision._replace(components=[]), ["gas"], True, 60, 2) == []
     choice = decision._replace(components=[play.ActionComponent(2, 0.0, 0.9)])
     assert terminal._policy(choice, ["gear"], True, 60, 2) == ["gear 2  90 % ▇"]
+
+
+ONE = ["left", "stay", "up and to the right"]
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "colours", "columns", "lines", "actions", "shares"),
+    [
+        ("playing", "utf-8", "truecolor", 100, 12, ONE, (0.24, 0.76, 0.0)),
+        ("playing-in-256-colours", "utf-8", "", 70, 18, ONE, (0.24, 0.76, 0.0)),
+        ("playing-in-greys", "ascii", "24bit", 46, 11, ONE, (0.24, 0.76, 0.0)),
+        ("playing-many-actions", "utf-8", "24bit", 46, 7, ["fire", "wait"], np.linspace(0.0, 1.0, 9)),
+    ],
+)
+def test_the_screen_looks_like_the_reference_screen(
+    name, encoding, colours, columns, lines, actions, shares, countdown, decided, clock, monkeypatch, tmp_path
+):
+    """Positions, characters and colours, which no other test checks: a picture of several colours, in proportion; the
+    values of the episode; the policy."""
+    for variable, value in (("COLORTERM", colours), ("COLUMNS", str(columns)), ("LINES", str(lines))):
+        monkeypatch.setenv(variable, value)
+
+    class Painted(countdown):
+        def render(self):
+            across, down = np.meshgrid(np.linspace(0, 255, 24), np.linspace(0, 255, 10))
+            return np.stack([across, down, np.full_like(down, 50 * self.step_number)], axis=2).round().astype(np.uint8)
+
+        def get_action_meanings(self):
+            return actions
+
+    class Swinging(decided):
+        step = 0
+
+        def distribution(self, observation):
+            self.step += 1
+            return np.array(shares), 100.0 * np.sin(self.step)
+
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding=encoding, newline="")
+    env = Painted(render_mode="rgb_array", length=12)
+    assert terminal.show_terminal(Swinging(), lambda mode: env, 1, 0, stream) == [12.0]
+    stream.flush()
+    begin, *_, screen, last = raw.getvalue().decode(encoding).split("\x1b[H")
+    end = "".join(last.splitlines(keepends=True)[-4:])
+    assert_reads_the_same(f"{begin}\n{screen}\nin the end\n{end}", name, tmp_path)

@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 
 from troupe.config import UsageError
@@ -40,6 +41,36 @@ def test_closing_it_ends_quietly(balancing, cartpole):
             return super().act(observation)
 
     assert window.show_window(Closing(), cartpole, episodes=1, seed=0) == []
+
+
+def test_escape_and_q_close_it_and_other_keys_do_not():
+    import pygame
+
+    with window._Window("Pong") as opened:
+        opened.show(np.zeros((20, 30, 3), np.uint8))
+        for event, key, closes in (
+            (pygame.KEYDOWN, pygame.K_ESCAPE, True), (pygame.KEYDOWN, pygame.K_q, True), (pygame.QUIT, None, True),
+            (pygame.KEYDOWN, pygame.K_w, False), (pygame.KEYUP, pygame.K_q, False),
+        ):  # fmt: skip
+            assert not opened.closed()
+            pygame.event.post(pygame.event.Event(event, key=key))
+            assert opened.closed() == closes
+
+
+def test_it_has_the_environments_name_and_its_frames_stay_as_they_were_drawn():
+    import pygame
+
+    image = np.arange(30 * 20 * 3).reshape(30, 20, 3).astype(np.uint8)
+    with window._Window("Pong") as opened:
+        opened.show(image)
+        first = pygame.display.get_surface()
+        assert pygame.display.get_caption()[0] == "troupe watch: Pong"
+        assert (pygame.surfarray.array3d(first).swapaxes(0, 1) == image).all()
+        opened.show(image[::-1])
+        assert pygame.display.get_surface() is first
+        assert (pygame.surfarray.array3d(first).swapaxes(0, 1) == image[::-1]).all()
+        assert not opened.closed()
+    assert not pygame.display.get_init()
 
 
 def test_a_display_that_does_not_answer_is_a_plain_line(balancing, cartpole, monkeypatch):

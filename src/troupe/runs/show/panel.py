@@ -37,9 +37,7 @@ class Panel:
     """
 
     def __init__(self, title: str, actions: Sequence[str] = (), pixel_aspect: float = 1.0, preferred_height: int = 560):
-        self._title, self._actions, self._aspect, self._height = title, actions, pixel_aspect, preferred_height
-        self._state: PlayState | None = None
-        self._drawn: RGBImage = np.zeros((0, 0, 3), np.uint8)  # the panel of that state
+        self._title, self._actions, self._aspect, self._height = title, tuple(actions), pixel_aspect, preferred_height
 
     @classmethod
     def beside(cls, rendered: RenderedEnv, preferred_height: int = 560) -> "Panel":
@@ -50,18 +48,12 @@ class Panel:
         down = max(1, min(round(self._height / len(frame)), round(MAX_WIDTH / (frame.shape[1] * self._aspect))))
         enlarged = frame.repeat(down, axis=0).repeat(max(1, round(down * self._aspect)), axis=1)
         height, width = enlarged.shape[:2]
-        panel = self._panel(state, _even(max(height, MIN_HEIGHT)))
+        panel = np.asarray(_draw(state, self._title, self._actions, _even(max(height, MIN_HEIGHT))))
         whole = np.zeros((len(panel), _even(width + panel.shape[1]), 3), np.uint8)
         top = (len(whole) - height) // 2
         whole[top : top + height, :width] = enlarged
         whole[:, -panel.shape[1] :] = panel
         return whole
-
-    def _panel(self, state: PlayState, height: int) -> RGBImage:
-        """Drawn once for the several frames of a state."""
-        if self._state is not state or len(self._drawn) != height:
-            self._state, self._drawn = state, np.asarray(_draw(state, self._title, self._actions, height))
-        return self._drawn
 
 
 def _even(pixels: int) -> int:
@@ -99,7 +91,8 @@ def _font(size: int) -> "ImageFont.FreeTypeFont | ImageFont.ImageFont":
     return ImageFont.load_default(size)
 
 
-def _draw(state: PlayState, title: str, actions: Sequence[str], height: int) -> "Image.Image":
+@lru_cache(1)  # several frames have one state
+def _draw(state: PlayState, title: str, actions: tuple[str, ...], height: int) -> "Image.Image":
     from PIL import Image
 
     em = max(MIN_EM, round(height / EMS_PER_HEIGHT))

@@ -176,5 +176,5 @@ def _action_names(env: Env) -> Sequence[str]:
     meanings = getattr(env.unwrapped, "get_action_meanings", None)
     if meanings:
         words = [one_line(str(word)).lower() for word in meanings()]
-        return [" ".join(re.findall("up|down|left|right|fire|.+", word)) for word in words]
+        return [" ".join(map(str.strip, re.findall("up|down|left|right|fire|.+", word))) for word in words]
     return _ACTIONS.get(_title(env).partition("-")[0], ())
