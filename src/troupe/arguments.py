@@ -215,6 +215,18 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     kinds = "which rows: report, evaluation, collapse or gap (docs/metrics.md; report)"
     one.add_argument("--kind", default="report", metavar="K", help=kinds)
 
+    one = add("dashboard", "serve a page that shows all runs under a folder, while they train and afterwards")
+    one.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="which (runs)")
+    one.add_argument(
+        "--port", type=count(0), default=8770, metavar="N", help="of the page's address (8770); 0: a free one"
+    )
+    one.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="the address to serve at (127.0.0.1)")
+    one.add_argument("--remote", action="store_true", help="allow a --host that others can reach; there is no password")
+
+    one = add("report", "write that page of one run as a single HTML file")
+    one.add_argument("run", metavar="RUN", help="a run directory")
+    one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.html")
+
     one = add("replay", "run a recorded run (train --record) again in one thread, bit for bit")
     _add_run(one)
     _add_env(one)

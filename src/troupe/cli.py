@@ -266,12 +266,12 @@ def _display(options: argparse.Namespace) -> config.Mode:
 
 
 _SCHEDULES = [name for name in config.fields() if name.startswith("schedules.")]
-_WITHOUT_TORCH = ("envs", "presets")
+_WITHOUT_TORCH = ("envs", "presets", "dashboard", "report")
 _WITH_ROWS = ("train", "resume", "compare", "tune")  # whose output is read while they work; others print a result
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int | None]] = {
     command.__name__.replace("_", "-"): command
     for command in (
         train, compare, tune, evaluate, watch, reading.export, resume, reading.plot, reading.export_metrics,
-        reading.replay, reading.bench, reading.check, reading.envs, reading.presets,
+        reading.dashboard, reading.report, reading.replay, reading.bench, reading.check, reading.envs, reading.presets,
     )
 }  # fmt: skip

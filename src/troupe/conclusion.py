@@ -11,7 +11,7 @@ from typing import Any
 from troupe import safe_files
 from troupe.config import TrainConfig, TroupeError, UsageError, one_line, printable, protocol_of, reason
 from troupe.runs.store import checkpoint
-from troupe.runs.store.directory import peak_memory_mb, versions
+from troupe.runs.store.directory import newest_first, peak_memory_mb, versions
 from troupe.runs.store.metrics import to_json
 from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Failure
@@ -65,7 +65,7 @@ def failure_of(run: Path, failure: Failure, saved: Path | None) -> TroupeError:
     with suppress(OSError):
         checkpoint.write_durably(run / "error.txt", printable(trace).encode())
         where = f"traceback in {run / 'error.txt'}"
-    older = checkpoint.newest_first(run)
+    older = newest_first(run)
     kept = f"weights saved in {saved}" if saved else f"newest checkpoint: {older[0] if older else 'none'}"
     why = reason(failure.error) if failure.part == SAVING else one_line(failure.error)
     return TroupeError(f"{failure.part} failed: {why} ({where}; {kept})")

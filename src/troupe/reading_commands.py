@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from troupe import config, console
@@ -110,3 +111,22 @@ def export_metrics(options: argparse.Namespace) -> None:
 
     rows = write_metrics([Path(run) for run in options.runs], Path(options.output), options.kind)
     console.write(f"wrote {options.output}: {counted(rows, 'row')}")
+
+
+def dashboard(options: argparse.Namespace) -> None:
+    """Serves until a signal ends it."""
+    from troupe.runs.dashboard.server import make
+
+    with make(Path(options.folder), options.host, options.port, remote=options.remote) as server:
+        host = f"[{server.host}]" if ":" in server.host else server.host
+        console.write(f"{options.folder}: http://{host}:{server.port}/ (Ctrl-C ends it)")
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+
+
+def report(options: argparse.Namespace) -> None:
+    from troupe.runs.dashboard.report import write_report
+
+    left_out = write_report(Path(options.run), Path(options.output))
+    console.write(f"wrote {options.output}" + (f"; too large for it: {', '.join(left_out)}" if left_out else ""))

@@ -23,11 +23,16 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only privileged
 
 def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
     """The content of a regular file. Raises OSError for anything else, ValueError for one that is larger."""
-    with open(_regular(path, os.O_RDONLY), "rb") as file:
+    with open_to_read(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > most_bytes:
             raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} that are read")
         return file.read()
+
+
+def open_to_read(path: Path) -> BinaryIO:
+    """Opens a regular file, unbuffered. Raises OSError for anything else."""
+    return open(_regular(path, os.O_RDONLY), "rb", buffering=0)
 
 
 def read_json(path: Path) -> Mapping[str, Any]:

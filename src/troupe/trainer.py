@@ -25,7 +25,7 @@ from troupe.runs.callbacks.callback import Callback
 from troupe.runs.callbacks.find import find as find_callbacks
 from troupe.runs.report.display import Display
 from troupe.runs.store import checkpoint
-from troupe.runs.store.directory import RunDirectory, check_free, check_named
+from troupe.runs.store.directory import RunDirectory, check_free, check_named, newest_first
 from troupe.runtime import choices
 from troupe.runtime.cluster.placement import connected
 from troupe.runtime.journal import FILE as JOURNAL
@@ -229,7 +229,7 @@ def _resumed(
     given |= {f"env.files.{file}": digest for file, digest in files.digests(there).items()}
     config = configuration.replace(before, given)
     choices.check_code(path, config)
-    if not checkpoint.newest_first(path):
+    if not newest_first(path):
         return _begun_anew(path, config, env, network_of_run(path, config, network), callbacks, display, group)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)

@@ -6,7 +6,7 @@ from typing import Any
 
 from troupe import safe_files
 from troupe.config import fields, settings_in
-from troupe.runs.store.checkpoint import newest_first
+from troupe.runs.store.directory import newest_first
 from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
@@ -55,13 +55,16 @@ def labels(runs: Sequence[Settings]) -> list[str]:
     identities = [tuple(settings.get(name) for name in _IDENTITY) for settings in runs]
     environments = len({env for env, _, _ in identities}) > 1
     presets = len({preset for _, preset, _ in identities}) > 1 or not environments
+    alike: dict[tuple[Any, ...], list[Settings]] = {}
+    for settings, identity in zip(runs, identities, strict=True):
+        alike.setdefault(identity, []).append(settings)
+    names = {identity: _differing(those) for identity, those in alike.items()}
     made: dict[str, Settings] = {}
     words = []
     for settings, identity in zip(runs, identities, strict=True):
-        alike = [other for other, its in zip(runs, identities, strict=True) if its == identity]
         env, preset, tuned = identity
-        both = len({its for its in identities if its[:2] == identity[:2]}) > 1
-        differing = [f"{name}={_text(_value(settings, name))}" for name in _differing(alike)]
+        both = len({its for its in alike if its[:2] == identity[:2]}) > 1
+        differing = [f"{name}={_text(_value(settings, name))}" for name in names[identity]]
         if len(differing) > _MOST:
             differing[_MOST:] = [f"{len(differing) - _MOST} more"]
         word = " · ".join([str(env)] * environments + [str(preset)] * presets + [_tuning(tuned)] * both + differing)

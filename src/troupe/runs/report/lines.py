@@ -93,8 +93,8 @@ def bootstrap_band(values: Float[np.ndarray, "runs n"]) -> tuple[Values, Values]
     """95 % percentile bootstrap of the mean over runs."""
     count = len(values)
     weights = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=RESAMPLES) / count
-    means = weights @ values
-    return np.percentile(means, 2.5, axis=0), np.percentile(means, 97.5, axis=0)
+    low, high = np.percentile(weights @ values, [2.5, 97.5], axis=0)
+    return low, high
 
 
 def usual_target(targets: Iterable[float | None]) -> float | None:

@@ -13,7 +13,6 @@ checkpoints/<step>/
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from torch import Tensor
 
 from troupe import safe_files
 from troupe.config import TrainConfig, TroupeError, UsageError, from_toml, one_line, reason
-from troupe.runs.store.directory import runs_inside
+from troupe.runs.store.directory import newest_first, runs_inside, step_of
 
 KEEP = 3
 _STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
@@ -79,7 +78,7 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
         _remove(beside)
         raise
     others = [other for other in newest_first(run) if other != path]
-    earlier = [other for other in others if other != replaced and _step(other) < step]
+    earlier = [other for other in others if other != replaced and step_of(other) < step]
     for old in set(others) - set(earlier[: KEEP - 1]):
         _remove(old)
     return path
@@ -183,18 +182,6 @@ def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
         if tensor.isnan().any():
             raise TroupeError(f"{name} holds NaN in {part}")
     return weights
-
-
-def newest_first(run: Path) -> list[Path]:
-    """The checkpoints of a run. A run that was killed between two renames leaves one named `.replaced`."""
-    folder = run / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    known = [name for name in names if re.fullmatch(r"[0-9]+(\.replaced)?", name)]
-    return [folder / name for name in sorted(known, key=lambda name: (_step(folder / name), -len(name)), reverse=True)]
-
-
-def _step(path: Path) -> int:
-    return int(path.name.removesuffix(".replaced"))
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

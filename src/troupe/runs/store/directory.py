@@ -47,6 +47,20 @@ def runs_inside(folder: Path) -> str:
     return f"; it holds runs: {', '.join(map(str, found[:4]))}{more}" if found else ""
 
 
+def newest_first(run: Path) -> list[Path]:
+    """The checkpoints of a run. A run that was killed between two renames leaves one named `.replaced`."""
+    folder = run / "checkpoints"
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    known = [name for name in names if re.fullmatch(r"[0-9]+(\.replaced)?", name)]
+    return [
+        folder / name for name in sorted(known, key=lambda name: (step_of(folder / name), -len(name)), reverse=True)
+    ]
+
+
+def step_of(path: Path) -> int:
+    return int(path.name.removesuffix(".replaced"))
+
+
 class RunDirectory:
     """A run's directory, locked while this process writes there. `with` releases it.
 

@@ -4,10 +4,12 @@ Python has no such lock on Windows, and some network drives have none: directori
 """
 
 import os
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
 
+from troupe import safe_files
 from troupe.config import UsageError, one_line
 
 try:
@@ -16,6 +18,7 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 FILE = ".lock"
+_OWNER = re.compile(r"process (\d+) on (.+)\n?")
 _held: set[int] = set()  # descriptors; forked processes must not keep them
 
 
@@ -61,6 +64,20 @@ class Lock:
         with suppress(OSError):
             return os.path.samestat(os.fstat(descriptor), os.lstat(self._file))
         return False
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a process has the directory, by what the lock's file says; it takes no lock itself, which could be in the
+    way of a run that starts. Of a process on another host it is not known whether it still runs: true."""
+    try:
+        owner = _OWNER.fullmatch(safe_files.read(directory / FILE, 100).decode())
+        if owner and fcntl is not None and owner[2] == socket.gethostname():  # on Windows kill would end the process
+            os.kill(int(owner[1]), 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return owner is not None
 
 
 def _forget() -> None:
