@@ -13,7 +13,7 @@ from troupe.runs.report.labels import Settings, labels
 from troupe.runs.report.plots import FEWEST
 from troupe.runs.report.tables import runs_in
 
-_READING_SECONDS = 0.2  # for an answer; what is not read by then follows in the next one
+_READING_SECONDS = 0.5  # for an answer; what is not read by then follows in the next one
 _LEAST_SECONDS = 0.5  # between two looks at the files, however many pages ask
 
 
@@ -56,13 +56,14 @@ class Folder:
             return self._runs.get(self.root / id_)
 
     def _look(self) -> None:
-        """Reads what is new: of a run that has just been found the newest report at once, all else while there is
-        time."""
-        deadline = time.monotonic() + _READING_SECONDS
+        """Looks at every run; of long ones that have just been found at a sample, which is sent at once, and later at
+        all the rest, while there is time."""
         if time.monotonic() - self._listed > 20 * self._listing_seconds:  # a large folder takes long to list
             self._list()
-        for run in [run for run in self._runs.values() if not run.changed]:
+        new = [run for run in self._runs.values() if not run.changed]
+        for run in new:
             self._refresh(run)
+        deadline = time.monotonic() + (0.0 if new else _READING_SECONDS)
         for run in sorted(self._runs.values(), key=lambda run: (run.complete, run.looked)):
             while self._refresh(run) and not run.complete and time.monotonic() < deadline:
                 pass

@@ -87,8 +87,9 @@ class Metrics:
             lines += file.read(_BLOCK_BYTES).split(b"\n")[1:-1]
         self._add(lines)
 
-    def read_on(self, file: BinaryIO) -> int:
-        """Reads up to PART_BYTES more; returns how many bytes. A line that is still being written waits."""
+    def read_on(self, file: BinaryIO) -> tuple[bool, bool]:
+        """Reads up to PART_BYTES more; whether there was anything, and whether that was the end. A line that is still
+        being written waits."""
         file.seek(self._offset)
         data = file.read(PART_BYTES)
         end = data.rfind(b"\n") + 1
@@ -96,7 +97,7 @@ class Metrics:
             end = len(data)
         self._offset += end
         self._add(data[:end].splitlines())
-        return end
+        return end > 0, len(data) < PART_BYTES
 
     def is_shorter_than_read(self, size: int) -> bool:
         return size < self._offset

@@ -76,10 +76,9 @@ class ShownRun:
                     self._metrics = Metrics(self._read.names)
                     self._metrics.sample(file, status.st_size)
                     return True
-            added = self._read.read_on(file)
-            self.complete = not added
+            added, self.complete = self._read.read_on(file)
             if self._metrics is self._read:
-                return added > 0
+                return added
             if self.complete:
                 self._metrics = self._read
             return self.complete

@@ -20,7 +20,7 @@ class Plot {
     this.canvas = el("div", { class: "canvas", tabindex: 0, role: "img", "aria-label": `${title}; arrow keys read values`, onkeydown: event => this.key(event) });
     this.canvas.style.setProperty("--height", `${height}px`);
     this.canvas.plot = this;
-    this.element = el("div", { class: "plot" }, el("h3", {}, title, this.output), this.canvas);
+    this.element = el("div", { class: "plot" }, el("h3", {}, el("span", {}, title), this.output), this.canvas);
     parent.append(this.element);
     seen.observe(this.canvas);
     sized.observe(this.canvas);
@@ -92,7 +92,7 @@ class Plot {
     if (index < 0 && this.canvas === document.activeElement) index = this.reading ?? 1;
     if (at == null || index < 0 || !this.lines[index]) { this.output.textContent = ""; return; }
     const place = nearest(u.data[index], at), y = u.data[index][place];
-    this.output.textContent = y == null ? "" : `${this.lines[index].name}: ${compact(y)} at ${compact(u.data[0][place])}${this.axis === "steps" ? "" : " s"}`;
+    this.output.textContent = y == null ? "" : `${compact(y)} at ${compact(u.data[0][place])}${this.axis === "steps" ? "" : " s"}, ${this.lines[index].name}`;
   }
 
   key(event) {
