@@ -4,11 +4,15 @@ import json
 import os
 import re
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from werkzeug.test import Client
 
 from troupe import UsageError, cli
@@ -195,6 +199,37 @@ def test_a_folder_without_runs_waits_for_them(tmp_path: Path):
     write(tmp_path / "one", report(100))
     folder._listed = 0.0
     assert read(folder)["ids"] == ["one"]
+
+
+NUMBERS = st.one_of(
+    st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-5, 5), st.text(max_size=3)
+)
+NESTED = st.one_of(NUMBERS, st.lists(NUMBERS, max_size=2), st.dictionaries(st.sampled_from(["learner", "a"]), NUMBERS))
+FIELDS = st.sampled_from([*report(1), "own", "mean", "purpose", "from_steps", "queue_depth", "policy_loss"])
+ROWS = st.dictionaries(FIELDS, NESTED, max_size=6).map(lambda row: {"kind": "report", "steps": 3, "seconds": 1.0} | row)
+
+
+@given(
+    st.lists(ROWS, max_size=8), st.sampled_from(["", "tuned = [1]", "preset = {a = 1}", "[stop]\nseconds = inf", "="])
+)
+def test_no_file_of_a_stranger_breaks_the_page(rows: list[dict[str, Any]], settings: str):
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("one", "two"):
+            run = Path(folder) / name
+            run.mkdir()
+            (run / "config.toml").write_text(settings)
+            append(run, *rows)
+        (Path(folder) / "two/checkpoints").write_text("no folder")
+        assert msgspec.json.encode(read(Folder(Path(folder))))
+
+
+def test_a_folder_that_is_a_run_itself_and_names_that_are_no_text(tmp_path: Path):
+    run = write(tmp_path / "one", report(100))
+    (run / "videos").mkdir()
+    (run / os.fsdecode(b"videos/\xff.mp4")).touch()
+    assert read(Folder(run))["ids"] == ["one"]
+    run.rename(tmp_path / os.fsdecode(b"\xff"))
+    assert b"\xef\xbf\xbd" in msgspec.json.encode(read(Folder(tmp_path)))
 
 
 # The server

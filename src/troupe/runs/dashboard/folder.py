@@ -8,7 +8,7 @@ from typing import Any
 
 from troupe.config import UsageError
 from troupe.runs.dashboard.columns import mean_band
-from troupe.runs.dashboard.shown import ShownRun
+from troupe.runs.dashboard.shown import ShownRun, readable
 from troupe.runs.report.labels import Settings, labels
 from troupe.runs.report.plots import FEWEST
 from troupe.runs.report.tables import runs_in
@@ -44,7 +44,7 @@ class Folder:
             now, runs = time.time(), list(self._runs.values())
             return {
                 "now": now,
-                "folder": self.root.name or str(self.root),
+                "folder": readable(self.root.name or str(self.root)),
                 "ids": [run.id for run in runs],
                 "reading": sum(not run.complete for run in runs),
                 "runs": [run.show() for run in runs if run.changed >= after],
@@ -53,7 +53,7 @@ class Folder:
 
     def run(self, id_: str) -> ShownRun | None:
         with self._lock:
-            return self._runs.get(self.root / id_)
+            return next((run for run in self._runs.values() if run.id == id_), None)
 
     def _look(self) -> None:
         """Looks at every run; of long ones that have just been found at a sample, which is sent at once, and later at

@@ -107,7 +107,7 @@ class Metrics:
         decoder, found, newest = _rows(tuple(self.names[: len(self.names) - len(own)])), [], b""
         for line in lines:
             row = _decoded(decoder, line)
-            if row and row.kind == "report" and row.f0 is not None and row.f1 is not None:
+            if row and row.kind == "report" and None not in (row.f0, row.f1) and min(row.f0, row.f1) >= 0:
                 found.append((*msgspec.structs.astuple(row)[2:], *(row.own.get(name) for name in own)))
                 newest = line
             elif row and row.kind != "report" and (event := _decoded(_EVENT, line)):

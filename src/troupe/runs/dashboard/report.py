@@ -20,7 +20,7 @@ def write_report(run: Path, file: Path) -> list[str]:
         if not (run / "metrics.jsonl").is_file():
             raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl{runs_inside(run)}")
         root = run.resolve()
-        shown = ShownRun(root.parent, root)
+        shown = ShownRun(root, root)
         while not shown.complete:
             shown.refresh()
         about = shown.show()
@@ -33,7 +33,7 @@ def write_report(run: Path, file: Path) -> list[str]:
         }
         data = {
             "now": time.time(),
-            "folder": root.name,
+            "folder": shown.id,
             "ids": [shown.id],
             "reading": 0,
             "runs": [about],

@@ -1,5 +1,6 @@
 """What the page shows of one run, as plain values for JSON."""
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -32,7 +33,7 @@ class ShownRun:
 
     def __init__(self, root: Path, path: Path):
         self._root, self.path = root, path
-        self.id = path.relative_to(root).as_posix()
+        self.id = readable(path.relative_to(root).as_posix() if path != root else root.name)
         self.settings: Settings = {}
         self.lines: dict[str, tuple[Values, Values]] = {}  # by axis, the smoothed training return; as of `show`
         self.changed = self.looked = 0.0  # when: seconds since 1970
@@ -101,9 +102,11 @@ class ShownRun:
         """Its videos, the newest first."""
         if not self._inside("videos"):
             return []
-        files = [file for file in (self.path / "videos").glob("*") if file.suffix.lower() in MEDIA]
-        found = [file for file in files if self._inside(f"videos/{file.name}") and file.is_file()]
-        return sorted(found, key=lambda file: file.stat().st_mtime, reverse=True)
+        files = {file: self._stamp(f"videos/{file.name}") for file in (self.path / "videos").glob("*")}
+        found = [
+            (stamp, file) for file, stamp in files.items() if stamp and file.suffix.lower() in MEDIA and file.is_file()
+        ]
+        return [file for _, file in sorted(found, reverse=True)]
 
     def _show(self) -> dict[str, Any]:
         summary = safe_files.read_json(self.path / "summary.json") if self._inside("summary.json") else {}
@@ -121,7 +124,10 @@ class ShownRun:
             "shares": self._shares(),
             "events": [_event(event) for event in self._metrics.events[-_EVENTS:]],
             "settings": {name: _text(value) for name, value in self.settings.items()},
-            "media": [{"name": file.name, "url": f"file/{self.id}/videos/{file.name}"} for file in self.media()],
+            "media": [
+                {"name": name, "url": f"file/{self.id}/videos/{name}"}
+                for name in (readable(file.name) for file in self.media())
+            ],
             "error": self._error() if state == "failed" and self._inside("error.txt") else "",
         }
 
@@ -219,8 +225,13 @@ def _event(event: Event) -> dict[str, Any]:
     return {"kind": kind, "steps": event.steps, "seconds": event.seconds, "mean": event.mean, "words": words}
 
 
+def readable(name: str) -> str:
+    """A file's name may be no text, which JSON could not hold."""
+    return os.fsencode(name).decode(errors="replace")
+
+
 def _number(value: Any) -> Any:
-    return value if isinstance(value, int | float) else 0
+    return value if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 def _text(value: Any) -> str:

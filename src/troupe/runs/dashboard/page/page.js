@@ -13,7 +13,7 @@ const STAGES = { env: 0, "env wait": 6, act: 2, predict: 6, learn: 1, average: 3
   "other programs": 5, unaccounted: 7 };  // colours; waiting is grey
 
 const runs = new Map(), hidden = new Set(), plots = new Map();
-let groups = [], chosen = decodeURIComponent(location.hash.slice(1)), last = 0, dark = matchMedia("(prefers-color-scheme: dark)");
+let groups = [], chosen = "", last = 0, dark = matchMedia("(prefers-color-scheme: dark)");
 
 const $ = id => document.getElementById(id);
 
@@ -248,6 +248,7 @@ function showSettings() {
 }
 // Start
 
+try { chosen = decodeURIComponent(location.hash.slice(1)); } catch { /* a hash that is none of ours */ }
 const SAVED = $("data").textContent ? JSON.parse($("data").textContent) : null;
 dark.addEventListener("change", show);
 for (const id of ["environment", "all"]) $(id).addEventListener("change", show);
