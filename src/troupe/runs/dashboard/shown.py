@@ -103,10 +103,8 @@ class ShownRun:
         if not self._inside("videos"):
             return []
         files = {file: self._stamp(f"videos/{file.name}") for file in (self.path / "videos").glob("*")}
-        found = [
-            (stamp, file) for file, stamp in files.items() if stamp and file.suffix.lower() in MEDIA and file.is_file()
-        ]
-        return [file for _, file in sorted(found, reverse=True)]
+        known = [(stamp, file) for file, stamp in files.items() if stamp and file.suffix.lower() in MEDIA]
+        return [file for _, file in sorted(known, reverse=True) if file.is_file()]
 
     def _show(self) -> dict[str, Any]:
         summary = safe_files.read_json(self.path / "summary.json") if self._inside("summary.json") else {}
@@ -198,23 +196,19 @@ class ShownRun:
             return f"error.txt cannot be read: {error}"
 
 
+_PURPOSES = {"final": "final evaluation of the best weights", "confirm": "evaluation that confirms the target"}
+
+
 def _event(event: Event) -> dict[str, Any]:
     """An entry of the log: the words, and the place of its mark in the picture."""
     mean = format_return(event.mean)
     if event.kind == "evaluation":
-        final = event.purpose == "final"
-        what = (
-            "final evaluation of the best weights"
-            if final
-            else "evaluation" + " (confirms)" * (event.purpose == "confirm")
-        )
-        words = (
-            f"{what}: {mean}, from {format_return(event.min)} to {format_return(event.max)}, {event.episodes} episodes"
-        )
+        what = _PURPOSES.get(event.purpose, "evaluation")
+        low, high = format_return(event.min), format_return(event.max)
+        words = f"{what}: {mean}, from {low} to {high}, {event.episodes} episodes"
     elif event.kind == "collapse":
-        words = f"collapse: evaluation {mean}; " + (
-            "back to the best weights" if event.answer == "rollback" else "reported"
-        )
+        answer = "back to the best weights" if event.answer == "rollback" else "reported"
+        words = f"collapse: evaluation {mean}; {answer}"
     elif event.kind == "gap":
         words = (
             f"no metrics from step {event.from_steps or 0:,.0f} on: they could not be written, or the run was killed"
