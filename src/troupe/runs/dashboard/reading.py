@@ -80,12 +80,13 @@ class Metrics:
         self._offset = 0
 
     def sample(self, file: BinaryIO, size: int) -> None:
-        """Reads a few rows from all over a large file, and the last ones."""
+        """Reads rows from all over a large file, and the last ones."""
         lines: list[bytes] = []
         for start in np.linspace(0, size - _BLOCK_BYTES, _BLOCKS).astype(int).tolist():
             file.seek(start)
-            lines += file.read(_BLOCK_BYTES).split(b"\n")[1:-1]
-        self._add(lines)
+            lines += file.read(_BLOCK_BYTES).split(b"\n")[1:2]
+        file.seek(size - _BLOCK_BYTES)
+        self._add([*lines, *file.read(_BLOCK_BYTES).split(b"\n")[2:-1]])
 
     def read_on(self, file: BinaryIO) -> tuple[bool, bool]:
         """Reads up to PART_BYTES more; whether there was anything, and whether that was the end. A line that is still

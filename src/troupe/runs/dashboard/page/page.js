@@ -29,7 +29,12 @@ function el(tag, attributes = {}, ...children) {
 }
 
 const colour = index => index == null ? "var(--wait)" : `var(--c${index % COLOURS})`;
-const drawn = name => getComputedStyle(document.documentElement).getPropertyValue(name.slice(4, -1)).trim();
+const inks = new Map();  // what the variables are in this scheme: to ask for each line would take long
+
+function drawn(variable) {
+  if (!inks.has(variable)) inks.set(variable, getComputedStyle(document.documentElement).getPropertyValue(variable.slice(4, -1)).trim());
+  return inks.get(variable);
+}
 
 // Data: an answer has what changed
 
@@ -250,7 +255,7 @@ function showSettings() {
 
 try { chosen = decodeURIComponent(location.hash.slice(1)); } catch { /* a hash that is none of ours */ }
 const SAVED = $("data").textContent ? JSON.parse($("data").textContent) : null;
-dark.addEventListener("change", show);
+dark.addEventListener("change", () => { inks.clear(); show(); });
 for (const id of ["environment", "all"]) $(id).addEventListener("change", show);
 $("filter").addEventListener("input", showList);
 document.addEventListener("keydown", event => {
