@@ -160,6 +160,14 @@ def test_five_seeds_have_a_mean_with_a_band_and_fewer_have_none(tmp_path: Path):
     assert band["mean"][-1] == 20
 
 
+def test_a_run_that_trains_belongs_to_those_whose_settings_were_measured(tmp_path: Path):
+    for seed, actors in ((1, 4), (2, 8)):
+        run = write(tmp_path / f"done{seed}", report(100), seed=seed, **{"actor.count": actors})
+        (run / "summary.json").write_text('{"outcome": "steps", "measured": ["actor.count"]}')
+    write(tmp_path / "trains", report(100), seed=3, **{"actor.count": 2})
+    assert [group["name"] for group in read(Folder(tmp_path))["groups"]] == ["appo"]
+
+
 def test_columns_become_few_points_at_multiples_of_a_power_of_two():
     x = np.arange(1.0, 10_001)
     places, mean, low, high = thinned(x, np.column_stack([x, np.full_like(x, np.nan)]))

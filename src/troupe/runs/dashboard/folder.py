@@ -109,7 +109,7 @@ class Folder:
             groups: dict[tuple[str, str], list[ShownRun]] = {}
             for environment in sorted({run.environment for run in runs}):
                 those = [run for run in runs if run.environment == environment]
-                names = labels([_plain({"preset": run.path.name, **run.settings}) for run in those])
+                names = labels(_comparable(those))
                 for name, run in zip(names, those, strict=True):
                     groups.setdefault((environment, name), []).append(run)
             self._named_for, self._names = key, groups
@@ -125,11 +125,15 @@ def _bands_of(runs: Sequence[ShownRun]) -> dict[str, Any]:
     return bands
 
 
-def _plain(settings: Settings) -> Settings:
-    """A file of a stranger's may have a list where text belongs."""
-    return {
-        **settings,
-        "env.id": str(settings.get("env.id", "")),
-        "preset": str(settings["preset"]),
-        "tuned": bool(settings.get("tuned")),
-    }
+def _comparable(runs: Sequence[ShownRun]) -> list[Settings]:
+    """Their settings, to compare. What was measured is known at a run's end: one that trains is taken to have measured
+    what others did. In a stranger's file a list may stand where text belongs."""
+    measured = {name for run in runs for name in run.measured}
+    compared: list[Settings] = []
+    for run in runs:
+        settings: dict[str, Any] = {"preset": run.path.name, **run.settings}
+        if not run.measured:
+            settings |= dict.fromkeys(measured & settings.keys(), "auto")
+        texts = {"env.id": run.environment, "preset": str(settings["preset"]), "tuned": bool(settings.get("tuned"))}
+        compared.append(settings | texts)
+    return compared

@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from troupe import safe_files
 from troupe.runs.dashboard.columns import Values, as_lists, thinned
 from troupe.runs.dashboard.reading import PART_BYTES, Event, Metrics, names_in
-from troupe.runs.report.labels import Settings, read_settings, read_target
+from troupe.runs.report.labels import Settings, read_measured, read_settings, read_target
 from troupe.runs.report.lines import smoothed
 from troupe.runs.report.words import Limits, View, bottleneck_words, progress, time_left, training_return
 from troupe.runs.store.curve_descriptions import stage_name
@@ -35,6 +36,7 @@ class ShownRun:
         self._root, self.path = root, path
         self.id = readable(path.relative_to(root).as_posix() if path != root else root.name)
         self.settings: Settings = {}
+        self.measured: Sequence[str] = ()  # of the settings, those that a measurement decided; known at a run's end
         self.lines: dict[str, tuple[Values, Values]] = {}  # by axis, the smoothed training return; as of `show`
         self.changed = self.looked = 0.0  # when: seconds since 1970
         self.complete = False  # whether all that is there has been read
@@ -54,7 +56,9 @@ class ShownRun:
         about = *stamps, stamps[-1] is not None and is_held(self.path)
         if about != self._about:
             self._about = about
-            self.settings = read_settings(self.path) if self._inside("config.toml", "summary.json") else {}
+            inside = self._inside("config.toml", "summary.json")
+            self.settings = read_settings(self.path) if inside else {}
+            self.measured = read_measured(self.path) if inside else []
             read = True
         self.looked = time.time()
         if read:
