@@ -372,3 +372,9 @@ def test_the_progress_of_an_evaluation_is_told_before_each_reset_and_after_each_
     evaluator.run(fixed(0, 0, 0), 2, SEEDS, progress=lambda tally: told.append(len(tally.returns)))
     evaluator.close()
     assert told == [0, 0, 1, 1, 1, 2]  # a reset, two steps, a step that is the reset after the end, two steps
+
+
+def test_scores_in_words_are_their_figures_and_not_every_episode():
+    assert repr(Scores(np.full(100, 3.5), np.full(100, 7), cut_off=2)) == (
+        "Scores(episodes=100, mean_return=3.5, min_return=3.5, max_return=3.5, mean_length=7, cut_off=2, greedy=True)"
+    )
