@@ -370,6 +370,7 @@ def test_a_notebook_shows_the_panel_in_one_place(
     notebook = Notebook()
     monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", notebook)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as some have it, for their terminals
     with Display() as shown:
         shown.start(["intro"])
         for seconds in (1.0, 2.0):
@@ -381,6 +382,15 @@ def test_a_notebook_shows_the_panel_in_one_place(
     assert [text.split(",")[0] for text in updates] == ["╭─  1 s of training", "╭─  2 s of training"]
     assert "40,000 of 100,000 steps" in updates[-1]
     assert "\x1b" not in updates[-1]
+
+
+def test_only_a_shell_with_a_kernel_is_a_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "IPython", raising=False)
+    assert not panels.in_notebook()
+    for shell, expected in ((None, False), (object(), False), (types.SimpleNamespace(kernel=1), True)):
+        package = types.SimpleNamespace(get_ipython=lambda shell=shell: shell)
+        monkeypatch.setitem(sys.modules, "IPython", package)  # type: ignore[arg-type]
+        assert panels.in_notebook() == expected
 
 
 @pytest.mark.parametrize("base", [io.StringIO, Terminal])

@@ -20,9 +20,10 @@ from troupe.runs.report.lines import (
 NOTHING = Points(*[np.zeros(0)] * 4)
 
 
-def line(*steps: int, target: float | None = 5.0, **settings: Any) -> Line:
+def line(*steps: int, seconds: Any = None, target: float | None = 5.0, **settings: Any) -> Line:
     numbers = np.array(steps or (1, 2))
-    curve = Curve(numbers, numbers / 10, numbers * 1.0, numbers, NOTHING, NOTHING, NOTHING, np.zeros((0, 4)))
+    seconds = numbers / 10 if seconds is None else np.array(seconds)
+    curve = Curve(numbers, seconds, numbers * 1.0, numbers, NOTHING, NOTHING, NOTHING, np.zeros((0, 4)))
     return Line(settings, curve, numbers * 1.0, target)
 
 
@@ -71,6 +72,15 @@ def test_lines_differ_much_where_the_shortest_is_less_than_a_tenth_of_the_longes
         assert differ_much([[line(*one)], [line(*other)]], axis) == expected
         assert differ_much([[line(*one)], [line(*other), line(20, 30)]], axis) == expected
     assert differ_much([[line(10, 1000)], [line(10, 20), line(10, 900)]], "steps") is False  # the group's longest
+
+
+def test_lines_are_compared_by_the_axis_that_is_asked_for():
+    one, other = line(10, 1000, seconds=(1.0, 2.0)), line(10, 99, seconds=(1.0, 3.0))
+    assert (differ_much([[one], [other]], "steps"), differ_much([[one], [other]], "seconds")) == (True, False)
+    one, other = line(10, 1000, seconds=(1.0, 2.0)), line(10, 900, seconds=(0.0, 30.0))
+    assert (differ_much([[one], [other]], "steps"), differ_much([[one], [other]], "seconds")) == (False, False)
+    one, other = line(0, 1000, seconds=(1.0, 2.0)), line(10, 900, seconds=(1.0, 30.0))
+    assert (differ_much([[one], [other]], "steps"), differ_much([[one], [other]], "seconds")) == (False, True)
 
 
 def test_smoothing_takes_a_twentieth_of_the_range_to_either_side_and_less_towards_the_ends():

@@ -55,9 +55,34 @@ def test_a_frame_of_another_size_is_scaled_to_the_first_and_keeps_its_proportion
     assert [high[10, x, 0] for x in (0, 9, 10, 29, 30)] == [0, 0, 200, 200, 0]
 
 
+def test_a_frame_that_is_hardly_anything_is_a_line_in_the_middle() -> None:
+    pictures = FrameConverter("Env")
+    pictures(np.zeros((20, 40, 3), np.uint8))
+    for shape, lit in (((1, 400, 3), (slice(9, 10), slice(0, 40))), ((400, 1, 3), (slice(0, 20), slice(19, 20)))):
+        picture = pictures(np.full(shape, 200, np.uint8))
+        expected = np.zeros((20, 40, 3), np.uint8)
+        expected[lit] = 200
+        assert (picture == expected).all()
+
+
+def test_what_is_beyond_the_range_of_bytes_is_its_end() -> None:
+    """Infinity is above 1, so that what follows is taken as 0 to 255."""
+    pictures = FrameConverter("Env")
+    assert pictures(np.full((2, 2, 3), -0.5)).max() == 0
+    assert pictures(np.ones((2, 2, 3))).min() == 255
+    assert pictures(np.full((2, 2, 3), np.inf)).min() == 255
+    assert pictures(np.full((2, 2, 3), 0.6)).max() == 1
+    assert pictures(np.full((2, 2, 3), 256, np.int64)).min() == 255
+
+
 @pytest.mark.parametrize(
     ("frame", "words"),
     [
+        (np.zeros((4, 4, 2)), "shape (4, 4, 2)"),
+        (np.zeros((4, 4, 5)), "shape (4, 4, 5)"),
+        (np.zeros(4), "shape (4,)"),
+        (((1, 2), (3,)), "a tuple of 2"),
+        (["a", "b"], "a list of 2"),
         (None, "returned None, not an image"),
         ([np.zeros((4, 4, 3))] * 5, "a list of 5"),
         ([np.zeros((4, 4, 3)), np.zeros((5, 4, 3))], "a list of 2"),

@@ -190,11 +190,11 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
         if averaged:
             _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
         runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
-        panel.plot([], [], ls=dashes, color=colour, lw=2.2, label=name + runs)
+        panel.plot([], ls=dashes, color=colour, lw=2.2, label=name + runs)
     for seed, dashes in seeds.items():
-        panel.plot([], [], ls=dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
+        panel.plot([], ls=dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
     if any(len(lines) >= FEWEST for lines in groups.values()):
-        panel.plot([], [], color=SOFT, lw=0.8, alpha=0.6, label="each run")
+        panel.plot([], color=SOFT, lw=0.8, alpha=0.6, label="each run")
         panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label=BAND)
     actions = _actions(all_lines(groups))
     marks = {_end_of(line)[0] for line in all_lines(groups)}
@@ -204,7 +204,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
     ):
         if mark in marks:
             label += f" ({actions})"
-            panel.plot([], [], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
+            panel.plot([], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
 
 
 def _dashes_of_seeds(groups: Groups) -> dict[str, Dashes]:
