@@ -8,6 +8,7 @@ checks. Two operators are added, for faults of wiring: a call that stands alone 
 
 import ast
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,12 +84,22 @@ class _Visitor(file_mutation.MutationVisitor):
             return True  # a setting's description
         if isinstance(node, cst.Subscript) and isinstance(node.value, cst.Name) and node.value.value == "Literal":
             return True  # a type, which mypy checks
+        if isinstance(node, cst.Assign) and _names_a_type(node):
+            return True  # mypy as well
         return super()._skip_node_and_children(node)
 
 
 def _operators() -> mutators.OPERATORS_TYPE:
     ours = [(cst.BaseString, _word), (cst.Expr, _left_out), (cst.If, _negated)]
     return [*(each for each in mutators.mutation_operators if each[1] is not mutators.operator_string), *ours]
+
+
+def _names_a_type(node: cst.Assign) -> bool:
+    """Whether it is an alias as in `Deliver = Callable[[Rollout], None]`, or a type variable."""
+    name, value = node.targets[0].target, node.value
+    if not isinstance(name, cst.Name) or not re.fullmatch(r"[A-Z]|[A-Z][A-Za-z]*[a-z][A-Za-z]*", name.value):
+        return False
+    return not isinstance(value, cst.Call) or (isinstance(value.func, cst.Name) and value.func.value == "TypeVar")
 
 
 def _word(node: cst.BaseString) -> Iterator[cst.BaseString]:

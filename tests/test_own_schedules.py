@@ -135,6 +135,7 @@ def word(share): return "text"
 def negative(share): return -share
 def breaks(share): raise ValueError("no")
 def flat(share): return 1.0
+def endless(share): return 1.0 if share < 1 else float("inf")
 """
 
 
@@ -143,6 +144,7 @@ def flat(share): return 1.0
     [
         ("--schedules.clip FILE:word", "schedule own.py:word: called with 0.0 it raised ValueError: could not convert"),
         ("--schedules.clip FILE:negative", "schedule own.py:negative: called with 0.5 it gave -0.5; expected a factor"),
+        ("--schedules.clip FILE:endless", "schedule own.py:endless: called with 1.0 it gave inf; expected a factor"),
         ("--schedules.learning_rate FILE:breaks", "schedule own.py:breaks: called with 0.0 it raised ValueError: no"),
         ("--schedules.clip FILE:non", "own.py has no callable 'non'"),
         ("--schedules.clip linear", "schedules.clip = 'linear': expected one of none, path/to/file.py:NAME or module"),

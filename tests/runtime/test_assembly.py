@@ -15,6 +15,7 @@ from troupe.networks.flat import FlatWeights
 from troupe.runtime import assembly
 from troupe.runtime.assembly import assemble, build_statistics, make_plans
 from troupe.runtime.journal import Journal, NoJournal, RecordedMaster
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.learning.learner import learning_rate
 from troupe.runtime.progress import Counts, Progress
 from troupe.runtime.topologies import Async, Hogwild, Serial, Topology
@@ -180,6 +181,31 @@ def test_statistics_are_of_what_is_normalized(counting, normalize, reward, colum
     flat = FlatWeights(build(source.observation_space, source.action_space, config.network))
     statistics = build_statistics(config, flat, 2)
     assert (statistics and statistics._moments.shape) == (columns and (2, 3, columns))
+
+
+class ThreeRanks(Alone):
+    rank, size = 1, 3
+
+
+def test_every_part_that_learns_has_the_group_of_the_run(counting):
+    group = ThreeRanks()
+    parts = assembled(counting, SMALL | {"network.normalize": True, "learner.advantage_decay": 0.0}, group=group)
+    assert parts.group is group
+    assert [each._group for each in parts.learners] == [group]
+    assert parts.master.statistics._moments.shape[0] == 3
+    assert parts.master.statistics._gather == group.gather
+    assert assembled(counting, SMALL).group.size == 1
+
+
+def test_what_is_drawn_for_exploration_is_the_same_wherever_the_actors_are(counting):
+    """Each kind of part has a stream of its own, which the others do not disturb."""
+    asked = {"exploration.distribution": "uniform", "exploration.epsilon": (0.1, 0.9)}
+    drawn = [
+        [runner._plan.epsilon(0) for runner in assembled(counting, settings | asked).runners]
+        for settings in (SMALL, SMALL, HOGWILD, GA3C)
+    ]
+    assert drawn[0] == drawn[1] == drawn[2] == drawn[3]
+    assert len({*drawn[0]}) == 3
 
 
 def plans(env: Any, number: int = 3, **settings: Any) -> Any:

@@ -68,6 +68,13 @@ def test_work_in_the_background_is_done_when_it_is_and_its_thread_keeps_nobody_a
     assert begun.result() == "done"
 
 
+def test_work_in_the_background_takes_over_the_number_of_torchs_threads(monkeypatch):
+    events = []
+    monkeypatch.setattr(interruption, "apply_torch_threads", lambda: events.append("torch"))
+    assert run_interruptible(lambda: events.append("work"), lambda: False) is None
+    assert events == ["torch", "work"]
+
+
 def test_what_work_raises_is_raised_where_its_result_is_asked_for():
     def work() -> None:
         raise KeyboardInterrupt("stop it")

@@ -325,3 +325,14 @@ def test_of_cores_that_are_equally_idle_any_is_chosen(four_cores):
 def test_where_the_system_lets_nobody_choose_there_is_no_core(monkeypatch):
     monkeypatch.delattr(supervisor_module.os, "sched_setaffinity", raising=False)
     assert idlest_core() is None
+
+
+def test_each_thread_takes_over_the_number_of_torchs_before_it_works(monkeypatch):
+    """A thread that does not would take all cores for a small product."""
+    events, ran = [], threading.Event()
+    monkeypatch.setattr(supervisor_module, "apply_torch_threads", lambda: events.append("torch"))
+    supervisor = Supervisor(Gate(), lambda: None)
+    supervisor.start("a", lambda: (events.append("work"), ran.set()))
+    assert ran.wait(PATIENCE_SECONDS)
+    assert events == ["torch", "work"]
+    assert supervisor.stop(PATIENCE_SECONDS) == []

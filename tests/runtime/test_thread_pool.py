@@ -92,3 +92,14 @@ def test_a_closed_pool_leaves_no_thread():
         thread.join(PATIENCE_SECONDS)
     assert not any(thread.is_alive() for thread in mine)
     pool.close()  # twice is no harm
+
+
+def test_each_of_its_threads_takes_over_the_number_of_torchs(monkeypatch):
+    """A thread that does not would take all cores for a small product."""
+    here, barrier = [], threading.Barrier(3)
+    name = "troupe.runtime.learning.thread_pool.apply_torch_threads"
+    monkeypatch.setattr(name, lambda: here.append(threading.current_thread()))
+    pool = ThreadPool(3)
+    worked = pool.map(lambda _: (barrier.wait(PATIENCE_SECONDS), threading.current_thread())[1], range(3))
+    assert {*here} == {*worked[1:]}
+    pool.close()
