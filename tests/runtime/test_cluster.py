@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -16,7 +17,7 @@ import torch
 from helpers import PATIENCE_SECONDS
 from helpers.cluster import ThreadEngine
 from troupe.cli import run
-from troupe.config import UsageError, resolve
+from troupe.config import TroupeError, UsageError, resolve
 from troupe.environments import find
 from troupe.runtime.assembly import assemble
 from troupe.runtime.cluster import head, remote, versions
@@ -445,6 +446,110 @@ def test_a_mirror_that_gets_every_fourth_version_is_read_whole():
         assert mirror.pull(into, version - 4) == mirror.version == version
         assert (into == version).all()
     assert mirror.pull(into, 16) == 16
+
+
+# One step of the run's side at a time, by a clock of the test
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    clock = SimpleNamespace(now=1000.0, naps=[])
+    given = SimpleNamespace(monotonic=lambda: clock.now, sleep=clock.naps.append)
+    monkeypatch.setattr(head, "time", given)
+    return clock
+
+
+def test_weights_are_copied_for_a_tenth_of_the_time_at_most(two, clock):
+    with bench(two) as run:
+        share, store = two.share, run.topology.master.store
+
+        def slow(value: Any) -> Any:
+            clock.now += 1.0
+            return share(value)
+
+        two.share = slow
+        first = run.runner._weights(clock.now)
+        assert first[0] == 0
+        assert run.runner._weights(clock.now) is first
+        for version in (1, 2):
+            store.publish(torch.full((store.size,), float(version)))
+        assert run.runner._weights(clock.now + 8.9) is first
+        clock.now += 10.0
+        version, weights = run.runner._weights(clock.now)
+        assert version == 2
+        assert (weights == 2.0).all()
+        assert run.runner._weights(clock.now + 100.0)[0] == 2
+
+
+def test_parcels_are_delivered_in_order_and_each_rollout_is_counted_for_its_host(two):
+    with bench(two) as run:
+        delivered: list[Any] = []
+
+        def deliver(rollout: Any) -> None:
+            delivered.append((rollout.actor, rollout.index))
+            run.topology.queue.release([rollout])
+
+        for host in run.runner._hosts:
+            parcel = next(each for each in two.hosts if each.node == host.node).host.collect(Counts(), 0, np.zeros(1))
+            host.calls.append("call")
+            two.result = lambda ticket, parcel=parcel: parcel  # type: ignore[method-assign]
+            run.runner._take_parcel(host, "call")
+            assert host.undelivered == 1
+        while len(delivered) < 4:
+            run.runner._hand_over(deliver)
+        assert delivered == [(0, 0), (1, 0), (2, 0), (3, 0)]
+        assert [host.undelivered for host in run.runner._hosts] == [0, 0]
+        assert not run.runner._arrived
+        row = run.runner.take_row()
+        assert {name: (each["actors"], each["steps"]) for name, each in row.items()} == {"a": (3, 6), "b": (1, 2)}
+        assert run.progress.counts.played == 8
+        assert run.runner.watch.seconds["env"] == 2.0
+
+
+def test_silence_is_looked_at_in_steps_so_that_a_run_that_stood_still_loses_nobody(two, clock):
+    with bench(two) as run:
+        passed: list[float] = []
+        for host in run.runner._hosts:
+            host.pass_time = passed.append
+        run.runner._polled = clock.now
+        for step in (0.125, 3600.0):
+            clock.now += step
+            run.runner._look_for_silence()
+        assert passed == [0.125, 0.125, 0.2, 0.2]
+
+
+def test_machines_are_looked_for_once_in_a_while_and_at_once_when_a_host_is_lost(two, clock, monkeypatch):
+    monkeypatch.setattr(head, "_LOOK_SECONDS", 1.0)
+    with bench(two) as run:
+        looks: list[float] = []
+        look = run.runner._machines.look
+        run.runner._machines.look = lambda: looks.append(clock.now) or look()  # type: ignore[method-assign, func-returns-value]
+        run.runner._next_look = 0.0
+        for _ in range(9):
+            run.runner._settle()
+            clock.now += 0.25
+        assert looks == [1000.0, 1001.0, 1002.0]
+        run.runner._give_up(run.runner._hosts[1])
+        assert run.runner.describe() == "1 host (a: 3 actors)"
+        run.runner._settle()
+        assert looks[-1] == clock.now
+        assert run.runner.describe() == "2 hosts (a: 3 actors, b: 1)"
+
+
+def test_a_run_without_hosts_waits_ten_seconds_for_one_and_says_why_others_are_not_used(two, clock):
+    with bench(two) as run:
+        run.runner._machines.refused["c"] = "host c has another version"
+        two.machines.clear()
+        for host in list(run.runner._hosts):
+            run.runner._give_up(host)
+        run.runner._settle()
+        clock.now += 9.75
+        run.runner._settle()
+        clock.now += 1.0
+        with pytest.raises(TroupeError, match=r"^no host is left that could run actors; host c has another version$"):
+            run.runner._settle()
+        run.runner._receive()
+        assert clock.naps == [0.05]
 
 
 # Through the command line, with processes as on a real host
