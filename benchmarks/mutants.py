@@ -1,9 +1,9 @@
 """Every one-line change of a source file that the tests should notice: mutmut's operators, and two of our own.
 
 mutmut makes mutants of functions without decorators only; here those of decorated functions, classes and modules are
-made as well. Left out are changes of prose (a text with a space in it), of letters' case, and of types, which mypy
-checks. Two operators are added, for faults of wiring: a call that stands alone is left out, and the condition of an
-`if` is negated.
+made as well. Left out are changes of prose (a text with a space in it), of letters' case, of types, which mypy checks,
+and of `strict=True` in `zip`, which asserts what holds. Two operators are added, for faults of wiring: a call that
+stands alone is left out, and the condition of an `if` is negated.
 """
 
 import ast
@@ -60,6 +60,8 @@ def mutants(root: Path, file: str) -> Iterator[Mutant]:
         for decorator in getattr(node, "decorator_list", ()):
             decorated |= dict.fromkeys(range(decorator.lineno, (decorator.end_lineno or 0) + 1), node.lineno)
     for mutation in visitor.mutations:
+        if _without_strict(mutation.original_node) == _without_strict(mutation.mutated_node):
+            continue
         position = positions[mutation.original_node]
         line, last_line = position.start.line, position.end.line
         statement = max((first for first, last in statements if first <= line <= last), default=line)
@@ -86,7 +88,16 @@ class _Visitor(file_mutation.MutationVisitor):
             return True  # a type, which mypy checks
         if isinstance(node, cst.Assign) and _names_a_type(node):
             return True  # mypy as well
+        if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value == "strict":
+            return True
         return super()._skip_node_and_children(node)
+
+
+def _without_strict(node: cst.CSTNode) -> str:
+    """The code of a call, without an argument `strict`; of anything else what tells it from all others."""
+    if not isinstance(node, cst.Call):
+        return str(id(node))
+    return re.sub(r",\s*(strict=\w+)?\s*\)$", ")", cst.Module([]).code_for_node(node))
 
 
 def _operators() -> mutators.OPERATORS_TYPE:

@@ -126,6 +126,11 @@ def test_the_numbers_of_an_action_have_their_names_where_there_is_room():
     assert terminal._policy(choice, ["gear"], True, 60, 2) == ["gear 2  90 % ▇"]
 
 
+def test_a_value_that_is_no_number_has_no_history():
+    state = play.PlayState(0, 1, 3, 0.1, 2.0, play.Decision(None, np.nan, None), play.ValueHistory(), False)
+    assert terminal._status(state, True, 100).split() == ["episode", "1/1", "step", "3", "score", "2", "value", "nan"]
+
+
 ONE = ["left", "stay", "up and to the right"]
 
 
@@ -154,18 +159,20 @@ def test_the_screen_looks_like_the_reference_screen(
         def get_action_meanings(self):
             return actions
 
+    raw, screens = io.BytesIO(), []
+
     class Swinging(decided):
         step = 0
 
         def distribution(self, observation):
             self.step += 1
+            screens.append(raw.getvalue().count(b"\x1b[H"))
             return np.array(shares), 100.0 * np.sin(self.step)
 
-    raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding, newline="")
     env = Painted(render_mode="rgb_array", length=12)
     assert terminal.show_terminal(Swinging(), lambda mode: env, 1, 0, stream) == [12.0]
-    stream.flush()
+    assert screens == [(step + 1) // 2 for step in range(13)]  # each, of every second step, is there before the next
     begin, *_, screen, last = raw.getvalue().decode(encoding).split("\x1b[H")
     end = "".join(last.splitlines(keepends=True)[-4:])
     assert_reads_the_same(f"{begin}\n{screen}\nin the end\n{end}", name, tmp_path)

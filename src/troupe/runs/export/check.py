@@ -38,7 +38,7 @@ def sample_inputs(
     for leaf in packing.leaves:
         value = _sampled(leaf)
         if value.dtype.kind == "f":
-            mean, std = statistics.get(leaf.path, (np.zeros(value.shape[1:]), np.ones(value.shape[1:])))
+            mean, std = statistics.get(leaf.path, (np.zeros(()), np.ones(())))
             value[::2] = mean + std * rng.normal(size=value[::2].shape)
         values.append(value)
     given = {leaf.named("obs"): value for leaf, value in zip(packing.leaves, values, strict=True)}

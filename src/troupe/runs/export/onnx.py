@@ -151,7 +151,7 @@ class Policy(nn.Module):
         decided = torch.ones(len(packed), dtype=torch.bool)
         for part in _parts(output):
             if isinstance(part, Categorical) and part.log_probs.shape[-1] > 1:
-                best, second = part.log_probs.exp().topk(2).values.unbind(-1)
+                best, second = part.log_probs.exp().topk(2).values.unbind(1)
                 decided &= best - second > TOLERANCE
         return {name: each.numpy() for name, each in self.outputs(output).items()} | made, decided.numpy()
 
@@ -201,9 +201,9 @@ class _Choices(nn.Module):
 
     def forward(self, parts: Parts) -> dict[str, Tensor]:
         choices = [part for part in islice(parts, self._count) if isinstance(part, Categorical)]
-        chosen = torch.stack([part.mode() for part in choices], -1)
+        chosen = torch.stack([part.mode() for part in choices], 1)
         action = (chosen.reshape(chosen.shape[0], *self._shape) + self.start).to(self._dtype)
-        return {"action": action, "probabilities": torch.cat([part.log_probs.exp() for part in choices], -1)}
+        return {"action": action, "probabilities": torch.cat([part.log_probs.exp() for part in choices], 1)}
 
     def row(self, action: Tensor) -> Tensor:
         """Choices counted from 0."""
