@@ -77,6 +77,7 @@ def test_a_run_has_its_curves_its_words_its_events_and_its_settings(tmp_path: Pa
     assert run["curves"]["steps"]["own.height"] == [None, 7]
     assert run["curves"]["seconds"]["return_x"] == pytest.approx([1, 2], abs=0.01)
     assert run["words"]["limits"] == "the learner is the bottleneck (learn 90 %): the actors wait 70 % of the time"
+    assert run["words"]["speed"] == "-"  # not known yet
     assert [event["words"] for event in run["events"]] == ["evaluation: 2.50, from 1.00 to 4.00, 20 episodes"]
     assert run["settings"]["learner.learning_rate"] == "0.003"
     assert (run["environment"], run["preset"], run["seed"], run["state"]) == ("CartPole-v1", "appo", "0", "interrupted")

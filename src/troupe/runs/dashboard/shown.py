@@ -20,7 +20,7 @@ from troupe.runs.report.words import Limits, View, bottleneck_words, progress, t
 from troupe.runs.store.curve_descriptions import stage_name
 from troupe.runs.store.lock import FILE as LOCK
 from troupe.runs.store.lock import is_held
-from troupe.text import format_duration, format_return
+from troupe.text import format_duration, format_return, format_speed
 
 MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
 _ERROR_BYTES = 2**20
@@ -155,7 +155,7 @@ class ShownRun:
             "best": format_return(max(means, default=None)),
             "steps": f"{last.steps:,}",
             "time": format_duration(last.seconds),
-            "speed": f"{last.steps_per_s or 0:,.0f}",
+            "speed": format_speed(last.steps_per_s),
             "lag": f"{last.lag_mean or 0:.1f}",
             "lag_max": f"{last.lag_max or 0:g}",
             "queue": f"{last.queue_depth:,} of {last.queue_capacity:,}" if last.queue_capacity else "",
