@@ -536,6 +536,25 @@ def test_machines_are_looked_for_once_in_a_while_and_at_once_when_a_host_is_lost
         assert run.runner.describe() == "2 hosts (a: 3 actors, b: 1)"
 
 
+def test_hosts_are_told_to_end_once_waited_for_and_then_killed(two, clock):
+    """The one ends in order; the other does not answer within two seconds."""
+    with bench(two) as run:
+        waited: list[tuple[int, float]] = []
+        called: list[tuple[Any, str]] = []
+
+        def wait(tickets: Any, seconds: float) -> Any:
+            waited.append((len(tickets), seconds))
+            clock.now += 0.75
+            return tickets[:1] if len(waited) == 2 else []
+
+        two.call = lambda handle, method: called.append((handle.node.name, method)) or len(called)  # type: ignore[method-assign]
+        two.wait = wait  # type: ignore[method-assign]
+        run.runner.close()
+        assert called == [("a", "close"), ("b", "close")]
+        assert waited == [(2, 2.0), (2, 1.25), (1, 0.5)]
+        assert all(host.lost for host in two.hosts)
+
+
 def test_a_run_without_hosts_waits_ten_seconds_for_one_and_says_why_others_are_not_used(two, clock):
     with bench(two) as run:
         run.runner._machines.refused["c"] = "host c has another version"

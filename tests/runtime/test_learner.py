@@ -17,6 +17,8 @@ from troupe.algorithm.schedules import linear_decay
 from troupe.config import Loss, Network, TroupeError
 from troupe.networks.actor_critic import build
 from troupe.runtime.data.rollout import RolloutSpec, allocate, columns, stack
+from troupe.runtime.execution.gate import Closed
+from troupe.runtime.learning.group import Alone
 from troupe.runtime.learning.learner import Objective, Rewards, to_batch
 from troupe.runtime.learning.loss_and_optimizer import build_loss
 from troupe.runtime.metric_means import means_of
@@ -504,3 +506,71 @@ def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(learner_
         assert torch.nn.functional.cosine_similarity(gradient, expected, dim=0) > 0.999
         assert gradient.norm() == pytest.approx(float(expected.norm()), rel=0.02)
         assert metrics == pytest.approx(means, rel=0.02, abs=1e-3)
+
+
+# Where a learner's time goes, and what it asks of others
+
+
+def test_a_learner_says_when_it_learns_and_ends_elsewhere(learner_setup, blank):
+    stages = []
+
+    def loss(outputs, batch):
+        stages.append(made.learner.watch.stage)
+        return mean_value(outputs, batch)
+
+    made = learner_setup(loss)
+    made.learner.learn(blank())
+    assert stages == ["learn"]
+    assert made.learner.watch.stage == "other"
+    assert made.learner.watch.seconds.keys() >= {"pause", "turn", "learn", "other"}
+
+
+def test_no_update_is_made_after_the_end_of_the_run(learner_setup, blank):
+    made = learner_setup(mean_value)
+    made.learner._gate.stop()
+    with pytest.raises(Closed):
+        made.learner.learn(blank())
+    assert made.optimizer.gradients == []
+    assert made.master.store.version == 0
+
+
+def test_metrics_of_a_loss_are_weighted_by_the_rows_that_it_is_a_mean_of(learner_setup, blank):
+    def loss(outputs, batch):
+        return outputs.value.sum(), {"reward": batch.reward[batch.valid].mean()}
+
+    made = learner_setup(loss, rewards=Rewards(0.9))
+    short = blank(3, 1, reward=1.0)
+    short.valid[1] = False
+    made.learner.learn(short)
+    made.learner.learn(blank(3, 2, reward=5.0))
+    assert made.progress.metrics.take()["reward"] == [2 * 1.0 + 6 * 5.0, 8]
+
+
+@pytest.mark.parametrize(("reduction", "factor"), [("mean", 1.0), ("sum", 5.0)])
+def test_a_sum_is_the_mean_times_the_rows_that_count(learner_setup, blank, reduction, factor):
+    rollout = blank(3, 2)
+    rollout.valid[1, 0] = False
+    made = learner_setup(mean_value, objective=Objective(mean_value, Rewards(0.9), reduction=reduction))
+    assert made.learner.compute_gradient(rollout).tolist() == [0.0, factor]
+
+
+def test_a_group_of_one_asks_nobody_and_a_larger_one_for_every_gradient(learner_setup, blank):
+    asked = []
+
+    class Two(Alone):
+        rank, size = 0, 2
+
+        def total(self, values):
+            asked.append(("total", made.learner.watch.stage))
+            return values * 10
+
+        def mean(self, values, rows):
+            asked.append(("mean", rows, made.learner.watch.stage))
+            return values * 100
+
+    for reduction, call, factor in (("sum", ("total", "average"), 60.0), ("mean", ("mean", 6, "average"), 100.0)):
+        made = learner_setup(mean_value, objective=Objective(mean_value, Rewards(0.9), reduction=reduction))
+        made.learner._group = Two()
+        assert made.learner.compute_gradient(blank(3, 2)).tolist() == [0.0, factor]
+        assert asked.pop() == call
+        assert made.learner.watch.stage == "learn"

@@ -1,6 +1,7 @@
 """What a cluster has for a run: its cores, its store, and the connection that all runs inside share."""
 
-from contextlib import suppress
+import sys
+from contextlib import contextmanager, nullcontext, suppress
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -9,6 +10,7 @@ import pytest
 
 from helpers.cluster import ThreadEngine
 from troupe.config import UsageError, resolve
+from troupe.runtime import cluster
 from troupe.runtime.cluster import placement
 from troupe.runtime.cluster.engine import Node
 from troupe.runtime.cluster.host import parcel_sizes, rollout_bytes
@@ -99,3 +101,24 @@ def test_more_actors_than_cores_are_no_secret(monkeypatch, cores, says):
     assert isinstance(runner, Runner)
     assert opened == ["first", (plans, context, cluster), "open"]
     assert notices == (["3 actors share 2 cores on the hosts of the cluster"] if says else [])
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_a_run_is_connected_with_the_cluster_of_its_address_while_it_lasts(monkeypatch, capsys, quiet):
+    events: list[object] = []
+
+    @contextmanager
+    def connect(address):
+        events.append(address)
+        yield engine(7)
+        events.append("closed")
+
+    monkeypatch.setitem(sys.modules, "troupe.runtime.cluster.ray_engine", SimpleNamespace(connected=connect))
+    monkeypatch.setattr(cluster, "ray_engine", SimpleNamespace(connected=connect), raising=False)
+    monkeypatch.setattr(placement, "need", events.append)
+    monkeypatch.setattr(placement, "announced", lambda words: nullcontext(events.append("announced")))
+    with connected(CLUSTER, quiet=quiet):
+        assert cores_of_hosts(CLUSTER) == 7
+        assert events == ["cluster", *([] if quiet else ["announced"]), "auto"]
+    assert events[-1] == "closed"
+    assert cores_of_hosts(CLUSTER) == 0

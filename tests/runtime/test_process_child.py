@@ -1,9 +1,14 @@
 """What an actor's process does, in a thread of the test: it fills the slots that it is asked for and reports."""
 
+import fcntl
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -207,6 +212,59 @@ def test_the_end_of_the_run_is_its_own_and_environments_are_closed(start, counti
     if how != "the pipe is closed":
         with pytest.raises(EOFError):  # it is no failure that would be reported
             child.end.recv_bytes()
+
+
+# The death of the parent, which is a pipe and a process of the test here
+
+
+class Parent:
+    """What this process would do at its parent's death, written down instead of done."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sentinel: int, pid: int):
+        self.asked: list[tuple[int, ...]] = []
+        self.done: list[Any] = []
+        self.over, parent = threading.Event(), SimpleNamespace(sentinel=sentinel, pid=pid)
+        monkeypatch.setattr(process_child.multiprocessing, "parent_process", lambda: parent)
+        monkeypatch.setattr(fcntl, "fcntl", lambda *given: self.asked.append(given) or os.O_APPEND)
+        monkeypatch.setattr(process_child.os, "killpg", lambda *given: self.done.append(given))
+        monkeypatch.setattr(process_child.os, "_exit", self._exit)
+
+    def _exit(self, status: int) -> None:
+        self.done.append(status)
+        self.over.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the kernel can be asked for it")
+def test_a_process_and_those_of_its_environments_die_when_the_parents_pipe_ends(monkeypatch):
+    reader, writer = os.pipe()
+    parent = Parent(monkeypatch, reader, os.getpid())
+    process_child.die_with_the_parent()
+    # By the kernel, as no thread may be able to run; and by a thread.
+    assert parent.asked == [
+        (reader, fcntl.F_SETOWN, -os.getpid()),
+        (reader, fcntl.F_SETSIG, signal.SIGKILL),
+        (reader, fcntl.F_GETFL),
+        (reader, fcntl.F_SETFL, os.O_APPEND | os.O_ASYNC),
+    ]
+    assert not parent.over.wait(0.02)
+    os.close(writer)
+    assert parent.over.wait(PATIENCE_SECONDS)
+    assert parent.done == [(0, signal.SIGKILL), 1]
+    os.close(reader)
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux has them")
+def test_a_process_dies_with_its_parent_also_where_another_one_holds_the_pipe(monkeypatch):
+    reader, writer = os.pipe()
+    with subprocess.Popen(["sleep", "1000"]) as other:
+        parent = Parent(monkeypatch, reader, other.pid)
+        process_child.die_with_the_parent()
+        assert not parent.over.wait(0.02)
+        other.kill()
+        assert parent.over.wait(PATIENCE_SECONDS)
+    assert parent.done == [(0, signal.SIGKILL), 1]
+    os.close(writer)
+    os.close(reader)
 
 
 # In a process of its own

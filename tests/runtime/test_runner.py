@@ -313,3 +313,56 @@ def test_a_thread_that_hangs_is_replaced_by_one_with_environments_of_its_own(ass
     assert ended == [Retired]
     assert len(delivered) == 1
     parts.close()
+
+
+ACTORS = {
+    "plain": {},
+    "window": {"actor.window_steps": 3, "loss.kind": "a3c"},
+    "worker": {"topology": "hogwild", "loss.kind": "a3c", "learner.epochs": 1},
+}
+
+
+@pytest.mark.parametrize("settings", ACTORS.values(), ids=ACTORS)
+def test_closing_a_thread_closes_its_environments(assembled, counting, settings):
+    closed = []
+
+    class Closes(counting):
+        def close(self):
+            closed.append(self)
+
+    parts = assembled(Closes, SMALL | settings)
+    before = len(closed)
+    parts.runners[0].close()
+    assert len(closed) == before + 1
+    parts.close()
+
+
+@pytest.mark.parametrize("settings", ACTORS.values(), ids=ACTORS)
+def test_an_actor_of_any_kind_can_be_replaced_and_tells_where_its_time_goes(assembled, counting, settings):
+    parts = assembled(counting, SMALL | settings)
+    runner = parts.runners[0]
+    assert runner.watch is runner.actor.watch
+    runner.actor.retire()
+    with pytest.raises(Retired):
+        runner.collect(lambda rollout: None)
+    parts.close()
+
+
+def test_closing_a_worker_closes_its_learner_too(assembled, counting):
+    parts, closed = assembled(counting, SMALL | ACTORS["worker"]), []
+    runner = parts.runners[0]
+    runner.actor._learner.close = lambda: closed.append("learner")
+    runner.close()
+    assert closed == ["learner"]
+    parts.close()
+
+
+def test_a_worker_says_when_it_learns(assembled, counting):
+    parts, stages = assembled(counting, SMALL | ACTORS["worker"]), []
+    worker = parts.runners[0].actor
+    compute = worker._learner.compute_gradient
+    worker._learner.compute_gradient = lambda rollout: stages.append(worker.watch.stage) or compute(rollout)
+    parts.runners[0].collect(lambda rollout: stages.append(worker.watch.stage))
+    assert stages == ["learn", "wait"]
+    assert worker.watch.seconds.keys() >= {"learn", "other", "wait"}
+    parts.close()
