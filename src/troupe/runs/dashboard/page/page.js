@@ -122,8 +122,8 @@ function showList() {
       hidden.has(group.key) ? hidden.delete(group.key) : hidden.add(group.key);
       show();
     } });
-    return [el("label", { class: "group" }, box, el("span", { class: "chip", colour: group.colour }), el("span", {}, group.name),
-      el("span", {}, those.length > 1 ? `${those.length} runs` : "")), ...those.map(id => listed(runs.get(id), group))];
+    return [el("label", { class: "group" }, box, el("span", { class: "chip", colour: group.colour }), el("span", {}, group.name,
+      el("small", {}, those.length > 1 ? `  ${those.length} runs` : ""))), ...those.map(id => listed(runs.get(id), group))];
   }));
   list.scrollTop = top;
   if (focused != null) [...list.querySelectorAll("[data-id]")].find(each => each.dataset.id === focused)?.focus({ preventScroll: true });

@@ -112,7 +112,7 @@ class Plot {
   marks(u, index, mark, stroke) {
     const { ctx } = u;
     ctx.save();
-    ctx.font = `${15 * devicePixelRatio}px system-ui`;
+    ctx.font = `${(u.data[index].filter(y => y != null).length > 40 ? 8 : 15) * devicePixelRatio}px system-ui`;  // many small ones
     ctx.textAlign = "center"; ctx.textBaseline = "middle"; ctx.fillStyle = stroke;
     u.data[index].forEach((y, at) => { if (y != null) ctx.fillText(mark, u.valToPos(u.data[0][at], "x", true), u.valToPos(y, "y", true)); });
     ctx.restore();
