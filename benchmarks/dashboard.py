@@ -9,6 +9,7 @@ drawn. The files were written just before, so they come from memory and not from
 
 import json
 import math
+import os
 import random
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def write_runs(folder: Path) -> int:
 
 
 def main() -> None:
+    load = os.getloadavg()[0]  # programs that want a core, before this one
     with tempfile.TemporaryDirectory() as folder:
         size = write_runs(Path(folder))
         command = [sys.executable, "-m", "troupe", "dashboard", folder, "--port", "0"]
@@ -88,6 +90,7 @@ def main() -> None:
         result = {
             "runs": RUNS, "rows": ROWS, "megabytes": round(size / 1e6), "seconds_first": round(cold, 2),
             "seconds_all_read": round(all_read / 1000, 2), "seconds_again": round(warm, 2),
+            "load_before": round(load, 1),
             "server_megabytes": round(int(memory) / 1024), "console_errors": browser.errors,
         }  # fmt: skip
         print(json.dumps(result, indent=1))
