@@ -178,3 +178,29 @@ def test_it_hears_the_end_of_the_run_within_one_look(monkeypatch):
     with pytest.raises(Closed):
         Controller(Adjust(every_seconds=1000.0), machine.numbers, machine.progress, machine.gate).run()
     assert machine.now < 3.1
+
+
+def test_a_trial_has_its_time_and_a_round_without_a_gain_is_followed_by_a_rest(monkeypatch):
+    """Of every 2 s: it waits so long for a start, then makes trials of four times 1/8 and 1/2 s, and rests for 60 s."""
+    machine, times = Machine(monkeypatch, hill(8, 2, 2), end_seconds=100.0), []
+
+    class Timed(type(machine.progress.news)):
+        def append(inner, notice):
+            times.append(machine.now)
+
+    machine.numbers.set(predictors=2, learners=2)
+    machine.progress.news = Timed()
+    with pytest.raises(Closed):
+        Controller(Adjust(every_seconds=2.0), machine.numbers, machine.progress, machine.gate).run()
+    first, *others = times[:11]
+    assert first == pytest.approx(2.0 + 2.5, abs=0.3)
+    assert others[-1] - first == pytest.approx(9 * 2.5, abs=2.0)
+    assert times[11] - times[10] == pytest.approx(60.0 + 2.5, abs=1.0)
+
+
+def test_what_it_tried_is_news_with_both_speeds(monkeypatch):
+    machine = Machine(monkeypatch, lambda numbers, second: 1000 + 100 * numbers["predictors"])
+    machine.control()
+    assert "controller: 1 -> 2 predictors: 1,100 -> 1,200 steps/s, kept" in machine.progress.news
+    assert "controller: 8 -> 10 actors: 1,100 -> 1,100 steps/s, back" in machine.progress.news
+    assert machine.progress.news[-1] == "controller: settled at 8 actors, 4 predictors, 1 learners"
