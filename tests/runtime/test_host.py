@@ -20,7 +20,7 @@ from troupe.runtime.cluster.host import Beat, Failure, Host, Parcel, Share
 from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.runner import ThreadRunner
-from troupe.runtime.progress import Counts
+from troupe.runtime.progress import Counts, Delta, Episode, Lag
 
 SETTINGS = {
     "actor.count": 3, "actor.environments": 2, "actor.rollout_steps": 4, "network.hidden": (4,), "env.backend": "sync",
@@ -271,3 +271,30 @@ def test_a_parcel_has_arrays_of_its_own(start, counting):
     for _ in range(5):
         bench.collect(0)
     assert all(np.array_equal(kept[name], array) for name, array in parcel.arrays.items())
+
+
+@pytest.mark.parametrize(
+    ("size", "actors", "most", "fewest"),
+    [
+        (1_000, 8, 8, 8),  # no more than can come
+        (10_000, 20, 10, 4),  # one for every two actors
+        (10_000, 5, 4, 4),  # as many as are worth a call, also if that is more than half of them
+        (32_000, 9, 5, 1),
+        (31_999, 9, 5, 2),
+        (4_000_000, 20, 4, 1),  # 16 MB
+        (20_000_000, 20, 1, 1),  # a single one that is larger
+    ],
+)
+def test_parcels_of_worked_examples(monkeypatch, size, actors, most, fewest):
+    monkeypatch.setattr(host_module, "rollout_bytes", lambda spec: size)
+    assert host_module.parcel_sizes(None, actors) == (most, fewest)  # type: ignore[arg-type]
+
+
+def test_what_actors_report_is_kept_for_the_run_and_counts_here_are_the_runs():
+    progress = host_module.HostProgress()
+    progress.counts = Counts(steps=100, played=200)
+    delta = Delta(Counts(played=3), [Episode(1.0, 3)], Lag(), {"mask": "masks are ignored"})
+    progress.add(delta)
+    assert progress.restart("actor-1: it died") == 1
+    assert (progress.counts.steps, progress.counts.played) == (100, 200)
+    assert progress.take() == ([delta, Delta(Counts(restarts=1), [], Lag(), {})], ["actor-1: it died"])

@@ -430,3 +430,16 @@ def test_closing_closes_environments_and_learners(assembled, counting):
         each.close = lambda name=name: closed.append(name)
     parts.close()
     assert closed == ["actor", "actor", "learner"]
+
+
+@pytest.mark.parametrize("drop", [True, False])
+@pytest.mark.parametrize("bound", [1, 2, 5])
+def test_a_lag_of_the_bound_is_allowed_and_one_beyond_it_is_stale(assembled, counting, blank, bound, drop):
+    parts = assembled(counting, SMALL, version=10)
+    rollouts = [blank(1, 1, policy_version=10 - lag) for lag in (0, bound, bound + 1, 9)]
+    wanted = topologies.fresh(rollouts, bound, parts.master, parts.progress, drop=drop)
+    assert wanted == (rollouts[:2] if drop else rollouts)
+    assert parts.progress.counts.stale == 2
+    assert topologies.fresh(rollouts, 0, parts.master, parts.progress, drop=drop) == rollouts
+    assert parts.progress.counts.stale == 2
+    parts.close()

@@ -91,7 +91,7 @@ class Actor:
             self._past.write(rollout)
         if self._states:
             self._states.end(rollout)
-        self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum(dtype=np.float64)))
+        self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum()))
         self._progress.metrics.add({"epsilon": epsilon}, rollout.steps)
         for group in self._groups:
             self._progress.notice_once(group.environment.notices)
