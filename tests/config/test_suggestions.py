@@ -52,6 +52,11 @@ def test_three_at_most_are_named_and_by_the_shorter_name_that_they_have():
     assert likely("wrkers", KNOWN, {"actor.count": "--actors"}) == ["--actors"]
 
 
+def test_a_dash_is_as_good_as_an_underscore():
+    both = ["schedules.entropy_coefficient", "loss.entropy_coefficient"]
+    assert likely("--entropy-coefficient", both) == likely("entropy_coefficient", both) == both[::-1]
+
+
 def test_what_is_known_already_is_not_replaced_by_what_another_word_means():
     assert likely("eps", ["eps", "exploration.epsilon"]) == ["eps"]
     assert likely("eps", ["exploration.epsilon"]) == ["exploration.epsilon"]

@@ -17,7 +17,7 @@ from troupe.environments.packing import Packing
 from troupe.environments.stepping import pool
 from troupe.networks.actor_critic import ActorCritic, build
 from troupe.networks.recurrent import RecurrentState
-from troupe.runs.evaluate.evaluation import Evaluator, most_steps
+from troupe.runs.evaluate.evaluation import Evaluator, evaluate, most_steps
 from troupe.runs.evaluate.scores import Scores
 
 SEEDS = np.random.SeedSequence(0)
@@ -378,3 +378,19 @@ def test_scores_in_words_are_their_figures_and_not_every_episode():
     assert repr(Scores(np.full(100, 3.5), np.full(100, 7), cut_off=2)) == (
         "Scores(episodes=100, mean_return=3.5, min_return=3.5, max_return=3.5, mean_length=7, cut_off=2, greedy=True)"
     )
+
+
+def test_an_evaluation_passes_on_what_the_run_needs(monkeypatch):
+    class Loaded(Exception):
+        pass
+
+    def load(run: Any, network: Any, **passed: Any) -> Any:
+        raise Loaded(run, network, passed)
+
+    monkeypatch.setattr("troupe.runs.evaluate.evaluation.load_with_code", load)
+    network: Any = "network"
+    with pytest.raises(Loaded) as caught:
+        evaluate("run", network=network, encoder="own.py:Encoder", backend="own.py:make")
+    run, given, passed = caught.value.args
+    assert (str(run), given) == ("run", "network")
+    assert passed == {"encoder": "own.py:Encoder", "backend": "own.py:make"}

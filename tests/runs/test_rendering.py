@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from troupe import UsageError
+from troupe import TroupeError, UsageError
 from troupe.runs.show import rendering
 from troupe.runs.show.rendering import RenderedEnv, open_rendered, without_display
 
@@ -111,6 +111,17 @@ def test_actions_that_an_environment_names_are_told_apart_word_by_word():
     assert shown.first_action == 2
     assert rendering.action_name(shown.action_names, 3) == "a b"
     assert rendering.action_name(shown.action_names, 4) == "action 4"
+
+
+@pytest.mark.parametrize(("error", "told"), [(ValueError(), "ValueError"), (OSError("no\nway"), "no")])
+def test_what_rendering_raises_is_told_in_a_line(error, told):
+    def render() -> Any:
+        raise error
+
+    env = Bare()
+    env.render = render  # type: ignore[method-assign]
+    with pytest.raises(TroupeError, match=rf"^Bare could not render: {told}$"):
+        RenderedEnv(env, 60).render()
 
 
 def test_an_environment_is_asked_for_images_and_closed_whatever_happens():

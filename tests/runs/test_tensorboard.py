@@ -81,7 +81,7 @@ def test_a_step_has_its_last_value_and_what_is_usually_constant_appears_once_it_
 
 def test_a_resumed_run_hides_later_points_and_writes_none_of_steps_that_it_has(tmp_path):
     first = EventFile(tmp_path)
-    for steps in (5, 10, 15):
+    for steps in (5, 10, 11, 15):
         first.add(SAME | {"steps": steps, "return_mean": float(steps)})
     first.close()
     again = EventFile(tmp_path)

@@ -94,7 +94,7 @@ def check_option(option: str, name: str, value: Any, also: str | None = None) ->
     try:
         check_value(name, value)
     except UsageError as error:
-        message = str(error).replace(f"{name} = ", f"{option} ", 1)
+        message = str(error).replace(f"{name} = ", f"{option} ")
         raise UsageError(f"{message}, or {also}" if also else message) from None
 
 

@@ -72,7 +72,7 @@ def _unclipped(space: Space, drawn: np.ndarray) -> np.ndarray:
     """In the unit of the file's `mean`, without rounding to the action's type."""
     assert isinstance(space, gym.spaces.Box)
     middle, unit = scale(space)
-    return np.asarray(middle + drawn.reshape(-1, *space.shape) * unit)
+    return np.asarray(middle + drawn.reshape(len(drawn), *space.shape) * unit)
 
 
 def difference(file: Path, given: Arrays, expected: Arrays, decided: Bool[np.ndarray, " N"]) -> str:
