@@ -173,7 +173,7 @@ LOCK = "threads share one interpreter lock: --actor.placement process, or larger
         (result(placement="thread", steps_per_s=30_000.0), [LOCK, ENV]),
         (
             result(placement="thread", steps_per_s=30_000.0, preempted=0.6),
-            ["other programs had the processors 60% of the time: measure without them", ENV],
+            ["no core was free 60% of the time: end other programs or use fewer threads", ENV],
         ),
         (result(placement="thread"), [ENV]),  # near the limit as it is
         (result(placement="thread", steps_per_s=30_000.0, cores=1), [ENV]),

@@ -299,8 +299,8 @@ def test_train_says_what_runs_and_what_came_out(troupe, monkeypatch):
     assert (status, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "CartPole-v1: preset appo, tuned for CartPole-v1 (--untuned ignores these settings), seed 3"
-    assert "environment stepping alone: " in lines[2]
-    assert "until 2,000 steps; run directory run" in lines[3]
+    assert "backend " in lines[2]
+    assert "until 2,000 steps" in lines[3]
     assert lines[-4].startswith("step limit reached: mean evaluation return ")
     assert lines[-1] == "  watch:  troupe watch run"
 

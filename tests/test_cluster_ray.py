@@ -77,7 +77,7 @@ def test_two_hosts_train_together(simulated, capsys):
     assert run([*COMMAND.split(), "--cluster", simulated.address, "--steps", "4000"]) == 0
     captured = capsys.readouterr()
     assert "4 x 4 environments in processes on 2 hosts (" in captured.out
-    assert captured.out.count("updates between acting and arriving") == 2
+    assert captured.out.count("versions between acting and arriving") == 2
     assert captured.err == ""
     last = reports()[-1]
     assert [host["actors"] for host in last["hosts"].values()] == [2, 2]

@@ -149,7 +149,7 @@ def summary() -> dict:
 def test_episodes_of_an_evaluation_that_do_not_end_are_cut_off_and_counted(train, capsys):
     status, out = train("envs.py:Endless --steps 200 --evaluation.max_steps 20 --evaluation.every_seconds 0")
     assert status == 0
-    assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy evaluation episodes, 3 of them cut off" in out
+    assert "mean evaluation return 20.0 (min 20, max 20) over 3 greedy episodes, 3 of them cut off" in out
     assert summary()["evaluation"]["cut_off"] == 3
     assert [row["cut_off"] for row in read_log(Path("run")) if row["kind"] == "evaluation"] == [3]
     assert cli.run(["evaluate", "run", "--episodes", "4"]) == 0
@@ -337,7 +337,7 @@ def test_a_close_that_blocks_does_not_cost_the_measurement(train, monkeypatch, c
     monkeypatch.setattr("troupe.conclusion._CLOSE_SECONDS", 0.05)
     status, out = train("envs.py:NeverCloses --steps 32 --actor.placement thread --actors auto")
     assert status == 0
-    assert "actors auto: a step takes" in out
+    assert ": a step takes" in out
     assert "close() has not returned after 0.05 s" in caplog.text
 
 

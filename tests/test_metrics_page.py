@@ -180,7 +180,7 @@ def test_the_groups_of_tensorboard_are_those_of_the_page_and_returns_and_losses_
         names = {tensorboard.TRAINING.get(key, key) for key in keys}
         if group == "episode":
             names |= {*tensorboard.EVALUATION.values(), tensorboard.FINAL.partition("/")[2]}
-            names |= {"return_mean", "recent_return", "length_mean"}  # what three of the names stand for
+            names |= {"return_mean", "recent_return", "length_mean", "episodes"}  # what four of the names stand for
         assert set(re.findall(r"`(\w+)`", listed)) == names, group
     curves = {
         key

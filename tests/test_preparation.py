@@ -138,7 +138,7 @@ def test_the_backend_is_the_one_whose_steps_take_the_least_of_a_core(backends, c
 def test_the_choice_and_what_the_others_cost_are_reported(backends):
     backends.costs = {"native": 12.5 * US, "sync": 40 * US, "envpool": 10 * US}
     (line,) = fitted("CartPole-v1")[1]
-    assert line == "environment stepping alone: envpool 0.1 M steps/s a core, native 0.08 M, sync 0.025 M"
+    assert line == "backend envpool: a step takes 10 us of a core, native 12 us, sync 40 us (32 at a time)"
 
 
 @pytest.mark.parametrize(

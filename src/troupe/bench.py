@@ -30,7 +30,7 @@ from troupe.trainer import train
 from troupe.user_code.files import without_folder
 
 STAGE_SECONDS = 1.0
-_MOSTLY_PREEMPTED = 0.3  # of the time: the measurement is dominated by other programs
+_MOSTLY_PREEMPTED = 0.3  # of the time: the measurement is dominated by the lack of a free core
 _DOING = {"env": "the environment", "act": "acting", "move": "copying rollouts", "learn": "learning"}
 
 
@@ -52,7 +52,7 @@ class Result:
     updates_per_s: float
     bottleneck: str
     waits: Mapping[str, float]
-    preempted: float = 0.0  # largest share of a part's time in which other programs had the processors
+    preempted: float = 0.0  # largest share of a part's time in which no core was free
 
     @property
     def limit(self) -> float:
@@ -116,7 +116,7 @@ class Result:
         """What would make it faster, according to the measurements."""
         advice = []
         if self.preempted > _MOSTLY_PREEMPTED:
-            advice.append(f"other programs had the processors {self.preempted:.0%} of the time: measure without them")
+            advice.append(f"no core was free {self.preempted:.0%} of the time: end other programs or use fewer threads")
         elif self.placement == "thread" and self.fraction < 0.7 and self.cores > 1:
             advice.append("threads share one interpreter lock: --actor.placement process, or larger batches per call")
         return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]

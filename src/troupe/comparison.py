@@ -172,7 +172,7 @@ def _run_figures(job: Job, directory: Path) -> Row:
 
 def policy_lag(run: Path) -> tuple[float, int]:
     """Of a whole run: the mean over steps, and the maximum."""
-    reports = [row for row in read_log(run) if row["kind"] == "report"]
+    reports = [row for row in read_log(run) if row["kind"] == "report" and row["lag_mean"] is not None]
     steps = np.diff([row["steps"] for row in reports], prepend=0)
     mean = steps @ np.array([row["lag_mean"] for row in reports]) / max(steps.sum(), 1)
     return round(float(mean), 4), max((row["lag_max"] for row in reports), default=0)
@@ -258,8 +258,8 @@ def note(variants: Mapping[str, Row], runs: Sequence[Row]) -> str:
         f"{target} Limit: {limits}. Tuned: whether the preset has settings of its own for this environment. "
         "Solved: runs whose target was confirmed while training. Mean: of the runs' final evaluations; lowest run: the "
         "lowest of these. Medians: steps and steps/s; s to target, seconds of training of the solved runs; s at limit, "
-        "of the runs that ended at the limit. Lag: updates between acting and learning, mean over steps; max lag: the "
-        "largest.",
+        "of the runs that ended at the limit. Lag: weight versions between acting and learning, mean over steps; max "
+        "lag: the largest.",
         width=80,
     )
 

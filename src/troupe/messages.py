@@ -35,8 +35,9 @@ def introduction(
     if found:
         kind = "tuned" if found.verified else "with settings, not tuned,"
         tuned = f", {kind} for {source.id} ({hints.either('--untuned', 'tuned=False')} ignores these settings)"
+    confirming = counted(config.evaluation.final_episodes, "evaluation episode")
     limits = [
-        f"a return of {target:g}" if target is not None else "",
+        f"a return of {target:g} (confirmed by {confirming})" if target is not None else "",
         f"{stop.steps:,} steps" if stop.steps else "",
         f"{stop.seconds:g} s of training" if stop.seconds else "",
     ]
@@ -57,7 +58,8 @@ def introduction(
         + (f", resumed at step {steps:,}" if resumed else ""),
         f"  {topology.describe(placed)}, {'at least ' if config.learner.take_all else ''}{batch:,} steps a batch",
         *(f"  {note}" for note in notes),
-        f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}; run directory {path}",
+        f"  until {' or '.join(filter(None, limits)) or 'Ctrl-C'}",
+        f"  run directory {path}",
     ]
 
 
@@ -131,7 +133,7 @@ def result(
     return [
         f"{reached}: mean evaluation return {format_return(scores.mean)} "
         f"(min {scores.returns.min():g}, max {scores.returns.max():g}) "
-        f"over {counted(len(scores.returns), f'{kind} evaluation episode')}{remarks}",
+        f"over {counted(len(scores.returns), f'{kind} episode')}{remarks}",
         *_indented(
             *training,
             *(() if outcome == "solved" else _nothing_learned(config, path)),

@@ -102,13 +102,14 @@ def _fit_backend(config: TrainConfig, source: EnvironmentSource, notices: list[s
     if not costs:
         return config
     chosen = min(costs, key=lambda name: costs[name] * source.penalty(name))
-    others = "".join(f", {name} {_millions(cost)}" for name, cost in costs.items() if name != chosen)
-    notices.append(f"environment stepping alone: {chosen} {_millions(costs[chosen])} steps/s a core{others}")
+    others = "".join(f", {name} {_us(cost)}" for name, cost in costs.items() if name != chosen)
+    together = config.actor.environments
+    notices.append(f"backend {chosen}: a step takes {_us(costs[chosen])} of a core{others} ({together} at a time)")
     return replace(config, {"env.backend": chosen})
 
 
-def _millions(seconds: float) -> str:
-    return f"{1e-6 / seconds:.2g} M"
+def _us(seconds: float) -> str:
+    return f"{1e6 * seconds:,.{1 if seconds < 9.95e-6 else 0}f} us"
 
 
 def _fit_actors(
@@ -139,8 +140,8 @@ def _fit_actors(
     available = cores_of_hosts(config) or cores()
     count, environments = costs.best(total, batch, available, processes=placement_of(config, source).in_processes)
     notices.append(
-        f"actors auto: a step takes {costs.step * 1e6:,.0f} us ({costs.computing:.0%} computing), acting on "
-        f"{environments} {costs.act[environments] * 1e6:,.0f} us: {count} x {environments} environments"
+        f"actors {count} x {environments}: a step takes {_us(costs.step)} ({costs.computing:.0%} computing, "
+        f"{costs.together} at a time), acting {_us(costs.act[environments] / environments)}"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
@@ -152,8 +153,8 @@ def _few_actors(config: TrainConfig, total: int, batch: int, notices: list[str],
     """One environment for each of a few actors, which wait for their resets and steps together."""
     count = min(total, max(_FEW, cores_of_hosts(config) or cores()))
     notices.append(
-        f"actors auto: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s: "
-        f"{count} x 1 environments (actor.count and actor.environments choose others)"
+        f"actors {count} x 1: to make an environment, reset it and step it twice takes longer than {_SECONDS:g} s "
+        "(actor.count and actor.environments choose others)"
     )
     changed = {"actor.count": count, "actor.environments": 1, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": min(batch, count)})

@@ -97,16 +97,17 @@ def panel(*rows: dict[str, Any], limits: Limits = LIMITS, terminal: Terminal | N
 def test_the_panel_tells_all_that_was_asked_for() -> None:
     text = panel(evaluation(301.0), evaluation(250.0), report(1.0, recent_return=20.0), report(), collapse())
     for words in (
-        " s of training, at most 3 s left",
+        " s of training, at most 3 s left at the average speed",
         "40 %  40,000 of 100,000 steps",
         "training return so far, 20.0 to 100.0",
         "training 100.0 (latest 100 episodes, exploring)",
-        "best evaluation 301.0 (greedy), target 475",
-        "20,123 steps/s        311 updates/s  300 episodes so far",
+        "best evaluation 301.0 (greedy)",
+        "target 475, to be confirmed by 100 episodes",
+        "20,123 steps/s        and 311 updates/s lately; 300 episodes so far",
         "3 of 4 rollouts wait to be learned from",
-        "1.2, largest 6        updates between acting and learning",
-        "time: █ env 12 %  ▒ act 10 %  ─ wait 78 %",
-        "█ learn 93 %  ─ wait 7 %",
+        "mean 1.2, max 6       weight versions between acting and learning",
+        "time: █ env 12 %  ▒ act 10 %  · wait 78 %",
+        "█ learn 93 %  · wait 7 %",
         "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
     ):
         assert words in text
@@ -130,7 +131,7 @@ def test_in_80_columns_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> No
         "372,123 steps/s",
     ):
         assert words in text
-    for stage in ("env 12 %", "env wait 11 %", "waiting for a turn 10 %", "other programs 10 %"):
+    for stage in ("env 12 %", "env wait 11 %", "waiting for a turn 10 %", "no free core 10 %"):
         assert sum(stage in line for line in lines) == 2, stage  # whole, in a line for each part
 
 
@@ -190,7 +191,7 @@ def test_bars_rounded_together_fill_their_place_exactly() -> None:
         assert len("".join(text for text, _ in panels._bar(parts, 10, "."))) == 10
 
 
-@pytest.mark.parametrize(("encoding", "characters"), [("utf-8", "█▒▚─"), ("ascii", "#=%-")])
+@pytest.mark.parametrize(("encoding", "characters"), [("utf-8", "█▒▚·"), ("ascii", "#=%.")])
 def test_the_stages_in_a_bar_are_told_apart_without_colour(
     encoding: str, characters: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,7 +261,7 @@ def test_plain_lines_are_aligned_and_without_control_characters(clock: Clock) ->
         shown.report(report(), LIMITS)
     intro, *explained, heading, _, _, _, _ = out.getvalue().splitlines()
     lines = out.getvalue().splitlines()[-4:]
-    assert all(f"{name}: " in "\n".join(explained) for name in ("training", "best eval", "queue", "lag"))
+    assert all(f"{name}: " in "\n".join(explained) for name in ("training", "best eval", "steps/s", "queue", "lag"))
     assert intro == "CartPole-v1 with appo"
     assert not re.search(r"[^\x20-\x7e\n]", out.getvalue())
     names = ("time", "steps", "training", "best eval", "queue", "lag")
@@ -284,7 +285,7 @@ def test_a_resumed_run_shows_its_best_evaluation_from_the_first_row_on() -> None
             shown.report(report(), LIMITS)
     lines = out.getvalue().splitlines()
     assert [line.split()[3] for line in lines if re.match(r" *\dm", line)] == ["301.0"] * len(lines[5:])
-    assert "best evaluation 301.0 (greedy), target 475" in terminal.shown
+    assert "best evaluation 301.0 (greedy)" in terminal.shown
     assert "best evaluation 290.0" not in terminal.shown
     assert "training return so far, 20.0 to 100.0" in terminal.shown
 
@@ -417,7 +418,7 @@ def test_a_row_with_only_the_counters_is_enough() -> None:
     out = io.StringIO()
     with Display("plain", out) as shown:
         shown.report(bare, Limits())
-    assert out.getvalue().splitlines()[-1].split()[:4] == ["0m01s", "10", "-", "-"]
+    assert out.getvalue().splitlines()[-1].split() == ["0m01s", "10", "-", "-", "-", "0/0", "-", "-"]
 
 
 @pytest.mark.parametrize(
@@ -471,9 +472,9 @@ def test_who_waits_less_than_a_twentieth_is_not_named(waits: float, words: str) 
 
 
 @pytest.mark.parametrize(("preempted", "named"), [(0.2, False), (0.21, True)])
-def test_other_programs_are_named_only_where_they_take_more_than_the_bottleneck(preempted: float, named: bool) -> None:
+def test_a_lack_of_cores_is_named_only_where_it_takes_more_than_the_bottleneck(preempted: float, named: bool) -> None:
     row = report(bottleneck="actor: env", shares={"actor": {"env": 0.2, "preempted": preempted}})
-    assert ("other programs" in bottleneck_words(row)) == named
+    assert ("no core is free" in bottleneck_words(row)) == named
 
 
 @pytest.mark.parametrize(
@@ -504,14 +505,14 @@ def test_progress_stays_between_nothing_and_all() -> None:
     ("limits", "words"),
     [
         (Limits(), ""),
-        (Limits(steps=50_000), ", 0 s left"),
+        (Limits(steps=50_000), ", 0 s left at the average speed"),
         (Limits(seconds=7.0), ", 5 s left"),
-        (Limits(steps=120_000), ", 4 s left"),
+        (Limits(steps=120_000), ", 4 s left at the average speed"),
         (Limits(steps=120_000, seconds=5.0), ", 3 s left"),
-        (Limits(steps=120_000, target=1.0), ", at most 4 s left"),
+        (Limits(steps=120_000, target=1.0), ", at most 4 s left at the average speed"),
     ],
 )
-def test_the_time_left_is_that_of_the_nearest_limit_at_the_speed_so_far(limits: Limits, words: str) -> None:
+def test_the_time_left_is_that_of_the_nearest_limit_at_the_average_speed(limits: Limits, words: str) -> None:
     steps = 60_000 if limits.steps == 50_000 else 40_000
     assert time_left(report(2.0, steps=steps), limits) == words
 
@@ -521,8 +522,8 @@ def test_a_part_has_a_bar_of_what_it_does_and_its_stages_in_words_the_idle_ones_
     lines = panel(report(shares={"actor": shares})).splitlines()
     first = next(number for number, line in enumerate(lines) if "actors" in line and "env" in line)
     _, bar, *words = " ".join(line.strip("│") for line in lines[first : first + 2]).split()
-    assert bar == "█" * 9 + "▒" * 4 + "░" + "▪" * 2 + "─" * 4  # the delay's character is one of the longest's
-    assert " ".join(words) == "time: █ env 50 % ▒ act 20 % ░ delay 0 % ▪ unaccounted 10 % ─ wait 20 %"
+    assert bar == "█" * 9 + "▒" * 4 + "░" + "▪" * 2 + "·" * 4  # the delay's character is one of the longest's
+    assert " ".join(words) == "time: █ env 50 % ▒ act 20 % ░ delay 0 % ▪ unaccounted 10 % · wait 20 %"
 
 
 def test_a_share_above_nothing_has_at_least_one_character() -> None:
@@ -540,10 +541,10 @@ def test_a_row_has_no_speed_before_there_is_half_a_second_to_measure_it_over() -
     assert [row[4] for row in rows] == ["-", "20,123"]
 
 
-def test_other_programs_that_take_more_than_the_bottleneck_itself_are_named() -> None:
+def test_the_lack_of_a_core_that_takes_more_than_the_bottleneck_itself_is_named() -> None:
     row = report(bottleneck="actor: env", shares={"actor": {"env": 0.2, "preempted": 0.8}})
     assert bottleneck_words(row) == (
-        "other programs take 80 % of the actors' time; within the run, the actors are the bottleneck (env 20 %)"
+        "no core is free for 80 % of the actors' time; otherwise, the actors are the bottleneck (env 20 %)"
     )
 
 

@@ -74,14 +74,18 @@ def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_pat
         )
         log.write(row(7, return_mean=4.5))  # of the same step: the later one counts
         log.write(row(9, stale=3, stage_seconds={"actor": {"env": 5.0}}, queue_capacity=3))
+        log.write(row(9, return_per_1000_steps=5.0, episodes=0))
+        log.write(row(10, return_per_1000_steps=6.0, episodes=1))  # which a return of episodes says better
         log.write(evaluation(8, "progress", 1.0))
         log.write(evaluation(8, "confirm", 2.0))
         log.write(evaluation(9, "final", 4.0))
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
         log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
     assert curves(tmp_path) == {
-        "time/seconds": [(7, 0.1), (9, 0.1)], "episode/training_return": [(7, 4.5), (9, 2.5)],
-        "time/shares/actor/env": [(7, 0.5)], "time/shares/actor/other programs": [(7, 0.25)],
+        "time/seconds": [(7, 0.1), (9, 0.1), (10, 0.1)],
+        "episode/training_return": [(7, 4.5), (9, 2.5), (10, 2.5)],
+        "time/shares/actor/env": [(7, 0.5)], "time/shares/actor/no_free_core": [(7, 0.25)],
+        "episode/training_return_per_1000_steps": [(9, 5.0)], "episode/training_episodes": [(9, 0.0), (10, 1.0)],
         "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
         "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],
         "episode/evaluation_return": [(8, 2.0)], "episode/final_evaluation_return": [(9, 4.0)],
@@ -298,6 +302,7 @@ def test_shares_are_of_the_parts_at_work_and_of_the_time_since_the_measurement_b
     actors[1].watch.add({"env": 1.0, "wait": 3.0, "pause": 50.0})
     actors[2].watch.add({"wait": 100.0})
     learner.watch.add({"learn": 1.0, "wait": 9.0})
+    assert reporter.report(1.0)["bottleneck"] == ""  # not before a batch; and shares are since the beginning until then
     first = reporter.report(10.0)
     assert first["shares"] == {"actor": {"env": 0.5, "wait": 0.5}, "learner": {"learn": 0.1, "wait": 0.9}}
     assert first["bottleneck"] == "actor: env"
@@ -342,6 +347,7 @@ def test_reports_with_counts_and_a_clock_by_script(monkeypatch):
 
     row = reporter.report(10.1)
     assert (row["steps"], row["steps_per_s"], row["updates_per_s"]) == (500, None, None)  # not known yet
+    assert (row["lag_mean"], row["lag_max"]) == (None, None)
     happens(100, [3.0, -1.0, 4.0], 4, lag=2)
     reported(
         12.0,
@@ -394,5 +400,5 @@ def test_reports_with_counts_and_a_clock_by_script(monkeypatch):
         updates_per_s=2.5,
     )
     progress.metrics.add({"epsilon": 0.25}, 10)
-    reported(14.5, steps=750, updates=39, entropy=None, epsilon=0.25, learning_rate=0.25)
+    reported(14.5, steps=750, updates=39, entropy=None, epsilon=0.25, learning_rate=0.25, lag_mean=1.0, lag_max=1)
     reported(15.0, steps=750, updates=39, entropy=None, epsilon=0.25, policy_loss=None)

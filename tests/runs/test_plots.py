@@ -160,16 +160,18 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     assert (curve.final.steps.tolist(), curve.final.weights_steps.tolist()) == ([4000, 8000], [2000, 2000])
     words = words_of([run])
     assert "evaluation of the newest weights (greedy)" in words
-    assert "more than one, as the run was continued" in words
+    assert "final evaluations of the best weights (greedy)<" in words
+    assert "the run had ended, and was resumed" in words
     for at in ("4,000", "8,000"):
-        assert f"of step 2,000, evaluated at {at}<" in words
+        assert f"weights of step 2,000, evaluated at step {at}<" in words
     old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
-    assert "final evaluation, best weights (greedy)<" in words_of([old])
+    assert "final evaluation of the best weights (greedy)<" in words_of([old])
     assert "of step" not in words_of([old])
-    assert "was continued" not in words_of([old])
+    assert "was resumed" not in words_of([old])
     sampled = settings_of(old, evaluation={"greedy": False})
-    assert "final evaluation, best weights (sampled actions)<" in words_of([sampled])
+    assert "final evaluation of the best weights (sampled actions)<" in words_of([sampled])
     assert "best weights (greedy or sampled actions)<" in words_of([run, sampled])
+    assert ["evaluated greedily" in words_of(runs) for runs in ([run, old], [run, sampled])] == [False, False]
 
 
 def test_the_marks_of_evaluations_at_one_point_are_all_seen(make_run: MakeRun, tmp_path: Path) -> None:

@@ -594,7 +594,7 @@ def test_a_run_on_two_hosts_says_who_plays_where_and_what_they_deliver(cluster, 
     out = capsys.readouterr().out
     assert "3 x 2 environments in processes on 2 hosts (a: 2 actors, b: 1)" in out
     assert "host a: " in out
-    assert "updates between acting and arriving (largest " in out
+    assert "versions between acting and arriving (largest " in out
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     last = [row for row in rows if row["kind"] == "report"][-1]
     assert last["hosts"]["a"]["actors"] == 2

@@ -245,7 +245,7 @@ def test_environments_and_batches_stay(
 def test_what_is_measured_decides(costs: list[Costs]) -> None:
     config, notices = chosen(Waits, {"actor.placement": "process"})
     assert (config.actor.count, config.actor.environments, config.learner.rollouts) == (32, 1, 32)
-    assert notices == ["actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments"]
+    assert notices == ["actors 32 x 1: a step takes 10,000 us (1% computing, 1 at a time), acting 200 us"]
     costs[0] = COMPUTING
     assert chosen(Waits, {"actor.placement": "process"})[0].actor.count == 2
     assert chosen(Waits, {"actor.placement": "thread"})[0].actor.count == 1
@@ -326,7 +326,7 @@ def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
     shown = capsys.readouterr()
     text = " ".join((shown.out + shown.err).split())
     assert "async: 32 x 1 environments in threads" in text
-    assert "actors auto: a step takes 10,000 us (1% computing), acting on 1 200 us: 32 x 1 environments" in text
+    assert "actors 32 x 1: a step takes 10,000 us (1% computing, 1 at a time), acting 200 us" in text
     kept = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert (kept["actor"]["count"], kept["actor"]["environments"], kept["actor"]["auto"]) == (32, 1, False)
     assert kept["learner"]["rollouts"] == 32
@@ -402,7 +402,7 @@ def test_an_environment_too_slow_to_be_measured_has_an_actor_to_itself(
     assert (config.actor.count, config.actor.environments, config.actor.rollout_steps) == (8, 1, steps)
     assert config.learner.rollouts <= 8
     assert not config.actor.auto
-    assert "reset it and step it twice takes longer than 0.01 s: 8 x 1 environments" in notices[0]
+    assert "reset it and step it twice takes longer than 0.01 s" in notices[0]
     if not named:
         assert notices[1].startswith("8.0 steps/s supposed: rollouts of 8 steps instead of 64 and batches of 40 steps")
 
@@ -496,7 +496,7 @@ def test_as_many_environments_are_measured_as_tell_what_a_step_costs(
     network = build(source.observation_space, source.action_space, config.network)
     costs = measure(source, config.env, network, sizes)
     assert asked == [(count, 0.25), *((size, 0.025) for size in sizes)]
-    assert costs == Costs(0.25, 0.125, {size: 2.0 + number for number, size in enumerate(sizes)})
+    assert costs == Costs(0.25, 0.125, {size: 2.0 + number for number, size in enumerate(sizes)}, count)
 
 
 def test_only_what_a_backend_costs_of_a_core_counts(monkeypatch: pytest.MonkeyPatch) -> None:

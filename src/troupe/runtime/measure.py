@@ -26,9 +26,10 @@ _MIN_GAIN = 1.05  # more actors must be that much faster: they cost memory and l
 class Costs:
     """Seconds. An environment that waits (for a simulator, a device) takes more time than processor time."""
 
-    step: float  # of one environment
+    step: float  # of one environment, of `together` that are stepped at a time
     step_computing: float  # processor time of it
     act: dict[int, float]  # of one forward pass, by number of observations
+    together: int = 1
 
     @property
     def computing(self) -> float:
@@ -63,7 +64,7 @@ def measure(source: EnvironmentSource, config: Environment, network: ActorCritic
         for size in sizes:
             batch = torch.from_numpy(np.repeat(obs[:1], size, axis=0)).to(device)
             act[size], _ = cost(lambda batch=batch: network(batch).value.cpu(), _SECONDS / 10)  # type: ignore[misc]
-    return Costs(step, computing, act)
+    return Costs(step, computing, act, count)
 
 
 def measure_backends(source: EnvironmentSource, config: Environment, count: int, stop: Stop) -> dict[str, float]:
@@ -133,7 +134,7 @@ def measure_pass(network: ActorCritic, size: int, steps: int = 1) -> float:
 def cost(work: Callable[[], object], seconds: float) -> tuple[float, float]:
     """Seconds that `work` takes, and seconds of processor time, of all threads; the first call is not counted.
 
-    Seconds in which other programs had the processors are left out: computing would look like waiting.
+    Seconds in which no core was free are left out: computing would look like waiting.
     """
     work()
     times, began, used, preempted = 0, time.perf_counter(), time.process_time(), preempted_seconds()

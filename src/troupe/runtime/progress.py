@@ -46,7 +46,7 @@ class Delta:
 
 @dataclass(slots=True)
 class Lag:
-    """The updates between acting and learning, by step."""
+    """The versions of the weights between acting and learning, by step."""
 
     steps: int = 0
     total: int = 0
@@ -162,11 +162,11 @@ class Progress:
             self._reward, self._reward_steps = 0.0, 0
             return taken
 
-    def take_lag(self) -> tuple[float, int]:
-        """Mean and maximum policy lag, by step, since the last call."""
+    def take_lag(self) -> tuple[float, int] | None:
+        """Mean and maximum policy lag, by step, since the last call; None if no step was learned from."""
         with self._lock:
             lag, self._lag = self._lag, Lag()
-            return lag.total / max(lag.steps, 1), lag.most
+            return (lag.total / lag.steps, lag.most) if lag.steps else None
 
 
 def lag_of(rollout: Rollout, version: int) -> Lag:
@@ -179,7 +179,7 @@ class Stopwatch:
     """Seconds by stage: from `start(stage)` on, time counts for `stage`. One thread starts stages, any may read.
 
     Every worker has the stages WAIT, for other workers; PAUSE, in which all stand still for an evaluation; and
-    PREEMPTED, in which other programs had the processors.
+    PREEMPTED, in which the thread could have run, but no core was free: other programs had them, or threads of the run.
     """
 
     def __init__(self) -> None:

@@ -148,18 +148,18 @@ class _Rows(TextOutput):
             "best eval": format_return(view.best),
             "steps/s": format_speed(row.get("steps_per_s") if row["seconds"] >= SPEED_SECONDS else None),
             "queue": f"{row.get('queue_depth', 0)}/{row.get('queue_capacity', 0)}",
-            "lag": f"{row.get('lag_mean', 0):.1f}",
+            "lag": "-" if row.get("lag_mean") is None else f"{row['lag_mean']:.1f}",
         }
         self._explain(
-            "time: of training; training: mean return of the latest 100 episodes (exploring\n"
-            "actors); best eval: best evaluation return; queue: rollouts waiting / capacity;\n"
-            "lag: updates between acting and learning; bottleneck: the part that waits least,\n"
-            "and what it mostly does\n"
+            "time: training so far; training: mean return of the latest 100 episodes of the\n"
+            "exploring actors; best eval: best evaluation return; steps/s: of the latest\n"
+            "batches; queue: rollouts waiting / capacity; lag: weight versions between acting\n"
+            "and learning; bottleneck: the part that waits least, and what it mostly does\n"
             f"{_columns(cells)}  bottleneck\n"
         )
         if cells["training"].endswith("/1k"):
             self._explain("no episode has ended: the training return is that of 1,000 steps (/1k)\n")
-        self.write(f"{_columns(cells.values())}  {row.get('bottleneck', '')}".rstrip() + "\n")
+        self.write(f"{_columns(cells.values())}  {row.get('bottleneck') or '-'}\n")
         self.pause_seconds = min(1.2 * self.pause_seconds, ROW_SECONDS[1])
 
     def _explain(self, text: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from troupe.runs.report.words import View, bottleneck_words, part_name, progress, time_left, training_return
 from troupe.runs.store.curve_descriptions import stage_name
-from troupe.text import format_duration, format_return, format_speed
+from troupe.text import counted, format_duration, format_return, format_speed
 
 if TYPE_CHECKING:
     from rich.panel import Panel
@@ -18,7 +18,7 @@ _LEVELS = {True: "▁▂▃▄▅▆▇█", False: "_.:-=+*#"}  # of the sparkl
 _FAINT = "bright_black"
 _STAGES = {  # the character of each in a bar, with Unicode and without, as colours alone do not tell; and its colour
     "env": ("█#", "blue"), "env_wait": ("▚%", "bright_blue"), "delay": ("░~", "yellow"), "turn": ("▞/", "yellow"),
-    "act": ("▒=", "cyan"), "predict": ("█#", "cyan"), "learn": ("█#", "magenta"), "wait": ("─-", "dim"),
+    "act": ("▒=", "cyan"), "predict": ("█#", "cyan"), "learn": ("█#", "magenta"), "wait": ("·.", "dim"),
     "average": ("▒=", "magenta"), "other": ("▪:", _FAINT), "preempted": ("xx", _FAINT),
 }  # fmt: skip
 _UNKNOWN = "▓@", "cyan"
@@ -120,8 +120,8 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
     if capacity:
         waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
         grid.add_row("queue", bar((depth / capacity, full, "yellow")), waiting)
-    lag = f"{row.get('lag_mean', 0):.1f}, largest {row.get('lag_max', 0)}"
-    grid.add_row("lag", lag, "updates between acting and learning")
+    lag = "-" if row.get("lag_mean") is None else f"mean {row['lag_mean']:.1f}, max {row['lag_max']:,}"
+    grid.add_row("lag", lag, "weight versions between acting and learning")
     for part, shares in row.get("shares", {}).items():
         shown = [stage for stage, share in shares.items() if share >= 0.005]
         stages = sorted(shown, key=lambda stage: _LAST.index(stage) if stage in _LAST else -1)
@@ -135,14 +135,14 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
         grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
     updates = f"{format_speed(row.get('updates_per_s'))} updates/s"
     speed = f"{format_speed(row.get('steps_per_s'))} steps/s"
-    grid.add_row("speed", speed, f"{updates}  {row.get('episodes', 0):,} episodes so far")
+    grid.add_row("speed", speed, f"and {updates} lately; {row.get('episodes', 0):,} episodes so far")
     limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
     title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, view.limits)} ", "bold")
     return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)
 
 
 def _return_words(view: View) -> Iterator[str]:
-    """The range of the chart; the current training return; the best evaluation and the target."""
+    """The range of the chart; the current training return; the best evaluation; the target."""
     row, limits, returns, best = view
     if returns:
         yield f"training return so far, {format_return(min(returns))} to {format_return(max(returns))}"
@@ -151,11 +151,10 @@ def _return_words(view: View) -> Iterator[str]:
         yield f"training {now.removesuffix('/1k')} per 1,000 steps: no episode has ended"
     else:
         yield f"training {now} (latest {min(row.get('episodes', 100), 100)} episodes, exploring)"
-    evaluated = "greedy" if limits.greedy else "sampled actions"
-    evaluation = "" if best is None else f"best evaluation {format_return(best)} ({evaluated})"
-    target = "" if limits.target is None else f"target {limits.target:g}"
-    if evaluation or target:
-        yield ", ".join(filter(None, (evaluation, target)))
+    if best is not None:
+        yield f"best evaluation {format_return(best)} ({'greedy' if limits.greedy else 'sampled actions'})"
+    if limits.target is not None:
+        yield f"target {limits.target:g}, to be confirmed by {counted(limits.episodes, 'episode')}"
 
 
 def _bar(parts: Iterable[tuple[float, str, str]], size: int, empty: str) -> Iterator[tuple[str, str]]:

@@ -70,9 +70,12 @@ DASHES: tuple[Dashes, ...] = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # for s
 DOTTED: Dashes = (0, (1, 3))  # for targets
 NOTE_WIDTH = 165  # characters
 MARK_SIZES = {"*": 12, "D": 6}
+CONNECTOR: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (2, 1))}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
-DOTS = "training return (exploring actors):\nmean of the episodes since the report before"
-NOTE = "lines: training return (of the exploring actors), smoothed; a thin one leads to the run's evaluation"
+DOTS = "training return (exploring actors):\nmean of the episodes since the previous report"
+NOTE = "lines: training return (of the exploring actors), smoothed"
+RESUMED = "the run had ended, and was resumed"
+GREEDY_NOTE = "; evaluated greedily, the same weights usually score more"
 MEAN_NOTE = "; of five runs and more their mean (thick; a finished run keeps its last value) and each (thin)"
 BAND = "95 % bootstrap interval of the mean over runs"
 SEVERAL = "returns of different environments are not comparable"
@@ -135,7 +138,8 @@ def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
 def _notes(groups: Groups) -> Iterator[str]:
     lines = all_lines(groups)
     if len(lines) > 1:
-        yield NOTE + MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
+        means = MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
+        yield NOTE + means + GREEDY_NOTE * all(line.greedy for line in lines)
     if len({line.environment for line in lines}) > 1:
         yield SEVERAL
     elif len(targets_of(groups)) > 1:
@@ -147,13 +151,15 @@ def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=DOTS)
     panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return (exploring actors), smoothed")
     for points, label, mark, colour, size, order in (  # the smaller a mark, the further in front
-        (curve.evaluations, f"evaluation of the newest weights ({_actions([line])})", "D", COLOURS[1], 6, 6),
-        (curve.final, _final_words(line), "*", COLOURS[2], 22, 4),
+        (curve.evaluations, f"evaluation of the newest weights ({_actions([line])})", "D", COLOURS[1], 5, 6),
+        (curve.final, _final_words(line), "*", COLOURS[2], 26, 4),
         (curve.collapses, "collapse", "X", INK, 15, 5),
     ):
         if len(points.steps):
             x = along(points, axis)
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=order)
+    for number, at in enumerate(along(curve.final, axis)[curve.final.steps < curve.steps[-1]]):
+        panel.axvline(at, color=FAINT, lw=1, ls="--", zorder=1, label="" if number else RESUMED)
 
 
 def _actions(lines: Iterable[Line]) -> str:
@@ -165,9 +171,9 @@ def _final_words(line: Line) -> str:
     """Which weights were the best, when training ended and after each resume: 'of step 8,075, evaluated at 23,361'."""
     final = line.curve.final
     pairs = list(zip(final.weights_steps.tolist(), final.steps.tolist(), strict=True))[-3:]
-    steps = [f"of step {of:,}" + f", evaluated at {at:,}" * (of != at) for of, at in pairs if of >= 0]
-    continued = ["more than one, as the run was continued"] * (len(final.steps) > 1)
-    return "\n".join([f"final evaluation, best weights ({_actions([line])})", *steps, *continued])
+    steps = [f"weights of step {of:,}" + f", evaluated at step {at:,}" * (of != at) for of, at in pairs if of >= 0]
+    several = "s" * (len(final.steps) > 1)
+    return "\n".join([f"final evaluation{several} of the best weights ({_actions([line])})", *steps])
 
 
 def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
@@ -185,7 +191,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
             mark, points = _end_of(line)
             at, last = along(points, axis)[-1:], points.returns[-1:]
             ends = [(line.by(axis)[-1], line.smooth[-1]), *zip(at, last, strict=True)]
-            panel.add_collection(LineCollection([ends], colors=colour, linewidths=0.8, alpha=0.5), autolim=False)
+            panel.add_collection(LineCollection([ends], colors=colour, **CONNECTOR), autolim=False)
             panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
         if averaged:
             _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
@@ -205,6 +211,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
         if mark in marks:
             label += f" ({actions})"
             panel.plot([], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
+    panel.plot([], color=SOFT, **CONNECTOR, label="from a run's line to its evaluation")
 
 
 def _dashes_of_seeds(groups: Groups) -> dict[str, Dashes]:

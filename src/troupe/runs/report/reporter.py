@@ -31,7 +31,8 @@ class Reporter:
         self._spent: dict[str, dict[str, float]] = {}  # by part and stage, since the beginning
         self._spent_before: dict[str, dict[str, float]] = {}  # at the last measurement of pace
         self._shares: dict[str, dict[str, float]] = {}
-        self._pace: Row = {"steps_per_s": None, "updates_per_s": None}
+        self._pace: Row = {"steps_per_s": None, "updates_per_s": None, "bottleneck": ""}
+        self._lag: tuple[float | None, int | None] = None, None
         self._per_1000_steps: float | None = None
         self._learned: dict[str, float | None] = {**dict.fromkeys(_LEARNED), "epsilon": 0.0}
 
@@ -47,7 +48,7 @@ class Reporter:
         totals = [episode.total for episode in episodes]
         self._episodes += len(episodes)  # those that the returns below are of: actors go on meanwhile
         recent = topology.progress.recent_returns()
-        lag_mean, lag_max = topology.progress.take_lag()
+        self._lag = topology.progress.take_lag() or self._lag  # stays what it was until a batch is learned from
         reward, steps = topology.progress.take_reward()
         if steps:
             self._per_1000_steps = _rounded(1000 * reward / steps)
@@ -58,8 +59,11 @@ class Reporter:
             self._pace = self._speeds(seconds - self._seconds) | self._measure_shares()
             self._seconds, self._steps, self._updates = seconds, counts.steps, counts.updates
             self._version = topology.master.version
-        elif self._pace["steps_per_s"] is None:  # the first has not been measured yet
+            self._spent_before = {part: spent.copy() for part, spent in self._spent.items()}
+        elif self._pace["steps_per_s"] is None:  # the first is measured later: so far, since the beginning
             self._pace |= self._measure_shares()
+            if topology.master.version == self._version:  # all of it is the way to the first batch
+                self._pace["bottleneck"] = ""
         return {
             "kind": "report",
             "wall": time.time(),
@@ -77,8 +81,8 @@ class Reporter:
             "learning_rate": topology.learning_rate,
             "queue_depth": topology.queue.depth,
             "queue_capacity": topology.queue.capacity,
-            "lag_mean": lag_mean,
-            "lag_max": lag_max,
+            "lag_mean": self._lag[0],
+            "lag_max": self._lag[1],
             "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
@@ -107,7 +111,6 @@ class Reporter:
             new = {stage: seconds - before.get(stage, 0.0) for stage, seconds in spent.items()}
             if sum(new.values()) > 0 or part not in self._shares:
                 self._shares[part] = shares_of(new)
-            self._spent_before[part] = spent.copy()
         return {"shares": self._shares.copy(), "bottleneck": bottleneck(self._shares)}
 
     def _read_watches(self) -> None:
@@ -134,7 +137,7 @@ def bottleneck(shares: Mapping[str, Mapping[str, float]]) -> str:
     `shares` are of each part's time, by stage. Waiting for something other than another part (`env_wait`: the
     environment waits for its simulator or device; `delay`: env.delay_seconds; `turn`: only one thread computes at a
     time) is a stage like computing: no other part could shorten it. "nothing" if every part waits for another most of
-    the time; "" as long as that part's stages are not known. Time taken by other programs is not a stage.
+    the time; "" as long as that part's stages are not known. Time in which no core is free is not a stage.
     """
     waits = {part: stages.get(WAIT, 0.0) for part, stages in shares.items() if stages}
     if not waits:

@@ -11,16 +11,19 @@ from troupe.text import format_duration, format_return
 
 @dataclass(frozen=True)
 class Limits:
-    """What ends the run; 0 and None are no limit. `greedy`: how its policy is evaluated."""
+    """What ends the run; 0 and None are no limit. `episodes` evaluation episodes must confirm the target; `greedy`: how
+    their actions are chosen."""
 
     steps: int = 0
     seconds: float = 0.0
     target: float | None = None
     greedy: bool = True
+    episodes: int = 100
 
 
 def limits_of(config: TrainConfig, target: float | None) -> Limits:
-    return Limits(config.stop.steps, config.stop.seconds, target, config.evaluation.greedy)
+    evaluation = config.evaluation
+    return Limits(config.stop.steps, config.stop.seconds, target, evaluation.greedy, evaluation.final_episodes)
 
 
 class View(NamedTuple):
@@ -50,13 +53,15 @@ def progress(view: View) -> tuple[float, str]:
 
 
 def time_left(row: Mapping[str, Any], limits: Limits) -> str:
-    """', at most 3 m 05 s left': until the limit on steps or time, at the speed so far."""
+    """', at most 3 m 05 s left at the average speed': until the limit on steps or time; the speed is that so far."""
     steps, seconds = row["steps"], row["seconds"]
-    left = [limits.seconds - seconds] if limits.seconds else []
+    left = [(limits.seconds - seconds, "")] if limits.seconds else []
     if limits.steps and steps:
-        left.append((limits.steps - steps) * seconds / steps)
-    at_most = "" if limits.target is None else "at most "
-    return f", {at_most}{format_duration(max(min(left), 0.0))} left" if left else ""
+        left.append(((limits.steps - steps) * seconds / steps, " at the average speed"))
+    if not left:
+        return ""
+    (soonest, speed), at_most = min(left), "" if limits.target is None else "at most "
+    return f", {at_most}{format_duration(max(soonest, 0.0))} left{speed}"
 
 
 def training_return(row: Mapping[str, Any]) -> str:
@@ -97,7 +102,7 @@ def bottleneck_words(row: Mapping[str, Any]) -> str:
     words += f": {', '.join(waits)}" if waits else ""
     if its.get("preempted", 0.0) > its.get(stage, 1.0):
         whose = f"{who}'" if part in _SEVERAL else f"{who}'s"
-        words = f"other programs take {its['preempted']:.0%} of {whose} time; within the run, {words}"
+        words = f"no core is free for {its['preempted']:.0%} of {whose} time; otherwise, {words}"
     return words.replace("%", " %")
 
 

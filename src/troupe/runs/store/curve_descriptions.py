@@ -7,7 +7,8 @@ _BY_TAG = {
     "episode/training_return_min": f"Lowest {_TRAINING}.",
     "episode/training_return_max": f"Highest {_TRAINING}.",
     "episode/training_return_of_latest_100": "Mean return of the latest training episodes, at most 100.",
-    "episode/training_return_per_1000_steps": "Rewards of the steps since the last report, for each 1,000 of them.",
+    "episode/training_return_per_1000_steps": "Rewards of each 1,000 steps, while no episode has ended.",
+    "episode/training_episodes": "Training episodes that have ended so far.",
     "episode/training_length": "Mean length, in steps, of the training episodes that ended.",
     "episode/evaluation_return": f"Mean {_EVALUATION}.",
     "episode/evaluation_return_min": f"Lowest {_EVALUATION}.",
@@ -27,16 +28,15 @@ _BY_TAG = {
     "policy/epsilon": "Probability of a uniformly random action.",
     "time/seconds": "Training so far, without evaluations.",
     "time/steps_per_s": "Environment steps in a second of training.",
-    "time/updates_per_s": "Updates of the weights in a second of training.",
-    "time/episodes": "Training episodes that have ended so far.",
-    "time/updates": "Updates of the weights so far.",
+    "time/updates_per_s": "Updates of the weights, one for each minibatch, in a second of training.",
+    "update/updates": "Updates of the weights so far: one for each minibatch.",
     "queue/queue_depth": "Rollouts that wait to be learned from.",
-    "queue/lag_mean": "Updates of the weights between acting and learning: mean over steps.",
-    "queue/lag_max": "Updates of the weights between acting and learning: the most.",
+    "queue/lag_mean": "Versions of the weights (one a batch) between acting and learning: mean over steps.",
+    "queue/lag_max": "Versions of the weights (one a batch) between acting and learning: the most.",
     "queue/stale": "Rollouts so far that were older than learner.max_lag, or from before a rollback.",
     "queue/restarts": "Actors so far that were replaced because they hung or died.",
 }
-STAGE_NAMES = {"preempted": "other programs", "turn": "waiting for a turn", "other": "unaccounted"}
+STAGE_NAMES = {"preempted": "no free core", "turn": "waiting for a turn", "other": "unaccounted"}
 _STAGES = {
     "env": "stepping the environments",
     "env_wait": "waiting for the environments' own sleep, simulator or device",
@@ -47,13 +47,13 @@ _STAGES = {
     "delay": "the sleep of env.delay_seconds",
     "average": "waiting for other learners and averaging gradients with them",
     "turn": "waiting for its turn, as one thread computes at a time",
-    "preempted": "waiting for a processor that other programs use",
+    "preempted": "waiting for a core, as other threads, of this run or of other programs, have them all",
     "other": "what is in no other stage, mostly moving data",
 }
 
 
 def stage_name(stage: str) -> str:
-    """As displays, and the tags of curves, have it."""
+    """As displays have it; the tags of curves with underscores."""
     return STAGE_NAMES.get(stage, stage.replace("_", " "))
 
 
@@ -63,7 +63,7 @@ def description(tag: str) -> str:
     if group == "time" and name.startswith("shares/"):
         _, part, stage = name.split("/")
         words = {stage_name(each): words for each, words in _STAGES.items()}
-        return f"Share of its time that the {part} spends on {words.get(stage, stage)}."
+        return f"Share of its time that the {part} spends on {words.get(stage.replace('_', ' '), stage)}."
     if group == "queue" and name.startswith("numbers/"):
         return f"How many {name.partition('/')[2]} there are."
     return _BY_TAG.get(tag, "")

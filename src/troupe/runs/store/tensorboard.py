@@ -16,12 +16,12 @@ from troupe.config import settings_in
 from troupe.runs.store.curve_descriptions import description, stage_name
 
 GROUPS = {  # of the keys of a report that are curves; TensorBoard sorts groups, and the names in them, by the alphabet
-    "episode": "return_mean return_min return_max recent_return return_per_1000_steps length_mean",
+    "episode": "return_mean return_min return_max recent_return return_per_1000_steps length_mean episodes",
     "loss": "policy_loss value_loss bonus bonus_value_loss",
     "policy": "entropy approx_kl clip_fraction",
     "queue": "queue_depth lag_mean lag_max",
-    "time": "seconds steps_per_s updates_per_s episodes updates shares",
-    "update": "explained_variance gradient_norm learning_rate",
+    "time": "seconds steps_per_s updates_per_s shares",
+    "update": "explained_variance gradient_norm learning_rate updates",
 }
 IF_CHANGED = {
     "policy": "epsilon",
@@ -33,6 +33,7 @@ TRAINING = {  # of the exploring actors; other keys keep their names
     "return_mean": "training_return", "return_min": "training_return_min", "return_max": "training_return_max",
     "recent_return": "training_return_of_latest_100",
     "return_per_1000_steps": "training_return_per_1000_steps", "length_mean": "training_length",
+    "episodes": "training_episodes",
 }  # fmt: skip
 FIRST = {"env.id", "preset", "seed", "stop.steps", "stop.target"}  # of the hyperparameters
 EVALUATION = {  # of the newest weights
@@ -146,6 +147,8 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     yield from _numbers({"own": row.pop("own", {})})
     if row["kind"] == "report":
         shares = {part: _named(stages) for part, stages in row.get("shares", {}).items()}
+        if row.get("episodes"):  # whose return says it better
+            row.pop("return_per_1000_steps", None)
         for name, value in _numbers(row | {"shares": shares}):
             key = name.partition("/")[0]
             if key not in NO_CURVES:
@@ -159,8 +162,8 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 
 
 def _named(stages: Mapping[str, float]) -> dict[str, float]:
-    """As in the panel."""
-    return {stage_name(stage): share for stage, share in stages.items()}
+    """As in the panel, with underscores."""
+    return {stage_name(stage).replace(" ", "_"): share for stage, share in stages.items()}
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -40,7 +40,7 @@ class Figures:
             total = sum(lag.steps for lag in self._total.values())
             return [
                 f"host {host}: {lag.steps:,} steps ({lag.steps / max(total, 1):.0%}), "
-                f"{_mean(lag):.1f} updates between acting and arriving (largest {lag.most})"
+                f"{_mean(lag):.1f} weight versions between acting and arriving (largest {lag.most})"
                 for host, lag in sorted(self._total.items())
             ]
 
