@@ -23,7 +23,8 @@ REPORT: dict[str, Any] = {
     "own": {"mine": 3, "deep": {"er": 4.0}},
 }  # fmt: skip
 TAGS = {
-    "time/seconds": 2.0, "episode/training_episodes": 3.0, "episode/training_return": 2.5, "episode/training_return_min": 1.0,
+    "time/seconds": 2.0, "episode/training_episodes": 3.0, "episode/training_return": 2.5,
+    "episode/training_return_min": 1.0,
     "episode/training_return_max": 4.0, "episode/training_return_of_latest_100": 2.0,
     "episode/training_length": 7.0, "update/updates": 4.0, "update/skipped_updates": 1.0,
     "update/learning_rate": 0.5, "queue/queue_depth": 2.0, "queue/lag_mean": 1.5, "queue/lag_max": 2.0,

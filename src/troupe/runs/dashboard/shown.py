@@ -156,7 +156,7 @@ class ShownRun:
             "steps": f"{last.steps:,}",
             "time": format_duration(last.seconds),
             "speed": format_speed(last.steps_per_s),
-            "lag": f"{last.lag_mean or 0:.1f}",
+            "lag": "" if last.lag_mean is None else f"{last.lag_mean:.1f}",
             "lag_max": f"{last.lag_max or 0:g}",
             "queue": f"{last.queue_depth:,} of {last.queue_capacity:,}" if last.queue_capacity else "",
             "wall": last.wall,

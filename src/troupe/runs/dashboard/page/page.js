@@ -3,14 +3,14 @@
 
 const COLOURS = 8, POLL = 2000;
 const TITLES = {
-  lag_mean: "Lag, mean to largest (updates)", policy_loss: "Policy loss", value_loss: "Value loss", entropy: "Entropy (nats)",
+  lag_mean: "Lag, mean to largest (weight versions)", policy_loss: "Policy loss", value_loss: "Value loss", entropy: "Entropy (nats)",
   approx_kl: "KL, acting to learning policy (nats)", clip_fraction: "Share of rows clipped",
   explained_variance: "Explained variance", gradient_norm: "Gradient norm", learning_rate: "Learning rate",
   steps_per_s: "Steps per second", queue_depth: "Rollouts that wait", length_mean: "Episode length (steps)",
 };
 const NOT_DRAWN = new Set(["x", "return_x", "return", "low", "high", "lag_max"]);
 const STAGES = { env: 0, "env wait": 6, act: 2, predict: 6, learn: 1, average: 3, delay: 4, "waiting for a turn": 4,
-  "other programs": 5, unaccounted: 7 };  // colours; waiting is grey
+  "no free core": 5, unaccounted: 7 };  // colours; waiting is grey
 
 const runs = new Map(), hidden = new Set(), plots = new Map();
 let groups = [], chosen = "", last = 0, dark = matchMedia("(prefers-color-scheme: dark)");
