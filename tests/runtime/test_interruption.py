@@ -66,6 +66,8 @@ def test_work_in_the_background_is_done_when_it_is_and_its_thread_keeps_nobody_a
     let_go.set()
     assert begun.wait(PATIENCE_SECONDS)
     assert begun.result() == "done"
+    named = run_interruptible(lambda: threading.current_thread().name, lambda: False)
+    assert named == "interruptible", "by which an environment can tell where it is asked"
 
 
 def test_work_in_the_background_takes_over_the_number_of_torchs_threads(monkeypatch):

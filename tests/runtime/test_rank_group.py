@@ -489,3 +489,11 @@ def wait_for(condition: Callable[[], object]) -> None:
             return
         waited.wait(0.01)
     raise AssertionError("it never came")
+
+
+def test_the_others_are_watched_by_one_thread_of_that_name():
+    group, started = alone(), []
+    supervisor: Any = SimpleNamespace(start=lambda name, run: started.append(name))
+    for _ in range(2):
+        group.watch(supervisor, Progress())
+    assert started == ["ranks"]
