@@ -205,6 +205,13 @@ def atari_speed() -> str:
     return table(["network, precision", "steps/s", "share of the limit, each run"], rows)
 
 
+def cluster() -> str:
+    rows = []
+    for name, each in result("cluster")["figures"].items():
+        rows.append([name, f"{each['value']:.3g}", each["bar"] + ("" if each["good"] else " (missed)")])
+    return table(["what", "measured", "should be"], rows)
+
+
 def wild() -> str:
     rows = []
     for name, one in result("wild")["environments"].items():

@@ -41,6 +41,7 @@ CLAIMS = {
     "pong": Claim(_RESULTS, "python benchmarks/atari.py pong", tables.pong),
     "breakout": Claim(_RESULTS, "python benchmarks/atari.py breakout", tables.breakout),
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", tables.atari_speed),
+    "cluster": Claim("docs/cluster.md", "python benchmarks/cluster.py", tables.cluster),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", tables.wild),
     "atari trained": Claim(_BENCHMARKS, "python benchmarks/atari.py speed", tables.atari_trained),
     "ablations": Claim(_BENCHMARKS, "python benchmarks/ablations.py", tables.ablations),

@@ -11,10 +11,12 @@ learning   CartPole-v1 by two hosts: seeds that reach 475
 sleepers   actors that sleep a second a step on four hosts, for a minute: what is lost, and the rate of the ideal
 transport  milliseconds of a parcel with a rollout of CartPole, and of one with pictures, whole and by new frames
 
-Each figure is a line with what it should be; the exit status is 1 where one is missed. cluster.json has them all.
+Each figure is a line with what it should be; the exit status is 1 where one is missed. cluster.json has the newest of
+each.
 """
 
 import argparse
+import json
 import os
 import random
 import statistics
@@ -29,7 +31,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from common import write
+from common import RESULTS, write
 from costs import Costly, burns
 
 import troupe
@@ -78,7 +80,7 @@ class Report:
         self.missed: list[str] = []
 
     def add(self, name: str, value: float, bar: str, good: bool, **more: Any) -> None:
-        self.figures[name] = {"value": value, "bar": bar, "good": good, **more}
+        self.figures[name] = {"value": value, "bar": bar, "good": good, "date": time.strftime("%Y-%m-%d"), **more}
         self.missed += [] if good else [name]
         print(f"{name}: {value:.4g} ({bar}){'' if good else ', MISSED'}", flush=True)
 
@@ -339,7 +341,9 @@ def main() -> None:
             sleepers(report, options.actors)
         else:
             PARTS[name](report)
-    write("cluster", {"figures": report.figures})
+    file = RESULTS / "cluster.json"
+    known = json.loads(file.read_text())["figures"] if file.exists() else {}
+    write("cluster", {"figures": known | report.figures})
     sys.exit(f"missed: {', '.join(report.missed)}" if report.missed else 0)
 
 
