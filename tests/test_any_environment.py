@@ -271,6 +271,7 @@ def test_a_picture_that_is_no_atari_game_is_trained_on():
 # Spaces
 
 
+@pytest.mark.slow
 def test_integers_of_a_box_are_chosen_and_learned(capsys):
     serial = [
         "--topology",

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import slow
 from troupe import UsageError, cli
 from troupe.config import Network
 from troupe.networks.actor_critic import build
@@ -128,7 +129,7 @@ def test_numbers_arrive_normalised_and_choices_and_images_as_they_are():
     assert (seen["c"][0].numpy() == sample["c"]).all()
 
 
-@pytest.mark.parametrize("placement", ["thread", "process"])
+@pytest.mark.parametrize("placement", ["thread", slow("process")])
 def test_an_encoder_passed_from_python_is_needed_again(placement, tmp_path):
     make = encoder_of(4)
     settings = {"actor.placement": placement, "actor.count": 1, "evaluation.final_episodes": 1, "stop.target": "none"}

@@ -90,6 +90,7 @@ def test_the_network_of_a_file_reaches_actors_in_processes(run_command):
     assert (status, err) == (0, "")
 
 
+@pytest.mark.slow
 def test_seeds_and_a_comparison_have_it_too(run_command):
     assert run_command(f"train CartPole-v1 --network nets.py:Body --seeds 2 --run-dir two {TINY}")[0] == 0
     words = f"compare CartPole-v1 --network nets.py:Body --presets appo --seeds 1 --run-dir more {TINY}"

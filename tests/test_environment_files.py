@@ -172,7 +172,8 @@ def test_a_file_reaches_another_process_as_its_text(tmp_path):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "3\n"
 
 
-@pytest.mark.parametrize("placement", [slow("process"), "thread"])
+@pytest.mark.parametrize("placement", ["process", "thread"])
+@pytest.mark.slow
 def test_a_close_that_raises_costs_nothing_and_is_reported_once(run_command, placement, monkeypatch, caplog):
     monkeypatch.setattr(closing, "_reported", set())
     Path("closes.py").write_text(CLOSES)

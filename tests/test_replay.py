@@ -204,6 +204,7 @@ def test_processes(tmp_path: Path) -> None:
     is_repeated(tmp_path / "run", Drift)
 
 
+@pytest.mark.slow
 def test_several_learners_that_interleave(tmp_path: Path, often: Any) -> None:
     several = {"topology": "queue", "threads": "free", "learner.count": 3, "learner.epochs": 3, "stop.steps": 1500}
     for attempt in range(10):  # until one learner has touched the weights between another's copy and update

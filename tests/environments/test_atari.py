@@ -59,7 +59,7 @@ def assert_same(one: list[np.ndarray], other: list[np.ndarray]) -> None:
         (BREAKOUT, {"sticky": 0.25, "noops": 7, "episodic_life": True}, True),
         slow(BREAKOUT, {"frame_skip": 3, "fire_reset": False}, True),
         slow(BREAKOUT, PROTOCOLS["v5"], False),
-        ("ALE/Backgammon-v5", {}, False),  # has no action that does nothing
+        slow("ALE/Backgammon-v5", {}, False),  # has no action that does nothing
     ],
 )
 def test_native_and_single_emulators_play_the_same_game(game, settings, ends):
@@ -273,6 +273,7 @@ def test_one_environment_draws_in_colour_at_the_speed_of_its_steps():
     env.close()
 
 
+@pytest.mark.slow
 def test_only_single_emulators_are_put_back_where_they_were():
     source = find(BREAKOUT)
     assert source.make_restorable(1, Environment()).state() is None
@@ -380,6 +381,7 @@ class Watched:
         return getattr(self._vector, name)
 
 
+@pytest.mark.slow
 def test_two_that_take_turns_play_as_one_after_the_other():
     seeds = [np.random.SeedSequence(k) for k in (1, 2)]
     apart = [played(made(), 30, seed) for seed in seeds]

@@ -140,6 +140,7 @@ def test_settings_that_one_preset_does_not_allow_are_refused_before_any_run_star
 ONCE = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
 
 
+@pytest.mark.slow
 def test_the_same_call_continues_what_a_signal_ended_and_keeps_what_is_done(capsys, figures, env_where):
     """The interrupted run, and those not begun, are named in the table, in the figures and in the picture's note."""
     env = env_where(ONCE, "impala/seed0")
@@ -203,6 +204,7 @@ def test_callbacks_are_called_in_runs_that_begin_and_in_those_that_are_resumed(f
 
 
 @pytest.mark.usefixtures("pictures")
+@pytest.mark.slow
 def test_a_resumed_run_stays_one_of_its_group_in_the_picture(run_command, monkeypatch):
     drawn = []
     monkeypatch.setattr(group, "plot_runs", lambda runs, out, **more: drawn.append((len(runs), more["names"])))

@@ -146,6 +146,7 @@ def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun
         assert expected in words
 
 
+@pytest.mark.slow
 def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_after_a_resume(
     make_run: MakeRun,
 ) -> None:

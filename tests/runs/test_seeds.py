@@ -42,6 +42,7 @@ def test_a_table_a_picture_and_a_folder_for_each(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("pictures")
+@pytest.mark.slow
 def test_a_resumed_seed_draws_the_picture_of_all_of_them_anew(tmp_path, capsys):
     assert train_seeds("CartPole-v1", range(2), "out", **ASKED) == 0
     picture = tmp_path / "out" / "learning.png"

@@ -46,7 +46,8 @@ def probabilities(network: ActorCritic, obs: torch.Tensor) -> torch.Tensor:
         return network(obs).distribution.log_probs.exp()
 
 
-@pytest.mark.parametrize("loss", [slow("a3c"), slow("impala"), "appo"])
+@pytest.mark.parametrize("loss", ["a3c", "impala", "appo"])
+@pytest.mark.slow
 def test_the_identity_is_learned(trained, echo, loss):
     """Reward 1 for the action that equals the observation, which the action does not influence."""
     network = trained(echo, loss, 200, **{"loss.gamma": 0.5})
@@ -75,8 +76,10 @@ def test_the_identity_is_learned_with_an_epsilon_mixture_and_a_window(trained, e
     ("loss", "terminates"),
     [
         ("a3c", False),
-        ("impala", True),
-        *(slow(*each) for each in [("appo", False), ("a3c", True), ("impala", False), ("appo", True)]),
+        *(
+            slow(*each)
+            for each in [("impala", True), ("appo", False), ("a3c", True), ("impala", False), ("appo", True)]
+        ),
     ],
 )
 def test_under_a_time_limit_values_go_on_and_after_a_termination_they_do_not(trained, pays, loss, terminates):

@@ -337,6 +337,7 @@ def test_the_run_keeps_the_numbers_and_says_how_it_came_to_them(
     assert again["actor"] == kept["actor"]
 
 
+@pytest.mark.slow
 def test_actors_on_the_command_line(costs: list[Costs], tmp_path: Path, capsys: Any) -> None:
     def actor(folder: str, *more: str) -> Any:
         assert cli.run(words(tmp_path / folder, *more, "--quiet")) == 0
