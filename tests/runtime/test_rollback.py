@@ -171,6 +171,7 @@ def test_a_batch_in_the_middle_of_which_it_happens_is_given_up(learner_setup, bl
     made = learner_setup(loss, epochs=3)
     made.learner.learn(blank(2, 2))
     assert len(made.optimizer.gradients) == 1
+    assert made.learner.watch.stage == "other", "it does not learn any more"
     assert torch.equal(made.master.vector, best)
     assert made.master.version == made.master.oldest == 1
     made.learner.learn(blank(2, 2, policy_version=1))
