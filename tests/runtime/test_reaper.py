@@ -110,12 +110,3 @@ def test_what_a_program_starts_is_watched_over_until_the_block_ends(monkeypatch,
     assert watch.command[-3:] == [reaper.__file__, "8@b", "9@c"]
     assert watch.how == {"stdin": subprocess.PIPE, "start_new_session": True}
     assert watch.events == ["closed", "waited 10 s"]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_script_kills_what_it_was_told_when_its_input_ends():
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1e6)"]) as child:
-        (start,) = (start for pid, _, start in reaper._processes() if pid == str(child.pid))
-        words = [sys.executable, "-I", reaper.__file__, f"{child.pid}@{start}", f"{os.getpid()}@0"]
-        subprocess.run(words, stdin=subprocess.DEVNULL, check=True)
-        assert child.wait() == -signal.SIGKILL
