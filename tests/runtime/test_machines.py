@@ -104,9 +104,9 @@ def test_the_end_of_a_run_has_a_line_for_each_host():
     figures.add("b", Lag(3000, 6000, 7))
     figures.add("a", Lag(1000, 500, 2))
     assert figures.lines() == [
-        "host a: 1,000 steps (25%), 0.5 updates between acting and arriving (largest 2)",
-        "host b: 3,000 steps (75%), 2.0 updates between acting and arriving (largest 7)",
+        "host a: 1,000 steps (25%), 0.5 weight versions between acting and arriving (largest 2)",
+        "host b: 3,000 steps (75%), 2.0 weight versions between acting and arriving (largest 7)",
     ]
     nothing = Figures()
     nothing.add("a", Lag())
-    assert nothing.lines() == ["host a: 0 steps (0%), 0.0 updates between acting and arriving (largest 0)"]
+    assert nothing.lines() == ["host a: 0 steps (0%), 0.0 weight versions between acting and arriving (largest 0)"]

@@ -1,6 +1,7 @@
 """What an actor's process does, in a thread of the test: it fills the slots that it is asked for and reports."""
 
 import fcntl
+import logging
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,13 @@ SETTINGS = {
     "actor.count": 3, "actor.environments": 2, "actor.rollout_steps": 4, "network.hidden": (4,), "env.backend": "sync",
     "exploration.epsilon": 0.8, "exploration.epsilon_end": 0.2, "exploration.decay_steps": 100,
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def this_process_still_logs() -> Iterator[None]:
+    """What ends in a process of its own with a logger that says nothing ends in the test's process here."""
+    yield
+    logging.getLogger("troupe").disabled = False
 
 
 class Child:
