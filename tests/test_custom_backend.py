@@ -142,6 +142,7 @@ def test_what_is_no_batch_of_the_environment_is_refused_in_one_line(maker, setti
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_backend_passed_from_python_is_needed_again(tmp_path):
     def batch(num_envs, fail=False):
         return Batch(num_envs, fail)

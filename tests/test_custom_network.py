@@ -168,6 +168,7 @@ def test_a_run_of_a_script_is_evaluated_watched_and_resumed_in_python(tmp_path, 
         troupe.watch(run, network=Body())
 
 
+@pytest.mark.slow
 def test_the_closing_lines_say_what_works_for_this_run(run_command, monkeypatch, capsys):
     import troupe.runs.show.watch as module
 

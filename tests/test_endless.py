@@ -263,6 +263,7 @@ def test_a_blocked_evaluation_is_named_and_the_run_goes_on_with_fresh_environmen
     assert summary()["outcome"] == "steps"
 
 
+@pytest.mark.slow
 def test_a_blocked_evaluation_writes_a_checkpoint_at_once(tmp_path):
     class Blocks(gym.Env):
         """Once an evaluation has blocked, the actor waits until there is a checkpoint."""

@@ -266,6 +266,7 @@ def test_a_file_that_has_changed_is_named_and_does_not_stop(trained, tmp_path, r
     assert notice.startswith(f"{path} has changed since the run began")
 
 
+@pytest.mark.slow
 def test_a_file_that_has_gone_is_named(trained, tmp_path, run_command):
     path = tmp_path / "mine" / "env.py"
     path.unlink()

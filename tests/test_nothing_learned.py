@@ -70,6 +70,7 @@ def test_nothing_is_reported_where_returns_differ(capsys: pytest.CaptureFixture[
     assert "no episode ever returned" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_novelty_with_a_window_is_refused_with_what_works_and_a_large_batch_is_not_silent(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -133,6 +133,7 @@ def test_a_recorded_run_is_replayed_with_its_options(run_command):
     assert "bit for bit" in out
 
 
+@pytest.mark.slow
 def test_several_seeds_and_a_comparison_have_them_too(run_command):
     options = "--env.kwargs.size=7 --env.max_steps 3"
     assert run_command(f"train envs.py:Env --seeds 2 {options} --run-dir two --quiet {SMALL}")[0] == 0

@@ -423,7 +423,8 @@ def test_one_that_hangs_again_and_again_meets_the_limit(trained):
     assert actors_end()
 
 
-@pytest.mark.parametrize("placement", [slow("process"), "thread"])
+@pytest.mark.parametrize("placement", ["process", "thread"])
+@pytest.mark.slow
 def test_one_that_is_merely_slow_is_not_replaced(trained, placement):
     slow = {"actor.placement": placement, "actor.hang_seconds": 0.8, "actor.rollout_steps": 25, "stop.steps": 100}
     run, out, _ = trained("Slow", TOPOLOGIES["async"], slow)  # a rollout takes 1.5 s

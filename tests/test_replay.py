@@ -216,6 +216,7 @@ def test_several_learners_that_interleave(tmp_path: Path, often: Any) -> None:
             break
 
 
+@pytest.mark.slow
 def test_learners_with_bonuses_for_what_is_new(tmp_path: Path, often: Any) -> None:
     novelty = {"novelty.coefficient": 0.5, "novelty.hidden": (8,)}
     several = {"topology": "queue", "threads": "free", "learner.count": 2, "learner.epochs": 3}

@@ -438,6 +438,7 @@ def test_an_environment_that_cannot_be_closed_costs_nothing(tmp_path, caplog):
     assert [record.getMessage().partition(": close")[2] for record in caplog.records] == [" raised ValueError: no end"]
 
 
+@pytest.mark.slow
 def test_an_environment_that_never_closes_is_left_behind(tmp_path, monkeypatch):
     class Clings(Env):
         def close(self):

@@ -108,6 +108,7 @@ def test_any_seed_of_32_bits_will_do(seed):
 # What the settings change
 
 
+@pytest.mark.slow
 def test_a_lost_life_is_reported_where_ale_counts_lives_and_ends_nothing():
     *_, terminated, _, lost = played(made(episodic_life=True), 500)
     oracle = AtariVectorEnv("breakout", 2, noop_max=31, reward_clipping=False, life_loss_info=True)
@@ -179,6 +180,7 @@ def test_without_sticky_actions_a_seed_changes_nothing_but_the_start():
     assert ways == {0.0: False, 0.25: True}
 
 
+@pytest.mark.slow
 def test_noops_make_different_starts():
     assert len(np.unique(made(PONG, 4).reset(SEEDS).reshape(4, -1), axis=0)) > 1
     assert len(np.unique(made(PONG, 4, noops=0).reset(SEEDS).reshape(4, -1), axis=0)) == 1

@@ -265,7 +265,7 @@ def staged(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("name", slow_unless(["async", "hogwild, processes"], TOPOLOGIES))
+@pytest.mark.parametrize("name", slow_unless(["async"], TOPOLOGIES))
 def test_a_rollback_in_every_topology(tmp_path, staged, name):
     preset, settings = TOPOLOGIES[name]
     small = {

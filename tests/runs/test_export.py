@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import troupe
-from helpers import PATIENCE_SECONDS, slow_unless
+from helpers import PATIENCE_SECONDS, slow, slow_unless
 from troupe import TroupeError, UsageError, cli
 from troupe.agent import Agent
 from troupe.config import Network
@@ -121,7 +121,7 @@ def mask_of(space: gym.Space[Any], rng: np.random.Generator) -> np.ndarray:
     return np.concatenate(rows)
 
 
-QUICK_KINDS = ["everything nested, masked by the info", "an image, channels first, a small Box"]
+QUICK_KINDS = ["an image, channels first, a small Box"]
 
 
 @pytest.mark.parametrize("kind", slow_unless(QUICK_KINDS, KINDS))
@@ -369,7 +369,7 @@ def test_the_printed_example_runs_as_it_is_printed(printed, run):
     assert float(value) == pytest.approx(one.distribution(np.zeros(4))[1], abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["everything nested, masked by the info", "masked in the observation"])
+@pytest.mark.parametrize("kind", [slow("everything nested, masked by the info"), "masked in the observation"])
 def test_examples_run_whatever_the_spaces(kind, exported, capsys):
     example = exported(kind)[1].example
     assert "np.bool" not in example, "which NumPy 1.24 to 1.26 does not have"

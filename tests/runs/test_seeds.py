@@ -111,6 +111,7 @@ def test_a_signal_ends_the_runs_and_what_is_done_is_shown(tmp_path, capsys, fail
     assert not (tmp_path / "out" / "seed2").exists()
 
 
+@pytest.mark.slow
 def test_the_same_command_continues_and_other_settings_are_refused(tmp_path, run_command, failing_in):
     once = "pathlib.Path('sent').exists() or pathlib.Path('sent').touch() or os.kill(os.getpid(), signal.SIGINT)"
     few = " ".join(f"--{name} {value}" for name, value in SETTINGS.items())
