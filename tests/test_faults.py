@@ -215,7 +215,7 @@ def test_a_signal_before_training_leaves_nothing(start, tmp_path, number):
     process = start(f"train envs.py:Plain {ENDLESS}", before=IMPORTING)
     process.until_here()
     process.send(number)
-    assert process.end() == (128 + number, "", "troupe: interrupted\n")
+    assert process.end() == (128 + number, "importing PyTorch and Gymnasium ...\n", "troupe: interrupted\n")
     assert not (tmp_path / "run").exists()
 
 

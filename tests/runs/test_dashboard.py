@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from werkzeug.test import Client
 
@@ -221,6 +221,7 @@ ROWS = st.dictionaries(FIELDS, NESTED, max_size=6).map(lambda row: {"kind": "rep
 @given(
     st.lists(ROWS, max_size=8), st.sampled_from(["", "tuned = [1]", "preset = {a = 1}", "[stop]\nseconds = inf", "="])
 )
+@example([{"kind": "report", "steps": 3, "seconds": 1.0, "own": None}], "")
 def test_no_file_of_a_stranger_breaks_the_page(rows: list[dict[str, Any]], settings: str):
     with tempfile.TemporaryDirectory() as folder:
         for name in ("one", "two"):

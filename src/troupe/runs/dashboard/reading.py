@@ -161,7 +161,9 @@ def _others(line: bytes) -> list[str]:
     row = msgspec.json.decode(line)
     numbers = [name for name, value in row.items() if value is None or type(value) in (int, float)]
     own = row.get("own") if isinstance(row.get("own"), dict) else {}
-    return [name for name in numbers if name not in {*NAMES, *_NO_COLUMNS}] + [f"own.{name}" for name in own]
+    known = {*NAMES, *_NO_COLUMNS, "own"}
+    others = [name for name in numbers if name not in known and not name.startswith("own.")]
+    return others + [f"own.{name}" for name in own]
 
 
 _REPORT, _EVENT = msgspec.json.Decoder(Report), msgspec.json.Decoder(Event)
