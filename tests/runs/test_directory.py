@@ -17,7 +17,7 @@ CONFIG = resolve("ALE/Pong-v5", settings={"seed": 7})
 
 @pytest.mark.parametrize(
     ("env", "name"),
-    [("CartPole-v1", "CartPole-v1"), ("ALE/Pong-v5", "ALE_Pong-v5"), ("/home/me/my envs.py:make", "my_envs.py_make"),
+    [("CartPole-v1", "CartPole-v1"), ("ALE/Pong-v5", "ALE_Pong-v5"), ("/folder/my envs.py:make", "my_envs.py_make"),
      ("python:make", "python_make"), ("<x> ", "x")],
 )  # fmt: skip
 def test_a_folder_has_the_environments_name(env, name):

@@ -23,7 +23,7 @@ SEEN = np.array([0.5, -0.25, 1.0])
 
 
 def made(**settings: Any) -> Agent:
-    config = build({"network.hidden": (4,), "env.id": "/home/me/envs.py:Env"} | settings)
+    config = build({"network.hidden": (4,), "env.id": "/folder/envs.py:Env"} | settings)
     network = build_network(*SPACES, config.network).eval()
     return Agent(network, *SPACES, about={"run": "one"}, config=config, greedy=config.evaluation.greedy)
 
