@@ -147,8 +147,8 @@ def pictures(report: Report) -> None:
 
 
 def _against_local(report: Report, name: str, env: Any, **settings: Any) -> None:
-    settings = LIGHT | {"actor.count": 2, "actor.environments": 16, "actor.rollout_steps": 32} | settings
-    settings["actor.placement"] = "process"  # as on hosts
+    shape = {"actor.count": 2, "actor.environments": 16, "actor.rollout_steps": 32, "actor.placement": "process"}
+    settings = LIGHT | shape | settings  # processes, as on hosts
     speeds: dict[str, list[float]] = {"local": [], "cluster": []}
     with simulated(1) as cluster:
         for where in ("local", "cluster", "cluster", "local"):  # in turn: the machine's speed varies

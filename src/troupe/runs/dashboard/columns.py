@@ -52,7 +52,7 @@ def as_lists(columns: Mapping[str, Values]) -> dict[str, list[float | None]]:
 def _rounded(values: Values) -> list[float | None]:
     if not np.isfinite(values).any():
         return []  # of a column without values
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         size = np.where(np.isfinite(values) & (values != 0), np.floor(np.log10(np.abs(values))), 0.0)
         scale = 10.0 ** (_DIGITS - 1 - size)
         short = np.where(np.isfinite(scale) & (scale > 0), np.round(values * scale) / scale, values)
