@@ -142,27 +142,15 @@ def test_seconds_are_added_and_moved_between_stages(clock):
     assert watch.take() == {}
 
 
-class Schedule:
-    """/proc/thread-self/schedstat, or none."""
-
-    def __init__(self, text: str | None):
-        self.text = text
-
-    def __call__(self, path: str) -> "Schedule":
-        assert path == "/proc/thread-self/schedstat"
-        return self
-
-    def read_text(self) -> str:
-        if self.text is None:
-            raise FileNotFoundError
-        return self.text
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"), [("9000000000 2500000000 77\n", 2.5), (None, 0.0), ("", 0.0), ("9000000000\n", 0.0)]
 )
-def test_time_without_a_processor_is_the_second_number_of_the_schedule_in_nanoseconds(monkeypatch, text, seconds):
-    monkeypatch.setattr(progress_module, "Path", Schedule(text))
+def test_time_without_a_processor_is_the_second_number_of_the_schedule_in_nanoseconds(
+    tmp_path, monkeypatch, text, seconds
+):
+    monkeypatch.setattr(progress_module, "_SCHEDULE", tmp_path / "schedstat")
+    if text is not None:
+        (tmp_path / "schedstat").write_text(text)
     assert preempted_seconds() == pytest.approx(seconds)
 
 
