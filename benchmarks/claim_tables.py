@@ -212,6 +212,16 @@ def cluster() -> str:
     return table(["what", "measured", "should be"], rows)
 
 
+def mutation() -> str:
+    found = result("mutation")
+    low, high = found["interval_95"]
+    of, killed = found["outcomes"], f"{found['killed_share']:.1%} ({low:.1%} to {high:.1%})"
+    row = [f"{found['sample']} of {found['mutants']:,}, seed {found['seed']}"]
+    counts = ("killed", "hung"), ("survived", "uncovered"), ("equivalent",), ("late",)
+    row += [*(str(sum(of.get(name, 0) for name in names)) for names in counts), killed]
+    return table(["mutants", "noticed", "missed", "equivalent", "undecided", "noticed of those that count"], [row])
+
+
 def wild() -> str:
     rows = []
     for name, one in result("wild")["environments"].items():

@@ -42,6 +42,7 @@ CLAIMS = {
     "breakout": Claim(_RESULTS, "python benchmarks/atari.py breakout", tables.breakout),
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", tables.atari_speed),
     "cluster": Claim("docs/cluster.md", "python benchmarks/cluster.py", tables.cluster),
+    "mutation": Claim("CONTRIBUTING.md", "python benchmarks/mutation.py report", tables.mutation),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", tables.wild),
     "atari trained": Claim(_BENCHMARKS, "python benchmarks/atari.py speed", tables.atari_trained),
     "ablations": Claim(_BENCHMARKS, "python benchmarks/ablations.py", tables.ablations),

@@ -83,6 +83,16 @@ def test_a_mask_apart_is_refused_where_it_is_part_of_the_observation():
         made.act(observation, mask=np.ones(4, np.int8))
 
 
+def test_an_episode_start_may_be_numbers():
+    made = agent("lstm")
+    first, second = observations(4, 2)[:2]
+    _, state = made.predict(first, deterministic=True)
+    by_number, by_bool = (
+        made.predict(second, state, begins, deterministic=True)[1] for begins in ([1, 0], np.array([True, False]))
+    )
+    assert all(bool((one == other).all()) for one, other in zip(by_number, by_bool, strict=True))
+
+
 def test_an_episode_start_of_another_length_is_refused():
     made = agent("lstm")
     _, state = made.predict(observations(2))

@@ -388,6 +388,12 @@ def test_a_resumed_run_is_replayed_up_to_its_stop_and_says_so(recorded: Path, ca
     assert same(model_of(recorded, done.vector), before.model)
 
 
+def test_a_run_that_was_killed_before_its_first_checkpoint_is_replayed(recorded: Path, capsys: Any) -> None:
+    shutil.rmtree(recorded / "checkpoints")
+    assert cli.run(["replay", str(recorded)]) == 0
+    assert "bit for bit" in capsys.readouterr().out
+
+
 def test_a_debugger_can_stop_before_a_version(recorded: Path) -> None:
     class Stop(Exception):
         pass

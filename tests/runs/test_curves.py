@@ -68,6 +68,7 @@ def test_rows_to_continue_from_are_those_up_to_the_step(tmp_path):
         ([report(1, return_min=2.0, return_max=2.0), report(3, return_min=None)], 2.0),
         ([report(3, return_min=1.0, return_max=2.0)], None),
         ([report(3, return_min=2.0, return_max=2.0), {"kind": "evaluation", "min": 2.0, "max": 3.0}], None),
+        ([report(3, return_min=2.0, return_max=2.0), {"kind": "evaluation", "min": 1.0, "max": 2.0}], None),
         ([report(3, return_min=2.0, return_max=2.0), {"kind": "evaluation", "min": 2.0, "max": 2.0}], 2.0),
         ([report(3, return_min=2.0, return_max=2.0), {"kind": "other", "min": 7.0}], 2.0),
         ([report(3, episodes=None, return_min=2.0), report(9, return_max=2.0)], 2.0),

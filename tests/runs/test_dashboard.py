@@ -83,6 +83,43 @@ def test_a_run_has_its_curves_its_words_its_events_and_its_settings(tmp_path: Pa
     assert (run["environment"], run["preset"], run["seed"], run["state"]) == ("CartPole-v1", "appo", "0", "interrupted")
 
 
+def test_the_log_says_what_each_event_was(tmp_path: Path):
+    collapse = evaluation(150) | {"kind": "collapse", "answer": "rollback"}
+    gap = {"kind": "gap", "steps": 200, "seconds": 2.0, "from_steps": 1500}
+    write(tmp_path / "one", report(100), collapse, collapse | {"answer": "warn"}, gap, report(300))
+    assert [event["words"] for event in only(tmp_path)["events"]] == [
+        "collapse: evaluation 2.50; back to the best weights",
+        "collapse: evaluation 2.50; reported",
+        "no metrics from step 1,500 on: they could not be written, or the run was killed",
+    ]
+
+
+def test_how_far_a_run_is_follows_from_its_limit_on_steps(tmp_path: Path):
+    write(tmp_path / "one", report(100), report(200), **{"stop.steps": 800, "stop.target": "none"})
+    assert only(tmp_path)["words"]["fraction"] == 0.25
+
+
+def test_a_row_that_names_no_bottleneck_has_no_words_for_it(tmp_path: Path):
+    row = report(100)
+    del row["bottleneck"]
+    write(tmp_path / "one", row)
+    assert only(tmp_path)["words"]["limits"] == ""
+
+
+def test_a_name_of_a_row_that_looks_like_a_callbacks_is_none(tmp_path: Path):
+    write(tmp_path / "one", report(100, **{"own.height": 3.0}, own={"width": 1.0}))
+    assert [name for name in only(tmp_path)["curves"]["steps"] if name.startswith("own.")] == ["own.width"]
+
+
+def test_a_run_that_begins_later_joins_its_group(tmp_path: Path):
+    write(tmp_path / "one", report(100), seed=1)
+    folder = Folder(tmp_path)
+    assert [group["runs"] for group in read(folder)["groups"]] == [["one"]]
+    write(tmp_path / "two", report(100), seed=2)
+    folder._listed = 0.0
+    assert [sorted(group["runs"]) for group in read(folder)["groups"]] == [["one", "two"]]
+
+
 def test_an_answer_has_only_what_has_changed_since_the_one_before(tmp_path: Path):
     write(tmp_path / "one", report(100))
     write(tmp_path / "two", report(100))
@@ -273,6 +310,15 @@ def test_the_page_the_data_and_a_part_of_a_video_are_served(client: Client):
     assert client.get("/data?after=nonsense", base_url="http://[::1]:8770").json["ids"] == ["one"]  # type: ignore[index]
     part = client.get("/file/one/videos/agent.mp4", base_url="http://127.0.0.1", headers={"Range": "bytes=2-4"})
     assert (part.status_code, part.data, part.mimetype) == (206, b"234", "video/mp4")
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.gif", "image/gif"), ("a.webm", "video/webm")])
+def test_other_kinds_of_videos_are_sent_as_what_they_are(root: Path, name: str, kind: str):
+    (root / "one/videos" / name).write_bytes(b"0123456789")
+    folder = Folder(root)
+    read(folder)
+    answer = Client(application(folder, "127.0.0.1")).get(f"/file/one/videos/{name}", base_url="http://127.0.0.1")
+    assert (answer.status_code, answer.mimetype) == (200, kind)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,18 @@ def test_of_very_many_actions_the_first_is_on_the_left_and_the_last_on_the_right
     assert (marked.mean() - left) / (right - left) == pytest.approx((chosen + 0.5) / 400, abs=0.02)
 
 
+def test_bars_of_very_many_actions_touch_only_where_there_is_no_room_between_them():
+    def bars(actions: int) -> np.ndarray:
+        return of_colour(Panel("Env").compose(BLACK, state(np.full(actions, 1 / actions), chosen=None)), OTHER).any(
+            axis=0
+        )
+
+    separate, touching = np.flatnonzero(bars(60)), np.flatnonzero(bars(300))
+    gaps = np.diff(separate)[np.diff(separate) > 1]
+    assert (len(gaps), set(gaps)) == (59, {2})  # one column is free
+    assert (np.diff(touching) == 1).all()
+
+
 def test_without_probabilities_there_are_no_bars():
     image = Panel("Env").compose(BLACK, state(shares=None, chosen=None))
     assert not of_colour(image, OTHER).any()

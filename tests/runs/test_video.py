@@ -122,3 +122,16 @@ def test_a_video_of_cartpole(tmp_path, balancing, cartpole):
 def test_a_file_that_cannot_be_written_is_reported_before_playing(name, words, tmp_path, decided):
     with pytest.raises(UsageError, match=words):
         video.record(decided(), lambda mode: pytest.fail("an environment was made"), tmp_path / name, 1, 0)
+
+
+def test_of_what_ffmpeg_says_the_first_line_is_told(tmp_path, monkeypatch, countdown, decided):
+    import imageio_ffmpeg
+
+    def refuse(*given: Any, **more: Any) -> Any:
+        raise OSError("no such codec\nand forty lines more")
+
+    monkeypatch.setattr(imageio_ffmpeg, "write_frames", refuse)
+    with pytest.raises(TroupeError) as refused:
+        video.record(decided(), countdown, tmp_path / "a.mp4", episodes=1, seed=0)
+    assert str(refused.value) == "no video can be written: no such codec"
+    assert list(tmp_path.iterdir()) == []

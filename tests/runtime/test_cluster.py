@@ -349,6 +349,8 @@ def test_what_a_host_raises_names_the_host_the_environment_and_the_traceback(two
         run.start().until(lambda: len(run.got) > 4)
         two.on("b")[0].host.failure = Failure("actor-3: ValueError: broken", "Traceback: line 7 of corridor.py")
         error = run.failure()
+        run.error = None
+        run.until(lambda: all(two.on(name)[0].host.ended for name in "ab"))  # both are told to end
     assert isinstance(error, HostFailed)
     assert str(error) == "host b, environment CartPole-v1: actor-3: ValueError: broken"
     assert "line 7 of corridor.py" in error.__notes__[0]

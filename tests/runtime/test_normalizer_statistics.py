@@ -1,5 +1,6 @@
 """Statistics that several write: who reads finds every batch whole."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -59,3 +60,12 @@ def test_a_writer_killed_in_an_update_blocks_no_reader_and_its_successor_repairs
     statistics.write_to(vector)
     statistics.add(ROWS, NONE, 1)
     assert statistics._begun.tolist() == statistics._ended.tolist() == [0, 2]
+
+
+def test_what_another_process_gets_reads_and_writes_the_same_numbers() -> None:
+    sent = NormalizerStatistics(1, PLACES, 2, shared=False)
+    sent.add(ROWS, NONE, 0)
+    received, vector = pickle.loads(pickle.dumps(sent)), torch.zeros(2)
+    received.add(ROWS, NONE, 1)
+    received.write_to(vector)
+    assert vector[0] == 3.0  # of both alike

@@ -24,6 +24,7 @@ from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.runner import ActorContext, Deliver
 from troupe.runtime.learning.weights import WeightStore
 from troupe.runtime.progress import Stopwatch, lag_of
+from troupe.text import counted
 
 _POLL_SECONDS = 0.05
 _LOOK_SECONDS = 1.0  # between two checks for machines that have joined
@@ -116,8 +117,10 @@ class ClusterRunner:
     def describe(self) -> str:
         """Where the actors are: "2 hosts (a: 4 actors, b: 3)"."""
         actors = sorted(self._actors().items())
-        words = ", ".join(f"{name}: {number if each else _count(number)}" for each, (name, number) in enumerate(actors))
-        return f"{len(actors)} host{'' if len(actors) == 1 else 's'} ({words})"
+        words = ", ".join(
+            f"{name}: {number if each else counted(number, 'actor')}" for each, (name, number) in enumerate(actors)
+        )
+        return f"{counted(len(actors), 'host')} ({words})"
 
     def take_row(self) -> dict[str, dict[str, float]]:
         """For metrics, by host (figures.py)."""
@@ -183,7 +186,7 @@ class ClusterRunner:
         lost = f"host {host.node.name} is lost: {why}"
         if progress.counts.restarts >= most:
             raise TroupeError(f"{lost}; the limit of {most} restarts (actor.restarts) is reached")
-        progress.restart(f"{lost}; other hosts take over its {_count(len(host.plans))}")
+        progress.restart(f"{lost}; other hosts take over its {counted(len(host.plans), 'actor')}")
 
     def _refuse(self, host: RemoteHost, why: str) -> None:
         """Excludes a machine that cannot take part."""
@@ -312,7 +315,3 @@ class _OnItsHost:
 
     def pull(self, into: Float[Tensor, " P"], have: int) -> int:
         raise NotImplementedError
-
-
-def _count(count: int) -> str:
-    return f"{count} actor{'s' if count > 1 else ''}"
