@@ -205,6 +205,17 @@ def atari_speed() -> str:
     return table(["network, precision", "steps/s", "share of the limit, each run"], rows)
 
 
+def fuzz() -> str:
+    found = result("fuzz")
+    head = ["command", "tried", "fine", "bare", "executed", "slow", "large"]
+    rows = [[name, *(f"{each[what]:,}" for what in head[1:])] for name, each in found["commands"].items()]
+    about = (
+        f"\n{found['runs']:,} changed runs, the hashes mended in {found['mended']:,}; the longest took "
+        f"{found['longest_seconds']:.1f} s, the largest {found['largest_mb']:,} MB, with PyTorch in them:\n"
+    )
+    return about + table(head, rows)
+
+
 def cluster() -> str:
     rows = []
     for name, each in result("cluster")["figures"].items():

@@ -46,6 +46,14 @@ def short_runs_are_quick():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def what_was_trained_with_is_remembered_elsewhere(tmp_path_factory):
+    """And not among what the user has trained with."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture
 def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs draw their learning curve when they end."""

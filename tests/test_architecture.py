@@ -15,7 +15,7 @@ LAYERS = [  # from below; the longest name that fits decides
     ("networks",),
     ("runtime",),
     ("runs.store",),
-    ("agent",),
+    ("agent", "with_code"),
     ("runs",),
     ("run", "preparation", "no_effect"),
     ("trainer", "session", "run_output", "run_state", "messages", "conclusion", "ranks"),

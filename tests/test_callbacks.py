@@ -59,7 +59,7 @@ class Recorder(Callback):
 
     def on_checkpoint(self, run, path):
         self.note("checkpoint")
-        assert checkpoint.load_one(path).state["counts"]["steps"] == int(path.name)
+        assert checkpoint.load_one(path).state.counts.steps == int(path.name)
 
     def on_end(self, run):
         self.note("end")

@@ -87,7 +87,8 @@ def test_one_of_a_file_is_remembered_and_resumed_exactly(tmp_path, run_command):
     longer = checkpoint.read_config(tmp_path / "run")
     assert longer.stop.steps == 640
     state = checkpoint.load(tmp_path / "run", pytest.fail).state
-    assert annealing.resumed(state, longer, longer, given=False)(320) == pytest.approx(1.0)
+    schedule = annealing.resumed(state.annealing, state.counts.steps, longer, longer, given=False)
+    assert schedule(320) == pytest.approx(1.0)
     again = f"resume {tmp_path}/run --steps 700 --schedules.learning_rate {tmp_path}/own.py"
     assert run_command(f"{again}:flat")[0] == 0
     assert rows(tmp_path / "run")[-1]["learning_rate"] == pytest.approx(0.004)

@@ -235,7 +235,7 @@ def test_stopped_at_any_moment_and_resumed_it_ends_as_if_it_had_not_been(
         at_turn(turns, press_ctrl_c)
         run = resume_run(folder, env) if number else play(folder, env, settings)
         assert run.outcome == "interrupted"
-        assert run.steps == checkpoint.load(folder, pytest.fail).state["counts"]["steps"]
+        assert run.steps == checkpoint.load(folder, pytest.fail).state.counts.steps
     assert resume_run(folder, env).steps >= STEPS
     assert differences(uninterrupted(case), folder) == []
 
@@ -264,7 +264,7 @@ def test_what_a_killed_run_has_saved_while_it_ran_is_resumed_exactly(
     monkeypatch.setattr(checkpoint, "save", watched)
     at_turn(SECOND + 18, kill)
     play(folder, env, settings | {"checkpoint.every_seconds": 1e-9})
-    assert 0 < checkpoint.load(killed, pytest.fail).state["counts"]["steps"] < STEPS
+    assert 0 < checkpoint.load(killed, pytest.fail).state.counts.steps < STEPS
     assert resume_run(killed, env).steps >= STEPS
     assert differences(uninterrupted(case), killed) == []
 
@@ -470,7 +470,7 @@ def test_native_environments_are_named_and_draw_new_streams(tmp_path, caplog):
         "it continues with new episodes and random streams, not as it would have without a stop: "
         "env.backend native cannot restore the state of environments"
     )
-    assert checkpoint.load(folder, pytest.fail).state["resumes"] == 1
+    assert checkpoint.load(folder, pytest.fail).state.resumes == 1
 
 
 def test_a_run_whose_environments_are_other_in_number_is_named(tmp_path, caplog):
@@ -487,4 +487,4 @@ def test_other_topologies_draw_new_streams_and_say_nothing(tmp_path, caplog):
     folder = play(tmp_path / "run", Drift, settings, steps=100).path
     resume_run(folder, Drift, steps=200)
     assert caplog.records == []
-    assert checkpoint.load(folder, pytest.fail).state["resumes"] == 1
+    assert checkpoint.load(folder, pytest.fail).state.resumes == 1

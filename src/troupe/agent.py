@@ -3,8 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,23 +11,20 @@ import gymnasium as gym
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import nn
 
 from troupe.algorithm.distributions import Categorical, Product
 from troupe.config import Network, TrainConfig, UsageError, checked
-from troupe.config import replace as replace_settings
-from troupe.environments import EnvironmentSource, of_run
 from troupe.environments.actions import Actions
 from troupe.environments.checks.observations import Limits, lost_by_conversion
 from troupe.environments.spaces import MASK, Leaf, with_entries
 from troupe.networks.actor_critic import ActorCritic, Body, PolicyOutput, build
-from troupe.networks.custom import AnyNetwork, NetworkMaker, custom_network, find_network, needs_network, network_of_run
+from troupe.networks.custom import AnyNetwork, NetworkMaker, custom_network, find_network, needs_network
 from troupe.networks.novelty import with_bonus_value
 from troupe.networks.recurrent import RecurrentState
 from troupe.networks.user_encoder import ENCODERS, EncoderMaker
-from troupe.runs.store import saved_agent
+from troupe.runs.store import saved_agent, weights
 from troupe.runs.store.saved_agent import SavedAgent
-from troupe.runtime import choices
 
 if TYPE_CHECKING:
     from troupe.runs.export.onnx import Exported
@@ -293,58 +289,21 @@ def load(
             "trust it, pass it in Python, troupe.load(run, encoder=...)"
         )
     make = ENCODERS.load(encoder) if isinstance(encoder, str) else encoder
-    return _restored(saved, find_network(network, config), make)
+    return restored(saved, find_network(network, config), make)
 
 
-def load_with_code(
-    run: str | os.PathLike[str], network: AnyNetwork | None = None, **passed: str | Callable[..., Any] | None
-) -> tuple[Agent, SavedAgent]:
-    """The agent as `load` returns it, but with the network and the encoder that the run names, for commands that also
-    execute the run's environment; and what it was restored from. `passed` (`encoder`, `backend`) replaces what the run
-    names."""
-    saved = saved_agent.read(Path(run), logging.getLogger("troupe").warning)
-    saved = replace(saved, config=replace_settings(saved.config, choices.named({}, **passed)))
-    own = network_of_run(saved.path, saved.config, network, trained_with_one=saved.custom_network)
-    encoder = None
-    if own is None:
-        encoder = ENCODERS.of_run(saved.path, saved.config.network.encoder, saved.config.env.files)
-    return _restored(saved, own, encoder), saved
-
-
-def environment_of(
-    agent: Agent, saved: SavedAgent, env: str | Callable[..., gym.Env[Any, Any]] | None
-) -> EnvironmentSource:
-    """The environment that a restored agent plays in: its run's, or `env`. Raises UsageError if its spaces are not the
-    agent's."""
-    source = of_run(saved.path, saved.config.env, env)
-    for what, its, known in (
-        ("observations", _form(source.packing.space), _form(agent.network.packing.space)),
-        ("actions", source.actions.parts, Actions(agent.action_space).parts),
-    ):
-        if env and its != known:
-            raise UsageError(f"env = {source.id}: its {what} are not those that the agent was trained with")
-    return source
-
-
-def _form(space: gym.Space[Any]) -> tuple[Any, ...]:
-    return space.shape, space.dtype
-
-
-def _restored(saved: SavedAgent, network: nn.Module | NetworkMaker | None, encoder: EncoderMaker | None) -> Agent:
+def restored(saved: SavedAgent, network: nn.Module | NetworkMaker | None, encoder: EncoderMaker | None) -> Agent:
     config, spaces = saved.config, (saved.observation_space, saved.action_space)
-    made = (
-        build(*spaces, config.network, saved.masked, encoder)
-        if network is None
-        else custom_network(network, *spaces, config.network, saved.masked)
-    )
-    put_weights(saved.path, saved.weights, with_bonus_value(made, config, encoder))
+
+    def make() -> ActorCritic:
+        if network is not None:
+            made = custom_network(network, *spaces, config.network, saved.masked)
+        else:
+            made = build(*spaces, config.network, saved.masked, encoder)
+        return with_bonus_value(made, config, encoder)
+
+    if network is None and ENCODERS.is_builtin(config.network.encoder):
+        weights.check_sizes(saved.path, saved.weights, make)
+    made = make()
+    weights.put(saved.path, saved.weights, made)
     return Agent(made.eval(), *spaces, greedy=config.evaluation.greedy, about=saved.about, config=config)
-
-
-def put_weights(run: Path, weights: Mapping[str, Tensor], network: ActorCritic) -> None:
-    """Puts the weights of `run` into the network; raises UsageError where they do not fit."""
-    try:
-        network.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        first = str(error).splitlines()[-1].strip()
-        raise UsageError(f"the weights of '{run}' do not fit the network: {first}") from None

@@ -264,6 +264,8 @@ _LEARNERS = "processes that learn together (1; docs/learners.md)"
 
 def _add_run(parser: argparse.ArgumentParser, text: str = "a run directory") -> None:
     parser.add_argument("run", metavar="RUN", help=text)
+    trust = "import the code that the run names although you have not trained with it (SECURITY.md)"
+    parser.add_argument("--trust", action="store_true", help=trust)
     _add_code(parser, "network")
 
 

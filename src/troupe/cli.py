@@ -94,7 +94,7 @@ def train(options: argparse.Namespace) -> int:
     if options.watch:
         from troupe.runs.show.watch import video_without_display
 
-        _show_run(done.path, {}, 1, options.seed, video_without_display(done.path))
+        _show_run(done.path, {}, 1, options.seed, video_without_display(done.path), trust=True)
     return 0
 
 
@@ -182,6 +182,7 @@ def resume(options: argparse.Namespace) -> None:
             encoder=options.encoder,
             backend=options.backend,
             placement=options.placement,
+            trust=options.trust,
             schedules={name.partition(".")[2]: vars(options)[name] for name in _SCHEDULES},
         ),
         json_only=options.json,
@@ -206,6 +207,7 @@ def evaluate(options: argparse.Namespace) -> None:
                 progress=counter,
                 encoder=options.encoder,
                 backend=options.backend,
+                trust=options.trust,
             )
     except KeyboardInterrupt as stop:
         stop.after = f" after {counter.text}"  # type: ignore[attr-defined]
@@ -228,7 +230,8 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def watch(options: argparse.Namespace) -> None:
     code = {name: getattr(options, name) for name in ("network", "encoder", "backend")}
-    _show_run(options.run, code, options.episodes, options.seed, options.video, options.env, terminal=options.terminal)
+    how = {"terminal": options.terminal, "trust": options.trust}
+    _show_run(options.run, code, options.episodes, options.seed, options.video, options.env, **how)
 
 
 def _show_run(
@@ -240,10 +243,11 @@ def _show_run(
     env: str | None = None,
     *,
     terminal: bool = False,
+    trust: bool,
 ) -> None:
     from troupe.runs.show.watch import show
 
-    returns = show(run, env, passed, episodes, seed, video, terminal=terminal)
+    returns = show(run, env, passed, episodes, seed, video, terminal=terminal, trust=trust)
     if video:
         console.write(f"wrote {video}")
     if returns:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from troupe import config
@@ -19,6 +20,7 @@ from troupe.runs.report.lines import usual_target
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import check_empty, versions
 from troupe.runs.store.metrics import Row, read_log, to_json
+from troupe.runs.store.summary import summary_of
 from troupe.series import Job, Series, directory_of, run_series, show_end
 from troupe.text import by_value
 from troupe.trainer import train
@@ -154,7 +156,7 @@ def _figures(series: Series, variants: Sequence[Variant]) -> Row:
 
 
 def _run_figures(job: Job, directory: Path) -> Row:
-    summary = group.summary_of(job.path)
+    summary = msgspec.to_builtins(summary_of(job.path))
     names = (
         "outcome", "target", "evaluation", "steps", "episodes", "updates", "best_steps",
         "training_seconds", "total_seconds", "steps_per_s",
@@ -172,10 +174,11 @@ def _run_figures(job: Job, directory: Path) -> Row:
 
 def policy_lag(run: Path) -> tuple[float, int]:
     """Of a whole run: the mean over steps, and the maximum."""
-    reports = [row for row in read_log(run) if row["kind"] == "report" and row["lag_mean"] is not None]
+    rows = (row for row in read_log(run) if row.get("kind") == "report")
+    reports = [row for row in rows if None not in (row.get("steps"), row.get("lag_mean"))]
     steps = np.diff([row["steps"] for row in reports], prepend=0)
     mean = steps @ np.array([row["lag_mean"] for row in reports]) / max(steps.sum(), 1)
-    return round(float(mean), 4), max((row["lag_max"] for row in reports), default=0)
+    return round(float(mean), 4), max((row.get("lag_max") or 0 for row in reports), default=0)
 
 
 def variant_figures(runs: Sequence[Row]) -> Row:

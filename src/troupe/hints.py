@@ -1,6 +1,7 @@
 """What to do next with a run: a command if it was started from the command line, otherwise a call in Python."""
 
 import shlex
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -24,6 +25,11 @@ def by_command() -> Iterator[None]:
         yield
     finally:
         _by_command.reset(before)
+
+
+def on_terminal() -> bool:
+    """Whether the user can be asked: of a command, whose input and messages are a terminal's."""
+    return _by_command.get() and all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
 
 
 def either(command: str, python: str) -> str:

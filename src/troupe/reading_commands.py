@@ -12,10 +12,13 @@ from troupe.text import counted, table
 
 
 def export(options: argparse.Namespace) -> None:
-    from troupe.agent import load_with_code
     from troupe.environments import report_changes
+    from troupe.user_code.trust import EXPORTED
+    from troupe.with_code import load_with_code
 
-    agent, saved = load_with_code(options.run, options.network, encoder=options.encoder)
+    agent, saved = load_with_code(
+        options.run, options.network, EXPORTED, trusted=options.trust, encoder=options.encoder
+    )
     report_changes(saved.config.env)
     done = agent.export(options.file)
     console.write(f"wrote {done.file}; its inputs and outputs, for N observations at a time:\n")
@@ -43,6 +46,7 @@ def replay(options: argparse.Namespace) -> int:
         optimizer=options.optimizer,
         encoder=options.encoder,
         backend=options.backend,
+        trust=options.trust,
     )
     console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:

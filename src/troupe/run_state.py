@@ -1,19 +1,20 @@
 """What a checkpoint keeps of a run, and how a resumed run is restored from it."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
-from troupe.config import TrainConfig
-from troupe.environments import EnvironmentSource, spaces
+from troupe.config import TrainConfig, UsageError, one_line
+from troupe.environments import EnvironmentSource
 from troupe.networks.actor_critic import ActorCritic
 from troupe.networks.flat import named
 from troupe.runs.evaluate.collapse_handler import CollapseHandler
 from troupe.runs.evaluate.judge import Judge
 from troupe.runs.store import compatibility
 from troupe.runs.store.checkpoint import Checkpoint
+from troupe.runs.store.state import State
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.execution.interruption import POLL_SECONDS
 from troupe.runtime.learning import annealing
@@ -30,7 +31,7 @@ def why_streams_are_lost(config: TrainConfig, source: EnvironmentSource, saved: 
         why = f"env.backend {config.env.backend} cannot restore the state of environments"
     elif saved.streams is None:
         why = "its checkpoint is not of a serial run whose state could be restored"
-    elif saved.streams["shape"] != [config.actor.environments, config.actor.window_steps]:
+    elif saved.streams.get("shape") != [config.actor.environments, config.actor.window_steps]:
         why = "actor.environments or actor.window_steps has been changed"
     else:
         return None
@@ -54,10 +55,21 @@ class RunState:
     ):
         self._topology, self._network, self._judge, self._collapse = topology, network, judge, collapse
         self._source, self._clock = source, clock
-        self._constant = {"resumes": resumes, "custom_network": custom_network}
+        self._constant: dict[str, Any] = {"resumes": resumes, "custom_network": custom_network}
 
     def restore(self, saved: Checkpoint, *, streams: bool) -> None:
-        """Restores all but the weights, with which the network was made; the random streams only if `streams`."""
+        """Restores all but the weights, with which the network was made; the random streams only if `streams`.
+
+        Raises UsageError where the checkpoint, which may come from a stranger, does not fit the run; the topology is
+        closed then.
+        """
+        try:
+            self._restore(saved, streams=streams)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            self._topology.close()
+            raise UsageError(f"the checkpoint does not fit the run: {one_line(error)}") from error
+
+    def _restore(self, saved: Checkpoint, *, streams: bool) -> None:
         topology, progress = self._topology, self._topology.progress
         topology.master.load(compatibility.optimizer_state(saved.optimizer, self._network))
         topology.restore_novelty(saved.novelty)
@@ -65,8 +77,8 @@ class RunState:
             progress.restore(progress.counts, [Episode(*each) for each in saved.streams["recent"]])
             progress.notices += topology.restore(saved.streams)
         self._judge.restore(saved.best, saved.state)
-        if "rescue" in saved.state:  # earlier versions had none
-            self._collapse.restore(saved.state["rescue"])
+        if saved.state.rescue:  # earlier versions had none
+            self._collapse.restore(saved.state.rescue)
 
     def weights(self, interrupted: Callable[[], bool], *, best: bool) -> dict[str, Tensor]:
         """A copy of the newest weights or of the best, by name. Waits for an evaluation that is under way, unless the
@@ -113,18 +125,18 @@ class RunState:
             model=model,
             best=model | self._judge.best(snapshot.eval_weights),
             optimizer=snapshot.optimizer,
-            state={
-                "counts": asdict(snapshot.counts),
-                "seconds": self._clock.seconds,
-                "version": snapshot.version,
+            state=State(
+                counts=snapshot.counts,
+                seconds=self._clock.seconds,
+                version=snapshot.version,
                 **self._constant,
                 **self._judge.state(),
-                "rescue": self._collapse.state(),
-                "annealing": annealing.state_of(self._topology.schedule),
-                "observation_space": spaces.describe(self._source.observation_space),
-                "action_space": spaces.describe(self._source.action_space),
-                "masked": self._source.masked,
-            },
+                rescue=self._collapse.state(),
+                annealing=annealing.state_of(self._topology.schedule),
+                observation_space=self._source.observation_space,
+                action_space=self._source.action_space,
+                masked=self._source.masked,
+            ),
             streams=snapshot.streams and snapshot.streams | {"recent": recent},
             novelty=snapshot.novelty,
         )

@@ -7,15 +7,22 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BufferedReader, RawIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, TypeVar, cast
+
+import msgspec
 
 from troupe.config import TroupeError, UsageError, reason
 
-TEXT_BYTES = 2**26  # the most that is read of JSON or TOML; a checkpoint's state takes some kilobytes
+T = TypeVar("T")
+TEXT_BYTES = 2**24  # the most that is read of JSON; a checkpoint's state takes some kilobytes
+SETTINGS_BYTES = 2**20  # and of TOML, whose parser is slow
+LINES_BYTES = 2**30  # of metrics or a journal
 WEIGHTS_BYTES = 2**34
+_LINE_BYTES = 2**20
 
 _COMMON = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only privileged users make links
@@ -24,10 +31,14 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only privileged
 def read(path: Path, most_bytes: int = TEXT_BYTES) -> bytes:
     """The content of a regular file. Raises OSError for anything else, ValueError for one that is larger."""
     with open_to_read(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most_bytes:
-            raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} that are read")
+        _check_size(path, file, most_bytes)
         return file.read()
+
+
+def _check_size(path: Path, file: BinaryIO, most_bytes: int) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > most_bytes:
+        raise ValueError(f"{path.name} has {size:,} bytes, more than the {most_bytes:,} that are read")
 
 
 def open_to_read(path: Path) -> BinaryIO:
@@ -35,13 +46,26 @@ def open_to_read(path: Path) -> BinaryIO:
     return open(_regular(path, os.O_RDONLY), "rb", buffering=0)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:
-    """The object in the file; empty where there is none that can be read."""
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """What the file holds, as a `kind`; None where it cannot be read or is none."""
     try:
-        value = json.loads(read(path))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return msgspec.convert(json.loads(read(path)), kind)
+    except (OSError, ValueError, RecursionError, msgspec.ValidationError):
+        return None
+
+
+def lines(path: Path) -> Iterator[bytes]:
+    """The lines of a regular file, without their ends; of longer ones than any of ours only the beginning.
+
+    Raises OSError for what is no regular file, ValueError for one that is too large.
+    """
+    with open_to_read(path) as raw, BufferedReader(cast(RawIOBase, raw)) as file:
+        _check_size(path, raw, LINES_BYTES)
+        long = False
+        while line := file.readline(_LINE_BYTES):
+            if not long:
+                yield line.rstrip(b"\r\n")
+            long = not line.endswith(b"\n")
 
 
 def create(path: Path) -> BinaryIO:

@@ -21,6 +21,7 @@ from troupe.runs.evaluate.scores import remarks
 from troupe.runs.report import group
 from troupe.runs.report.group import Member
 from troupe.runs.store.directory import check_named, run_name
+from troupe.runs.store.summary import FinalScores, summary_of
 from troupe.runtime.cluster.placement import connected, runs_at_a_time
 from troupe.side_by_side import side_by_side
 from troupe.text import format_return, table
@@ -192,16 +193,16 @@ def _seeds_table(jobs: Sequence[Job], total: int) -> list[str]:
     rows = [("seed", "outcome", "mean", "min", "max", "steps", "seconds", "steps/s", "")]
     means, steps, seconds = list[float](), list[int](), list[float]()
     for job in jobs:
-        summary = group.summary_of(job.path)
-        scores = summary["evaluation"]
-        remark = remarks(scores["cut_off"], scores["unfinished"])
-        means.append(scores["mean_return"])
-        steps.append(summary["steps"])
-        seconds.append(summary["training_seconds"])
+        summary = summary_of(job.path)
+        scores = summary.evaluation or FinalScores()
+        remark = remarks(scores.cut_off, scores.unfinished)
+        means.append(scores.mean_return)
+        steps.append(summary.steps)
+        seconds.append(summary.training_seconds)
         rows.append((
-            str(job.seed), summary["outcome"], format_return(means[-1]), f"{scores['min_return']:g}",
-            f"{scores['max_return']:g}", f"{steps[-1]:,}", f"{seconds[-1]:.2f}", f"{summary['steps_per_s']:,.0f}",
-            f"{scores['episodes']} episodes{remark}" if remark else "",
+            str(job.seed), summary.outcome, format_return(means[-1]), f"{scores.min_return:g}",
+            f"{scores.max_return:g}", f"{steps[-1]:,}", f"{seconds[-1]:.2f}", f"{summary.steps_per_s:,.0f}",
+            f"{scores.episodes} episodes{remark}" if remark else "",
         ))  # fmt: skip
     return [
         *table(rows, "><>>>>>>"),

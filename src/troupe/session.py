@@ -3,15 +3,15 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from troupe import messages
-from troupe.agent import Agent, put_weights
+from troupe.agent import Agent
 from troupe.algorithm.schedules import Schedule
 from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
 from troupe.config import Mode, TrainConfig, TroupeError, UsageError, reason
@@ -30,6 +30,7 @@ from troupe.runs.report.display import Display
 from troupe.runs.report.labels import read_measured
 from troupe.runs.report.reporter import Reporter
 from troupe.runs.report.words import limits_of
+from troupe.runs.store import weights
 from troupe.runs.store.checkpoint import Checkpoint
 from troupe.runs.store.directory import RunDirectory
 from troupe.runs.store.saved_agent import origin
@@ -69,23 +70,22 @@ class Session:
         self._display = Display(display)
         path, saved = resumed or (Path(), None)
         self._measured = read_measured(path) if saved else list(measured)
-        state: Mapping[str, Any] = saved.state if saved else {"counts": {}, "seconds": 0.0, "version": 0, "resumes": -1}
-        self._resumed = saved is not None
+        self._resumed, state = saved is not None, saved.state if saved else None
         lost = why_streams_are_lost(config, source, saved) if saved else None
         # A run whose streams are not restored draws new ones: it must not play the same episodes again.
-        resumes = state["resumes"] + (not saved or lost is not None)
+        resumes = state.resumes + (lost is not None) if state else 0
         self._network, topology_seed, judge_seed = first_network(network, source, config, resumes)
         if saved:
-            put_weights(path, saved.model, self._network)
-        self._progress = Progress(Counts(**state["counts"]))
+            weights.put(path, saved.model, self._network)
+        self._progress = Progress(replace(state.counts) if state else Counts())
         self._journal = Journal() if config.record and not saved else None
+        version = state.version if state else 0
         self._topology = assemble(
-            config, source, self._network, topology_seed, self._progress, state["version"], self._journal, schedule,
-            group,
-        )  # fmt: skip
+            config, source, self._network, topology_seed, self._progress, version, self._journal, schedule, group
+        )
         self._progress.notices += messages.first_notices(config, source, lost, resumed=self._resumed)
         self._supervisor = Supervisor(self._topology.gate, self._topology.wake)
-        self._clock = Clock(state["seconds"])
+        self._clock = Clock(state.seconds if state else 0.0)
         self._outcome: Outcome | None = None
         self._signal = 0
         self._checkpoint_due = False  # whatever the clock says

@@ -4,6 +4,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
@@ -12,11 +13,12 @@ import gymnasium as gym
 from torch import nn
 
 from troupe import config as configuration
-from troupe import hints, no_effect, safe_files
+from troupe import hints, no_effect
 from troupe.config import Mode, TrainConfig, UsageError
 from troupe.environments import EnvironmentSource, name_of, of_run, quiet_gymnasium, settle
 from troupe.importing import announced
 from troupe.networks.custom import AnyNetwork, NetworkMaker, find_network, name_of_network, network_of_run
+from troupe.networks.user_encoder import ENCODERS
 from troupe.preparation import fit
 from troupe.ranks import meeting
 from troupe.ranks.follower import follow, lead
@@ -24,16 +26,18 @@ from troupe.run import Run, limit_reached
 from troupe.runs.callbacks.callback import Callback
 from troupe.runs.callbacks.find import find as find_callbacks
 from troupe.runs.report.display import Display
-from troupe.runs.store import checkpoint
+from troupe.runs.store import checkpoint, weights
 from troupe.runs.store.directory import RunDirectory, check_free, check_named, newest_first
+from troupe.runs.store.summary import summary_of
 from troupe.runtime import choices
 from troupe.runtime.cluster.placement import connected
+from troupe.runtime.initial_network import with_any_weights
 from troupe.runtime.journal import FILE as JOURNAL
 from troupe.runtime.learning import annealing
 from troupe.runtime.learning.group import Alone
-from troupe.runtime.progress import Counts
 from troupe.session import Session
 from troupe.user_code import files
+from troupe.user_code.trust import check as check_trust
 
 EnvironmentMaker = Callable[..., gym.Env[Any, Any]]
 NameOrCallable = str | Callable[..., Any]
@@ -173,6 +177,7 @@ def resume(
     schedules: Mapping[str, NameOrCallable] | None = None,
     callbacks: Sequence[Callback | str] = (),
     learners: int = 1,
+    trust: bool = False,
     display: Mode = "auto",
 ) -> Run:
     """Continues a run from its newest whole checkpoint, to its own limits or to new ones.
@@ -184,7 +189,8 @@ def resume(
     `on_collapse`, "report" or "rollback", `anneal_steps` (0: a constant learning rate; "auto": down to a quarter
     at the limit on steps) and `cluster` ("none": this machine) replace what the run was given before. `env`, `network`,
     `loss`, `schedules` and the like are needed only if the run was trained with callables passed from Python, or if a
-    file has moved; those of files it finds by name. `callbacks` and `learners`, as for `train`, are not remembered.
+    file has moved; those of files it finds by name. Files and modules that you have not trained with are imported only
+    with `trust` (SECURITY.md). `callbacks` and `learners`, as for `train`, are not remembered.
     """
     call = dict(locals()) | {"learners": 1, "display": "silent", "callbacks": ()}
     path = Path(run)
@@ -206,7 +212,8 @@ def resume(
         if not leads:
             follow(group, lambda config: _parts(path, config, env, network))
         with RunDirectory(path) as directory, connected(config):  # locked before it is read
-            return _resumed(path, changes, env, network, find_callbacks(callbacks), display, group).run(directory)
+            called = find_callbacks(callbacks)
+            return _resumed(path, changes, env, network, called, display, group, trust=trust).run(directory)
 
 
 def _short_for_schedules(schedules: Mapping[str, NameOrCallable] | None) -> dict[str, Any]:
@@ -221,6 +228,8 @@ def _resumed(
     callbacks: Sequence[Callback],
     display: Mode,
     group: Alone,
+    *,
+    trust: bool,
 ) -> Session:
     before = checkpoint.read_config(path)
     given = {name: value for name, value in changes.items() if value is not None}
@@ -228,27 +237,33 @@ def _resumed(
     there = [name for name, file in named if file and file.is_file()]
     given |= {f"env.files.{file}": digest for file, digest in files.digests(there).items()}
     config = configuration.replace(before, given)
+    passed = [hints.CODE[name] for name, value in (("env", env), ("network", network)) if value is not None]
+    check_trust(path, config, [*given, *passed], trust=trust)
     choices.check_code(path, config)
     if not newest_first(path):
         return _begun_anew(path, config, env, network_of_run(path, config, network), callbacks, display, group)
     with Display(display) as shown:
         saved = checkpoint.load(path, shown.notice)
-    done = saved.state["counts"]["steps"], saved.state["seconds"]
+    done = saved.state.counts.steps, saved.state.seconds
     if (asked := changes["stop.steps"]) and asked <= done[0]:
         raise UsageError(
             f"{hints.given('steps', f'{asked:,}')} is not more than the {done[0]:,} it has run; name a larger total"
         )
-    if limit_reached(config.stop, *done) and safe_files.read_json(path / "summary.json").get("evaluation"):
+    if limit_reached(config.stop, *done) and summary_of(path).evaluation:
         raise UsageError(
             f"'{path}' has already run {done[0]:,} steps and {done[1]:.0f} s, up to its limit; "
             f"raise the limit with {hints.option('steps')} or {hints.option('time', 'seconds')}"
         )
-    own = network_of_run(path, config, network, trained_with_one=saved.state["custom_network"])
-    schedule = annealing.resumed(saved.state, before, config, given="learner.anneal_steps" in given)
-    lead(group, config, schedule, Counts(**saved.state["counts"]), saved.state["resumes"] + 1)
+    own = network_of_run(path, config, network, trained_with_one=saved.state.custom_network)
+    given_steps = "learner.anneal_steps" in given
+    schedule = annealing.resumed(saved.state.annealing, done[0], before, config, given=given_steps)
+    lead(group, config, schedule, replace(saved.state.counts), saved.state.resumes + 1)
+    source = of_run(path, config.env, env)
+    if own is None and ENCODERS.is_builtin(config.network.encoder):
+        weights.check_sizes(path, saved.model, lambda: with_any_weights(None, source, config))
     return Session(
-        config, of_run(path, config.env, env), own, display, (path, saved), findings=group.notes, schedule=schedule,
-        callbacks=callbacks, group=group,
+        config, source, own, display, (path, saved), findings=group.notes, schedule=schedule, callbacks=callbacks,
+        group=group,
     )  # fmt: skip
 
 

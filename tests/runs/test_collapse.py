@@ -5,12 +5,14 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from troupe.runs.evaluate.collapse import CollapseWatch, Score
+from troupe.runs.store.state import SavedWatch
 
 
 def collapses(
@@ -119,7 +121,7 @@ def test_a_watch_that_was_put_away_goes_on_where_it_was():
     state = CollapseWatch(0.5, 3).state()
     for score in scores:
         watch = CollapseWatch(0.5, 3)
-        watch.restore(json.loads(json.dumps(state)))
+        watch.restore(msgspec.convert(json.loads(json.dumps(msgspec.to_builtins(state))), SavedWatch))
         answers.append(watch.see(score))
         state = watch.state()
     assert answers == expected

@@ -1,6 +1,9 @@
 """A run's directory: its name, who has it, and what happens where it is moved; and its lock."""
 
 import os
+import re
+import signal
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -154,3 +157,52 @@ def test_memory_is_in_megabytes_and_versions_are_of_all_that_computes():
         assert megabytes == pytest.approx(int(peak) / 1024, rel=0.1)
     assert directory.versions().keys() == {"python", "troupe", "torch", "gymnasium", "numpy"}
     assert all(each[0].isdigit() or each == "unknown" for each in directory.versions().values())
+
+
+@pytest.fixture
+def owner():
+    """Lets another process hold a directory, until it is killed."""
+    children: list[int] = []
+
+    def hold(folder: Path) -> Callable[[], None]:
+        ready = os.pipe()
+        if (child := os.fork()) == 0:
+            try:
+                held = Lock(folder)  # noqa: F841
+                os.write(ready[1], b"x")
+                signal.pause()
+            finally:
+                os._exit(1)
+        children.append(child)
+        assert os.read(ready[0], 1) == b"x"
+        for descriptor in ready:
+            os.close(descriptor)
+
+        def kill() -> None:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(children.pop(), 0)
+
+        return kill
+
+    yield hold
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_of_two_resumes_and_of_two_trainings_the_second_is_refused_until_the_first_is_gone_even_killed(
+    run_command, tmp_path, monkeypatch, owner
+):
+    monkeypatch.chdir(tmp_path)
+    tiny = "--target none --actor.count 1 --evaluation.final_episodes 2 --quiet"
+    (tmp_path / "run").mkdir()
+    for words in (f"train CartPole-v1 --run-dir run --steps 200 {tiny}", "resume run --steps 2000 --quiet"):
+        kill = owner(tmp_path / "run")
+        before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+        status, _, error = run_command(words)
+        assert (status, error.count("\n")) == (2, 1)
+        assert re.fullmatch(r"troupe: 'run' is in use by process \d+ on .*: wait for it to end, or stop it\n", error)
+        assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+        kill()
+        status, _, error = run_command(words)
+        assert status == 0, error

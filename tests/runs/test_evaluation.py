@@ -390,7 +390,7 @@ def test_an_evaluation_passes_on_what_the_run_needs(monkeypatch):
     monkeypatch.setattr("troupe.runs.evaluate.evaluation.load_with_code", load)
     network: Any = "network"
     with pytest.raises(Loaded) as caught:
-        evaluate("run", network=network, encoder="own.py:Encoder", backend="own.py:make")
+        evaluate("run", network=network, encoder="own.py:Encoder", backend="own.py:make", trust=True)
     run, given, passed = caught.value.args
     assert (str(run), given) == ("run", "network")
-    assert passed == {"encoder": "own.py:Encoder", "backend": "own.py:make"}
+    assert passed == {"trusted": True, "env": None, "encoder": "own.py:Encoder", "backend": "own.py:make"}

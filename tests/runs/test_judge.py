@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.checkpoints import state
 from troupe.algorithm.optimizers import Adam, Averaged
 from troupe.config import Environment, Evaluation, Stop, TrainConfig
 from troupe.environments.actions import Actions
@@ -362,7 +363,7 @@ def test_the_last_verdict_is_on_the_best_weights_in_fresh_episodes():
 
 def test_a_resumed_judge_knows_the_best_of_before():
     court = Court([8.0], [12.0])
-    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, {"best_score": 10.0, "best_steps": 70})
+    court.judge.restore({"body.weight": torch.full((1, 1), 5.0)}, state(best_score=10.0, best_steps=70))
     court.after(100, weight=1.0)
     assert (court.best, court.judge.best_steps) == (5.0, 70)
     court.after(200, weight=2.0)
@@ -373,7 +374,7 @@ def test_a_resumed_judge_keeps_its_schedule():
     before = Court([8.0])
     before.after(130)
     court = Court([8.0])
-    court.judge.restore({"body.weight": torch.zeros(1, 1)}, before.judge.state())
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, state(**before.judge.state()))
     for steps in (170, 229, 230):
         assert court.evaluator.asked == []
         court.after(steps)
@@ -422,7 +423,7 @@ def test_a_bad_look_is_not_confirmed():
 
 def test_confirmed_weights_are_the_best_even_if_a_short_look_once_promised_more():
     court = Court([9.0], [1.0, 9.0], [6.0], [5.5], target=5.0)
-    court.judge.restore({"body.weight": torch.zeros(1, 1)}, {"best_score": 8.0, "best_steps": 10})
+    court.judge.restore({"body.weight": torch.zeros(1, 1)}, state(best_score=8.0, best_steps=10))
     assert not court.after(100, weight=1.0)
     assert court.after(200, weight=2.0)
     assert (court.best, court.judge.best_score) == (2.0, 5.5)

@@ -11,12 +11,12 @@ import safetensors
 import torch
 
 import troupe
+from helpers.checkpoints import state
 from troupe import Agent, UsageError
-from troupe.agent import put_weights
 from troupe.config import build, to_toml
 from troupe.environments import spaces
 from troupe.networks.actor_critic import build as build_network
-from troupe.runs.store import checkpoint, saved_agent
+from troupe.runs.store import checkpoint, saved_agent, weights
 
 SPACES = gym.spaces.Box(-1, 1, (3,), np.float32), gym.spaces.Discrete(2, start=4)
 SEEN = np.array([0.5, -0.25, 1.0])
@@ -37,13 +37,10 @@ def run_of(agent: Agent, run: Path, *steps: int) -> Path:
     run.mkdir()
     (run / "config.toml").write_text(to_toml(agent.config))
     best = agent.network.state_dict()
-    state = {
-        f"{name}_space": spaces.describe(each) for name, each in zip(("observation", "action"), SPACES, strict=True)
-    }
     for each in steps:
         newest = {name: torch.zeros_like(part) for name, part in best.items()}
-        state |= {"custom_network": False, "counts": {"steps": each}}
-        checkpoint.save(run, each, checkpoint.Checkpoint(newest, best, {}, state))
+        known = state(each, observation_space=SPACES[0], action_space=SPACES[1])
+        checkpoint.save(run, each, checkpoint.Checkpoint(newest, best, {}, known))
     return run
 
 
@@ -127,9 +124,9 @@ def test_a_file_holds_no_more_than_it_says(tmp_path):
 
 def test_weights_that_do_not_fit_are_refused_by_their_run():
     one, other = made(), made(**{"network.hidden": (5,)})
-    put_weights(Path("run"), one.network.state_dict(), made().network)
+    weights.put(Path("run"), one.network.state_dict(), made().network)
     with pytest.raises(UsageError, match=r"^the weights of 'run' do not fit the network: .*size mismatch") as caught:
-        put_weights(Path("run"), one.network.state_dict(), other.network)
+        weights.put(Path("run"), one.network.state_dict(), other.network)
     assert "\n" not in str(caught.value)
 
 

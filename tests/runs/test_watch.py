@@ -57,7 +57,7 @@ def shown(monkeypatch) -> Shown:
 
 def test_an_agent_is_shown_in_a_window_in_the_terminal_or_as_a_video(shown, tmp_path, capsys):
     assert troupe.watch(tmp_path, episodes=4, seed=7) == [1.0, 2.0]
-    nothing = {"network": None, "encoder": None, "backend": None}
+    nothing = {"trusted": False, "env": None, "network": None, "encoder": None, "backend": None}
     assert shown.calls[:2] == [("load", tmp_path, nothing), ("environment", "agent", None)]
     assert shown.calls[2] == ("show_window", 1, 4, 7)
     troupe.watch(tmp_path, terminal=True)
@@ -70,8 +70,9 @@ def test_an_agent_is_shown_in_a_window_in_the_terminal_or_as_a_video(shown, tmp_
 
 def test_callables_that_a_run_needs_are_passed_on(shown, tmp_path):
     network: Any = "network"
-    troupe.watch(tmp_path, env="X-v0", network=network, encoder="encoder", backend="backend")
-    assert shown.calls[0][2] == {"network": "network", "encoder": "encoder", "backend": "backend"}
+    troupe.watch(tmp_path, env="X-v0", network=network, encoder="encoder", backend="backend", trust=True)
+    passed = {"network": "network", "encoder": "encoder", "backend": "backend"}
+    assert shown.calls[0][2] == {"trusted": True, "env": "X-v0"} | passed
     assert shown.calls[1] == ("environment", "agent", "X-v0")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.checkpoints import state
 from troupe.config import from_toml, resolve
 from troupe.runs.store import checkpoint
 from troupe.runs.store.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ CONFIG = resolve("X-v0", settings={"seed": 7})
 
 def taken(steps: int) -> Checkpoint:
     weights = {"w": torch.full((1,), float(steps))}
-    return Checkpoint(weights, weights, {}, {"counts": {"steps": steps}})
+    return Checkpoint(weights, weights, {}, state(steps))
 
 
 class Journal:

@@ -16,7 +16,7 @@ class LinearSchedule:
     def __call__(self, steps: int) -> float:
         if steps >= self.end:
             return self.last
-        share = max(0, steps - self.begin) / (self.end - self.begin)
+        share = max(0, steps - self.begin) / max(1, self.end - self.begin)  # of a file, begin may be end
         return self.first + (self.last - self.first) * share
 
 

@@ -6,14 +6,16 @@ MultiDiscrete and MultiBinary; a leaf's path is its keys and positions, from the
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import gymnasium as gym
+import msgspec
 import numpy as np
+from msgspec import Meta
 
-from troupe.config import UsageError
+from troupe.config import UsageError, one_line
 
 Space = gym.Space[Any]
 Path = tuple[str | int, ...]
@@ -114,18 +116,72 @@ def describe(space: Space) -> dict[str, Any]:
     raise UsageError(f"space {space} is not supported")
 
 
-def restore(description: dict[str, Any]) -> Space:
-    kind = description["type"]
-    if kind == "Dict":
-        return gym.spaces.Dict([(key, restore(part)) for key, part in description["spaces"]])  # it would sort a dict
-    if kind == "Tuple":
-        return gym.spaces.Tuple([restore(part) for part in description["spaces"]])
-    if kind == "Box":
-        shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-        low, high = (np.broadcast_to(np.asarray(description[name], dtype), shape) for name in ("low", "high"))
+MOST_NUMBERS = 2**24  # in one value of a space that a file describes
+_MOST_DEPTH = 32
+_Size = Annotated[int, Meta(ge=0, le=MOST_NUMBERS)]
+_Integer = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+
+
+class _Dict(msgspec.Struct, tag_field="type", tag="Dict"):
+    spaces: list[tuple[Any, Any]]
+
+
+class _Tuple(msgspec.Struct, tag_field="type", tag="Tuple"):
+    spaces: list[Any]
+
+
+class _Box(msgspec.Struct, tag_field="type", tag="Box"):
+    shape: list[_Size]
+    dtype: str
+    low: Any
+    high: Any
+
+
+class _Discrete(msgspec.Struct, tag_field="type", tag="Discrete"):
+    n: Annotated[int, Meta(ge=1, le=2**62)]
+    start: _Integer
+
+
+class _MultiDiscrete(msgspec.Struct, tag_field="type", tag="MultiDiscrete"):
+    n: list[Any]
+    start: list[Any]
+
+
+class _MultiBinary(msgspec.Struct, tag_field="type", tag="MultiBinary"):
+    n: _Size | list[_Size]
+
+
+def restore(description: Any, depth: int = 0) -> Space:
+    """The space that `describe` described. Raises ValueError for anything else, and for one that is too large."""
+    try:
+        if depth > _MOST_DEPTH:
+            raise ValueError("nested too deeply")
+        found = msgspec.convert(description, _Dict | _Tuple | _Box | _Discrete | _MultiDiscrete | _MultiBinary)
+        return _restored(found, depth + 1)
+    except (LookupError, TypeError, AttributeError, OverflowError, AssertionError, msgspec.ValidationError) as error:
+        raise ValueError(f"not the description of a space: {one_line(error)}") from None
+
+
+def _restored(found: Any, depth: int) -> Space:
+    if isinstance(found, _Dict):  # Gymnasium would sort a dict
+        return gym.spaces.Dict([(key, restore(part, depth)) for key, part in found.spaces])
+    if isinstance(found, _Tuple):
+        return gym.spaces.Tuple([restore(part, depth) for part in found.spaces])
+    if isinstance(found, _Box):
+        shape, dtype = tuple(found.shape), np.dtype(found.dtype)
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise ValueError(f"dtype {found.dtype}")
+        _check_size(shape)
+        low, high = (np.broadcast_to(np.asarray(bound, dtype), shape) for bound in (found.low, found.high))
         return gym.spaces.Box(low, high, shape, dtype.type)
-    if kind == "MultiDiscrete":
-        return gym.spaces.MultiDiscrete(np.array(description["n"]), start=np.array(description["start"]))
-    if kind == "MultiBinary":
-        return gym.spaces.MultiBinary(description["n"])
-    return gym.spaces.Discrete(description["n"], start=description["start"])
+    if isinstance(found, _MultiDiscrete):
+        return gym.spaces.MultiDiscrete(np.array(found.n, np.int64), start=np.array(found.start, np.int64))
+    if isinstance(found, _MultiBinary):
+        _check_size([found.n] if isinstance(found.n, int) else found.n)
+        return gym.spaces.MultiBinary(found.n)
+    return gym.spaces.Discrete(found.n, start=found.start)
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    if math.prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"shape {list(shape)}: more than {MOST_NUMBERS:,} numbers")

@@ -15,30 +15,33 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import msgspec
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.config import replace as replace_settings
-from troupe.environments import of_run, quiet_gymnasium
+from troupe.environments import EnvironmentSource, of_run, quiet_gymnasium
+from troupe.hints import CODE
 from troupe.networks.custom import AnyNetwork, NetworkMaker, network_of_run
 from troupe.networks.flat import FlatWeights
-from troupe.runs.store import checkpoint
+from troupe.networks.user_encoder import ENCODERS
+from troupe.runs.recording import Entry, mismatch, read
+from troupe.runs.store import checkpoint, weights
 from troupe.runtime import choices
 from troupe.runtime.acting.actor_plan import ActorPlan, Rollouter
 from troupe.runtime.assembly import build_statistics, make_learners, make_plans
 from troupe.runtime.data.rollout import Rollout, RolloutSpec, allocate, stack
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.gate import Gate
-from troupe.runtime.initial_network import first_network
-from troupe.runtime.journal import FILE, checksum
+from troupe.runtime.initial_network import first_network, with_any_weights
+from troupe.runtime.journal import checksum
 from troupe.runtime.learning.learner import Learner
 from troupe.runtime.learning.loss_and_optimizer import optimizer_maker
 from troupe.runtime.learning.weights import Master, WeightStore
 from troupe.runtime.progress import Progress
 from troupe.torch_threads import one_torch_thread
+from troupe.user_code.trust import check as check_trust
 
 
 @dataclass(frozen=True)
@@ -81,105 +84,43 @@ def replay(
     optimizer: str | Callable[..., Any] | None = None,
     encoder: str | Callable[..., Any] | None = None,
     backend: str | Callable[..., Any] | None = None,
+    trust: bool = False,
     on_version: Callable[[int], object] = lambda _: None,
 ) -> Replayed:
     """Replays a recorded run. `on_version` is called after each version is published: set a breakpoint there.
 
-    Raises UsageError where the run has no journal or is one that cannot be replayed.
+    Files and modules that you have not trained with are imported only with `trust` (SECURITY.md). Raises UsageError
+    where the run has no journal or is one that cannot be replayed.
     """
     directory = Path(run)
     own = choices.named({}, loss=loss, optimizer=optimizer, encoder=encoder, backend=backend)
     config = replace_settings(checkpoint.read_config(directory), own)
+    passed = [CODE[name] for name, value in (("env", env), ("network", network)) if value is not None]
+    check_trust(directory, config, [*own, *passed], trust=trust)
     choices.check_code(directory, config)
-    entries = _read(directory)
-    made = network_of_run(directory, config, network, trained_with_one=_had_custom_network(directory))
-    with one_torch_thread():
-        return _Replay(config, directory, entries, env, made).run(on_version)
-
-
-def _had_custom_network(directory: Path) -> bool:
+    entries = read(directory)
+    saved = None
     with suppress(UsageError):  # a run may have been killed before its first checkpoint
-        return bool(checkpoint.load(directory, warn=lambda _: None).state["custom_network"])
-    return False
-
-
-Entry = tuple[Any, ...]
-_ENTRY_TYPES: dict[str, Any] = {  # documented in runtime/journal.py
-    "rollout": tuple[int, int, int, list[tuple[int, int]]],
-    "batch": tuple[str, list[tuple[int, int]]],
-    "observe": tuple[str],
-    "copy": tuple[str],
-    "apply": tuple[str, float],
-    "publish": tuple[str, int, int],
-    "end": tuple[int],
-}
-
-
-def _read(run: Path) -> list[Entry]:
-    """The entries of a run's journal. Raises UsageError if there is none, or if it is damaged."""
-    file = run / FILE
-    if not file.is_file():
-        raise UsageError(f"'{run}' was not recorded: it has no {FILE} (troupe train ... --record keeps one)")
-    entries: list[Entry] = []
-    lines = file.read_text(errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            kind, *facts = msgspec.json.decode(line)
-            entries.append((kind, *msgspec.convert(facts, _ENTRY_TYPES[kind])))
-        except (msgspec.MsgspecError, ValueError, TypeError, KeyError):
-            if number < len(lines):
-                raise UsageError(f"{file}, line {number}: not an entry of a journal: {line[:60]}") from None
-            # else: the incomplete last line of a killed run
-    _check(entries)
-    return entries
-
-
-def _check(entries: list[Entry]) -> None:
-    """Raises UsageError if a line is missing that others depend on."""
-    made: dict[int, int] = {}
-    had: dict[int, int] = {}
-    free: set[tuple[int, int]] = set()
-    version = 0
-    for kind, *facts in entries:
-        if kind == "rollout":
-            actor, _, index, pulls = facts
-            if index != made.get(actor, 0):
-                raise _mismatch(f"rollout {index} of actor {actor} where {made.get(actor, 0)} is expected")
-            for pulled, _ in pulls:
-                if not had.get(actor, 0) <= pulled <= version:
-                    raise _mismatch(
-                        f"rollout {index} of actor {actor} was made with version {pulled}, which it cannot have pulled"
-                    )
-                had[actor] = pulled
-            made[actor] = index + 1
-            free.add((actor, index))
-        elif kind == "batch":
-            for actor, index in facts[1]:
-                if (actor, index) not in free:
-                    raise _mismatch(f"rollout {index} of actor {actor} is learned from before it is made, or twice")
-                free.remove((actor, index))
-        elif kind == "publish":
-            version += 1
-            if facts[1] != version:
-                raise _mismatch(f"version {facts[1]} is published where {version} is expected")
-
-
-def _mismatch(why: str) -> UsageError:
-    return UsageError(f"the journal does not fit: {why}")
+        saved = checkpoint.load(directory, warn=lambda _: None)
+    made = network_of_run(directory, config, network, trained_with_one=saved is not None and saved.state.custom_network)
+    source = of_run(directory, config.env, env)
+    if saved and made is None and ENCODERS.is_builtin(config.network.encoder):
+        weights.check_sizes(directory, saved.model, lambda: with_any_weights(None, source, config))
+    with one_torch_thread():
+        return _Replay(config, source, entries, made).run(on_version)
 
 
 class _Replay:
     def __init__(
         self,
         config: TrainConfig,
-        directory: Path,
+        source: EnvironmentSource,
         entries: list[Entry],
-        env: str | Callable[..., gym.Env[Any, Any]] | None,
         network: nn.Module | NetworkMaker | None,
     ):
         config = replace_settings(config, {"env.delay_seconds": 0.0})  # it affects only the time
         self._config, self._entries = config, entries
-        self._source = of_run(directory, config.env, env)
+        self._source = source
         built, seeds, _ = first_network(network, self._source, config)
         actor_seeds, learner_seeds, exploration_seed = seeds.spawn(3)
         flat = FlatWeights(built)
@@ -237,7 +178,7 @@ class _Replay:
         if kind == "batch":
             learner, wanted = facts
             if learner not in self._learners:
-                raise _mismatch(f"this run has no {learner}")
+                raise mismatch(f"this run has no {learner}")
             rollouts = [self._rollout(*each) for each in wanted]
             self._progress.consume(rollouts, self._master.version)
             batch = stack(rollouts)
@@ -257,7 +198,7 @@ class _Replay:
             if following == what:
                 return
             if following != "apply":  # an update that was refused, as in the run, is not in the journal
-                raise _mismatch(
+                raise mismatch(
                     f"{learner} does '{what}' where '{following}' is expected (version {self._master.version})"
                 )
 
@@ -271,7 +212,7 @@ class _Replay:
 
     def _actor(self, number: int) -> "_Actor":
         if number >= len(self._actors):
-            raise _mismatch(f"this run has no actor {number}")
+            raise mismatch(f"this run has no actor {number}")
         return self._actors[number]
 
     def _new_rollout(self) -> Rollout:

@@ -31,14 +31,20 @@ def _make_network(
     seeds: np.random.SeedSequence,
 ) -> ActorCritic:
     """The network, with initial weights drawn from the run's seed; a module of the user is copied."""
-    observation_space, action_space = source.observation_space, source.action_space
     # One thread: the last bits of an orthogonal matrix depend on their number.
     with torch.random.fork_rng(devices=[]), one_torch_thread():
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
-        built = build(observation_space, action_space, config.network, source.masked)
-        if network is not None:
-            built = custom_network(network, observation_space, action_space, config.network, source.masked)
-        return with_bonus_value(built, config)
+        return with_any_weights(network, source, config)
+
+
+def with_any_weights(
+    network: nn.Module | NetworkMaker | None, source: EnvironmentSource, config: TrainConfig
+) -> ActorCritic:
+    spaces = source.observation_space, source.action_space
+    built = build(*spaces, config.network, source.masked)
+    if network is not None:
+        built = custom_network(network, *spaces, config.network, source.masked)
+    return with_bonus_value(built, config)
 
 
 def choose_device(config: TrainConfig, source: EnvironmentSource) -> torch.device:

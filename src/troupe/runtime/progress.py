@@ -6,6 +6,9 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from msgspec import Meta
 
 from troupe.runtime.data.rollout import Rollout
 from troupe.runtime.metric_means import MetricMeans, Totals
@@ -19,17 +22,20 @@ class Episode:
     length: int
 
 
+Count = Annotated[int, Meta(ge=0, le=2**53)]  # as it may stand in a file
+
+
 @dataclass(slots=True)
 class Counts:
     """Steps are environment steps that a learner has used; `played` also counts those still under way."""
 
-    steps: int = 0
-    played: int = 0
-    episodes: int = 0
-    updates: int = 0
-    skipped_updates: int = 0
-    stale: int = 0  # rollouts with more lag than learner.max_lag, or from before a rollback
-    restarts: int = 0  # actors that were replaced
+    steps: Count = 0
+    played: Count = 0
+    episodes: Count = 0
+    updates: Count = 0
+    skipped_updates: Count = 0
+    stale: Count = 0  # rollouts with more lag than learner.max_lag, or from before a rollback
+    restarts: Count = 0  # actors that were replaced
 
 
 @dataclass(slots=True)

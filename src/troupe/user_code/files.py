@@ -74,11 +74,15 @@ def check_there(name: str, what: str, passed: str) -> None:
 def refuse_inside(run: Path, paths: Iterable[Path], what: str) -> None:
     """Raises UsageError for code in the run directory, which may come from anybody."""
     for path in paths:
-        if any(run.resolve() in each.parents for each in (Path(os.path.abspath(path)), path.resolve())):
+        if is_inside(run, path):
             raise UsageError(
                 f"the {what} of '{run}' is code in the run directory itself ({path}), which is not executed; "
                 "if you trust it, move it elsewhere and name its new path in config.toml"
             )
+
+
+def is_inside(run: Path, path: Path) -> bool:
+    return any(run.resolve() in each.parents for each in (Path(os.path.abspath(path)), path.resolve()))
 
 
 def warn_of_changes(names: Iterable[str], hashes: Mapping[str, str], consequence: str) -> None:

@@ -81,11 +81,7 @@ class Tracker(Callback):
 
 
 def _read(run: Path) -> dict[str, str]:
-    try:
-        names = json.loads(safe_files.read(run / _FILE))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {str(key): str(value) for key, value in names.items()} if isinstance(names, dict) else {}
+    return safe_files.read_json(run / _FILE, dict[str, str]) or {}
 
 
 class WandB:

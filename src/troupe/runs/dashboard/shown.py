@@ -20,6 +20,7 @@ from troupe.runs.report.words import Limits, View, bottleneck_words, progress, t
 from troupe.runs.store.curve_descriptions import stage_name
 from troupe.runs.store.lock import FILE as LOCK
 from troupe.runs.store.lock import is_held
+from troupe.runs.store.summary import Summary, summary_of
 from troupe.text import format_duration, format_return, format_speed
 
 MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
@@ -111,9 +112,9 @@ class ShownRun:
         return [file for _, file in sorted(known, reverse=True) if file.is_file()]
 
     def _show(self) -> dict[str, Any]:
-        summary = safe_files.read_json(self.path / "summary.json") if self._inside("summary.json") else {}
+        summary = summary_of(self.path) if self._inside("summary.json") else Summary()
         target = read_target(self.path, self.settings) if self._inside("checkpoints", "summary.json") else None
-        state = "training" if self._about[-1] else _OUTCOMES.get(str(summary.get("outcome")), "interrupted")
+        state = "training" if self._about[-1] else _OUTCOMES.get(summary.outcome, "interrupted")
         return {
             "id": self.id,
             "environment": self.environment,

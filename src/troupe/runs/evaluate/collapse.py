@@ -1,11 +1,12 @@
 """Detects that a run has collapsed: it has lost what it had learned, and does not recover."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
+
+from troupe.runs.store.state import SavedLevel, SavedScore, SavedWatch
 
 _SURE = 2.0  # standard errors
 
@@ -54,11 +55,11 @@ class _Level:
             and self.best.mean - score.mean > loss * gain
         )
 
-    def state(self) -> dict[str, Any]:
-        return {"first": self.first and asdict(self.first), "best": self.best and asdict(self.best)}
+    def state(self) -> SavedLevel:
+        return SavedLevel(*(SavedScore(each.mean, each.error) if each else None for each in (self.first, self.best)))
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.first, self.best = (state[name] and Score(**state[name]) for name in ("first", "best"))
+    def restore(self, state: SavedLevel) -> None:
+        self.first, self.best = (Score(each.mean, each.error) if each else None for each in (state.first, state.best))
 
 
 class CollapseWatch:
@@ -116,17 +117,12 @@ class CollapseWatch:
         """A collapse that has been reported may be reported again by the next evaluation."""
         self._fallen, self._reported = min(self._fallen, self._evaluations - 1), False
 
-    def state(self) -> dict[str, Any]:
-        return {
-            **self._evaluated.state(),
-            "training": self._training.state(),
-            "fallen": self._fallen,
-            "told": self._reported,
-        }
+    def state(self) -> SavedWatch:
+        level = self._evaluated.state()
+        return SavedWatch(level.first, level.best, self._fallen, self._training.state(), self._reported)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self._evaluated.restore(state)
-        if "training" in state:  # checkpoints of earlier versions have none
-            self._training.restore(state["training"])
-        self._fallen = state["fallen"]
-        self._reported = state.get("told", self._fallen >= self._evaluations)
+    def restore(self, state: SavedWatch) -> None:
+        self._evaluated.restore(SavedLevel(state.first, state.best))
+        self._training.restore(state.training)
+        self._fallen = state.fallen
+        self._reported = self._fallen >= self._evaluations if state.told is None else state.told

@@ -1,8 +1,7 @@
 """What a run does about a collapse: reports it, and may roll back to the best weights."""
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from troupe.runs.evaluate.collapse import CollapseWatch, Score
 from troupe.runs.evaluate.judge import Verdict
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.store.metrics import Row
+from troupe.runs.store.state import Rescue
 from troupe.runtime.topologies import Topology
 from troupe.text import format_return
 
@@ -62,17 +62,15 @@ class CollapseHandler:
     def summary(self) -> dict[str, int]:
         return {"collapses": self.collapses, "rollbacks": self.rollbacks}
 
-    def state(self) -> dict[str, Any]:
-        """Includes what a rollback has changed of the master besides its weights."""
+    def state(self) -> Rescue:
         master = self._topology.master
-        changed = {"step_factor": master.step_factor, "oldest": master.oldest}
-        return {**self.summary(), **changed, "watch": self._watch.state()}
+        return Rescue(self.collapses, self.rollbacks, master.step_factor, master.oldest, self._watch.state())
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Rescue) -> None:
         master = self._topology.master
-        self.collapses, self.rollbacks = state["collapses"], state["rollbacks"]
-        master.step_factor, master.oldest = state["step_factor"], state["oldest"]
-        self._watch.restore(state["watch"])
+        self.collapses, self.rollbacks = state.collapses, state.rollbacks
+        master.step_factor, master.oldest = state.step_factor, state.oldest
+        self._watch.restore(state.watch)
         if self._may_roll_back:  # possibly only since it was resumed
             self._watch.report_again()
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from troupe.agent import environment_of, load_with_code
 from troupe.config import Environment, Evaluation, UsageError, checked
 from troupe.environments import EnvironmentSource, VectorEnvironment, quiet_gymnasium
 from troupe.networks.actor_critic import ActorCritic, PolicyOutput
@@ -24,6 +23,7 @@ from troupe.runs.evaluate.scores import Scores, Tally
 from troupe.runtime.acting.inference import generator
 from troupe.runtime.measure import cores
 from troupe.torch_threads import one_torch_thread
+from troupe.with_code import environment_of, load_with_code
 
 _STREAM = 1_000_000  # spawn key of evaluations after a run: no resume of it draws from the same stream
 _SAVING = 10  # a measured batch is so large that passes of the network take one part in so many of the time
@@ -200,6 +200,7 @@ def evaluate(
     network: AnyNetwork | None = None,
     encoder: str | Callable[..., Any] | None = None,
     backend: str | Callable[..., Any] | None = None,
+    trust: bool = False,
     progress: Callable[[Tally], None] = _ignore,
 ) -> Scores:
     """Evaluates the agent of a run directory, a checkpoint or a file (as `load`) in new environments with their own
@@ -209,10 +210,10 @@ def evaluate(
     evaluations.
 
     `env`, `network`, `encoder` and `backend` are needed only if the run was trained with callables passed from Python;
-    those of files it finds by name.
-    `progress` is called after every step with the episodes counted so far.
+    those of files it finds by name. Files and modules that you have not trained with are imported only with `trust`
+    (SECURITY.md). `progress` is called after every step with the episodes counted so far.
     """
-    agent, saved = load_with_code(run, network, encoder=encoder, backend=backend)
+    agent, saved = load_with_code(run, network, trusted=trust, env=env, encoder=encoder, backend=backend)
     config = saved.config
     source = environment_of(agent, saved, env)
     evaluator = Evaluator(source, config.env, episodes, max_steps=most_steps(config.evaluation, source))

@@ -19,6 +19,7 @@ from troupe.runs.evaluate.collapse import Score
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.evaluate.watched import GivenUp, WatchedEvaluator
 from troupe.runs.store.metrics import Row
+from troupe.runs.store.state import State
 from troupe.runtime.execution.gate import Gate
 from troupe.runtime.progress import Clock, Progress
 
@@ -185,14 +186,13 @@ class Judge:
             "target": self._target,
         }
 
-    def restore(self, best: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    def restore(self, best: Mapping[str, Tensor], state: State) -> None:
         """Continues from a checkpoint."""
         self._network.load_state_dict(dict(best))
         self._best.copy_(self._weights.vector)
-        self.best_score, self.best_steps = state["best_score"], state["best_steps"]
-        self._next_steps = state.get("next_steps", self._next_steps)
-        self._next_seconds = state.get("next_seconds", self._next_seconds)
-        self._spent = state.get("evaluation_seconds", 0.0)
+        self.best_score, self.best_steps, self._spent = state.best_score, state.best_steps, state.evaluation_seconds
+        self._next_steps = self._next_steps if state.next_steps is None else state.next_steps  # earlier versions had
+        self._next_seconds = self._next_seconds if state.next_seconds is None else state.next_seconds  # neither
 
     def _is_promising(self) -> bool:
         if self._target is None:

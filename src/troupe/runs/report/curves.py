@@ -69,7 +69,7 @@ def read_rows(run: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
 
 def rows_until(run: str | os.PathLike[str], steps: int) -> list[Mapping[str, Any]]:
     """The rows that a run resumed from `steps` continues from."""
-    return [row for row in read_rows(run) if row.get("steps", 0) <= steps]
+    return [row for row in read_rows(run) if (row.get("steps") or 0) <= steps]
 
 
 def only_return(run: str | os.PathLike[str], episodes: int) -> float | None:
@@ -90,9 +90,9 @@ def _in_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     reached = 0
     for row in rows:
         if row.get("kind") == "report":
-            steps = row.get("steps", reached)
+            steps = reached if row.get("steps") is None else row["steps"]
             if steps < reached:
-                kept = [earlier for earlier in kept if earlier.get("steps", 0) <= steps]
+                kept = [earlier for earlier in kept if (earlier.get("steps") or 0) <= steps]
             reached = steps
         kept.append(row)
     return kept

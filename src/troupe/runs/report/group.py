@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
+
 from troupe import hints, safe_files
 from troupe.config import UsageError
 from troupe.runs.report.curves import read_curve
@@ -18,6 +20,7 @@ from troupe.runs.report.plots import plot_runs
 from troupe.runs.store.checkpoint import write_durably
 from troupe.runs.store.directory import check_free, unwritable
 from troupe.runs.store.metrics import to_json
+from troupe.runs.store.summary import summary_of
 from troupe.text import counted
 
 FILE = "series.json"
@@ -32,8 +35,21 @@ class Member(NamedTuple):
     seed: int
 
 
+class _Run(msgspec.Struct):
+    folder: str
+    name: str
+    seed: int
+
+
+class _Content(msgspec.Struct):
+    """Of series.json."""
+
+    asked: dict[str, Any]
+    runs: list[_Run]
+
+
 class _Series(NamedTuple):
-    """The content of series.json: the settings of all runs, by name, and the runs."""
+    """The settings of all runs, by name, and the runs."""
 
     asked: Mapping[str, Any]
     members: Sequence[Member]
@@ -86,19 +102,14 @@ def forget(folder: Path) -> None:
             folder.rmdir()
 
 
-def summary_of(run: Path) -> Mapping[str, Any]:
-    """The run's summary.json; empty if there is none."""
-    return safe_files.read_json(run / "summary.json")
-
-
 def state_of(run: Path) -> str:
     """`done` (which includes the final evaluation), `failed`, `interrupted` or `not started`."""
     summary = summary_of(run)
-    if summary.get("outcome") in ("solved", "steps", "time") and summary.get("evaluation"):
+    if summary.outcome in ("solved", "steps", "time") and summary.evaluation:
         return "done"
     if not (run / "config.toml").is_file():
         return "not started"
-    return "failed" if summary.get("outcome") == "failed" else "interrupted"
+    return "failed" if summary.outcome == "failed" else "interrupted"
 
 
 def unfinished(folder: Path) -> list[tuple[Member, str]]:
@@ -153,8 +164,7 @@ def _members(folder: Path) -> Sequence[Member]:
 
 
 def _read(folder: Path) -> _Series | None:
-    content = safe_files.read_json(folder / FILE)
-    try:
-        return _Series(dict(content["asked"]), [Member(**each) for each in content["runs"]])
-    except (KeyError, TypeError, ValueError):
+    content = safe_files.read_json(folder / FILE, _Content)
+    if content is None:
         return None
+    return _Series(content.asked, [Member(each.folder, each.name, each.seed) for each in content.runs])

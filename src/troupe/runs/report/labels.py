@@ -1,12 +1,16 @@
 """Labels for several runs, from the settings in which they differ: the same label means the same settings."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from troupe import safe_files
 from troupe.config import fields, settings_in
 from troupe.runs.store.directory import newest_first
+from troupe.runs.store.summary import summary_of
 from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
@@ -18,7 +22,7 @@ _MOST = 3  # settings in a label
 def read_settings(run: Path) -> dict[str, Any]:
     """The settings in the run's config.toml, as far as it can be read; those chosen by a measurement are "auto"."""
     try:
-        settings = settings_in(safe_files.read(run / "config.toml").decode())
+        settings = settings_in(safe_files.read(run / "config.toml", safe_files.SETTINGS_BYTES).decode())
     except (OSError, ValueError, RecursionError):
         return {}
     if "env.id" in settings:
@@ -31,8 +35,7 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def read_measured(run: Path) -> list[str]:
     """The settings that were chosen by a measurement on the machine, from summary.json."""
-    measured = safe_files.read_json(run / "summary.json").get("measured")
-    return [str(name) for name in measured] if isinstance(measured, list) else []
+    return list(summary_of(run).measured)
 
 
 def read_target(run: Path, settings: Settings) -> float | None:
@@ -41,9 +44,15 @@ def read_target(run: Path, settings: Settings) -> float | None:
     target = settings.get("stop.target")
     if target == "auto":
         newest = newest_first(run)
-        saved = safe_files.read_json(newest[0] / "state.json") if newest else {}
-        target = saved.get("target", safe_files.read_json(run / "summary.json").get("target"))
-    return float(target) if isinstance(target, int | float) else None
+        saved = safe_files.read_json(newest[0] / "state.json", _State) if newest else None
+        target = saved.target if saved else summary_of(run).target
+    return float(target) if isinstance(target, int | float) and math.isfinite(target) else None
+
+
+class _State(msgspec.Struct):
+    """Of a checkpoint, what concerns a picture."""
+
+    target: float | None
 
 
 def labels(runs: Sequence[Settings]) -> list[str]:

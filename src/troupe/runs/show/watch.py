@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium as gym
 
 from troupe import safe_files
-from troupe.agent import environment_of, load_with_code
 from troupe.config import checked
 from troupe.environments import quiet_gymnasium
 from troupe.networks.custom import AnyNetwork
@@ -19,6 +18,7 @@ from troupe.runs.show.terminal import show_terminal
 from troupe.runs.show.video import record
 from troupe.runs.show.window import show_window
 from troupe.torch_threads import one_torch_thread
+from troupe.with_code import environment_of, load_with_code
 
 
 @checked
@@ -33,16 +33,18 @@ def watch(
     seed: int = 0,
     video: str | os.PathLike[str] | None = None,
     terminal: bool = False,
+    trust: bool = False,
 ) -> list[float]:
     """Shows episodes of the agent of a run directory, a checkpoint or a file (as `load`); returns their returns.
 
     They are shown in a window, in the terminal, or in `video`, an .mp4 or .gif that is written; where there is no
     display for a window, in videos/agent.mp4 of the run directory. `env`, `network`, `encoder` and `backend` are needed
-    only if the run was trained with callables passed from Python; those of files it finds by name.
+    only if the run was trained with callables passed from Python; those of files it finds by name. Files and modules
+    that you have not trained with are imported only with `trust` (SECURITY.md).
     """
     instead = None if video or terminal else video_without_display(Path(run))
     passed = {"network": network, "encoder": encoder, "backend": backend}
-    returns = show(run, env, passed, episodes, seed, video or instead, terminal=terminal)
+    returns = show(run, env, passed, episodes, seed, video or instead, terminal=terminal, trust=trust)
     if instead:
         print(f"wrote {instead}")
     return returns
@@ -58,9 +60,10 @@ def show(
     video: str | os.PathLike[str] | None,
     *,
     terminal: bool,
+    trust: bool,
 ) -> list[float]:
     """As `watch`, with its callables in `passed`, but raises UsageError where there is no display for a window."""
-    agent, saved = load_with_code(run, **passed)
+    agent, saved = load_with_code(run, trusted=trust, env=env, **passed)
     make = partial(environment_of(agent, saved, env).make, config=saved.config.env)
     # One thread: for single observations, several would only wait for one another.
     with one_torch_thread():

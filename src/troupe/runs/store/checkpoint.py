@@ -16,9 +16,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 import numpy as np
 import safetensors.numpy
 import safetensors.torch
@@ -26,11 +28,28 @@ from torch import Tensor
 
 from troupe import safe_files
 from troupe.config import TrainConfig, TroupeError, UsageError, from_toml, one_line, reason
+from troupe.runs.store import state, weights
 from troupe.runs.store.directory import newest_first, runs_inside, step_of
+from troupe.runs.store.state import State
 
+T = TypeVar("T")
 KEEP = 3
 _STREAMS, _NOVELTY = "streams.safetensors", "novelty.safetensors"
 _CONTENTS = ("model.safetensors", "best.safetensors", "optimizer.safetensors", "state.json")
+
+
+class _Novelty(msgspec.Struct):
+    learners: list[dict[str, Any]]
+
+
+class _Nested(msgspec.Struct):
+    nested: str
+
+
+class _Header(msgspec.Struct):
+    """Of a file of nested values."""
+
+    metadata: _Nested = msgspec.field(name="__metadata__")
 
 
 @dataclass(frozen=True)
@@ -38,8 +57,8 @@ class Checkpoint:
     model: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    state: Mapping[str, Any]
-    streams: Mapping[str, Any] | None = None  # nested: plain values, and arrays
+    state: State
+    streams: Mapping[str, Any] | None = None  # nested: plain values and arrays, checked when they are restored
     novelty: Sequence[Mapping[str, Any]] = ()  # likewise, by learner
 
 
@@ -49,8 +68,8 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     Those of later steps are removed too: they are damaged, and a resumed run has started from an earlier one.
     """
     folder = safe_files.folder(run / "checkpoints")
-    for partial in folder.glob(".*.partial"):  # of a run that was killed
-        _remove(partial)
+    for unfinished in folder.glob(".*.partial"):  # of a run that was killed
+        _remove(unfinished)
     path, beside, replaced = folder / str(step), folder / f".{step}.partial", folder / f"{step}.replaced"
     beside.mkdir()
     try:
@@ -58,7 +77,7 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
             "model.safetensors": safetensors.torch.save(plain(checkpoint.model)),
             "best.safetensors": safetensors.torch.save(plain(checkpoint.best)),
             "optimizer.safetensors": safetensors.torch.save(plain(checkpoint.optimizer)),
-            "state.json": json.dumps(checkpoint.state, indent=2).encode(),
+            "state.json": state.to_json(checkpoint.state),
         }
         if checkpoint.streams is not None:
             contents[_STREAMS] = _packed(checkpoint.streams)
@@ -115,8 +134,10 @@ def load_one(path: Path) -> Checkpoint:
     """The checkpoint in the folder `path`. Raises UsageError where it is damaged."""
     try:
         return _read(path)
+    except RecursionError:
+        raise UsageError(f"checkpoint {path} is damaged (nested too deeply)") from None
     except Exception as error:  # a file from a stranger may raise anything
-        raise UsageError(f"checkpoint {path} is damaged ({one_line(error)})") from None
+        raise UsageError(f"checkpoint {path} is damaged ({reason(error)})") from None
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -134,54 +155,57 @@ def read_config(run: Path) -> TrainConfig:
     if not file.is_file():
         raise UsageError(f"'{run}' is not a run directory: it has no config.toml{runs_inside(run)}")
     try:
-        return from_toml(safe_files.read(file).decode())
+        return from_toml(safe_files.read(file, safe_files.SETTINGS_BYTES).decode())
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is damaged: it is not UTF-8 text") from None
     except (OSError, ValueError, RecursionError, UsageError) as error:
-        raise UsageError(f"{file} is damaged: {one_line(error)}") from None
+        raise UsageError(f"{file} is damaged: {reason(error)}") from None
 
 
 def _read(path: Path) -> Checkpoint:
-    manifest = _parsed("manifest.json", _bytes(path / "manifest.json"))
-    if not isinstance(manifest, dict) or set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
+    manifest: dict[str, str] = _parsed(
+        "manifest.json", _bytes(path / "manifest.json"), partial(msgspec.json.decode, type=dict[str, str])
+    )
+    if set(manifest) - {_STREAMS, _NOVELTY} != set(_CONTENTS):
         raise TroupeError("manifest.json does not list the files of a checkpoint")
-    data = {name: _bytes(path / name, safe_files.WEIGHTS_BYTES) for name in manifest}
+    data = {name: _bytes(path / name) for name in manifest}
     for name in manifest:
         if hashlib.sha256(data[name]).hexdigest() != manifest[name]:
             raise TroupeError(f"{name} does not match its hash")
-    state = _parsed("state.json", data["state.json"])
-    if not isinstance(state, dict):
-        raise TroupeError("state.json does not hold an object")
     return Checkpoint(
         model=_weights(data, "model.safetensors"),
         best=_weights(data, "best.safetensors"),
         optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
-        state=state,
-        streams=_unpacked(data[_STREAMS]) if _STREAMS in data else None,
-        novelty=_unpacked(data[_NOVELTY])["learners"] if _NOVELTY in data else (),
+        state=_parsed("state.json", data["state.json"], partial(state.of_json, kind=State)),
+        streams=msgspec.convert(_unpacked(data[_STREAMS]), dict[str, Any]) if _STREAMS in data else None,
+        novelty=msgspec.convert(_unpacked(data[_NOVELTY]), _Novelty).learners if _NOVELTY in data else (),
     )
 
 
-def _bytes(file: Path, most_bytes: int = safe_files.TEXT_BYTES) -> bytes:
+def _bytes(file: Path) -> bytes:
     try:
-        return safe_files.read(file, most_bytes)
+        return safe_files.read(file) if file.suffix == ".json" else weights.read(file)
     except OSError as error:
         raise TroupeError(f"{file.name}: {reason(error)}") from error
     except ValueError as error:  # too large
         raise TroupeError(str(error)) from error
 
 
-def _parsed(name: str, data: bytes) -> Any:
+def _parsed(name: str, data: bytes, parse: Callable[[bytes], T]) -> T:
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return parse(data)
+    except msgspec.ValidationError as error:
+        raise TroupeError(f"{name}: {one_line(str(error))}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise TroupeError(f"{name} is not valid JSON") from error
 
 
 def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
-    weights = safetensors.torch.load(data[name])
-    for part, tensor in weights.items():
+    found = safetensors.torch.load(data[name])
+    for part, tensor in found.items():
         if tensor.isnan().any():
             raise TroupeError(f"{name} holds NaN in {part}")
-    return weights
+    return found
 
 
 def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -208,17 +232,19 @@ def _packed(nested: Mapping[str, Any]) -> bytes:
 
 
 def _unpacked(data: bytes) -> Any:
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
     arrays = safetensors.numpy.load(data)
 
     def with_arrays(value: Any) -> Any:
         if isinstance(value, dict):
-            return (
-                arrays[value["array"]] if value.keys() == {"array"} else {k: with_arrays(v) for k, v in value.items()}
-            )
+            if value.keys() != {"array"}:
+                return {name: with_arrays(item) for name, item in value.items()}
+            if (number := str(value["array"])) not in arrays:
+                raise TroupeError(f"it lacks the array {number}")
+            return arrays[number]
         return [with_arrays(item) for item in value] if isinstance(value, list) else value
 
-    return with_arrays(json.loads(header["__metadata__"]["nested"]))
+    return with_arrays(json.loads(header.metadata.nested))
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Annotated, Any, Self
+
+import msgspec
+from msgspec import Meta
 
 from troupe import safe_files
 from troupe.config import UsageError, reason
 from troupe.runs.store.directory import runs_inside
 from troupe.runs.store.tensorboard import EventFile
 
+_Plain = Annotated[int, Meta(ge=-(2**62), le=2**62)] | float | bool | str | None
+_ROW = dict[str, _Plain | dict[str, _Plain | dict[str, _Plain]]]
 Row = dict[str, Any]
 _BLOCK_BYTES = 2**16
 _UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
@@ -146,21 +151,50 @@ def read_log(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise UsageError(f"{run} is not a run directory: it has no metrics.jsonl{runs_inside(run)}")
-    rows = []
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
+    rows: list[Row] = []
+    try:
+        for line in safe_files.lines(file):
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                msgspec.json.decode(line, type=_Known)
+                rows.append(msgspec.json.decode(line, type=_ROW))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {reason(error)}") from None
     return rows
 
 
+_Amount = Annotated[float, Meta(ge=0, le=1e15)] | None
+_Number = Annotated[float, Meta(ge=-1e300, le=1e300)] | None
+
+
+class _Known(msgspec.Struct):
+    """What is computed with, of a row of any kind; it has more."""
+
+    kind: str = ""
+    purpose: str = ""
+    bottleneck: str = ""
+    steps: _Amount = None
+    seconds: _Amount = None
+    from_steps: _Amount = None
+    from_seconds: _Amount = None
+    episodes: _Amount = None
+    lag_mean: _Amount = None
+    lag_max: _Amount = None
+    steps_per_s: _Amount = None
+    updates_per_s: _Amount = None
+    weights_steps: Annotated[float, Meta(ge=-1, le=1e15)] | None = None
+    mean: _Number = None
+    min: _Number = None
+    max: _Number = None
+    return_mean: _Number = None
+    return_min: _Number = None
+    return_max: _Number = None
+    recent_return: _Number = None
+    return_per_1000_steps: _Number = None
+    shares: dict[str, dict[str, float]] = {}
+
+
 def _is_report(row: Row) -> bool:
-    numbers = (row.get("steps"), row.get("seconds"))
-    return row.get("kind") == "report" and all(isinstance(each, int | float) for each in numbers)
+    return row.get("kind") == "report" and None not in (row.get("steps"), row.get("seconds"))
 
 
 def to_json(value: Any, indent: int | None = None) -> bytes:

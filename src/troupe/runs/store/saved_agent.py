@@ -4,17 +4,17 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import safetensors.torch
 from torch import Tensor
 
 from troupe import safe_files
-from troupe.config import TrainConfig, UsageError, from_toml, one_line, to_toml
-from troupe.environments import spaces
+from troupe.config import TrainConfig, UsageError, from_toml, reason, to_toml
 from troupe.environments.packing import MaskSource
 from troupe.environments.spaces import Space
-from troupe.runs.store import checkpoint
+from troupe.runs.store import checkpoint, weights
+from troupe.runs.store.state import AgentState, of_json, to_json
 from troupe.user_code.files import without_folder
 
 SUFFIX = ".safetensors"
@@ -32,6 +32,18 @@ class SavedAgent:
     masked: MaskSource
     custom_network: bool
     about: Mapping[str, str]  # the run it comes from
+
+
+class _Saved(msgspec.Struct):
+    config: str
+    state: str
+    about: str
+
+
+class _Header(msgspec.Struct):
+    """Of the file of an agent."""
+
+    metadata: _Saved = msgspec.field(name="__metadata__")
 
 
 def read(path: Path, warn: Callable[[str], None]) -> SavedAgent:
@@ -66,22 +78,20 @@ def origin(run: Path, config: TrainConfig) -> dict[str, str]:
 
 
 def _of(
-    path: Path, config: TrainConfig, weights: Mapping[str, Tensor], state: Mapping[str, Any], about: Mapping[str, str]
+    path: Path, config: TrainConfig, weights: Mapping[str, Tensor], state: AgentState, about: Mapping[str, str]
 ) -> SavedAgent:
-    observations, actions = (spaces.restore(state[f"{name}_space"]) for name in ("observation", "action"))
-    masked = state.get("masked", "")  # earlier versions had none
-    return SavedAgent(path, config, weights, observations, actions, masked, state["custom_network"], about)
+    spaces = state.observation_space, state.action_space
+    return SavedAgent(path, config, weights, *spaces, state.masked, state.custom_network, about)
 
 
 def write(file: Path, agent: SavedAgent) -> None:
     """Writes the agent as one file. Raises UsageError for a name that cannot be written, TroupeError for a failure."""
-    state = {
-        "observation_space": spaces.describe(agent.observation_space),
-        "action_space": spaces.describe(agent.action_space),
-        "masked": agent.masked,
-        "custom_network": agent.custom_network,
-    }
-    metadata = {"config": to_toml(agent.config), "state": json.dumps(state), "about": json.dumps(dict(agent.about))}
+    state = AgentState(
+        observation_space=agent.observation_space, action_space=agent.action_space, masked=agent.masked,
+        custom_network=agent.custom_network,
+    )  # fmt: skip
+    about = json.dumps(dict(agent.about))
+    metadata = {"config": to_toml(agent.config), "state": to_json(state).decode(), "about": about}
     data = safetensors.torch.save(checkpoint.plain(agent.weights), metadata)
     with safe_files.output_file(file, (SUFFIX,)) as unfinished, safe_files.writing(file):
         unfinished.write_bytes(data)
@@ -89,9 +99,13 @@ def write(file: Path, agent: SavedAgent) -> None:
 
 def _read_file(file: Path) -> SavedAgent:
     try:
-        data = safe_files.read(file, safe_files.WEIGHTS_BYTES)
-        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        config, (state, about) = from_toml(metadata["config"]), (json.loads(metadata[k]) for k in ("state", "about"))
-        return _of(file, config, safetensors.torch.load(data), state, about)
+        data = weights.read(file)
+        header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
+        saved = header.metadata
+        about = msgspec.json.decode(saved.about, type=dict[str, str])
+        state = of_json(saved.state, AgentState)
+        return _of(file, from_toml(saved.config), safetensors.torch.load(data), state, about)
+    except RecursionError:
+        raise UsageError(f"'{file}' is not a file that Agent.save wrote: it is nested too deeply") from None
     except Exception as error:  # a file from a stranger may raise anything
-        raise UsageError(f"'{file}' is not a file that Agent.save wrote, or is damaged: {one_line(error)}") from None
+        raise UsageError(f"'{file}' is not a file that Agent.save wrote, or is damaged: {reason(error)}") from None

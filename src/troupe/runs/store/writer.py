@@ -10,6 +10,7 @@ from troupe.runs.store import checkpoint
 from troupe.runs.store.directory import RunDirectory, unwritable
 from troupe.runs.store.metrics import MetricsLog
 from troupe.runtime.journal import Journal
+from troupe.user_code import trust
 
 
 class RunWriter:
@@ -48,7 +49,7 @@ class RunWriter:
         self._follow_directory()
         self.metrics.retry()
         self.saved = None
-        self.saved = checkpoint.save(self.path, taken.state["counts"]["steps"], taken)
+        self.saved = checkpoint.save(self.path, taken.state.counts.steps, taken)
         return self.saved
 
     def try_to_save(self, taken: checkpoint.Checkpoint) -> None:
@@ -70,6 +71,7 @@ class RunWriter:
             self._warn(f"the journal is no longer written: {reason(error)}; the run continues and cannot be replayed")
 
     def _write_config(self) -> None:
+        trust.remember(self._config)
         checkpoint.write_durably(self.path / "config.toml", to_toml(self._config).encode())
 
     def _follow_directory(self) -> None:

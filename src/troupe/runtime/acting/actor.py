@@ -160,10 +160,11 @@ class Actor:
         self._inference.restore(state["inference"])
         self._episodes.restore(state["episodes"])
         if self._past is not None:
-            self._past.total = state["past"].copy()
+            self._past.total = restored(state["past"], self._past.total)
         if self._states:
             self._states.restore(state["memory"])
-        self._obs, self._first, self._ended = (state[name].copy() for name in ("obs", "first", "ended"))
+        self._obs = restored(state["obs"], self._obs)
+        self._first, self._ended = restored(state["first"], self._first), restored(state["ended"], self._ended)
         (group,) = self._groups
         diverged = group.environment.restore(state["environment"], self._obs)
         if not diverged:
@@ -212,6 +213,13 @@ def _groups(environments: Sequence[VectorEnvironment]) -> list[Group]:
     return [Group(each, slice(end - each.count, end)) for each, end in zip(environments, ends, strict=True)]
 
 
+def restored(saved: Any, ours: np.ndarray) -> np.ndarray:
+    """A copy of the saved array, in the place of `ours`. Raises ValueError if it is not alike."""
+    if not isinstance(saved, np.ndarray) or (saved.shape, saved.dtype) != (ours.shape, ours.dtype):
+        raise ValueError(f"an array {ours.dtype} {list(ours.shape)} is expected, not {saved!r:.60}")
+    return saved.copy()
+
+
 class EpisodeCounter:
     """Raw return and length of every episode, across rollouts."""
 
@@ -244,7 +252,7 @@ class EpisodeCounter:
         return {"total": self._total.copy(), "length": self._length.copy()}
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        self._total, self._length = state["total"].copy(), state["length"].copy()
+        self._total, self._length = restored(state["total"], self._total), restored(state["length"], self._length)
 
 
 class PastReturn:

@@ -1,7 +1,7 @@
 """Schedules: the learning rate's, fixed when a run starts and continued when it is resumed, and the user's own."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -61,17 +61,18 @@ def _own(config: TrainConfig, name: str) -> ShareSchedule | None:
     return schedule
 
 
-def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, *, given: bool) -> Schedule:
-    """The schedule of a resumed run. `state` is that of its checkpoint, `before` are the settings it ran with. If
-    `learner.anneal_steps` was `given` to resume, it applies as if from the start.
+def resumed(
+    saved: Sequence[Any] | None, done: int, before: TrainConfig, config: TrainConfig, *, given: bool
+) -> Schedule:
+    """The schedule of a run that is resumed at the step `done`. `saved` is `state_of` the one it had (None: that of an
+    earlier version), `before` are the settings it ran with. If `learner.anneal_steps` was `given` to resume, it applies
+    as if from the start.
 
     Otherwise "auto" continues from the present learning rate, without a jump, to a quarter of the first one at the new
     limit, and a number of steps is kept. Raises UsageError if the learning rate has fallen to 0.
     """
-    done = state["counts"]["steps"]
     if own := _own(config, "learning_rate"):
         return own
-    saved = state.get("annealing")  # earlier versions had none; empty: the user's own schedule
     schedule = LinearSchedule(*saved) if saved else _built_in(before if saved is None else config)
     if given:
         schedule = _built_in(config)
@@ -88,6 +89,7 @@ def resumed(state: Mapping[str, Any], before: TrainConfig, config: TrainConfig, 
 
 
 def state_of(schedule: Schedule) -> list[float]:
+    """Empty for the user's own."""
     return list(astuple(schedule)) if isinstance(schedule, LinearSchedule) else []
 
 
