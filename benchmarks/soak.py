@@ -42,7 +42,7 @@ COMMON = [
 CASES = {
     "threads": ["--preset", "appo", "--actor.placement", "thread"],
     "processes": ["--preset", "appo", "--actor.placement", "process"],
-    "ga3c": ["--preset", "ga3c", "--actor.placement", "process"],
+    "ga3c": ["--preset", "ga3c", "--inference.predictors", "2", "--adjust.every_seconds", "0"],
     "lstm": ["--preset", "appo", "--actor.placement", "thread", "--network.core", "lstm"],
     "record": ["--preset", "appo", "--actor.placement", "thread", "--record"],
 }
