@@ -20,6 +20,7 @@ from troupe.environments.stepping import closing
 from troupe.runs.evaluate import evaluation, judge
 from troupe.runs.evaluate.scores import Tally
 from troupe.runs.store.metrics import read_log
+from troupe.runtime import progress
 
 ENVIRONMENTS = """
 import pathlib, sys, threading, time
@@ -62,6 +63,12 @@ class SlowToBegin(Slow):
 
     def step(self, action):
         return Limited.step(self, action)
+
+class Timed(Endless):
+    "Its steps move the clock of the test."
+    def step(self, action):
+        sys.let_pass(threading.current_thread().name.endswith("-evaluation"))
+        return super().step(action)
 
 class Undeclared(Limited):
     max_steps = None
@@ -185,19 +192,29 @@ def test_a_limit_that_is_declared_or_seen_is_no_notice(train):
 @pytest.mark.parametrize("preset", ["appo", "appo --topology serial", "a3c", "article --actor.environments 1"])
 def test_a_limit_on_time_ends_evaluations_too(train, monkeypatch, preset):
     """No episode ends before the ten millionth step, neither in the first evaluation, which is due at once, nor in
-    the last."""
+    the last. Training reaches its limit on a clock that hardly moves before that first one has begun."""
+    clock = SimpleNamespace(now=1000.0, evaluated=False, time=time.time)
+    clock.monotonic = clock.perf_counter = lambda: clock.now
+
+    def let_pass(evaluates: bool) -> None:
+        clock.evaluated |= evaluates
+        clock.now += 0.01 if clock.evaluated else 0.001 * (clock.now < 1000.02)
+
+    monkeypatch.setattr(sys, "let_pass", let_pass, raising=False)
+    for module in (judge, progress):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(judge, "_FREE_SECONDS", 0.1)
-    monkeypatch.setattr(judge, "_LEAST_FINAL_SECONDS", 1.0)
     status, out = train(
-        f"envs.py:Endless --time 0.3s --steps 0 --preset {preset} --actor.placement thread "
-        "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000"
+        f"envs.py:Timed --time 0.3s --steps 0 --preset {preset} --actor.placement thread "
+        "--evaluation.every_seconds 0.01 --evaluation.max_steps 10000000 --evaluation.final_episodes 1"
     )
     assert status == 0
-    assert "time limit reached: no evaluation episode ended in the time there was, 3 were begun (return" in out
+    assert clock.evaluated
+    assert "time limit reached: no evaluation episode ended in the time there was, 1 was begun (return" in out
     assert summary()["outcome"] == "time"
     rows = [row for row in read_log(Path("run")) if row["kind"] == "evaluation"]
     assert [(row["purpose"], row["episodes"], row["unfinished"], row["cut_off"]) for row in rows] == [
-        ("final", 3, 3, 0)
+        ("final", 1, 1, 0)
     ]
 
 

@@ -28,7 +28,13 @@ RUNS = {  # every topology
     "ga3c": "--preset ga3c --actor.count 2 --adjust.every_seconds 0",
     "hogwild": "--preset a3c --actor.count 2",
 }
-KINDS = {"report": "Reports", "evaluation": "Evaluations", "collapse": "Collapses", "gap": "Gaps"}
+KINDS = {
+    "report": "Reports",
+    "evaluation": "Evaluations",
+    "collapse": "Collapses",
+    "gap": "Gaps",
+    "resume": "Resumptions",
+}
 ONLY_WITH_NOVELTY = {"bonus", "bonus_value_loss"}
 
 
@@ -117,11 +123,14 @@ def test_summary_json_has_the_keys_of_the_page(runs: dict[str, Path]) -> None:
         assert set(names(summary)) | {"evaluation"} == keys_of("summary.json"), name
 
 
-def test_a_gap_and_a_collapse_have_the_keys_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_a_resumption_and_a_collapse_have_the_keys_of_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with MetricsLog(tmp_path, pytest.fail) as log:
         log.resume(steps=500, seconds=60.0)
-    (gap,) = read_log(tmp_path)
-    assert set(names(gap)) == keys_of("Gaps")
+    for row in read_log(tmp_path):
+        assert set(names(row)) == keys_of(KINDS[row["kind"]])
+    assert [row["kind"] for row in read_log(tmp_path)] == ["gap", "resume"]
     see = CollapseWatch.see
     monkeypatch.setattr(CollapseWatch, "see", lambda watch, *scores: see(watch, *scores) or True)
     assert cli.run(f"train CartPole-v1 --run-dir {tmp_path / 'run'} {RUNS['serial']} {FEW} --quiet".split()) == 0

@@ -208,11 +208,13 @@ def _build_parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     one.add_argument(
         "-o", "--output", default="learning.png", metavar="FILE", help="FILE.png, .svg or .pdf (learning.png)"
     )
+    text = "metrics of the reports instead, such as entropy,shares.actor.wait (docs/metrics.md)"
+    one.add_argument("--metric", type=names, dest="metrics", metavar="NAME,NAME,...", help=text)
 
     one = add("export-metrics", "write the metrics of runs as one table, for other programs")
     one.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or folders that hold some")
     one.add_argument("-o", "--output", required=True, metavar="FILE", help="FILE.csv or FILE.parquet")
-    kinds = "which rows: report, evaluation, collapse or gap (docs/metrics.md; report)"
+    kinds = "which rows: report, evaluation, collapse, gap or resume (docs/metrics.md; report)"
     one.add_argument("--kind", default="report", metavar="K", help=kinds)
 
     one = add("dashboard", "serve a page that shows all runs under a folder, while they train and afterwards")

@@ -19,7 +19,7 @@ from troupe import reading_commands as reading
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
 from troupe.importing import import_announced
-from troupe.setting_arguments import settings_of
+from troupe.setting_arguments import picked, settings_of
 from troupe.text import counted, format_return
 
 if TYPE_CHECKING:
@@ -154,9 +154,9 @@ def tune(options: argparse.Namespace) -> None:
     from troupe.tuning.search import tune
 
     tune(
-        options.env, preset=options.preset, trials=options.trials, seconds=options.time, seed=options.seed,
-        space=Path(options.space) if options.space else None, settings=settings_of(options), seeds=options.seeds,
-        tuned=not options.untuned, jobs=options.jobs, run_dir=options.run_dir, callbacks=options.callbacks,
+        options.env, seconds=options.time, space=Path(options.space) if options.space else None,
+        settings=settings_of(options), tuned=not options.untuned,
+        **picked(options, "preset", "trials", "seed", "seeds", "jobs", "run_dir", "callbacks"),
     )  # fmt: skip
 
 
@@ -166,24 +166,11 @@ def resume(options: argparse.Namespace) -> None:
     _result_printed(
         lambda: trainer.resume(
             options.run,
-            steps=options.steps,
             seconds=options.time,
-            target=options.target,
-            on_collapse=options.on_collapse,
-            anneal_steps=options.anneal_steps,
-            cluster=options.cluster,
-            env=options.env,
-            network=options.network,
-            callbacks=options.callbacks,
-            learners=options.learners,
             display=_display(options),
-            loss=options.loss,
-            optimizer=options.optimizer,
-            encoder=options.encoder,
-            backend=options.backend,
-            placement=options.placement,
-            trust=options.trust,
             schedules={name.partition(".")[2]: vars(options)[name] for name in _SCHEDULES},
+            **picked(options, "steps", "target", "on_collapse", "anneal_steps", "cluster", "callbacks", "learners"),
+            **picked(options, "trust", *hints.CODE),
         ),
         json_only=options.json,
     )
@@ -197,18 +184,8 @@ def evaluate(options: argparse.Namespace) -> None:
     counter = Counter(options.episodes, sys.stderr)
     try:
         with console.prints_to_stderr(options.json):
-            scores = evaluate(
-                options.run,
-                episodes=options.episodes,
-                seed=options.seed,
-                greedy=options.greedy,
-                env=options.env,
-                network=options.network,
-                progress=counter,
-                encoder=options.encoder,
-                backend=options.backend,
-                trust=options.trust,
-            )
+            played = picked(options, "episodes", "seed", "greedy", "env", "network", "encoder", "backend", "trust")
+            scores = evaluate(options.run, progress=counter, **played)
     except KeyboardInterrupt as stop:
         stop.after = f" after {counter.text}"  # type: ignore[attr-defined]
         raise
@@ -229,8 +206,7 @@ def evaluate(options: argparse.Namespace) -> None:
 
 
 def watch(options: argparse.Namespace) -> None:
-    code = {name: getattr(options, name) for name in ("network", "encoder", "backend")}
-    how = {"terminal": options.terminal, "trust": options.trust}
+    code, how = picked(options, "network", "encoder", "backend"), picked(options, "terminal", "trust")
     _show_run(options.run, code, options.episodes, options.seed, options.video, options.env, **how)
 
 

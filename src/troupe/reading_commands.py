@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from troupe import config, console
-from troupe.setting_arguments import settings_of
+from troupe.setting_arguments import picked, settings_of
 from troupe.text import counted, table
 
 
@@ -31,23 +31,14 @@ def export(options: argparse.Namespace) -> None:
 def plot(options: argparse.Namespace) -> None:
     from troupe.runs.report.plots import plot_runs
 
-    plot_runs([Path(run) for run in options.runs], Path(options.output))
+    plot_runs(options.runs, options.output, **{"metrics": options.metrics} if options.metrics else {})
     console.write(f"wrote {options.output}")
 
 
 def replay(options: argparse.Namespace) -> int:
     from troupe.runs.replay import replay
 
-    done = replay(
-        options.run,
-        env=options.env,
-        network=options.network,
-        loss=options.loss,
-        optimizer=options.optimizer,
-        encoder=options.encoder,
-        backend=options.backend,
-        trust=options.trust,
-    )
+    done = replay(options.run, **picked(options, "env", "network", "loss", "optimizer", "encoder", "backend", "trust"))
     console.write(f"replayed {done.rollouts:,} rollouts and {done.updates:,} updates, to version {done.version:,}")
     if done.diverged is not None:
         print(f"troupe: the weights differ from those of the run from version {done.diverged:,} on", file=sys.stderr)

@@ -85,6 +85,11 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     return {**given, **options.kwargs}
 
 
+def picked(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that have the name of a keyword, to be passed on as they are."""
+    return {name: getattr(options, name) for name in names}
+
+
 class _Help(argparse.Action):
     """The command's help, or that of a group of settings, or of all."""
 

@@ -25,6 +25,15 @@ def format_value(value: float) -> str:
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
+def setting_text(value: object) -> str:
+    """The value of a setting as the command line takes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ",".join(map(setting_text, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def format_speed(value: float | None) -> str:
     """A number in a second; "-" as long as it is not known."""
     return "-" if value is None else f"{value:,.0f}"

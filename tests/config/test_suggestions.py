@@ -20,6 +20,8 @@ KNOWN = ("loss.gamma", "loss.kind", "learner.learning_rate", "learner.count", "n
         ("count", ["actor.count", "learner.count"]),  # the one that is changed more often first
         ("kind", ["loss.kind", "inference.kind"]),
         ("capacty", ["queue.capacity"]),  # nearly the last part of one
+        ("learning_rat", ["learner.learning_rate"]),  # of several sections the one that is meant most often
+        ("hiden", ["network.hidden"]),
         ("n_worker", ["actor.count"]),  # nearly another word for one
         ("zzz", []),
     ],

@@ -116,6 +116,7 @@ def test_a_whole_number_is_exact_and_anything_else_is_none(text, number):
     ("name", "value", "expected"),
     [
         ("network.hidden", "8,,4,", (8, 4)),
+        ("network.hidden", " 8, 4", (8, 4)),
         ("network.hidden", "1k", "network.hidden = '1k': expected a whole number"),
         ("learner.epochs", "1k", 1000),
         ("learner.learning_rate", "1k", "learner.learning_rate = '1k': expected a number"),

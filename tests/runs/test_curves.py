@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from troupe.runs.report.curves import only_return, read_curve, read_rows, rows_until
+from troupe.runs.report.curves import metrics_in, only_return, read_curve, read_rows, rows_until
 
 
 def write(run: Path, *rows: dict[str, Any]) -> Path:
@@ -27,7 +27,9 @@ def test_each_kind_of_row_is_in_its_curve(tmp_path):
         evaluation | {"purpose": "confirm", "steps": 21, "weights_steps": 19},
         {"kind": "collapse", "steps": 22, "seconds": 2.5, "mean": 1.0},
         {"kind": "gap", "from_steps": 22, "steps": 29, "from_seconds": 2.5, "seconds": 2.75, "rows": 3},
-        report(30, seconds=float("inf")), evaluation | {"purpose": "final", "steps": 31, "weights_steps": 21},
+        {"kind": "resume", "steps": 29, "seconds": 2.9},
+        report(30, seconds=float("inf"), entropy=0.5, shares={"actor": {"env": 0.25}}, bottleneck="learner: learn"),
+        evaluation | {"purpose": "final", "steps": 31, "weights_steps": 21},
         evaluation | {"steps": 32}, report(40),
     )  # fmt: skip
     curve = read_curve(run)
@@ -42,6 +44,19 @@ def test_each_kind_of_row_is_in_its_curve(tmp_path):
     assert (curve.evaluations.seconds.tolist(), curve.evaluations.returns.tolist()) == ([1.5] * 3, [7.0] * 3)
     assert curve.collapses.returns.tolist() == [1.0]
     assert curve.gaps.tolist() == [[22, 29, 2.5, 2.75]]
+    assert curve.resumptions.tolist() == [[29, 2.9]]
+
+
+def test_any_number_of_reports_has_a_curve_without_evaluations(tmp_path):
+    shares = {"actor": {"env": 0.25}}
+    rows = [report(10, entropy=0.5), report(20, shares=shares, bottleneck="learner: learn"), report(15, entropy=0.25)]
+    run = write(tmp_path / "run", *rows, {"kind": "evaluation", "steps": 15, "seconds": 1.5, "mean": 1.0})
+    curve = read_curve(run, "entropy")
+    assert (curve.steps.tolist(), curve.returns.tolist()) == ([10, 15], [0.5, 0.25])
+    assert not len(curve.evaluations.steps)
+    assert read_curve(write(run, *rows[:2]), "shares.actor.env").returns.tolist() == [0.25]
+    assert not len(read_curve(run, "bottleneck").steps)
+    assert metrics_in(run) == {"steps", "seconds", "return_mean", "episodes", "entropy", "shares.actor.env"}
 
 
 def test_of_a_run_that_was_resumed_twice_every_step_is_there_once(tmp_path):

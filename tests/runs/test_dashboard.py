@@ -148,10 +148,11 @@ def test_what_a_resumed_run_repeated_is_shown_once(tmp_path: Path):
     run = write(tmp_path / "one", report(100), report(200), evaluation(250), report(300))
     folder = Folder(tmp_path)
     read(folder)
-    append(run, report(210), evaluation(220), report(400))
+    append(run, {"kind": "resume", "steps": 205, "seconds": 2.05}, report(210), evaluation(220), report(400))
     shown_run = read(folder)["runs"][0]
     assert shown_run["curves"]["steps"]["x"] == pytest.approx([100, 200, 210, 400], abs=1)
-    assert [event["steps"] for event in shown_run["events"]] == [220]
+    assert [(event["steps"], event["kind"]) for event in shown_run["events"]] == [(205, "resume"), (220, "evaluation")]
+    assert shown_run["events"][0]["words"] == "resumed"
 
 
 def test_a_metrics_file_that_was_replaced_is_read_anew_and_a_deleted_run_vanishes(tmp_path: Path):

@@ -105,7 +105,7 @@ def test_the_panel_tells_all_that_was_asked_for() -> None:
         "target 475, to be confirmed by 100 episodes",
         "20,123 steps/s        and 311 updates/s lately; 300 episodes so far",
         "3 of 4 rollouts wait to be learned from",
-        "mean 1.2, max 6       weight versions between acting and learning",
+        "1.2 (max 6)           weight versions from acting to learning, mean",
         "time: █ env 12 %  ▒ act 10 %  · wait 78 %",
         "█ learn 93 %  · wait 7 %",
         "the learner is the bottleneck (learn 93 %): the actors wait 78 % of the time",
@@ -614,6 +614,21 @@ def test_the_panel_of_a_run_looks_like_the_reference_screen(
         shown.report(evaluation(-60.25), Limits(steps=100_000, target=-20.0))
         shown.report(last, Limits(steps=100_000 if last is BUSY else 0, target=-20.0, greedy=last is BUSY))
     assert_reads_the_same(terminal.written, name, tmp_path)
+
+
+@pytest.mark.parametrize("lines", [30, 24, 16, 6])
+def test_the_panel_has_what_matters_most_where_there_are_few_lines(lines: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "72")
+    monkeypatch.setenv("LINES", str(lines))
+    terminal = Terminal("ascii")
+    with Display(stream=terminal) as shown:
+        shown.report(BUSY, Limits(steps=100_000, target=-20.0))
+    rows = re.findall(r"^\| (\w+)", terminal.shown, re.MULTILINE)
+    order = ("progress", "return", "the", "learner", "actors", "predictors", "queue", "lag", "speed")  # the bottleneck
+    there = [name in rows for name in order]
+    assert there == sorted(there, reverse=True)
+    assert there[:3] == [True] * 3
+    assert all(there) == (lines == 30)
 
 
 def test_the_rows_of_a_run_look_like_the_reference_screen(clock: Clock, tmp_path: Path) -> None:

@@ -17,14 +17,14 @@ from troupe.runs.report.lines import (
     usual_target,
 )
 
-NOTHING = Points(*[np.zeros(0)] * 4)
+NOTHING = *[Points(*[np.zeros(0)] * 4)] * 3, np.zeros((0, 4)), np.zeros((0, 2))
 
 
 def line(*steps: int, seconds: Any = None, target: float | None = 5.0, **settings: Any) -> Line:
     numbers = np.array(steps or (1, 2))
     seconds = numbers / 10 if seconds is None else np.array(seconds)
-    curve = Curve(numbers, seconds, numbers * 1.0, numbers, NOTHING, NOTHING, NOTHING, np.zeros((0, 4)))
-    return Line(settings, curve, numbers * 1.0, target)
+    curve = Curve(numbers, seconds, numbers * 1.0, numbers, *NOTHING)
+    return Line(settings, (), curve, numbers * 1.0, target)
 
 
 def test_a_line_has_its_environment_seed_and_actions_as_far_as_they_are_known():

@@ -159,8 +159,9 @@ def test_a_run_that_goes_on_marks_what_no_report_tells_of(tmp_path, seconds, tor
     with MetricsLog(tmp_path, pytest.fail) as log:
         log.resume(steps=500, seconds=seconds)
         log.write(row(600))
-    first, *marked, last = lines(tmp_path)
+    first, *marked, resumed, last = lines(tmp_path)
     assert (first, last) == (row(10), row(600))
+    assert (resumed["kind"], resumed["steps"], resumed["seconds"]) == ("resume", 500, seconds)
     for each in marked:
         assert (each["kind"], each["from_steps"], each["steps"]) == ("gap", 10, 500)
         assert (each["from_seconds"], each["seconds"]) == (0.1, seconds)
@@ -171,7 +172,7 @@ def test_nothing_is_marked_that_a_resumed_run_does_again(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(to_json(row(10)) + b"\n" + to_json(row(900)) + b'\n{"kind"')
     with MetricsLog(tmp_path, pytest.fail) as log:
         log.resume(steps=500, seconds=60.0)
-    assert lines(tmp_path) == [row(10), row(900)]
+    assert [each["kind"] for each in lines(tmp_path)] == ["report", "report", "resume"]
 
 
 FULL = "metrics are no longer written: no space left on device; the run continues, and each"

@@ -95,6 +95,7 @@ def test_the_picture_of_a_run_looks_like_the_reference_picture(make_run: MakeRun
         if steps == 60_000:
             rows.append({"kind": "collapse", "seconds": 1.2, "steps": steps, "mean": 50.0})
     rows.append({"kind": "gap", "from_steps": 40_000, "steps": 45_000, "from_seconds": 0.8, "seconds": 0.9})
+    rows.append({"kind": "resume", "steps": 80_000, "seconds": 1.6})
     rows.append(evaluation(100_000, 490.0, purpose="final", weights_steps=75_000))
     assert_looks_the_same(picture_of([make_run("a", rows)]), "plot-of-a-run", tmp_path)
 
@@ -154,6 +155,7 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
         return evaluation(steps, 480.0, purpose="final", weights_steps=of)
 
     rows = [report(2000, 5.0), evaluation(2000, 9.0), report(4000, 6.0), final(4000, 2000)]
+    rows.append({"kind": "resume", "steps": 4000, "seconds": 4000 / 50_000})
     rows += [report(8000, 7.0), evaluation(8000, 3.0, purpose="confirm"), final(8000, 2000)]
     run = make_run("a", rows)
     curve = read_curve(run)
@@ -162,7 +164,7 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     words = words_of([run])
     assert "evaluation of the newest weights (greedy)" in words
     assert "final evaluations of the best weights (greedy)<" in words
-    assert "the run had ended, and was resumed" in words
+    assert "where the run was resumed" in words
     for at in ("4,000", "8,000"):
         assert f"weights of step 2,000, evaluated at step {at}<" in words
     old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
@@ -352,6 +354,52 @@ def test_what_was_measured_is_no_setting_of_ones_own(make_run: MakeRun) -> None:
         settings_of(make_run("c"), actor={"count": 4}, measured=[]),
     ]
     assert labels_of(runs) == {"appo · actor.count=auto": 2, "appo · actor.count=4": 1}
+
+
+def test_one_that_still_trains_is_in_the_group_of_those_that_have_ended(make_run: MakeRun, tmp_path: Path) -> None:
+    """What was measured is said in summary.json, and that is written at the end."""
+    one, two = (settings_of(make_run(name), actor={"count": count}) for name, count in (("one", 2), ("two", 3)))
+    (one / "summary.json").write_text('{"measured": ["actor.count"]}')
+    assert "(2 runs)" in words_of([one, two])
+
+
+def with_entropy(rows: Sequence[dict[str, Any]], at: float) -> list[dict[str, Any]]:
+    return [row | {"entropy": at - row["steps"] / 1e5, "shares": {"actor": {"wait": 0.5}}} for row in rows]
+
+
+def test_any_metrics_of_reports_are_drawn_one_below_the_other(make_run: MakeRun, tmp_path: Path) -> None:
+    from PIL import Image
+
+    rows = [report(steps, 9.0) for steps in range(1000, 41_000, 1000)]
+    runs = [make_run("a", with_entropy(rows, 0.7)), make_run("b", with_entropy(rows, 0.6), preset="impala")]
+    runs.append(make_run("without", rows, preset="a3c"))
+    command = ["plot", *map(str, runs), "-o", f"{tmp_path}/new.png", "--metric", "entropy,shares.actor.wait"]
+    assert cli.run(command) == 0
+    with Image.open(tmp_path / "new.png") as image:
+        assert image.size == (1200, 800)
+        assert_looks_the_same(np.asarray(image.convert("RGB")), "plot-of-metrics", tmp_path)
+    plot_runs(runs[:1], tmp_path / "one.svg", metrics=["entropy"])
+    words = (tmp_path / "one.svg").read_text()
+    for expected in ("entropy", "each report", "smoothed", "preset appo"):
+        assert expected in words
+    for other in ("return", "evaluation", "target"):
+        assert other not in words
+
+
+@pytest.mark.parametrize(
+    ("metric", "error"),
+    [
+        ("entropie", "'entropie': no metric; did you mean entropy? (docs/metrics.md names them)"),
+        ("return_min", "'return_min': no report has a value of it (docs/metrics.md names them)"),
+        ("kind", "'kind': no metric"),
+    ],
+)
+def test_a_metric_that_no_run_has_is_named_with_the_nearest(
+    metric: str, error: str, make_run: MakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run("a", with_entropy([report(1000, 1.0) | {"return_min": None}], 0.5))
+    assert cli.run(["plot", str(run), "--metric", metric, "-o", f"{tmp_path}/new.png"]) == 2
+    assert error in capsys.readouterr().err
 
 
 def test_many_differences_are_counted_and_still_tell_the_runs_apart(make_run: MakeRun) -> None:

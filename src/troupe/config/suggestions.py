@@ -70,13 +70,14 @@ def _rank(name: str) -> int:
 
 
 def _nearest(given: str, plain: Mapping[str, str], short: Mapping[str, str]) -> str:
-    """The name with the nearest spelling: of the whole, or else of its last part or of another word for it; or ""."""
-    if near := difflib.get_close_matches(given, plain, n=1):
-        return plain[near[0]]
-    other = {name.rpartition(".")[2]: name for name in plain}
-    other |= {word: name for word, name in _MEANT.items() if name in plain}
-    near = difflib.get_close_matches(given, other, n=1, cutoff=0.75)
-    return short.get(other[near[0]], plain[other[near[0]]]) if near else ""
+    """The name with the nearest spelling: of the whole; of its last part, where `given` is only that; or of another
+    word for it; or ""."""
+    last = {name.rpartition(".")[2]: name for name in sorted(plain, key=_rank, reverse=True)}
+    last |= {word: name for word, name in _MEANT.items() if name in plain}
+    if "." not in given and (near := difflib.get_close_matches(given, last, n=1, cutoff=0.75)):
+        return short.get(last[near[0]], plain[last[near[0]]])
+    near = difflib.get_close_matches(given, plain, n=1)
+    return plain[near[0]] if near else ""
 
 
 def _plain(name: str) -> str:

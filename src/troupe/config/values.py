@@ -114,7 +114,7 @@ def _convert(name: str, value: Any, field: "Field") -> Any:
             f"{did_you_mean(str(value), field.choices)}"
         )
     if typing.get_origin(typing.get_args(field.type)[0]) is tuple and not isinstance(value, list | tuple):
-        value = [part for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
+        value = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else [value]
     if isinstance(value, str) and any(each is int for each, _ in _alternatives(field.type)):
         number = whole_number(value)
         value = value if number is None else number

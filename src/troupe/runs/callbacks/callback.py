@@ -80,10 +80,6 @@ class Training:
         """Requests a checkpoint, written when this call of the callback has returned and no evaluation is under way."""
         self._save()
 
-    def take_logged(self) -> dict[str, float]:
-        taken, self._logged = self._logged, {}
-        return taken
-
 
 class Callback:
     """What a run calls while it trains: a subclass overrides what it needs (docs/extending.md).
@@ -127,7 +123,7 @@ class Callbacks:
         """Calls the callbacks with `row`; returns it with the metrics that they logged."""
         if row["kind"] in ("report", "evaluation"):
             self._call(f"on_{row['kind']}", row.copy())
-        logged = self._training.take_logged()
+        logged, self._training._logged = self._training._logged, {}
         return row | {"own": logged} if logged else row
 
     def on_checkpoint(self, path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from troupe.config import UsageError
 from troupe.runs.dashboard.columns import mean_band
 from troupe.runs.dashboard.shown import ShownRun, readable
-from troupe.runs.report.labels import Settings, labels
+from troupe.runs.report.labels import Settings, comparable, labels
 from troupe.runs.report.plots import FEWEST
 from troupe.runs.report.tables import runs_in
 
@@ -126,14 +126,14 @@ def _bands_of(runs: Sequence[ShownRun]) -> dict[str, Any]:
 
 
 def _comparable(runs: Sequence[ShownRun]) -> list[Settings]:
-    """Their settings, to compare. What was measured is known at a run's end: one that trains is taken to have measured
-    what others did. In a stranger's file a list may stand where text belongs."""
-    measured = {name for run in runs for name in run.measured}
-    compared: list[Settings] = []
-    for run in runs:
-        settings: dict[str, Any] = {"preset": run.path.name, **run.settings}
-        if not run.measured:
-            settings |= dict.fromkeys(measured & settings.keys(), "auto")
-        texts = {"env.id": run.environment, "preset": str(settings["preset"]), "tuned": bool(settings.get("tuned"))}
-        compared.append(settings | texts)
-    return compared
+    """Their settings, to compare. In a stranger's file a list may stand where text belongs."""
+    compared = comparable([({"preset": run.path.name, **run.settings}, run.measured) for run in runs])
+    return [
+        {
+            **settings,
+            "env.id": run.environment,
+            "preset": str(settings["preset"]),
+            "tuned": bool(settings.get("tuned")),
+        }
+        for run, settings in zip(runs, compared, strict=True)
+    ]

@@ -21,7 +21,7 @@ from troupe.runs.store.curve_descriptions import stage_name
 from troupe.runs.store.lock import FILE as LOCK
 from troupe.runs.store.lock import is_held
 from troupe.runs.store.summary import Summary, summary_of
-from troupe.text import format_duration, format_return, format_speed
+from troupe.text import counted, format_duration, format_return, format_speed, setting_text
 
 MEDIA = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
 _ERROR_BYTES = 2**20
@@ -126,7 +126,7 @@ class ShownRun:
             "words": self._words(target),
             "shares": self._shares(),
             "events": [_event(event) for event in self._metrics.events[-_EVENTS:]],
-            "settings": {name: _text(value) for name, value in self.settings.items()},
+            "settings": {name: setting_text(value) for name, value in self.settings.items()},
             "media": [
                 {"name": name, "url": f"file/{self.id}/videos/{name}"}
                 for name in (readable(file.name) for file in self.media())
@@ -210,7 +210,7 @@ def _event(event: Event) -> dict[str, Any]:
     if event.kind == "evaluation":
         what = _PURPOSES.get(event.purpose, "evaluation")
         low, high = format_return(event.min), format_return(event.max)
-        words = f"{what}: {mean}, from {low} to {high}, {event.episodes} episodes"
+        words = f"{what}: {mean}, from {low} to {high}, {counted(event.episodes or 0, 'episode')}"
     elif event.kind == "collapse":
         answer = "back to the best weights" if event.answer == "rollback" else "reported"
         words = f"collapse: evaluation {mean}; {answer}"
@@ -219,7 +219,7 @@ def _event(event: Event) -> dict[str, Any]:
             f"no metrics from step {event.from_steps or 0:,.0f} on: they could not be written, or the run was killed"
         )
     else:
-        words = event.kind
+        words = "resumed" if event.kind == "resume" else event.kind
     kind = "final" if event.purpose == "final" else event.kind
     return {"kind": kind, "steps": event.steps, "seconds": event.seconds, "mean": event.mean, "words": words}
 
@@ -231,11 +231,3 @@ def readable(name: str) -> str:
 
 def _number(value: Any) -> Any:
     return value if isinstance(value, int | float) and math.isfinite(value) else 0
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ", ".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

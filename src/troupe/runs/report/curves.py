@@ -1,7 +1,7 @@
 """The curves of a run: its returns by steps and by training seconds, read from its metrics.jsonl."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,24 +42,46 @@ class Curve:
     final: Points
     collapses: Points
     gaps: Float[np.ndarray, "g 4"]  # where metrics could not be written: from and to, in steps and in seconds
+    resumptions: Float[np.ndarray, "r 2"]  # where the run was resumed, in steps and in seconds
 
 
-def read_curve(run: str | os.PathLike[str]) -> Curve:
-    """Raises UsageError if there is no metrics.jsonl. Steps that a resumed run repeated are in it once."""
+TRAINING_RETURN = "return_mean"
+
+
+def read_curve(run: str | os.PathLike[str], metric: str = TRAINING_RETURN) -> Curve:
+    """Steps that a resumed run repeated are in it once. Another `metric` of reports ("shares.actor.env") has no
+    evaluations beside it. Raises UsageError if there is no metrics.jsonl."""
     rows = read_rows(run)
+    scores = [row for row in rows if row.get("kind") == "evaluation" and metric == TRAINING_RETURN]
 
     def of(kind: str) -> list[Mapping[str, Any]]:
         return [row for row in rows if row.get("kind") == kind]
 
-    reports = _table(of("report"), "steps", "seconds", "return_mean", "episodes")
+    reports = _table([dict(flat(row)) for row in of("report")], "steps", "seconds", metric, "episodes")
     steps, seconds, returns, episodes = reports.T
     return Curve(
         steps.astype(np.int64), seconds, returns, episodes.astype(np.int64),
-        _points([row for row in of("evaluation") if row.get("purpose") != "final"]),
-        _points([row for row in of("evaluation") if row.get("purpose") == "final"]),
-        _points(of("collapse")),
+        _points([row for row in scores if row.get("purpose") != "final"]),
+        _points([row for row in scores if row.get("purpose") == "final"]),
+        _points(of("collapse") if metric == TRAINING_RETURN else []),
         _table(of("gap"), "from_steps", "steps", "from_seconds", "seconds"),
+        _table(of("resume"), "steps", "seconds"),
     )  # fmt: skip
+
+
+def metrics_in(run: str | os.PathLike[str]) -> set[str]:
+    """The numbers in its reports, by name."""
+    numbers = (item for row in read_log(run) if row.get("kind") == "report" for item in flat(row))
+    return {name for name, value in numbers if isinstance(value, int | float)}
+
+
+def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a row by dotted name."""
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def read_rows(run: str | os.PathLike[str]) -> list[Mapping[str, Any]]:
@@ -106,7 +128,8 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> Points:
 
 def _table(rows: Sequence[Mapping[str, Any]], *names: str) -> Float[np.ndarray, "n names"]:
     """The named numbers of the rows that have them all and finite."""
-    table = [[row.get(name) for name in names] for row in rows]
+    values = ([row.get(name) for name in names] for row in rows)
+    table = [[each if isinstance(each, int | float) else None for each in row] for row in values]
     numbers = np.array(table, dtype=float).reshape(-1, len(names))  # None becomes NaN
     finite: Float[np.ndarray, "n names"] = numbers[np.isfinite(numbers).all(axis=1)]
     return finite

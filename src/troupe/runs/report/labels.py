@@ -11,6 +11,7 @@ from troupe import safe_files
 from troupe.config import fields, settings_in
 from troupe.runs.store.directory import newest_first
 from troupe.runs.store.summary import summary_of
+from troupe.text import setting_text
 from troupe.user_code.files import without_folder
 
 Settings = Mapping[str, Any]  # by dotted name
@@ -55,6 +56,16 @@ class _State(msgspec.Struct):
     target: float | None
 
 
+def comparable(runs: Sequence[tuple[Settings, Sequence[str]]]) -> list[Settings]:
+    """The settings of runs, given with the names of those that were measured, which are known at a run's end: one that
+    still trains is taken to have measured what the others have."""
+    names = {name for _, measured in runs for name in measured}
+    return [
+        settings if measured else {**settings, **dict.fromkeys(names & settings.keys(), "auto")}
+        for settings, measured in runs
+    ]
+
+
 def labels(runs: Sequence[Settings]) -> list[str]:
     """A label for each run, from the settings in which they differ, seeds excluded; the preset if none do.
 
@@ -73,7 +84,7 @@ def labels(runs: Sequence[Settings]) -> list[str]:
     for settings, identity in zip(runs, identities, strict=True):
         env, preset, tuned = identity
         both = len({its for its in alike if its[:2] == identity[:2]}) > 1
-        differing = [f"{name}={_text(_value(settings, name))}" for name in names[identity]]
+        differing = [f"{name}={setting_text(_value(settings, name))}" for name in names[identity]]
         if len(differing) > _MOST:
             differing[_MOST:] = [f"{len(differing) - _MOST} more"]
         word = " · ".join([str(env)] * environments + [str(preset)] * presets + [_tuning(tuned)] * both + differing)
@@ -104,11 +115,3 @@ def _value(settings: Settings, name: str) -> Any:
     default = known.default if known else None
     value = settings.get(name, default)
     return tuple(value) if isinstance(value, list) else value
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return ",".join(map(_text, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from troupe.config import UsageError
-from troupe.runs.report.curves import Curve, Points, read_curve
-from troupe.runs.report.labels import Settings, read_settings, read_target
+from troupe.config import UsageError, did_you_mean
+from troupe.runs.report.curves import TRAINING_RETURN, Curve, Points, metrics_in, read_curve
+from troupe.runs.report.labels import Settings, read_measured, read_settings, read_target
 
 Values = Float[np.ndarray, " n"]
 
@@ -25,6 +25,7 @@ class Line:
     """One run, as it is drawn."""
 
     settings: Settings
+    measured: Sequence[str]  # of the settings
     curve: Curve
     smooth: Values  # of the training return
     target: float | None
@@ -46,14 +47,25 @@ class Line:
         return along(self.curve, axis)
 
 
-def line_of(run: Path) -> Line:
-    curve = read_curve(run)
-    if not len(curve.steps):
+def line_of(run: Path, metric: str = TRAINING_RETURN) -> Line:
+    """Of another metric it may be empty."""
+    curve = read_curve(run, metric)
+    if metric == TRAINING_RETURN and not len(curve.steps):
         raise UsageError(f"{run} has nothing to plot yet: its metrics.jsonl reports no finished episode")
     # Weighted by steps: by episodes, the many short ones of an untrained agent would pull the line down.
     smooth = smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
     settings = {"preset": run.name} | read_settings(run)
-    return Line(settings, curve, smooth, read_target(run, settings))
+    return Line(settings, read_measured(run), curve, smooth, read_target(run, settings))
+
+
+def lines_of(runs: Sequence[Path], metric: str) -> list[Line]:
+    """Raises UsageError, with the nearest name, where no run has the metric."""
+    lines = [line_of(run, metric) for run in runs]
+    if not any(len(line.smooth) for line in lines):
+        known = set().union(*map(metrics_in, runs))
+        without = "no report has a value of it" if metric in known else f"no metric{did_you_mean(metric, known)}"
+        raise UsageError(f"'{metric}': {without} (docs/metrics.md names them)")
+    return lines
 
 
 def along(points: Curve | Points, axis: str) -> Values:
@@ -65,6 +77,8 @@ def smoothed(x: Values, y: Values, weight: Values) -> Values:
 
     Towards the ends the window shrinks on both sides: a one-sided mean would start above the first returns.
     """
+    if not len(x):
+        return y
     whole = x[-1] - x[0]
     reach = np.minimum(x - x[0], np.maximum(x[-1] - x, LEAST_SMOOTHING * whole)).clip(max=SMOOTHING * whole)
     first = np.searchsorted(x, x - reach, side="left")

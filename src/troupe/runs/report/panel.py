@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -23,6 +23,7 @@ _STAGES = {  # the character of each in a bar, with Unicode and without, as colo
 }  # fmt: skip
 _UNKNOWN = "▓@", "cyan"
 _LAST = ("other", "preempted", "wait")  # stages that are shown last, in this order
+_LEFT_OUT = ("speed", "lag", "queue", "predictors", "actors", "learner")  # rows, where there are too few lines
 _WIDTH, _NOTEBOOK_WIDTH = 100, 96  # characters, at most
 
 
@@ -41,7 +42,11 @@ class TerminalPanel:
     def draw(self, view: View) -> None:
         self._live.start()  # no effect if it is open
         width, unicode = min(self._console.width, _WIDTH), self._console.encoding.startswith("utf")
-        self._live.update(run_panel(view, width, unicode=unicode), refresh=True)
+        for count in range(len(_LEFT_OUT) + 1):
+            panel = run_panel(view, width, unicode=unicode, without=_LEFT_OUT[:count])
+            if len(self._console.render_lines(panel)) <= self._console.height:
+                break
+        self._live.update(panel, refresh=True)
 
     def write(self, text: str) -> None:
         from rich.text import Text
@@ -93,8 +98,9 @@ class NotebookPanel(TextOutput):
             self._shown.update(text, raw=True)
 
 
-def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
-    """A row for each quantity: its name, a chart or a number, and a text, which is wrapped if there is little room."""
+def run_panel(view: View, width: int, *, unicode: bool, without: Collection[str] = ()) -> "Panel":
+    """A row for each quantity but those `without`: its name, a chart or a number, and a text, which is wrapped if there
+    is little room."""
     from rich.columns import Columns
     from rich.console import Group
     from rich.panel import Panel
@@ -112,16 +118,20 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
     def bar(*parts: tuple[float, str, str]) -> Text:
         return Text.assemble(*_bar(parts, size, empty))
 
+    def add(name: str, chart: Text | str, text: Any) -> None:
+        if name not in without:
+            grid.add_row(name, chart, text)
+
     fraction, words = progress(view)
-    grid.add_row("progress", bar((fraction, full, "green")), words)
+    add("progress", bar((fraction, full, "green")), words)
     chart = Text(_sparkline(view.returns, size, _LEVELS[unicode]), "green")
-    grid.add_row("return", chart, "\n".join(_return_words(view)))
+    add("return", chart, "\n".join(_return_words(view)))
     depth, capacity = row.get("queue_depth", 0), row.get("queue_capacity", 0)
     if capacity:
         waiting = f"{depth:,} of {capacity:,} rollouts wait to be learned from"
-        grid.add_row("queue", bar((depth / capacity, full, "yellow")), waiting)
-    lag = "-" if row.get("lag_mean") is None else f"mean {row['lag_mean']:.1f}, max {row['lag_max']:,}"
-    grid.add_row("lag", lag, "weight versions between acting and learning")
+        add("queue", bar((depth / capacity, full, "yellow")), waiting)
+    lag = "-" if row.get("lag_mean") is None else f"{row['lag_mean']:.1f} (max {row['lag_max']:,})"
+    add("lag", lag, "weight versions from acting to learning, mean")
     for part, shares in row.get("shares", {}).items():
         shown = [stage for stage, share in shares.items() if share >= 0.005]
         stages = sorted(shown, key=lambda stage: _LAST.index(stage) if stage in _LAST else -1)
@@ -132,10 +142,10 @@ def run_panel(view: View, width: int, *, unicode: bool) -> "Panel":
             words = f"{glyph} {stage_name(stage)} {100 * shares[stage]:.0f} %"
             named.append(Text.assemble("" if named else "time: ", (words, colour)))
             charted.append((shares[stage], glyph, colour))
-        grid.add_row(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
+        add(part_name(part), bar(*charted), Columns(named, padding=(0, 2)))
     updates = f"{format_speed(row.get('updates_per_s'))} updates/s"
     speed = f"{format_speed(row.get('steps_per_s'))} steps/s"
-    grid.add_row("speed", speed, f"and {updates} lately; {row.get('episodes', 0):,} episodes so far")
+    add("speed", speed, f"and {updates} lately; {row.get('episodes', 0):,} episodes so far")
     limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
     title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, view.limits)} ", "bold")
     return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)

@@ -6,15 +6,15 @@ user's program.
 
 import os
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from troupe.config import UsageError, presets
-from troupe.runs.report.curves import Points
-from troupe.runs.report.labels import labels
+from troupe.runs.report.curves import TRAINING_RETURN, Points
+from troupe.runs.report.labels import comparable, labels
 from troupe.runs.report.lines import (
     Groups,
     Line,
@@ -24,7 +24,7 @@ from troupe.runs.report.lines import (
     bootstrap_band,
     differ_much,
     grouped,
-    line_of,
+    lines_of,
     target_of_each,
     targets_of,
 )
@@ -47,20 +47,22 @@ def plot_runs(
     *,
     names: Sequence[str] | None = None,
     note: str = "",
+    metrics: Sequence[str] = (TRAINING_RETURN,),
 ) -> None:
-    """Draws the runs into the file `out`.
+    """Draws the runs into the file `out`: their returns, or one below the other the `metrics` of their reports.
 
     One run shows every report and evaluation. Several are grouped by `names`, or else by their settings, seeds
     excluded, and labelled by those in which they differ; a group of five or more is its mean with a 95 % bootstrap
     band, a smaller one each run. `note` is written below.
     """
     with output_file(Path(out), FORMATS) as file:
-        lines = [line_of(Path(run)) for run in runs]
-        if not lines:
+        if not runs:
             raise UsageError("no runs to plot: name at least one run directory")
-        groups = grouped(lines, names or labels([line.settings for line in lines]))
+        lines = {metric: lines_of([Path(run) for run in runs], metric) for metric in metrics}
+        first = lines[metrics[0]]
+        names = names or labels(comparable([(line.settings, line.measured) for line in first]))
         with writing(Path(out)):
-            _draw(groups, file, title, note)
+            _draw({metric: grouped(its, names) for metric, its in lines.items()}, file, title, note)
 
 
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -72,9 +74,10 @@ NOTE_WIDTH = 165  # characters
 MARK_SIZES = {"*": 12, "D": 6}
 CONNECTOR: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (2, 1))}
 INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
-DOTS = "training return (exploring actors):\nmean of the episodes since the previous report"
+TRAINING = "training return (exploring actors)"
+DOTS = f"{TRAINING}:\nmean of the episodes since the previous report"
 NOTE = "lines: training return (of the exploring actors), smoothed"
-RESUMED = "the run had ended, and was resumed"
+RESUMED = "where the run was resumed"
 GREEDY_NOTE = "; evaluated greedily, the same weights usually score more"
 MEAN_NOTE = "; of five runs and more their mean (thick; a finished run keeps its last value) and each (thin)"
 BAND = "95 % bootstrap interval of the mean over runs"
@@ -101,55 +104,63 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def _draw(groups: Groups, file: Path, title: str | None, note: str) -> None:
+def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: str) -> None:
+    """A row of two panels for each metric."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
 
+    groups = next(iter(metrics.values()))
     lines = all_lines(groups)
+    formatters = {"steps": EngFormatter(sep=""), "seconds": StrMethodFormatter("{x:g}")}
     with rc_context(STYLE):
-        figure = Figure(figsize=(12, 5), dpi=100, layout="constrained")
-        panels: Sequence[Axes] = figure.subplots(1, 2, sharey=True)
-        panels[0].set(xlabel="environment steps", ylabel="mean return of episodes")
-        panels[1].set(xlabel="training seconds")
-        for panel, axis in zip(panels, ("steps", "seconds"), strict=True):
-            if len(lines) == 1:
-                _draw_run(panel, lines[0], axis)
-            else:
-                _draw_groups(panel, groups, axis)
-            _draw_targets(panel, groups)
-            _draw_gaps(panel, lines, axis)
-            if panel.get_xscale() == "linear":
-                panel.set_xlim(left=0)
-            else:
-                panel.set_xlabel(f"{panel.get_xlabel()} (logarithmic)")
-            panel.margins(x=0.02)
-            panel.tick_params(length=3)
-            panel.xaxis.set_minor_formatter(NullFormatter())
-        panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
-        panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        _draw_legend(
-            figure, panels[0], "\n".join(textwrap.fill(each, NOTE_WIDTH) for each in (*_notes(groups), note) if each)
-        )
+        figure = Figure(figsize=(12, 2 + 3 * len(metrics)), dpi=100, layout="constrained")
+        panels = figure.subplots(len(metrics), 2, sharey="row", squeeze=False)
+        for row, (metric, its) in zip(panels, metrics.items(), strict=True):
+            returns = metric == TRAINING_RETURN
+            row[0].set(xlabel="environment steps", ylabel="mean return of episodes" if returns else metric)
+            row[1].set(xlabel="training seconds")
+            for panel, (axis, formatter) in zip(row, formatters.items(), strict=True):
+                if len(lines) == 1:
+                    _draw_run(panel, *all_lines(its), axis, returns)
+                else:
+                    _draw_groups(panel, its, axis)
+                if returns:
+                    _draw_targets(panel, its)
+                _draw_gaps(panel, all_lines(its), axis)
+                if panel.get_xscale() == "linear":
+                    panel.set_xlim(left=0)
+                else:
+                    panel.set_xlabel(f"{panel.get_xlabel()} (logarithmic)")
+                panel.margins(x=0.02)
+                panel.tick_params(length=3)
+                panel.xaxis.set_minor_formatter(NullFormatter())
+                panel.xaxis.set_major_formatter(formatter)
+        notes = *_notes(groups, TRAINING_RETURN in metrics), note
+        _draw_legend(figure, panels[:, 0], "\\n".join(textwrap.fill(each, NOTE_WIDTH) for each in notes if each))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
 
-def _notes(groups: Groups) -> Iterator[str]:
+def _notes(groups: Groups, returns: bool) -> Iterator[str]:
     lines = all_lines(groups)
     if len(lines) > 1:
         means = MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
-        yield NOTE + means + GREEDY_NOTE * all(line.greedy for line in lines)
+        greedy = GREEDY_NOTE * (returns and all(line.greedy for line in lines))
+        yield (NOTE if returns else "lines: smoothed") + means + greedy
+    if not returns:
+        return
     if len({line.environment for line in lines}) > 1:
         yield SEVERAL
     elif len(targets_of(groups)) > 1:
         yield f"targets differ: {by_value(target_of_each(groups))}"
 
 
-def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
+def _draw_run(panel: "Axes", line: Line, axis: str, returns: bool) -> None:
     x, curve = line.by(axis), line.curve
-    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=DOTS)
-    panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label="training return (exploring actors), smoothed")
+    dots, smooth = (DOTS, f"{TRAINING}, smoothed") if returns else ("each report", "smoothed")
+    panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=dots)
+    panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label=smooth)
     for points, label, mark, colour, size, order in (  # the smaller a mark, the further in front
         (curve.evaluations, f"evaluation of the newest weights ({_actions([line])})", "D", COLOURS[1], 5, 6),
         (curve.final, _final_words(line), "*", COLOURS[2], 26, 4),
@@ -158,7 +169,7 @@ def _draw_run(panel: "Axes", line: Line, axis: str) -> None:
         if len(points.steps):
             x = along(points, axis)
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=order)
-    for number, at in enumerate(along(curve.final, axis)[curve.final.steps < curve.steps[-1]]):
+    for number, at in enumerate(curve.resumptions[:, 0 if axis == "steps" else 1]):
         panel.axvline(at, color=FAINT, lw=1, ls="--", zorder=1, label="" if number else RESUMED)
 
 
@@ -179,7 +190,8 @@ def _final_words(line: Line) -> str:
 def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
     from matplotlib.collections import LineCollection
 
-    logarithmic = differ_much(groups.values(), axis)
+    groups = {name: [line for line in lines if len(line.smooth)] for name, lines in groups.items()}
+    logarithmic = differ_much([lines for lines in groups.values() if lines], axis)
     panel.set_xscale("log" if logarithmic else "linear")
     seeds = _dashes_of_seeds(groups)
     for (name, lines), (colour, dashes) in zip(groups.items(), _styles(groups), strict=True):
@@ -190,6 +202,8 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
             panel.plot(line.by(axis), line.smooth, ls=own, color=colour, **style)
             mark, points = _end_of(line)
             at, last = along(points, axis)[-1:], points.returns[-1:]
+            if not len(at):
+                continue
             ends = [(line.by(axis)[-1], line.smooth[-1]), *zip(at, last, strict=True)]
             panel.add_collection(LineCollection([ends], colors=colour, **CONNECTOR), autolim=False)
             panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
@@ -203,7 +217,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
         panel.plot([], color=SOFT, lw=0.8, alpha=0.6, label="each run")
         panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label=BAND)
     actions = _actions(all_lines(groups))
-    marks = {_end_of(line)[0] for line in all_lines(groups)}
+    marks = {mark for mark, points in map(_end_of, all_lines(groups)) if len(points.steps)}
     for mark, label in (
         ("*", "final evaluation of a run's best weights"),
         ("D", "last evaluation of an unfinished run"),
@@ -211,7 +225,8 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
         if mark in marks:
             label += f" ({actions})"
             panel.plot([], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
-    panel.plot([], color=SOFT, **CONNECTOR, label="from a run's line to its evaluation")
+    if marks:
+        panel.plot([], color=SOFT, **CONNECTOR, label="from a run's line to its evaluation")
 
 
 def _dashes_of_seeds(groups: Groups) -> dict[str, Dashes]:
@@ -279,12 +294,16 @@ def _draw_gaps(panel: "Axes", lines: Sequence[Line], axis: str) -> None:
         )
 
 
-def _draw_legend(figure: "Figure", panel: "Axes", note: str) -> None:
-    handles, labels = panel.get_legend_handles_labels()
+def _draw_legend(figure: "Figure", panels: Iterable["Axes"], note: str) -> None:
+    named: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            named.setdefault(label, handle)
+    labels = list(named)
     widest = max(len(line) for label in labels for line in label.splitlines())
     columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 characters fit into the width
     legend = figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, title=note or None, title_fontsize=9
+        list(named.values()), labels, loc="outside lower center", ncols=columns, title=note or None, title_fontsize=9
     )  # fmt: skip
     legend.get_title().set_color(SOFT)
 

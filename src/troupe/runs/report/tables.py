@@ -4,18 +4,18 @@ import csv
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from troupe.config import UsageError, checked, did_you_mean
 from troupe.extras import need
-from troupe.runs.report.curves import read_rows
+from troupe.runs.report.curves import flat, read_rows
 from troupe.runs.report.labels import read_settings
 from troupe.safe_files import output_file, writing
 
-Kind = Literal["report", "evaluation", "collapse", "gap"]
-KINDS = ("report", "evaluation", "collapse", "gap")
+Kind = Literal["report", "evaluation", "collapse", "gap", "resume"]
+KINDS = get_args(Kind)
 FORMATS = (".csv", ".parquet")
 _ABOUT = ("run", "environment", "preset", "seed")  # the first columns
 
@@ -100,15 +100,7 @@ def _rows(run: Path, kind: Kind) -> Iterator[dict[str, Any]]:
     about = dict(zip(_ABOUT, values, strict=True))
     for row in read_rows(run):
         if row.get("kind") == kind:
-            yield about | dict(_flat({name: value for name, value in row.items() if name != "kind"}))
-
-
-def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in row.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+            yield about | dict(flat({name: value for name, value in row.items() if name != "kind"}))
 
 
 def _column(values: list[Any]) -> np.ndarray:

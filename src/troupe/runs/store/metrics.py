@@ -67,7 +67,8 @@ class MetricsLog:
         self._lost += 1
 
     def resume(self, steps: int, seconds: float) -> None:
-        """The run is resumed from there: a row of kind "gap" marks earlier steps for which nothing was written."""
+        """The run is resumed from there: a row of kind "resume" says so, and one of kind "gap" marks earlier steps for
+        which nothing was written."""
         last = next((row for row in reversed(read_log(self._run)) if _is_report(row)), {"steps": 0, "seconds": 0.0})
         unreported = seconds - last["seconds"]
         if last["steps"] < steps and (self._cut or unreported > _UNREPORTED_SECONDS):
@@ -75,6 +76,7 @@ class MetricsLog:
             self.write({"kind": "gap", "wall": time.time(), **span, "rows": None})
         with suppress(OSError):
             self._events.resume(steps)
+        self.write({"kind": "resume", "wall": time.time(), "seconds": seconds, "steps": steps})
 
     def retry(self) -> None:
         """Resumes writing after a failure, if that is possible again."""

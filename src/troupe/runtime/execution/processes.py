@@ -164,7 +164,7 @@ class ActorProcess:
             return False
         try:
             if os.name == "posix":
-                os.kill(self._process.pid or 0, 0)  # the library believes all of them dead when their server is
+                os.kill(_pid_of(self._process), 0)  # the library believes all of them dead when their server is
                 return False
         except ProcessLookupError:
             pass
@@ -188,14 +188,14 @@ class ActorProcess:
 
     def _kill_hung(self, seconds: float) -> str:
         assert self._process is not None
-        stack = self._request_stack(self._process.pid) if hasattr(signal, "SIGUSR1") else ""
+        stack = self._request_stack(_pid_of(self._process)) if hasattr(signal, "SIGUSR1") else ""
         _kill(self._process)
         return hung(self._plan.source.value.id, seconds, stack.splitlines()[1:])
 
-    def _request_stack(self, pid: int | None) -> str:
+    def _request_stack(self, pid: int) -> str:
         """The process's stack, which its interpreter writes in pieces, without its lock."""
         with suppress(ProcessLookupError):
-            os.kill(pid or 0, signal.SIGUSR1)
+            os.kill(pid, signal.SIGUSR1)
         stack, end = b"", time.monotonic() + _STACK_SECONDS
         while not self._gate.stopped and time.monotonic() < end:
             if self._stacks.poll(_POLL_SECONDS):
@@ -206,6 +206,12 @@ class ActorProcess:
             elif stack:
                 break
         return stack.decode(errors="replace")
+
+
+def _pid_of(process: multiprocessing.process.BaseProcess) -> int:
+    """Of one that was started: 0 or none would be this process's whole group to os.kill."""
+    assert process.pid
+    return process.pid
 
 
 def _kill(process: multiprocessing.process.BaseProcess) -> None:

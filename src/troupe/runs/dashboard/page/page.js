@@ -143,9 +143,9 @@ function showReturns() {
   const single = runs.size === 1, shown = shownGroups(), averaged = shown.some(group => group.bands.steps);
   $("key").textContent = "Return of the training episodes, smoothed. " + (averaged
     ? "Thick: the mean of a group of runs with its 95 % bootstrap interval; thin: each run; dashed: the chosen one, with its "
-    : "Of the chosen run also its lowest to highest episodes (band), ") + "evaluations (◆), the final one (★) and collapses (✕).";
+    : "Of the chosen run also its lowest to highest episodes (band), ") + "evaluations (◆), the final one (★), collapses (✕) and where it was resumed (upright).";
   for (const axis of ["steps", "seconds"]) {
-    const series = [];
+    const series = [], resumed = [];
     for (const group of shown) for (const id of group.runs) {
       const run = runs.get(id), curve = run?.curves[axis], lead = id === chosen || single;
       if (!curve?.return) continue;
@@ -153,6 +153,7 @@ function showReturns() {
       Object.assign(line, { width: lead ? 2.2 : one ? 1.5 : 0.8, alpha: lead || one ? 1 : 0.45, dash: lead && !one ? [7, 3] : null });
       if (lead && one) line.band = [curve.low, curve.high];
       series.push(line);
+      if (lead) resumed.push(...run.events.filter(event => event.kind === "resume").map(event => event[axis]));
       if (lead) for (const [kind, mark] of [["evaluation", "◆"], ["final", "★"], ["collapse", "✕"]]) {
         const events = run.events.filter(event => event.kind === kind && event.mean != null).sort((a, b) => a[axis] - b[axis]);
         if (events.length) series.push({ name: `${id}: ${kind === "final" ? "final evaluation" : kind}`, mark, colour: "var(--ink)",
@@ -164,7 +165,7 @@ function showReturns() {
       series.push({ name: `${group.name}: mean of ${group.runs.length} runs`, x, y: mean, band: [low, high], colour: group.colour, width: 2.6, alpha: 1 });
     }
     const targets = [...new Set(shown.flatMap(group => group.runs.map(id => runs.get(id)?.target)).filter(target => target != null))];
-    plot($("returns"), axis, axis === "steps" ? "against environment steps" : "against seconds of training", axis, 280).draw(series, targets);
+    plot($("returns"), axis, axis === "steps" ? "against environment steps" : "against seconds of training", axis, 280).draw(series, targets, resumed);
   }
 }
 

@@ -26,8 +26,8 @@ class Plot {
     sized.observe(this.canvas);
   }
 
-  draw(series, targets) {
-    this.series = series; this.targets = targets;
+  draw(series, targets, upright = []) {
+    this.series = series; this.targets = targets; this.upright = upright;
     this.element.hidden = !series.length;
     if (this.visible) this.update();
   }
@@ -80,7 +80,7 @@ class Plot {
       hooks: {
         setCursor: [() => this.read()], setSeries: [() => this.read()],
         setSelect: [u => { if (u.select.width) this.zoomed = true; }],
-        setScale: [], draw: [u => this.target(u)],
+        setScale: [], draw: [u => this.straight(u)],
       },
     }, data, this.canvas);
     this.u.over.addEventListener("dblclick", () => { this.zoomed = false; });
@@ -118,7 +118,7 @@ class Plot {
     ctx.restore();
   }
 
-  target(u) {
+  straight(u) {  // targets, and upright lines
     const { ctx, bbox } = u;
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = drawn("var(--soft)");
@@ -129,6 +129,12 @@ class Plot {
       if (y < bbox.top || y > bbox.top + bbox.height) continue;
       ctx.beginPath(); ctx.moveTo(bbox.left, y); ctx.lineTo(bbox.left + bbox.width, y); ctx.stroke();
       ctx.fillText(`target ${compact(target)}`, bbox.left + 6, y - 4 * devicePixelRatio);
+    }
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const at of this.upright) {
+      const x = u.valToPos(at, "x", true);
+      if (x < bbox.left || x > bbox.left + bbox.width) continue;
+      ctx.beginPath(); ctx.moveTo(x, bbox.top); ctx.lineTo(x, bbox.top + bbox.height); ctx.stroke();
     }
     ctx.restore();
   }
