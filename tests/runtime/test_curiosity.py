@@ -176,7 +176,8 @@ def test_each_minibatch_has_the_bonuses_of_its_own_environments(learner_setup):
 SMALL = {
     "actor.count": 2, "actor.environments": 2, "actor.rollout_steps": 8, "actor.placement": "thread",
     "network.hidden": (8,), "learner.rollouts": 2, "queue.capacity": 4, "evaluation.every_seconds": 0.0,
-    "evaluation.final_episodes": 1, "stop.target": "none", "novelty.coefficient": 0.5, "novelty.hidden": (8,),
+    "evaluation.final_episodes": 1, "evaluation.max_steps": 5, "stop.target": "none", "novelty.coefficient": 0.5,
+    "novelty.hidden": (8,),
 }  # fmt: skip
 TOPOLOGIES = {
     "serial": {"topology": "serial", "actor.count": 1, "learner.rollouts": 1},

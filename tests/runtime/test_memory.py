@@ -33,6 +33,7 @@ from troupe.runtime.learning.weights import WeightStore
 FIVE = {
     "actor.environments": 5, "actor.rollout_steps": 6, "network.hidden": (4,), "network.core_units": 6,
     "network.core_inputs": True, "learner.learning_rate": 1e-30, "exploration.epsilon": 0.5,
+    "learner.rollouts": 2,
 }  # fmt: skip
 ONE_PASS = {"learner.epochs": 1, "learner.minibatches": 1, "learner.rollouts": 1}
 TOPOLOGIES: dict[str, dict[str, Any]] = {

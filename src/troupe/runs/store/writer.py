@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from troupe.config import TrainConfig, reason, to_toml
@@ -35,10 +34,8 @@ class RunWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.metrics.__exit__(kind, error, trace)
+    def __exit__(self, *raised: object) -> None:
+        self.metrics.__exit__(*raised)
 
     @property
     def path(self) -> Path:
