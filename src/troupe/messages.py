@@ -122,8 +122,9 @@ def result(
         what = "interrupted in the final evaluation" if signalled else "the final evaluation was given up"
         return [f"{reached}, and {what} after {spent}", *_indented(*others, *unevaluated)]
     if scores.unfinished == len(scores.returns):
+        begun = f"{len(scores.returns)} {'was' if len(scores.returns) == 1 else 'were'} begun"
         return [
-            f"{reached}: no evaluation episode ended in the time there was, {len(scores.returns)} were begun "
+            f"{reached}: no evaluation episode ended in the time there was, {begun} "
             f"(return {format_return(scores.mean)} in their first {scores.lengths.mean():.0f} steps)",
             *_indented(*training, *unevaluated),
         ]

@@ -70,9 +70,9 @@ def read_curve(run: str | os.PathLike[str], metric: str = TRAINING_RETURN) -> Cu
 
 
 def metrics_in(run: str | os.PathLike[str]) -> set[str]:
-    """The numbers in its reports, by name."""
-    numbers = (item for row in read_log(run) if row.get("kind") == "report" for item in flat(row))
-    return {name for name, value in numbers if isinstance(value, int | float)}
+    """The names of the numbers in its reports."""
+    values = (item for row in read_log(run) if row.get("kind") == "report" for item in flat(row))
+    return {name for name, value in values if value is None or isinstance(value, int | float)}
 
 
 def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -137,7 +137,7 @@ def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: st
                 panel.xaxis.set_minor_formatter(NullFormatter())
                 panel.xaxis.set_major_formatter(formatter)
         notes = *_notes(groups, TRAINING_RETURN in metrics), note
-        _draw_legend(figure, panels[:, 0], "\\n".join(textwrap.fill(each, NOTE_WIDTH) for each in notes if each))
+        _draw_legend(figure, panels[:, 0], "\n".join(textwrap.fill(each, NOTE_WIDTH) for each in notes if each))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
