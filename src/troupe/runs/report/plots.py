@@ -122,7 +122,7 @@ def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: st
             row[1].set(xlabel="training seconds")
             for panel, (axis, formatter) in zip(row, formatters.items(), strict=True):
                 if len(lines) == 1:
-                    _draw_run(panel, *all_lines(its), axis, returns)
+                    _draw_run(panel, all_lines(its)[0], axis, returns)
                 else:
                     _draw_groups(panel, its, axis)
                 if returns:
