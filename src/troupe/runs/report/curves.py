@@ -57,8 +57,8 @@ def read_curve(run: str | os.PathLike[str], metric: str = TRAINING_RETURN) -> Cu
     def of(kind: str) -> list[Mapping[str, Any]]:
         return [row for row in rows if row.get("kind") == kind]
 
-    reports = _table([dict(flat(row)) for row in of("report")], "steps", "seconds", metric, "episodes")
-    steps, seconds, returns, episodes = reports.T
+    reports = [dict(flat(row)) for row in of("report")] if "." in metric else of("report")
+    steps, seconds, returns, episodes = _table(reports, "steps", "seconds", metric, "episodes").T
     return Curve(
         steps.astype(np.int64), seconds, returns, episodes.astype(np.int64),
         _points([row for row in scores if row.get("purpose") != "final"]),
