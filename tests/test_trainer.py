@@ -601,6 +601,22 @@ def test_a_disk_that_is_full_in_the_end_is_a_plain_error(tmp_path, monkeypatch):
         small(tmp_path)
 
 
+def test_a_disk_that_fills_up_during_the_final_evaluation_is_a_plain_error(tmp_path, monkeypatch):
+    save, saved = checkpoint.save, []
+
+    def save_once(*given):
+        if saved:
+            return full()
+        saved.append(save(*given))
+        return saved[0]
+
+    monkeypatch.setattr(checkpoint, "save", save_once)
+    monkeypatch.setattr("troupe.runs.evaluate.judge.Judge.evaluate_newest", lambda *given: True)  # the best so far
+    with pytest.raises(TroupeError, match=r"^saving failed: no space left on device .*; weights saved in ") as failed:
+        small(tmp_path)
+    assert str(failed.value).endswith(f"weights saved in {saved[0]})")
+
+
 def test_a_failure_on_a_full_disk_is_still_the_failure(tmp_path, monkeypatch):
     write = checkpoint.write_durably
     monkeypatch.setattr(checkpoint, "save", full)

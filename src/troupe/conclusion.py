@@ -17,7 +17,7 @@ from troupe.runtime.execution.interruption import run_interruptible
 from troupe.runtime.execution.supervisor import Failure
 from troupe.runtime.progress import Counts
 
-SAVING = "saving"  # the part that fails if the last checkpoint cannot be written
+SAVING, EVALUATING = "saving", "the final evaluation"  # what can fail after training
 _CLOSE_SECONDS = 10.0  # for environments to close
 
 

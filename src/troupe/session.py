@@ -13,7 +13,7 @@ from torch import nn
 from troupe import messages
 from troupe.agent import Agent
 from troupe.algorithm.schedules import Schedule
-from troupe.conclusion import SAVING, close_in_time, draw_picture, failure_of, write_summary
+from troupe.conclusion import EVALUATING, SAVING, close_in_time, draw_picture, failure_of, write_summary
 from troupe.config import Mode, TrainConfig, TroupeError, UsageError, reason
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
@@ -251,10 +251,9 @@ class Session:
         self._clock.stop()
         self._stuck = self._supervisor.stop(patience_seconds=POLL_SECONDS)  # waited for, and still busy
         self._topology.rewind()
-        if self._signal:
-            self._outcome = self._outcome or "interrupted"
+        self._outcome = self._outcome or ("interrupted" if self._signal else None)
         counts, failure = self._progress.counts, self._supervisor.failure
-        newest, saved, scores = self._topology.master.eval_weights, None, None
+        newest, saved, scores, doing = self._topology.master.eval_weights, None, None, SAVING
         try:
             try:
                 saved = self._state.save(self._writer)
@@ -264,12 +263,13 @@ class Session:
                 self._display.notice(f"still busy when the run ended, and abandoned: {', '.join(self._stuck)}")
             if not failure and not self._signal:
                 with self._waiting():
-                    deadline = self._judge.final_deadline()
+                    deadline, doing = self._judge.final_deadline(), EVALUATING
                     if self._judge.evaluate_newest(newest, counts.steps, self._interrupted, deadline):
-                        saved = self._state.save(self._writer)
+                        doing = SAVING
+                        saved, doing = self._state.save(self._writer), EVALUATING
                     scores = self._judge.final_evaluation(newest, counts.steps, self._interrupted, deadline)
         except (Exception, SystemExit) as error:
-            failure = failure or Failure("the final evaluation" if saved else SAVING, error)
+            failure = failure or Failure(doing, error)
         with self._waiting():
             self._output.end(self._writer, saved)
         failure = failure or self._supervisor.failure  # a callback's
