@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -146,6 +147,8 @@ def left(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
 
     def walk(name: str, value: Any) -> None:
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.structs.asdict(value)
         if isinstance(value, dict):
             for key, item in value.items():
                 walk(f"{name}.{key}", item)
