@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import troupe
+from helpers import slow
 from troupe import UsageError, cli
 
 NETWORKS = """
@@ -69,7 +70,7 @@ def here(tmp_path, monkeypatch):
     Path("nets.py").write_text(NETWORKS)
 
 
-@pytest.mark.parametrize("name", ["Body", "made", "body"])
+@pytest.mark.parametrize("name", ["Body", slow("made"), slow("body")])
 def test_every_command_finds_the_network_of_a_file_again(run_command, name):
     words = f"train CartPole-v1 --network nets.py:{name} --run-dir run --actor.placement thread --record {TINY}"
     assert run_command(words)[0] == 0
