@@ -147,7 +147,8 @@ def run_panel(view: View, width: int, *, unicode: bool, without: Collection[str]
     speed = f"{format_speed(row.get('steps_per_s'))} steps/s"
     add("speed", speed, f"and {updates} lately; {row.get('episodes', 0):,} episodes so far")
     limit = [Text(words, "yellow")] if (words := bottleneck_words(row)) else []
-    title = Text(f" {format_duration(row['seconds'])} of training{time_left(row, view.limits)} ", "bold")
+    trained = f"{row['steps']:,} steps in {format_duration(row['seconds'])} of training"
+    title = Text(f" {trained}{time_left(row, view.limits)} ", "bold")
     return Panel(Group(grid, *limit), title=title, title_align="left", border_style="dim", width=width)
 
 

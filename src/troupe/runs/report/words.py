@@ -46,22 +46,23 @@ def progress(view: View) -> tuple[float, str]:
         towards.append((seconds / limits.seconds, f"{format_duration(seconds)} of {format_duration(limits.seconds)}"))
     if limits.target is not None and returns and limits.target > returns[0]:
         share = (returns[-1] - returns[0]) / (limits.target - returns[0])
-        towards.append((share, f"training return {format_return(returns[-1])} of {limits.target:g}"))
+        first, newest = format_return(returns[0]), format_return(returns[-1])
+        towards.append((share, f"training return {newest} (from {first} to {limits.target:g})"))
     fraction, words = max(towards, default=(0.0, f"{steps:,} steps"))
     fraction = min(max(fraction, 0.0), 1.0)
     return fraction, f"{100 * fraction:.0f} %  {words}"
 
 
 def time_left(row: Mapping[str, Any], limits: Limits) -> str:
-    """', at most 3 m 05 s left at the average speed': until the limit on steps or time; the speed is that so far."""
+    """', at most 3 m 05 s to step 100,000': until the limit on time, or on steps at the average speed so far."""
     steps, seconds = row["steps"], row["seconds"]
-    left = [(limits.seconds - seconds, "")] if limits.seconds else []
+    left = [(limits.seconds - seconds, "left")] if limits.seconds else []
     if limits.steps and steps:
-        left.append(((limits.steps - steps) * seconds / steps, " at the average speed"))
+        left.append(((limits.steps - steps) * seconds / steps, f"to step {limits.steps:,}"))
     if not left:
         return ""
-    (soonest, speed), at_most = min(left), "" if limits.target is None else "at most "
-    return f", {at_most}{format_duration(max(soonest, 0.0))} left{speed}"
+    (soonest, until), at_most = min(left), "" if limits.target is None else "at most "
+    return f", {at_most}{format_duration(max(soonest, 0.0))} {until}"
 
 
 def training_return(row: Mapping[str, Any]) -> str:
