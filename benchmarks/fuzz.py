@@ -13,6 +13,7 @@ is made once more, as other programs may have taken the time), and no process ma
 """
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -20,12 +21,13 @@ import re
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ import mutations
 
 COMMANDS = ("evaluate", "resume", "export", "plot", "replay")
 ORDER = ("evaluate", "resume", "replay", "plot", "evaluate", "resume", "replay", "evaluate", "resume", "export")
+BATCH = 25  # trials of one process
 MOST_SECONDS, MOST_MB, KILLED_SECONDS, MOST_MORE_BYTES = 2.0, 1024, 20, 6 * 2**30
 STEPS = 192
 TINY = {
@@ -99,6 +102,7 @@ def preload() -> None:
     import troupe.trainer  # noqa: F401
 
     torch.set_num_threads(1)
+    os.fsync = lambda descriptor: None  # whose time is the disk's
 
 
 def make_runs(folder: Path) -> None:
@@ -128,39 +132,23 @@ def warm(source: Path) -> None:
 # One trial
 
 
-def forked(work: Callable[[], int], folder: Path) -> dict[str, Any]:
-    """Runs `work` in a process of its own; its exit status, output, seconds and memory."""
-    output, usage = folder / "output.txt", folder / "usage.txt"
-    usage.unlink(missing_ok=True)
+def attempted(name: str, run: Path, folder: Path) -> dict[str, Any]:
+    """Runs a command in this process, which is a forked one: exit status, what was printed, seconds and memory."""
+    output = os.open(folder / "output.txt", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for number in (1, 2):
+        os.dup2(output, number)
     began = time.monotonic()
-    child = os.fork()
-    if not child:
-        try:
-            os.setsid()
-            descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            for number in (1, 2):
-                os.dup2(descriptor, number)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_MORE_BYTES,) * 2)
-            status = work()
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            usage.write_text(json.dumps([status, time.monotonic() - began, peak]))
-        finally:
-            os._exit(0)
-    while time.monotonic() - began < KILLED_SECONDS:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            break
-        time.sleep(0.002)
-    else:
-        os.killpg(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    text = output.read_text(errors="replace") if output.exists() else ""
-    if not usage.exists():
-        return {"status": -1, "seconds": time.monotonic() - began, "mb": 0.0, "text": text}
-    status, seconds, peak = json.loads(usage.read_text())
+    try:
+        status = attempt(name, run)
+    except BaseException:
+        status = -1
+        traceback.print_exc()
+    seconds = time.monotonic() - began
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.close(output)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    text = (folder / "output.txt").read_text(errors="replace")
     return {"status": status, "seconds": seconds, "mb": peak, "text": text}
 
 
@@ -195,8 +183,6 @@ def attempt(name: str, run: Path) -> int:
 def judged(done: dict[str, Any]) -> str:
     """Of what was printed and of the exit status."""
     lines = [line for line in done["text"].splitlines() if line.strip()]
-    if done["seconds"] >= KILLED_SECONDS:
-        return "slow"
     if BARE.search(done["text"]):
         return "bare"
     if done["status"] == 0:
@@ -208,109 +194,142 @@ def judged(done: dict[str, Any]) -> str:
     return "bare" if ALSO_BARE.search(told) and not expected else "fine"
 
 
-def trial(number: int, seed: int, source: Path, folder: Path, usual: dict[str, float]) -> list[dict[str, Any]]:
-    dice = random.Random(f"{seed} {number}")
-    name = ORDER[number % len(ORDER)]
-    kinds = ["recorded", "recorded", *RUNS] if name == "replay" else [*RUNS, "agent.safetensors"]
-    kind = dice.choice(kinds if name in ("evaluate", "export", "replay") else [each for each in kinds if each in RUNS])
-    canary = dice.choice(["canary_module:make", f"{folder / 'canary_file.py'}:make", "canary_module:Canary-v0"])
-    mended, mark, run = bool(number // len(ORDER) % 2), folder / "executed", folder / "copy" / kind
+class Trials:
+    """Those of one worker. `folder` is its own."""
 
-    def changed() -> str:
-        shutil.rmtree(run.parent, ignore_errors=True)
-        run.parent.mkdir()
-        (shutil.copytree if kind in RUNS else shutil.copy)(source / kind, run)
-        what = mutations.mutate(run, random.Random(f"{seed} {number} {kind}"), name, canary)
-        if mended and kind in RUNS:
-            mutations.mend(run)
-        return what
+    def __init__(self, options: argparse.Namespace, source: Path, folder: Path, results: Path):
+        self._options, self._source, self._folder, self._results = options, source, folder, results
+        self._crashed: set[int] = set()
+        self._usual: dict[str, float] = {}  # seconds of the commands with runs that nobody changed
+        text = CANARY.format(mark=str(folder / "executed"))
+        (folder / "modules").mkdir()
+        for name in ("modules/canary_module.py", "canary_file.py"):
+            (folder / name).write_text(text)
+        sys.path.insert(0, str(folder / "modules"))
 
-    rows = []
-    for each in ("load", name):
-        what, most = changed(), MOST_SECONDS + usual[each]
-        done = forked(partial(attempt, each, run), folder)
-        if most < done["seconds"] < KILLED_SECONDS:
-            changed()
-            done = forked(partial(attempt, each, run), folder)
-        found = judged(done)
-        row = {"number": number, "command": each, "run": kind, "mended": mended, "outcome": found}
-        row |= {"seconds": round(done["seconds"], 2), "mb": round(done["mb"]), "executed": mark.exists()}
-        row["slow"] = done["seconds"] > most
-        row["large"] = done["mb"] > MOST_MB
-        if found != "fine" or row["slow"] or row["large"] or row["executed"]:
-            row |= {"what": what, "text": done["text"][-3000:]}
-        mark.unlink(missing_ok=True)
-        rows.append(row)
-    return rows
+    def run(self, numbers: list[int]) -> None:
+        """In processes that make up to BATCH trials each, one after another."""
+        end = time.monotonic() + self._options.seconds
+        self._forked(self._measure, [])
+        self._usual = json.loads((self._folder / "usual.json").read_text())
+        while numbers and time.monotonic() < end:
+            batch = numbers[: 1 if numbers[0] in self._crashed else BATCH]
+            self._forked(lambda those: [self._trial(number) for number in those], batch)
+            done = {json.loads(line)["number"] for line in self._results.read_text().splitlines()}
+            numbers = [number for number in numbers if number not in done]
+
+    def _forked(self, make: Callable[[list[int]], Any], batch: list[int]) -> None:
+        """Kills the process if one command takes too long or it crashes, which counts against the trial."""
+        beat = self._folder / "beat.json"
+        beat.write_text("null")
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                os.setsid()
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                pages = int(Path("/proc/self/statm").read_text().split()[0])
+                resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MOST_MORE_BYTES,) * 2)
+                make(batch)
+                status = 0
+            finally:
+                os._exit(status)
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            time.sleep(0.02)
+            if time.time() - beat.stat().st_mtime > KILLED_SECONDS:
+                os.killpg(child, signal.SIGKILL)
+                ended = os.waitpid(child, 0)
+                break
+        if ended[1] and (row := json.loads(beat.read_text())):
+            if row["number"] not in self._crashed:  # once more: what an earlier trial left may have been the cause
+                self._crashed.add(row["number"])
+                return
+            slow = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) == signal.SIGKILL
+            row |= {"outcome": "slow" if slow else "bare", "slow": slow, "large": False, "mb": 0, "executed": False}
+            self._write(row | {"seconds": KILLED_SECONDS, "text": "(killed)" if slow else "(crashed)"})
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with self._results.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def _trial(self, number: int) -> None:
+        seed, run_of = self._options.seed, self._folder / "copy"
+        dice, name, mended = (
+            random.Random(f"{seed} {number}"),
+            ORDER[number % len(ORDER)],
+            number // len(ORDER) % 2 == 1,
+        )
+        kinds = ["recorded", *RUNS] if name == "replay" else [*RUNS]
+        kind = dice.choice([*kinds, "agent.safetensors"] if name in ("evaluate", "export") else kinds)
+        file = f"{self._folder / 'canary_file.py'}:make"
+        canary = dice.choice(["canary_module:make", file, "canary_module:Canary-v0"])
+        mark, run = self._folder / "executed", run_of / kind
+
+        def changed() -> str:
+            shutil.rmtree(run_of, ignore_errors=True)
+            run_of.mkdir()
+            (shutil.copytree if kind in RUNS else shutil.copy)(self._source / kind, run)
+            what = mutations.mutate(run, random.Random(f"{seed} {number} {kind}"), name, canary)
+            if mended and kind in RUNS:
+                mutations.mend(run)
+            return what
+
+        what = changed()
+        for each in ("load", name):
+            row: dict[str, Any] = {"number": number, "command": each, "run": kind, "mended": mended, "what": what}
+            (self._folder / "beat.json").write_text(json.dumps(row))
+            done = attempted(each, run, self._folder)
+            if done["seconds"] > MOST_SECONDS + self._usual[each]:
+                changed()
+                done = attempted(each, run, self._folder)
+            row |= {"outcome": judged(done), "seconds": round(done["seconds"], 2), "mb": round(done["mb"])}
+            row |= {"slow": done["seconds"] > MOST_SECONDS + self._usual[each], "large": done["mb"] > MOST_MB}
+            row["executed"] = mark.exists()
+            mark.unlink(missing_ok=True)
+            if row["outcome"] != "fine" or row["slow"] or row["large"] or row["executed"]:
+                self._write(row | {"text": done["text"][-3000:]})
+                if row["large"] or row["executed"]:  # a fresh process for the next: this one has it for ever
+                    os._exit(0)
+            else:
+                self._write({key: value for key, value in row.items() if key != "what"})
+
+    def _measure(self, _: list[int]) -> None:
+        usual = {}
+        for name in ("load", *COMMANDS):
+            run = self._folder / "copy" / "recorded"
+            shutil.rmtree(run.parent, ignore_errors=True)
+            shutil.copytree(self._source / "recorded", run)
+            done = attempted(name, run, self._folder)
+            assert judged(done) == "fine", (name, done)
+            usual[name] = done["seconds"]
+        (self._folder / "usual.json").write_text(json.dumps(usual))
 
 
-def measured(source: Path, folder: Path) -> dict[str, float]:
-    """The seconds that the commands take of runs that nobody changed."""
-    found: dict[str, float] = {}
-    for name in ("load", *COMMANDS):
-        shutil.rmtree(folder / "copy", ignore_errors=True)
-        run = folder / "copy" / "recorded"
-        shutil.copytree(source / "recorded", run)
-        done = forked(partial(attempt, name, run), folder)
-        assert judged(done) == "fine", (name, done)
-        found[name] = done["seconds"]
-    return found
-
-
-def work(worker: int, workers: int, options: argparse.Namespace, source: Path) -> None:
+def work(options: argparse.Namespace) -> None:
     """The trials of one worker, until the time is over."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    (folder / "modules").mkdir()
-    text = CANARY.format(mark=str(folder / "executed"))
-    (folder / "modules" / "canary_module.py").write_text(text)
-    (folder / "canary_file.py").write_text(text)
-    sys.path.insert(0, str(folder / "modules"))
+    worker, workers, source = options.worker, options.workers, options.folder / "runs"
+    preload()
+    warm(source)
+    gc.freeze()  # what is there stays shared with the processes that are forked
     results = options.folder / f"trials-{worker}.jsonl"
     known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done, end = {row["number"] for row in known}, time.monotonic() + options.seconds
-    try:
-        usual = measured(source, folder)
-        for number in range(worker, options.trials, workers):
-            if time.monotonic() > end:
-                break
-            if number not in done:
-                rows = trial(number, options.seed, source, folder, usual)
-                with results.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    done = {row["number"] for row in known}
+    with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
+        numbers = [number for number in range(worker, options.trials, workers) if number not in done]
+        Trials(options, source, Path(folder), results).run(numbers)
 
 
 def run(options: argparse.Namespace) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ["XDG_STATE_HOME"] = str(options.folder / "state")
     source = options.folder / "runs"
-    preload()
     if not source.exists():
-        child = os.fork()
-        if not child:
-            status = 1
-            try:
-                make_runs(source)
-                status = 0
-            finally:
-                os._exit(status)
-        if os.waitpid(child, 0)[1]:
-            shutil.rmtree(source, ignore_errors=True)
-            sys.exit("the runs could not be made")
-    warm(source)
-    children = []
-    for worker in range(options.workers):
-        child = os.fork()
-        if not child:
-            try:
-                work(worker, options.workers, options, source)
-            finally:
-                sys.stderr.flush()
-                os._exit(0)
-        children.append(child)
+        make_runs(source)
+    # Workers of their own, not forked: two that share their memory wait for each other.
+    words = [sys.executable, __file__, "work", *sys.argv[2:]]
+    children = [subprocess.Popen([*words, "--worker", str(number)]) for number in range(options.workers)]
     for child in children:
-        os.waitpid(child, 0)
+        child.wait()
     print(summary(rows_of(options.folder)))
 
 
@@ -346,7 +365,7 @@ def report(options: argparse.Namespace) -> None:
 
     rows = rows_of(options.folder)
     mended = {row["number"] for row in rows if row["mended"]}
-    about = {"command": f"python benchmarks/fuzz.py run --trials {options.trials}", "seed": options.seed}
+    about = {"command": "python benchmarks/fuzz.py run", "seed": options.seed}
     about |= {"runs": len({row["number"] for row in rows}), "mended": len(mended)}
     about |= {"longest_seconds": max(row["seconds"] for row in rows), "largest_mb": max(row["mb"] for row in rows)}
     write("fuzz", about | {"commands": figures(rows)})
@@ -365,13 +384,14 @@ def show(options: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("run", "show", "report"))
+    parser.add_argument("what", choices=("run", "work", "show", "report"))
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent.parent / "build" / "fuzz")
     parser.add_argument("--most", type=int, default=20)
     parser.add_argument("--characters", type=int, default=1500)
     chosen = parser.parse_args()
-    {"run": run, "show": show, "report": report}[chosen.what](chosen)
+    {"run": run, "work": work, "show": show, "report": report}[chosen.what](chosen)

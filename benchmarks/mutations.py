@@ -284,6 +284,8 @@ def mend(run: Path) -> None:
     """The manifests say what the files are now."""
     for manifest in run.glob("checkpoints/*/manifest.json"):
         try:
+            if not manifest.is_file() or manifest.stat().st_size > 2**20:
+                continue
             known = json.loads(manifest.read_bytes())
             for name in known:
                 file = manifest.parent / name

@@ -20,9 +20,9 @@ from troupe.config import TroupeError, UsageError, reason
 T = TypeVar("T")
 TEXT_BYTES = 2**24  # the most that is read of JSON; a checkpoint's state takes some kilobytes
 SETTINGS_BYTES = 2**20  # and of TOML, whose parser is slow
-LINES_BYTES = 2**30  # of metrics or a journal
+LINES_BYTES = 2**32  # of metrics or a journal
 WEIGHTS_BYTES = 2**34
-_LINE_BYTES = 2**20
+LINE_BYTES = 2**20  # more than a line of ours has
 
 _COMMON = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)  # not on Windows, where only privileged users make links
@@ -62,7 +62,7 @@ def lines(path: Path) -> Iterator[bytes]:
     with open_to_read(path) as raw, BufferedReader(cast(RawIOBase, raw)) as file:
         _check_size(path, raw, LINES_BYTES)
         long = False
-        while line := file.readline(_LINE_BYTES):
+        while line := file.readline(LINE_BYTES):
             if not long:
                 yield line.rstrip(b"\r\n")
             long = not line.endswith(b"\n")

@@ -132,3 +132,9 @@ def test_smoothing_takes_a_twentieth_of_the_range_to_either_side_and_less_toward
 )  # fmt: skip
 def test_a_label_names_what_differs_and_the_same_label_means_the_same_settings(runs, expected):
     assert labels(runs) == expected
+
+
+def test_a_setting_that_is_not_a_number_ends_no_labels():
+    """NaN differs from itself: somebody else's config.toml may have it."""
+    assert labels([{"preset": "appo", "x": float("nan")}, {"preset": "appo", "x": float("nan")}]) == ["appo", "appo"]
+    assert labels([{"preset": "appo", "x": float("nan")}, {"preset": "appo", "x": 1}]) == ["appo · x=nan", "appo · x=1"]

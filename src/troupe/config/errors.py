@@ -70,10 +70,12 @@ def one_line(what: BaseException | str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """Why the system refused, such as "no space left on device", without type and number; a plain ValueError by its
-    text alone; others as `one_line`."""
+    """Why the system refused, such as "no space left on device", or why a file is not what it should be, without type
+    and number; others as `one_line`."""
     if isinstance(error, OSError) and error.strerror:
         return one_line(error.strerror[0].lower() + error.strerror[1:])
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
     if type(error) is ValueError and str(error):
         return one_line(str(error))
     return one_line(error)

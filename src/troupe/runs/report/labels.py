@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from troupe import safe_files
-from troupe.config import fields, settings_in
+from troupe.config import UsageError, check_value, fields, settings_in
 from troupe.runs.store.directory import newest_first
 from troupe.runs.store.summary import summary_of
 from troupe.text import setting_text
@@ -21,17 +22,28 @@ _MOST = 3  # settings in a label
 
 
 def read_settings(run: Path) -> dict[str, Any]:
-    """The settings in the run's config.toml, as far as it can be read; those chosen by a measurement are "auto"."""
+    """The settings in the run's config.toml, as far as it can be read and they are values of theirs; those chosen by a
+    measurement are "auto"."""
     try:
         settings = settings_in(safe_files.read(run / "config.toml", safe_files.SETTINGS_BYTES).decode())
     except (OSError, ValueError, RecursionError):
         return {}
+    settings = {name: value for name, value in settings.items() if _fits(name, value)}
     if "env.id" in settings:
-        settings["env.id"] = without_folder(str(settings["env.id"]))
+        settings["env.id"] = without_folder(settings["env.id"])
     if "env.wrappers" in settings:
-        settings["env.wrappers"] = [without_folder(str(name)) for name in settings["env.wrappers"]]
+        settings["env.wrappers"] = [without_folder(name) for name in settings["env.wrappers"]]
     settings = {name: value for name, value in settings.items() if not name.startswith("env.files.")}
     return settings | {name: "auto" for name in read_measured(run) if name in settings}
+
+
+def _fits(name: str, value: Any) -> bool:
+    """False for what is no value of a setting; other names may be those of another version."""
+    with suppress(UsageError):
+        if name in fields():
+            check_value(name, value)
+        return True
+    return False
 
 
 def read_measured(run: Path) -> list[str]:
@@ -114,4 +126,6 @@ def _value(settings: Settings, name: str) -> Any:
     known = fields().get(name)
     default = known.default if known else None
     value = settings.get(name, default)
+    if value != value:  # NaN, which differs from itself
+        return "nan"
     return tuple(value) if isinstance(value, list) else value

@@ -156,8 +156,6 @@ def read_config(run: Path) -> TrainConfig:
         raise UsageError(f"'{run}' is not a run directory: it has no config.toml{runs_inside(run)}")
     try:
         return from_toml(safe_files.read(file, safe_files.SETTINGS_BYTES).decode())
-    except UnicodeDecodeError:
-        raise UsageError(f"{file} is damaged: it is not UTF-8 text") from None
     except (OSError, ValueError, RecursionError, UsageError) as error:
         raise UsageError(f"{file} is damaged: {reason(error)}") from None
 

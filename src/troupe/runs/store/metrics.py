@@ -1,5 +1,6 @@
 """A run's metrics on disk: metrics.jsonl, one row per line, and beside it TensorBoard's event file."""
 
+import errno
 import json
 import math
 import os
@@ -109,6 +110,8 @@ class MetricsLog:
         start = end = self._lines.seek(0, os.SEEK_END)
         rest = b""
         while start and b"\n" not in rest:
+            if len(rest) > safe_files.LINE_BYTES:
+                raise OSError(errno.EFBIG, "metrics.jsonl ends with a line that is too long")
             block = min(start, _BLOCK_BYTES)
             start = self._lines.seek(start - block)
             rest = self._lines.read(block) + rest

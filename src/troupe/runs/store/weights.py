@@ -25,7 +25,7 @@ def read(file: Path) -> bytes:
         size = int.from_bytes(opened.read(8), "little")
         try:
             header = msgspec.json.decode(opened.read(min(size, _HEADER_BYTES)), type=dict[str, _Entry])
-        except (msgspec.MsgspecError, RecursionError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ValueError(f"{file.name} does not begin as a safetensors file") from None
     held = 8 + size + max((entry.data_offsets[1] for entry in header.values()), default=0)
     return safe_files.read(file, min(held, safe_files.WEIGHTS_BYTES))
