@@ -3,9 +3,11 @@
 import errno
 import importlib.metadata
 import json
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from helpers import PATIENCE_SECONDS
-from troupe import cli, config, preparation
+from troupe import cli, config, console, preparation
 from troupe.config.values import TABLES
 
 TINY = "--actor.count 1 --actor.environments 2 --evaluation.final_episodes 3 --target none"
@@ -642,3 +644,28 @@ def test_an_output_that_cannot_be_written_is_reported(unbuffered):
             env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         )  # fmt: skip
     assert (done.returncode, done.stderr) == (1, "troupe: the output could not be written: no space left on device\n")
+
+
+def test_a_second_signal_while_the_first_is_reported_is_no_traceback(monkeypatch):
+    def reports(argv):
+        raise KeyboardInterrupt(signal.SIGTERM)
+
+    monkeypatch.setattr(cli, "run", reports)
+    monkeypatch.setattr(console, "end_server", lambda: None)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    assert ended.value.code == 128 + signal.SIGTERM
+
+
+def test_a_command_that_a_signal_has_ended_leaves_no_folder_of_multiprocessing(tmp_path, monkeypatch):
+    """In which the server of actors' processes has its socket."""
+    monkeypatch.delitem(sys.modules, "multiprocessing.forkserver", raising=False)  # these tests' own lives on
+    folder = tmp_path / "pymp-1"
+    folder.mkdir()
+    monkeypatch.setitem(multiprocessing.current_process()._config, "tempdir", str(folder))
+    monkeypatch.setattr(cli, "run", lambda argv: 130)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit):
+        cli.main([])
+    assert not folder.exists()

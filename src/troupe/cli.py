@@ -1,6 +1,7 @@
 """The command line: one function for each command. Heavy imports wait until a command needs them."""
 
 import argparse
+import atexit
 import importlib
 import json
 import logging
@@ -14,7 +15,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from troupe import arguments, config, console, hints
+from troupe import arguments, config, console, hints, signals
 from troupe import reading_commands as reading
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
@@ -30,11 +31,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
     console.prepare()
     logging.basicConfig(format="troupe: %(message)s")
-    with console.numbered_interrupts():
-        status = console.flush(run(sys.argv[1:] if argv is None else argv))
+    try:
+        with console.numbered_interrupts():
+            status = console.flush(run(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt as again:  # a second signal, while the first was reported
+        status = _status_of(again)
     if status >= 128 or threading.active_count() > 1:
         # After Ctrl-C no library's clean-up is waited for, and no thread of an environment keeps the process alive.
+        console.end_server()
         os._exit(status)
+    atexit.register(signals.restore_defaults)  # a signal from here on is no traceback
     sys.exit(status)
 
 
@@ -56,8 +62,7 @@ def run(argv: Sequence[str]) -> int:
             return 128 + signal.SIGINT
         with suppress(OSError):  # the terminal may be gone
             print(f"troupe: interrupted{getattr(stop, 'after', '')}", file=sys.stderr)
-        number = stop.args[0] if stop.args else signal.SIGINT
-        return 128 + (number if isinstance(number, int) else signal.SIGINT)
+        return _status_of(stop)
     except BrokenPipeError:  # the reader of the output has ended: `troupe envs | head`
         return 0
     except Exception as error:
@@ -70,6 +75,11 @@ def run(argv: Sequence[str]) -> int:
         return 2 if isinstance(error, UsageError) else 1
     except SystemExit as done:  # --help
         return done.code if isinstance(done.code, int) else int(done.code is not None)
+
+
+def _status_of(stop: KeyboardInterrupt) -> int:
+    number = stop.args[0] if stop.args else signal.SIGINT
+    return 128 + (number if isinstance(number, int) else signal.SIGINT)
 
 
 def train(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 import ctypes
 import io
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -69,6 +70,17 @@ def flush(status: int) -> int:
                 print(f"troupe: the output could not be written: {reason(error)}", file=sys.stderr)
             return status or 1
     return status
+
+
+def end_server() -> None:
+    """That of multiprocessing, which may still import what actors need, and the folder of its socket: a process that
+    ends by `os._exit` would leave both behind."""
+    if "multiprocessing" in sys.modules:
+        folder = sys.modules["multiprocessing"].current_process()._config.get("tempdir")
+        shutil.rmtree(folder or "", ignore_errors=True)
+    if server := sys.modules.get("multiprocessing.forkserver"):
+        with suppress(AttributeError, OSError, TypeError):
+            os.kill(server._forkserver._forkserver_pid, signal.SIGKILL)
 
 
 def _drop_output() -> None:

@@ -72,6 +72,14 @@ def test_settings_that_were_removed_are_written_again(writer, warned):
     assert warned == [f"config.toml was missing in '{writer.path}', and has been written again"]
 
 
+def test_metrics_whose_file_was_removed_begin_again(writer, warned):
+    (writer.path / "metrics.jsonl").unlink()
+    writer.save(taken(40))
+    writer.metrics.write({"kind": "report", "wall": 1.0, "seconds": 2.0, "steps": 40})
+    assert (writer.path / "metrics.jsonl").read_text().count("\n") == 1
+    assert warned == [f"metrics.jsonl was missing in '{writer.path}'; it begins again, without the rows so far"]
+
+
 def test_a_run_whose_directory_is_moved_continues_in_a_new_one_without_its_journal(writer, warned, journal, tmp_path):
     writer.metrics.write({"kind": "report", "wall": 1.0, "seconds": 1.0, "steps": 20})
     shutil.move(tmp_path / "run", tmp_path / "moved")

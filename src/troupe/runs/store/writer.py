@@ -1,6 +1,7 @@
 """What a run writes while it trains: settings, metrics, checkpoints and its journal."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -84,3 +85,7 @@ class RunWriter:
         elif not (before / "config.toml").exists():
             self._write_config()
             self._warn(f"config.toml was missing in '{before}', and has been written again")
+        if not (self.path / "metrics.jsonl").exists():
+            with suppress(OSError):  # a full disk, which the log itself reports
+                self.metrics.reopen(self.path)
+                self._warn(f"metrics.jsonl was missing in '{before}'; it begins again, without the rows so far")
