@@ -223,6 +223,14 @@ def cluster() -> str:
     return table(["what", "measured", "should be"], rows)
 
 
+def faults() -> str:
+    kinds = result("faults")["kinds"]
+    words = ("tried", "fine", "lost", "hung", "left", "wrong")
+    rows = [[kind, *(f"{counts[word]:,}" for word in words)] for kind, counts in kinds.items()]
+    rows.append(["all", *(f"{sum(counts[word] for counts in kinds.values()):,}" for word in words)])
+    return table(["fault", *words], rows)
+
+
 def mutation() -> str:
     found = result("mutation")
     low, high = found["interval_95"]

@@ -42,6 +42,7 @@ CLAIMS = {
     "breakout": Claim(_RESULTS, "python benchmarks/atari.py breakout", tables.breakout),
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", tables.atari_speed),
     "cluster": Claim("docs/cluster.md", "python benchmarks/cluster.py", tables.cluster),
+    "faults": Claim("docs/reliability.md", "python benchmarks/faults.py report", tables.faults),
     "mutation": Claim("CONTRIBUTING.md", "python benchmarks/mutation.py report", tables.mutation),
     "fuzz": Claim("docs/reliability.md", "python benchmarks/fuzz.py", tables.fuzz),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", tables.wild),

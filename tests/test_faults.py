@@ -29,7 +29,10 @@ class Waits:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
             pathlib.Path("here").touch()
-            time.sleep(1e6)
+            try:
+                time.sleep(1e6)
+            except BaseException:  # as some imports do
+                raise ImportError
 sys.meta_path.insert(0, Waits())
 """
 ENVIRONMENTS = Path(faults.__file__).read_text()

@@ -54,8 +54,11 @@ def run(argv: Sequence[str]) -> int:
                 need(extra)
             if options.name not in _WITHOUT_TORCH:
                 silent = getattr(options, "json", False) or getattr(options, "quiet", False)
-                with nullcontext() if silent else import_announced(in_files=options.name in _WITH_ROWS):
+                announced = nullcontext() if silent else import_announced(in_files=options.name in _WITH_ROWS)
+                with announced, console.interrupts_end_at_once():
                     importlib.import_module("torch")
+                    if options.name in _WITH_ROWS:
+                        importlib.import_module("troupe.trainer")
             return int(_COMMANDS[options.name](options) or 0)
     except KeyboardInterrupt as stop:
         if hasattr(stop, "run"):  # it was saved and reported

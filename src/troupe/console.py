@@ -33,6 +33,28 @@ def _interrupt(number: int, _: FrameType | None) -> None:
 
 
 @contextmanager
+def interrupts_end_at_once() -> Iterator[None]:
+    """For imports, which may swallow a KeyboardInterrupt, or be left half done by it and fail with something else."""
+
+    def end(number: int, _: FrameType | None) -> None:
+        with suppress(OSError, RuntimeError):  # it may come in the middle of a write
+            sys.stdout.flush()
+        with suppress(OSError):
+            os.write(2, b"troupe: interrupted\n")
+        os._exit(128 + number)
+
+    in_main = threading.current_thread() is threading.main_thread()
+    ours = [number for number in signals.ENDING if in_main and signal.getsignal(number) is _interrupt]
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, _interrupt)
+
+
+@contextmanager
 def numbered_interrupts() -> Iterator[None]:
     """Ctrl-C raises KeyboardInterrupt with the signal's number, to distinguish it from one that an environment
     raises."""

@@ -36,7 +36,7 @@ from troupe.runs.store.directory import RunDirectory
 from troupe.runs.store.saved_agent import origin
 from troupe.runs.store.writer import RunWriter
 from troupe.runtime.assembly import assemble
-from troupe.runtime.execution.interruption import POLL_SECONDS, on_signal
+from troupe.runtime.execution.interruption import POLL_SECONDS, is_interrupt, on_signal
 from troupe.runtime.execution.supervisor import Failure, Supervisor
 from troupe.runtime.initial_network import first_network
 from troupe.runtime.journal import Journal
@@ -142,7 +142,7 @@ class Session:
                     self._watch()
                 self._outcome = self._outcome or outcome  # of a resumed run that lacks nothing but its evaluation
             except BaseException as error:  # whatever it is, what was learned is saved first
-                if not (self._signal and isinstance(error, KeyboardInterrupt)):  # a second signal ends the waiting only
+                if not (self._signal and is_interrupt(error)):  # a second signal ends the waiting only
                     raised = error
                     self._supervisor.fail("the main thread", error)
             try:
@@ -322,8 +322,8 @@ class Session:
         """A second signal ends only what is inside: the rest is still written and shown."""
         try:
             yield
-        except KeyboardInterrupt:
-            if not self._signal:
+        except BaseException as error:
+            if not (self._signal and is_interrupt(error)):
                 raise
 
     def _close_environments(self) -> None:

@@ -102,3 +102,18 @@ def test_work_that_ends_has_its_result_and_work_that_is_given_up_none(monkeypatc
     assert run_interruptible(lambda: let_go.wait(PATIENCE_SECONDS), given_up) is None
     assert len(looks) == 2
     let_go.set()
+
+
+def test_what_a_lock_raises_that_an_interrupt_released_is_an_interrupt():
+    """As `threading.Condition` does where a second signal comes in the middle of a wait."""
+
+    def waits() -> None:
+        lock = threading.Condition()
+        with lock:
+            lock.release()
+            raise KeyboardInterrupt
+
+    with pytest.raises(RuntimeError) as raised:
+        waits()
+    assert interruption.is_interrupt(raised.value)
+    assert not interruption.is_interrupt(RuntimeError("release unlocked lock"))

@@ -37,6 +37,13 @@ def on_signal(act: Callable[[int], None]) -> Iterator[None]:
             signal.signal(number, old or signal.SIG_DFL)
 
 
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is KeyboardInterrupt, or what a lock raised that was interrupted by one while it was released."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
 class BackgroundWork(Generic[T]):
     """Work in a thread of its own, which can be abandoned if it never ends."""
 
