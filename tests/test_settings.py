@@ -118,6 +118,7 @@ ELSEWHERE = {  # the file whose tests set it and see what it changes
     "actor.cluster": "runtime/test_cluster.py",
     "actor.restarts": "test_process_faults.py",
     "actor.hang_seconds": "test_process_faults.py",
+    "env.on_error": "runtime/test_env_failures.py",
     "actor.window_steps": "runtime/test_topologies.py",
     "network.custom": "test_custom_network.py",
     "learner.max_lag": "runtime/test_lag.py",

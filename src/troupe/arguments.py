@@ -302,6 +302,7 @@ def _add_asked(parser: argparse.ArgumentParser) -> None:
         ("--cluster", "actor.cluster", "ADDRESS", "actors on a Ray cluster; auto: this machine's"),
         ("--network", "network.custom", "NAME", "your own: path/to/file.py:NAME or module:NAME"),
         ("--on-collapse", "collapse.answer", "A", argparse.SUPPRESS),
+        ("--on-env-error", "env.on_error", "A", argparse.SUPPRESS),
     ):
         add_short(parser, option, name, metavar, text, dest=name)
     text = "stop after T of training: 30s, 5m, 1.5h"

@@ -83,11 +83,16 @@ def training_report(config: TrainConfig, topology: Topology, seconds: float) -> 
     if counts.skipped_updates:
         updates = counts.updates + counts.skipped_updates
         speed += f"; {counts.skipped_updates:,} of {updates:,} updates were skipped: their gradients were not finite"
+    dropped = []
+    if counts.failures:
+        first = f": {error}" if (error := topology.progress.first_failure) else ""
+        dropped = [f"{counted(counts.failures, 'episode')} dropped, as the environment failed{first}"]
     if counts.updates:
-        return [speed, *_protocol(config)]
+        return [speed, *dropped, *_protocol(config)]
     learners = f" x {topology.group.size} learners" if topology.group.size > 1 else ""
     return [
         speed,
+        *dropped,
         f"nothing was learned: the first update needs {_batch_steps(config, topology):,} steps "
         f"(actor.rollout_steps x actor.environments x learner.rollouts{learners})",
     ]

@@ -11,6 +11,7 @@ KWARGS = ("env.kwargs", "loss.kwargs", "learner.optimizer_kwargs")
 SHORT = {
     "actor.count": "--actors", "stop.steps": "--steps", "stop.seconds": "--time", "stop.target": "--target",
     "collapse.answer": "--on-collapse", "network.custom": "--network", "actor.cluster": "--cluster",
+    "env.on_error": "--on-env-error",
 }  # fmt: skip
 _OFTEN = ("learner.learning_rate", "loss.gamma", "network.hidden", "network.core")
 

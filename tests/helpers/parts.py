@@ -70,6 +70,7 @@ def make_stage(
     seed: int | np.random.SeedSequence = 0,
     backend: str = "auto",
     hidden: tuple[int, ...] = (8,),
+    restarts: int | None = None,
 ) -> Stage:
     source = find(env)
     torch.manual_seed(0)
@@ -80,7 +81,7 @@ def make_stage(
     sizes = [environments] if isinstance(environments, int) else environments
     vectors = [source.make_vector(size, Environment(backend=backend)) for size in sizes]
     seeds = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    actor = Actor(vectors, inference, epsilon, progress, seeds, np.zeros(1))
+    actor = Actor(vectors, inference, epsilon, progress, seeds, np.zeros(1), restarts=restarts)
     inner = [each for part in vectors for each in getattr(part._vector, "envs", [part._vector] * part.count)]
     made = [getattr(each, "unwrapped", each) for each in inner]
     return Stage(source, actor, network, store, progress, gate, made)

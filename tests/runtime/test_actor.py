@@ -188,7 +188,7 @@ class ScriptedVector:
 
     def __init__(self, name, count, calls, lives=()):
         self.name, self.count, self.calls, self.lives, self.t = name, count, calls, lives, 0
-        self.notices = {}
+        self.notices, self.failed = {}, np.zeros(count, np.bool_)
 
     def answer_to(self, pulse):
         self.pulse = pulse

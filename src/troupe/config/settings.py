@@ -43,6 +43,13 @@ class Environment:
             choices=("auto", "native", "envpool", "sync"),
         ),
     ] = "auto"
+    on_error: Annotated[
+        Literal["fail", "restart"],
+        _doc(
+            "what follows if a step or reset raises: fail: the run ends; restart: the episode is dropped and the "
+            "environment (Python's, not a batch's own) is made anew, up to actor.restarts times"
+        ),
+    ] = "fail"
     delay_seconds: Annotated[float, _doc("pause after every step, as in the article", ge=0)] = 0.0
     threads: Annotated[int, _doc("Atari, EnvPool: threads of a batch; 0: by measurement, or else 1", ge=0)] = 0
     protocol: Annotated[
@@ -96,7 +103,9 @@ class Actor:
             "belongs to, or else one on this machine alone; none: all on this machine, without Ray (docs/cluster.md)"
         ),
     ] = "none"
-    restarts: Annotated[int, _doc("maximum number of replacements of actors that died or hung", ge=0)] = 20
+    restarts: Annotated[
+        int, _doc("maximum number of replacements of actors that died or hung; see env.on_error", ge=0)
+    ] = 20
     hang_seconds: Annotated[float, _doc("replace actors whose environment is silent this long; 0: never", ge=0)] = 60.0
     rollout_steps: Annotated[int, _doc("T: steps per environment in one rollout", ge=1)] = 64
     window_steps: Annotated[

@@ -175,7 +175,7 @@ class EnvironmentSource:
         made: list[gym.Env[Any, Any]] = []
 
         def make(number: int) -> gym.Env[Any, Any]:
-            made.append(wrap(Numbered(self.make(config=config), number, read)))
+            made.append(wrap(Numbered(partial(self.make, config=config), number, read)))
             return made[-1]
 
         try:

@@ -36,6 +36,7 @@ class Counts:
     skipped_updates: Count = 0
     stale: Count = 0  # rollouts with more lag than learner.max_lag, or from before a rollback
     restarts: Count = 0  # actors that were replaced
+    failures: Count = 0  # environments that raised, and were made anew
 
 
 @dataclass(slots=True)
@@ -61,6 +62,10 @@ class Lag:
     def add(self, other: "Lag") -> None:
         self.steps, self.total = self.steps + other.steps, self.total + other.total
         self.most = max(self.most, other.most)
+
+
+_FAILURE = "failure"  # what a notice is about
+_DROPPED = "an episode is dropped, and its environment made anew (--on-env-error restart)"
 
 
 class Progress:
@@ -106,6 +111,18 @@ class Progress:
         with self._lock:
             self.counts.restarts += 1
             return self.counts.restarts
+
+    def fail(self, error: str) -> int:
+        """An environment has raised `error`; returns how many have."""
+        self.notice_once({_FAILURE: f"{_DROPPED}: {error}"})
+        with self._lock:
+            self.counts.failures += 1
+            return self.counts.failures
+
+    @property
+    def first_failure(self) -> str:
+        """What the first environment that failed raised; "" if none has since the run was begun or resumed."""
+        return self._once.get(_FAILURE, "").removeprefix(f"{_DROPPED}: ")
 
     def notice_once(self, notices: Mapping[str, str]) -> None:
         """Adds the notices whose subjects (the keys) had none yet."""

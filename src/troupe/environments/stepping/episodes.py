@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import SyncVectorEnv
 
 from troupe.environments.spaces import leaves, with_entries
-from troupe.environments.stepping.vector import VectorEnvironment
+from troupe.environments.stepping.vector import FAILED, VectorEnvironment
 from troupe.user_code.guard import user_code
 
 
@@ -50,6 +50,8 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
             self._seed, self._episode = seed, 0
         self._actions, self._total, self._over = [], 0.0, False
         obs, info = self.env.reset(seed=episode_seed(self._seed, self._episode), options=options)
+        if FAILED in info:  # another environment, which has not begun an episode of ours
+            return self.reset(options=options)
         self._lives = info.get("lives", 0)
         return obs, info
 
@@ -59,6 +61,9 @@ class Episodes(gym.Wrapper[Any, Any, Any, Any]):
             return obs, 0.0, False, False, info
         row = self._row(action)  # before the environment can modify it
         obs, reward, terminated, truncated, info = self.env.step(action)
+        if FAILED in info:
+            obs, info = self.reset()
+            return obs, 0.0, False, False, info | {FAILED: True}
         self._actions.append(row)
         self._total += float(reward)
         self._over = bool(terminated or truncated)

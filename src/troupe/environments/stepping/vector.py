@@ -1,7 +1,7 @@
 """A batch of environments that step together; errors name the environment, the step and the field."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,9 +16,10 @@ from troupe.environments.checks.observations import Limits, misfit
 from troupe.environments.layers import layers
 from troupe.environments.packing import MaskSource, Packing
 from troupe.environments.spaces import MASK
-from troupe.environments.stepping.closing import close_and_report, report_failure
+from troupe.environments.stepping.closing import close_and_report, close_in_time, report_failure
 from troupe.user_code.guard import contained
 
+FAILED = "troupe: failed"  # in an info: the environment was made anew, and this is its first observation
 _LARGEST_REWARD = 1e100  # sums and squares of larger ones overflow float64
 
 
@@ -41,19 +42,27 @@ class Transition(NamedTuple):
 
 class Numbered(gym.Wrapper[Any, Any, Any, Any]):
     """One environment of a batch: adds its index to what it raises. Of an info it passes on only the entries in `read`:
-    Gymnasium makes arrays of entries, and the others may be of any type and change from step to step."""
+    Gymnasium makes arrays of entries, and the others may be of any type and change from step to step.
 
-    def __init__(self, env: gym.Env[Any, Any], number: int, read: Sequence[str] = (MASK,)):
-        super().__init__(env)
-        self._number, self._read = number, read
+    Where `restart` is set, an environment that raises is closed and another made in its place: its first observation,
+    with a reward of 0 and FAILED in its info, is the answer. `restart` is called with what was raised before, and
+    raises where there is to be no other.
+    """
+
+    def __init__(self, make: Callable[[], gym.Env[Any, Any]], number: int, read: Sequence[str] = (MASK,)):
+        super().__init__(make())
+        self._make, self._number, self._read = make, number, read
+        self._seed, self._made = 0, 1
+        self.restart: Callable[[_Raised], None] | None = None
         self.pulse = np.zeros(1)  # see VectorEnvironment.answer_to
         self.close_error: BaseException | None = None
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._seed = self._seed if seed is None else seed
         try:
             obs, info = self.env.reset(seed=seed, options=options)
         except BaseException as error:
-            raise _Raised(self._number, "reset") from contained(error)
+            return self._anew("reset", contained(error))
         self._answered()
         return obs, self._readable(info)
 
@@ -61,7 +70,8 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
         try:
             obs, reward, terminated, truncated, info = self.env.step(action)
         except BaseException as error:
-            raise _Raised(self._number, "step") from contained(error)
+            obs, info = self._anew("step", contained(error))
+            return obs, 0.0, False, False, info
         self._answered()
         return obs, float(reward), terminated, truncated, self._readable(info)
 
@@ -71,6 +81,26 @@ class Numbered(gym.Wrapper[Any, Any, Any, Any]):
             self.env.close()
         except BaseException as error:
             self.close_error = contained(error)
+
+    def _anew(self, verb: str, error: Exception) -> tuple[Any, dict[str, Any]]:
+        """The first observation of another environment; raises _Raised where `error` is not to be answered so."""
+        while True:
+            raised = _Raised(self._number, verb)
+            raised.__cause__ = error
+            if self.restart is None or isinstance(error, ContractError):
+                raise raised
+            self.restart(raised)
+            close_in_time(self.env.close, "that failed")
+            self._made += 1
+            seed = np.random.SeedSequence((self._seed, self._made)).generate_state(1)
+            try:
+                self.env = self._make()
+                obs, info = self.env.reset(seed=int(seed[0]))
+            except BaseException as another:
+                verb, error = "making it anew", contained(another)
+                continue
+            self._answered()
+            return obs, self._readable(info) | {FAILED: True}
 
     def _answered(self) -> None:
         if self.pulse[0]:  # 0: nobody waits for the batch
@@ -124,6 +154,7 @@ class VectorEnvironment:
         self._lives = np.zeros(self.count, np.int64)
         self._none = np.zeros(self.count, np.bool_)
         self._none.setflags(write=False)
+        self.failed = self._none  # [B]: made anew in the last step, which was no transition (`restart_failed`)
 
     @property
     def vector(self) -> VectorEnv[Any, Any, Any]:
@@ -148,6 +179,20 @@ class VectorEnvironment:
         """
         for env in self._numbered:
             env.pulse = pulse
+
+    def restart_failed(self, refusal: Callable[[str], str] | None) -> None:
+        """From now on an environment that raises is made anew (see `failed`), or with None no longer. `refusal` is
+        called with the error, and says why there is to be no other; "" if there is. A batch that does not step its
+        environments in Python one by one cannot tell which one raised: there it remains an error.
+        """
+
+        def restart(raised: _Raised) -> None:
+            error = self._failed(raised.verb, raised)
+            if why := refusal and refusal(str(error)):
+                raise EnvironmentFailed(f"{error}; {why}") from _cause(raised)
+
+        for env in self._numbered:
+            env.restart = restart if refusal else None
 
     def delay(self) -> None:
         """Sleeps for `env.delay_seconds` before a step."""
@@ -182,6 +227,7 @@ class VectorEnvironment:
             least = f", and must be less than {_LARGEST_REWARD:g}" if np.isfinite(reward[bad]) else ""
             raise EnvironmentFailed(f"{self._at(bad)}: reward is {reward[bad]}{least}")
         packed = self._checked(obs, info, terminated | truncated)
+        self.failed = info.get(FAILED, self._none)
         return Transition(packed, reward, terminated, truncated, self._life_lost(terminated, truncated, info))
 
     def state(self) -> Sequence[Mapping[str, Any]] | None:
@@ -255,6 +301,8 @@ class VectorEnvironment:
 
     def _failed(self, verb: str, error: BaseException) -> EnvironmentFailed:
         error, number = contained(error), ""
+        if isinstance(error, EnvironmentFailed):  # of `restart_failed`
+            return error
         if isinstance(error, _Raised):
             number, verb = f"[{error.number}]", error.verb
         elif misshapen := self._misshapen():
@@ -277,7 +325,7 @@ class VectorEnvironment:
 
 
 def _cause(error: BaseException) -> BaseException:
-    return error.__cause__ if isinstance(error, _Raised) and error.__cause__ else error
+    return error.__cause__ if isinstance(error, _Raised | EnvironmentFailed) and error.__cause__ else error
 
 
 def _entry(batched: Any, number: int) -> Any:

@@ -23,8 +23,8 @@ NAMES = (  # of the columns; what a loss or a callback adds follows them
     "learning_rate", "length_mean",
 )  # fmt: skip
 _NO_COLUMNS = {  # numbers of a report that only grow, or that another column has
-    "wall", "episodes", "updates", "skipped_updates", "queue_capacity", "stale", "restarts", "epsilon", "updates_per_s",
-    "recent_return", "return_per_1000_steps",
+    "wall", "episodes", "updates", "skipped_updates", "queue_capacity", "stale", "restarts", "failures", "epsilon",
+    "updates_per_s", "recent_return", "return_per_1000_steps",
 }  # fmt: skip
 
 

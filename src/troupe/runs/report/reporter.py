@@ -86,6 +86,7 @@ class Reporter:
             "numbers": dict(topology.workers.current),
             "stale": counts.stale,
             "restarts": counts.restarts,
+            "failures": counts.failures,
             **({"hosts": topology.cluster.take_row()} if topology.cluster else {}),
             **self._learned,
             "stage_seconds": {part: _rounded_all(spent) for part, spent in self._spent.items()},

@@ -35,6 +35,7 @@ _BY_TAG = {
     "queue/lag_max": "Versions of the weights (one a batch) between acting and learning: the most.",
     "queue/stale": "Rollouts so far that were older than learner.max_lag, or from before a rollback.",
     "queue/restarts": "Actors so far that were replaced because they hung or died.",
+    "queue/failures": "Environments so far that were made anew because they raised an error.",
 }
 STAGE_NAMES = {"preempted": "no free core", "turn": "waiting for a turn", "other": "unaccounted"}
 _STAGES = {

@@ -25,7 +25,7 @@ GROUPS = {  # of the keys of a report that are curves; TensorBoard sorts groups,
 }
 IF_CHANGED = {
     "policy": "epsilon",
-    "queue": "numbers stale restarts",
+    "queue": "numbers stale restarts failures",
     "update": "skipped_updates",
 }  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}

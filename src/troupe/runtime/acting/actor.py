@@ -1,7 +1,7 @@
 """The actor: environments and inference on one side, rollouts on the other."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ class Actor:
     `pulse[0]` is the time (time.monotonic) at which the environment was called or one of a batch last returned, 0 while
     no call is under way; the actor's owner detects hangs by it. With `gamma` the actor records the past returns by
     which rewards are normalised. `states` is for a recurrent policy. An actor that is `alone` in its process can
-    distinguish waiting from computing inside its environment.
+    distinguish waiting from computing inside its environment. With `restarts`, an environment that raises is made anew
+    up to so many times in the run, and its episode is dropped (`_drop`).
     """
 
     def __init__(
@@ -49,13 +50,15 @@ class Actor:
         states: "StateTracker | None" = None,
         *,
         alone: bool = False,
+        restarts: int | None = None,
     ):
         self._inference, self._epsilon = inference, epsilon
         self._progress, self._pulse = progress, pulse
         self._retired, self._seeds = False, seeds
         self._groups = _groups(environments)
-        for environment in environments:
-            environment.answer_to(pulse)
+        self._restarts = restarts
+        self._dropped: set[tuple[int, int]] = set()  # the last rows of episodes that were dropped, and their columns
+        self._take_over()
         each = seeds.spawn(len(environments)) if len(environments) > 1 else [seeds]
         with self._asking():
             self._obs = np.concatenate([one.reset(seed) for one, seed in zip(environments, each, strict=True)])
@@ -91,7 +94,8 @@ class Actor:
             self._past.write(rollout)
         if self._states:
             self._states.end(rollout)
-        self._progress.play(rollout.steps, self._episodes.count(rollout), float(rollout.reward.sum()))
+        self._progress.play(rollout.steps, self._episodes.count(rollout, self._dropped), float(rollout.reward.sum()))
+        self._dropped.clear()
         self._progress.metrics.add({"epsilon": epsilon}, rollout.steps)
         for group in self._groups:
             self._progress.notice_once(group.environment.notices)
@@ -129,10 +133,25 @@ class Actor:
         rollout.terminated[t, columns] = terminated
         rollout.truncated[t, columns] = truncated
         rollout.life_lost[t, columns] = life_lost
-        rollout.valid[t, columns] = ~ended
+        begun = ended | environment.failed
+        rollout.valid[t, columns] = ~begun
         rollout.obs[t + 1, columns] = obs
-        rollout.first[t + 1, columns] = ended
+        rollout.first[t + 1, columns] = begun
+        if environment.failed.any():
+            self._drop(rollout, t, (columns.start + np.flatnonzero(environment.failed & ~ended)).tolist())
         np.logical_or(terminated, truncated, out=ended)
+
+    def _drop(self, rollout: Rollout, t: int, failed: list[int]) -> None:
+        """Row t of these environments is that of a reset: their episodes were cut off by the step before, with the last
+        observation that there was, and are not reported. At t = 0 the rollout before ends with that observation."""
+        if t > 0:
+            cut = [column for column in failed if rollout.valid[t - 1, column]]  # or the episode has had no step
+            rollout.truncated[t - 1, cut] = True
+            self._dropped |= {(t - 1, column) for column in cut}
+            return
+        self._episodes.forget(failed)
+        if self._past is not None:
+            self._past.total[failed] = 0.0
 
     def retire(self) -> None:
         """Another actor has replaced this one: it ends as soon as its environment returns."""
@@ -187,7 +206,7 @@ class Actor:
     def begin_anew(self) -> None:
         """Begins new episodes in environments that were lent."""
         (group,) = self._groups
-        group.environment.answer_to(self._pulse)
+        self._take_over()
         with self._asking():
             self._obs = group.environment.reset(self._seeds.spawn(1)[0]).copy()
         self._first[:], self._ended[:] = True, False
@@ -198,6 +217,19 @@ class Actor:
     def close(self) -> None:
         for group in self._groups:
             group.environment.close()
+
+    def _take_over(self) -> None:
+        """From now on the environments report to this actor."""
+        for group in self._groups:
+            group.environment.answer_to(self._pulse)
+            if self._restarts is not None:
+                group.environment.restart_failed(self._refusal)
+
+    def _refusal(self, error: str) -> str:
+        """Counts an environment that raised; says why it is not made anew, if it is not."""
+        if self._progress.fail(error) <= (self._restarts or 0):
+            return ""
+        return f"no more environments are made anew: {self._restarts} is this run's actor.restarts"
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -227,14 +259,15 @@ class EpisodeCounter:
         self._total = np.zeros(environments)
         self._length = np.zeros(environments, np.int64)
 
-    def count(self, rollout: Rollout) -> list[Episode]:
-        """The episodes that end in `rollout`, in the order of their last steps."""
+    def count(self, rollout: Rollout, dropped: Collection[tuple[int, int]] = ()) -> list[Episode]:
+        """The episodes that end in `rollout`, in the order of their last steps, but those whose last step is `dropped`,
+        as (row, column)."""
         ended = rollout.terminated | rollout.truncated
         episodes, begin = [], 0
         for t in np.flatnonzero(ended.any(1)).tolist():
             self._add(rollout, slice(begin, t + 1))
             over = np.flatnonzero(ended[t]).tolist()
-            episodes += [Episode(float(self._total[b]), int(self._length[b])) for b in over]
+            episodes += [Episode(float(self._total[b]), int(self._length[b])) for b in over if (t, b) not in dropped]
             self.forget(over)
             begin = t + 1
         self._add(rollout, slice(begin, None))

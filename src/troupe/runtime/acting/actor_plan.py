@@ -67,6 +67,7 @@ class ActorPlan:
             return Actor(
                 environments, inference, self.epsilon, progress, environment_seed, pulse,
                 rewards.gamma if rewards.normalize else None, states, alone=restorable or isinstance(gate, RemoteGate),
+                restarts=self.config.actor.restarts if self.config.env.on_error == "restart" else None,
             )  # fmt: skip
 
         if isinstance(self.policy_source, PredictionClient):

@@ -44,6 +44,9 @@ class NStepWindow:
         article divides as if there were always n steps, which is wrong for the last n - 1 of an episode.
         """
         if not row.valid[0, 0]:
+            last = self._rows[-1] if self._rows else row
+            while self._rows:  # the environment failed: the step before was the episode's last
+                yield self._pop(last)
             return
         self._tail += self._gamma ** (len(self._rows) - len(self._heads)) * float(row.reward[0, 0])
         self._rows.append(row)

@@ -33,12 +33,13 @@ from troupe.runtime.progress import WAIT, Counts, Delta, Lag, Progress
 
 @dataclass(slots=True)
 class Request:
-    """To the process: fill this slot. Epsilon and learning rate depend on the counts."""
+    """To the process: fill this slot. Epsilon, learning rate and the limit of failures depend on the counts."""
 
     slot: int
     played: int
     steps: int
     updates: int
+    failures: int = 0
 
 
 @dataclass(slots=True)
@@ -93,7 +94,7 @@ def run_actor(
             actor.watch.start(WAIT)
             request = decode_request(connection.recv_bytes())
             actor.watch.start("other")
-            before = Counts(steps=request.steps, played=request.played, updates=request.updates)
+            before = Counts(request.steps, request.played, updates=request.updates, failures=request.failures)
             progress.counts = replace(before)
             actor.collect(rollouts[request.slot])
             seconds, delta, pulls = actor.watch.take(), progress.take_delta(before), rollouts[request.slot].pulls

@@ -114,7 +114,8 @@ class ActorProcess:
         """Hands an empty rollout to the process."""
         self.waiting[rollout.slot] = rollout
         try:
-            self._connection.send_bytes(encode(Request(rollout.slot, counts.played, counts.steps, counts.updates)))
+            counted = counts.played, counts.steps, counts.updates, counts.failures
+            self._connection.send_bytes(encode(Request(rollout.slot, *counted)))
         except OSError:
             raise self._lost(self._exit_message()) from None
 

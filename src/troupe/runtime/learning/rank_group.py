@@ -37,7 +37,7 @@ _BEAT_SECONDS = 0.5  # between two heartbeats
 _SILENT_SECONDS = 20.0  # without a heartbeat, until a rank counts as lost ...
 _BROKEN_SECONDS = 3.0  # ... and after a connection broke: a rank has ended, and it shows soon which
 _START_SECONDS = 300.0  # until the first heartbeat
-_SUMMED = ("steps", "played", "episodes", "stale", "restarts")  # not updates, which all ranks make together
+_SUMMED = ("steps", "played", "episodes", "stale", "restarts", "failures")  # not updates, which all ranks make together
 
 Operation = Callable[[Tensor], dist.Work]  # in which all ranks take part
 _encode = msgspec.msgpack.Encoder().encode
