@@ -97,7 +97,8 @@ def test_the_summary_has_its_keys(tmp_path):
     summary = strict(run.path / "summary.json")
     assert summary.keys() == {
         "outcome", "environment", "preset", "tuned", "seed", "target", "evaluation", "steps", "played", "episodes",
-        "measured", "updates", "skipped_updates", "stale", "restarts", "failures", "best_steps", "collapses", "rollbacks",
+        "measured", "updates", "skipped_updates", "stale", "restarts", "failures", "best_steps", "collapses",
+        "rollbacks",
         "training_seconds", "total_seconds", "steps_per_s", "peak_memory_mb", "versions",
     }  # fmt: skip
     assert summary["evaluation"] == {
