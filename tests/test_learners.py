@@ -77,7 +77,6 @@ def here(tmp_path, monkeypatch):
         ("--topology hogwild --preset a3c", "topology hogwild has no batches whose gradient could be shared"),
         ("--topology serial", "topology serial has no batches whose gradient could be shared"),
         ("--preset ga3c", "topology ga3c has no batches whose gradient could be shared"),
-        ("--cluster auto", "leave --cluster out"),
         ("--record", "a recorded run has one learner; leave --record out"),
         ("--learner.take_all true", "set learner.take_all to false"),
         ("--novelty.coefficient 0.5", "set novelty.coefficient to 0"),

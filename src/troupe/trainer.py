@@ -135,7 +135,8 @@ def train(
     called = find_callbacks(callbacks) if leads else ()
     meeting.check(learners, resolved)
     saying = "making and measuring environments ..."
-    with connected(resolved, quiet=quiet):
+    ranks = max(learners, meeting.of_environment()[1])
+    with connected(resolved, quiet=quiet, ranks=ranks) if leads else nullcontext():
         with nullcontext() if quiet else announced(saying):
             asked, source = settle(resolved, env, env_kwargs)
             asked, made = choices.settle(asked), find_network(network, asked)
@@ -208,10 +209,12 @@ def resume(
         for name, value in choices.named(changes | _short_for_schedules(schedules), **own).items()
     }
     changes["actor.cluster"] = cluster
-    with meeting.join(learners, "resume", call, changes) as group:
+    ranks = max(learners, meeting.of_environment()[1])
+    hosts = connected(config, ranks=ranks) if leads else nullcontext()  # first, so that ranks started here find it
+    with hosts, meeting.join(learners, "resume", call, changes) as group:
         if not leads:
             follow(group, lambda config: _parts(path, config, env, network))
-        with RunDirectory(path) as directory, connected(config):  # locked before it is read
+        with RunDirectory(path) as directory:  # locked before it is read
             called = find_callbacks(callbacks)
             return _resumed(path, changes, env, network, called, display, group, trust=trust).run(directory)
 

@@ -17,6 +17,7 @@ from troupe.config import TrainConfig, TroupeError, from_toml, one_line, to_toml
 from troupe.environments import EnvironmentSource
 from troupe.networks.custom import NetworkMaker
 from troupe.runtime.assembly import assemble
+from troupe.runtime.cluster.placement import connected
 from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.interruption import POLL_SECONDS, on_signal
 from troupe.runtime.execution.supervisor import Supervisor
@@ -60,7 +61,9 @@ def follow(group: Alone, parts: Parts) -> NoReturn:
         raise SystemExit(0)
     start = msgspec.json.decode(packed, type=Start)
     try:
-        wrong = _train(ranks, from_toml(start.config), parts, start)
+        config = from_toml(start.config)
+        with connected(config, rank=group.rank, ranks=group.size):
+            wrong = _train(ranks, config, parts, start)
     except Exception as error:
         wrong = one_line(error) if isinstance(error, TroupeError) else f"{type(error).__name__}: {one_line(error)}"
         ranks.fail(wrong, traceback.format_exc())

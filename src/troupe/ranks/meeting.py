@@ -70,7 +70,6 @@ def check(learners: int, config: TrainConfig) -> None:
             config.topology != "async",
             f"topology {config.topology} has no batches whose gradient could be shared; use --topology async",
         ),
-        (config.actor.cluster != "none", "each runs its actors on its own machine; leave --cluster out"),
         (config.record, "a recorded run has one learner; leave --record out"),
         (config.learner.take_all, "their batches must have the same size; set learner.take_all to false"),
         (config.novelty.coefficient > 0, "each would measure novelty differently; set novelty.coefficient to 0"),

@@ -23,8 +23,8 @@ _STORE_SHARE = 0.3  # of a machine's object store, at most, for rollouts in tran
 
 
 @contextmanager
-def connected(config: TrainConfig, *, quiet: bool = True) -> Iterator[None]:
-    """Inside, a run with actors on a cluster is connected to it. Raises UsageError."""
+def connected(config: TrainConfig, *, quiet: bool = True, rank: int = 0, ranks: int = 1) -> Iterator[None]:
+    """Inside, a run with actors on a cluster is connected to it; of several `ranks` each is. Raises UsageError."""
     if config.actor.cluster == "none" or _engine.get() is not None:
         yield
         return
@@ -33,7 +33,7 @@ def connected(config: TrainConfig, *, quiet: bool = True) -> Iterator[None]:
 
     with ExitStack() as stack:
         with nullcontext() if quiet else announced("connecting to the cluster ..."):
-            engine = stack.enter_context(ray_engine.connected(config.actor.cluster))
+            engine = stack.enter_context(ray_engine.connected(config.actor.cluster, rank, ranks))
         with using(engine):
             yield
 

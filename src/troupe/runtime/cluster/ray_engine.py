@@ -1,5 +1,6 @@
 """Ray's cluster as an engine. No other module imports Ray."""
 
+import math
 import os
 import secrets
 import shutil
@@ -34,12 +35,14 @@ _QUIET: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
 
 
 @contextmanager
-def connected(address: str) -> Iterator["RayEngine"]:
+def connected(address: str, rank: int = 0, ranks: int = 1) -> Iterator["RayEngine"]:
     """Inside, this process is connected to a cluster: the one at `address` or, for auto, one that runs on this machine,
-    or else one that is started here and ends with it. An existing connection is used and kept. Raises UsageError."""
+    or else one that is started here and ends with it. An existing connection is used and kept. Raises UsageError.
+
+    It is one of several `ranks` that play on the cluster."""
     if ray.is_initialized():
         with _address_known():
-            yield RayEngine()
+            yield RayEngine(rank, ranks)
         return
     known = address if address != "auto" else _running()
     own = ExitStack()  # what a cluster of this program leaves behind
@@ -53,7 +56,7 @@ def connected(address: str) -> Iterator["RayEngine"]:
                 folder = _folder()
                 own.callback(shutil.rmtree, folder, ignore_errors=True)
                 own.enter_context(ended_with_this_program(partial(_start, folder)))
-        engine = RayEngine()
+        engine = RayEngine(rank, ranks)
         if not engine.nodes():
             raise UsageError(f"cluster {address}: no machine of it has cores for actors (ray start --num-cpus N)")
         with _address_known():
@@ -152,22 +155,34 @@ def _handlers_kept() -> Iterator[None]:
 
 
 class RayEngine:
-    """The cluster that this process is connected to (engine.Engine)."""
+    """The cluster that this process is connected to (engine.Engine).
 
-    def __init__(self) -> None:
+    Of several `ranks` each has its share of every machine, and each begins with another one.
+    """
+
+    def __init__(self, rank: int = 0, ranks: int = 1) -> None:
+        self._rank, self._ranks = rank, ranks
         self._names: dict[str, str] = {}  # of nodes that are alive, by id
 
     def nodes(self) -> list[Node]:
         alive = {each["NodeID"]: each for each in ray.nodes() if each["Alive"] and each["Resources"].get("CPU", 0) >= 1}
         free = ray._private.state.available_resources_per_node()
+        if self._ranks > 1:  # what is not free may be another rank's share
+            free = {id_: each["Resources"] for id_, each in alive.items()}
         self._names = _names({id_: each["NodeManagerHostname"] for id_, each in alive.items()}, self._names)
-        return [
+        found = [
             Node(
-                id_, self._names[id_], int(each["Resources"]["CPU"]), int(free.get(id_, {}).get("CPU", 0)),
-                each["Resources"].get("object_store_memory", 0.0),
+                id_, self._names[id_], self._share(each["Resources"]["CPU"]),
+                self._share(free.get(id_, {}).get("CPU", 0)),
+                each["Resources"].get("object_store_memory", 0.0) / self._ranks,
             )
-            for id_, each in alive.items()
+            for id_, each in sorted(alive.items())
         ]  # fmt: skip
+        first = self._rank % max(1, len(found))
+        return found[first:] + found[:first]
+
+    def _share(self, cores: float) -> int:
+        return math.ceil(int(cores) / self._ranks)
 
     def probe(self, node: Node) -> Ticket:
         task = ray.remote(versions.prober())
@@ -175,7 +190,8 @@ class RayEngine:
 
     def start(self, node: Node, actors: int) -> Handle:
         free = ray._private.state.available_resources_per_node().get(node.id, {}).get("CPU", 0)
-        reserved = min(actors, int(free))  # so that other programs on the cluster see the cores as taken
+        # So that other programs on the cluster see the cores as taken; several ranks reserve at the same time.
+        reserved = min(actors, int(free) // self._ranks)
         # `open` and `collect` share a thread; `beat` and `close` have another, as they must not wait for rollouts.
         kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Host)
         return kind.options(num_cpus=reserved, scheduling_strategy=_only(node)).remote()
