@@ -219,7 +219,8 @@ def fuzz() -> str:
 def cluster() -> str:
     rows = []
     for name, each in result("cluster")["figures"].items():
-        rows.append([name, f"{each['value']:.3g}", each["bar"] + ("" if each["good"] else " (missed)")])
+        spread = f" ({each['spread']})" if "spread" in each else ""
+        rows.append([name, f"{each['value']:.3g}{spread}", each["bar"] + ("" if each["good"] else " (missed)")])
     return table(["what", "measured", "should be"], rows)
 
 

@@ -38,7 +38,9 @@ import troupe
 from troupe.runs.store.metrics import read_log
 from troupe.runtime.cluster.engine import Node
 
-QUIET = {"stop.target": "none", "evaluation.every_seconds": 0.0, "evaluation.final_episodes": 1}
+QUIET = {
+    "stop.target": "none", "evaluation.every_seconds": 0.0, "evaluation.every_steps": 0, "evaluation.final_episodes": 1,
+}  # fmt: skip
 LIGHT = {"learner.epochs": 1, "learner.minibatches": 1, "learner.threads": 1, "env.backend": "sync"}
 
 

@@ -48,7 +48,8 @@ class Engine(Protocol):
         """Starts a host (host.py) on that node, for that many actors."""
 
     def share(self, value: Any) -> Any:
-        """A reference that calls of several hosts take in place of `value`, which is copied only once."""
+        """What calls of several hosts take in place of the array `value`: a copy or, if it is large, a reference to the
+        only copy."""
 
     def call(self, host: Handle, method: str, *arguments: Any) -> Ticket:
         """Calls of `collect` run in order, one at a time; other calls do not wait for them."""

@@ -27,6 +27,7 @@ from troupe.runtime.progress import Stopwatch, lag_of
 from troupe.text import counted
 
 _POLL_SECONDS = 0.05
+_PAUSED_POLL_SECONDS = 0.005  # hosts must not stand still for much longer than an evaluation
 _LOOK_SECONDS = 1.0  # between two checks for machines that have joined
 _RETURN_SECONDS = 10.0  # without any host, after which the run ends
 _CLOSE_SECONDS = 2.0
@@ -235,7 +236,8 @@ class ClusterRunner:
         if not awaited:
             time.sleep(_POLL_SECONDS)
             return
-        for ticket in self._engine.wait(list(awaited), 0.0 if self._arrived else _POLL_SECONDS):
+        seconds = _PAUSED_POLL_SECONDS if self._context.gate.is_paused else _POLL_SECONDS
+        for ticket in self._engine.wait(list(awaited), 0.0 if self._arrived else seconds):
             host, take = awaited[ticket]
             if host in self._hosts:  # not lost a moment ago
                 try:
