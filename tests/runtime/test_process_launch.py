@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.forkserver
+import multiprocessing.util
 import signal
 import sys
 from contextlib import suppress
@@ -72,3 +73,15 @@ def test_the_server_is_one_that_has_imported_what_actors_need(monkeypatch, platf
     monkeypatch.setattr(server, "ensure_running", lambda: started.append(blocked() >= set(ENDING)))
     assert process_context().get_start_method() == method
     assert started == ([["troupe.runtime.execution.process_child"], True] if platform == "linux" else [])
+
+
+def test_output_that_cannot_be_written_keeps_no_process_from_starting(monkeypatch):
+    """On a full disk, or after `troupe train ... | head`: the library would flush it before, and fail."""
+
+    def fails() -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.util, "_flush_std_streams", fails)
+    with no_main():
+        multiprocessing.util._flush_std_streams()
+    assert multiprocessing.util._flush_std_streams is fails

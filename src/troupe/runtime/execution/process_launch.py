@@ -8,6 +8,7 @@ import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import util
 from typing import Any
 
 from troupe import signals
@@ -63,11 +64,14 @@ _starting = threading.Lock()
 @contextmanager
 def no_main() -> Iterator[None]:
     """Keeps multiprocessing from importing the user's script in every process, which it does for objects that were
-    pickled by name. Here there are none, so a script needs no `if __name__ == "__main__"`."""
+    pickled by name. Here there are none, so a script needs no `if __name__ == "__main__"`. Nor does it flush the output
+    before, which only a fork needs, and which fails where nobody reads it any more or its disk is full."""
     with _starting:
-        main = sys.modules["__main__"]
+        main, flush = sys.modules["__main__"], util._flush_std_streams  # type: ignore[attr-defined]
         sys.modules["__main__"] = types.ModuleType("__main__")
+        util._flush_std_streams = lambda: None  # type: ignore[attr-defined]
         try:
             yield
         finally:
             sys.modules["__main__"] = main
+            util._flush_std_streams = flush  # type: ignore[attr-defined]
