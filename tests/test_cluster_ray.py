@@ -128,6 +128,23 @@ def driver(address: str, *words: str, **variables: str) -> Iterator[subprocess.P
         started.wait()
 
 
+def test_learners_share_the_hosts_and_one_that_is_killed_ends_the_run_with_all_that_play(simulated):
+    mark = f"mark-{uuid.uuid4().hex}"
+    with driver(simulated.address, "--learners", "2", TROUPE_MARK=mark) as training:
+        until(lambda: reports() and reports()[-1]["updates"] > 2)
+        assert hosts("actors") == [2, 2], "rank 0's"
+        assert len(actors_of_the_cluster()) == 4, "one for each learner on each machine"  # none was removed before
+        (other,) = [pid for pid in marked(mark) if b"troupe.ranks" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(other, signal.SIGKILL)
+        assert training.wait(PATIENCE_SECONDS) == 1
+        assert until(lambda: not actors_of_the_cluster()) < GONE_SECONDS
+    output = Path("output").read_text()
+    assert "on 2 hosts (" in output
+    assert "the same in each of 2 ranks" in output
+    assert f", process {other}) failed: its process ended by SIGKILL" in output
+    assert list(Path("run/checkpoints").iterdir())
+
+
 def test_a_host_that_is_removed_is_replaced_by_the_others_and_by_one_that_joins(simulated):
     with driver(simulated.address) as training:
         until(lambda: len(hosts("steps")) == 2 and hosts("steps")[0] > 0)
@@ -145,23 +162,6 @@ def test_a_host_that_is_removed_is_replaced_by_the_others_and_by_one_that_joins(
     assert "has joined and takes over some of the actors of" in output
     assert "raylet" not in output
     assert reports()[-1]["restarts"] == 1
-
-
-def test_learners_share_the_hosts_and_one_that_is_killed_ends_the_run_with_all_that_play(simulated):
-    mark = f"mark-{uuid.uuid4().hex}"
-    with driver(simulated.address, "--learners", "2", TROUPE_MARK=mark) as training:
-        until(lambda: reports() and reports()[-1]["updates"] > 2)
-        assert hosts("actors") == [2, 2], "rank 0's"
-        assert len(actors_of_the_cluster()) == 4, "one for each learner on each machine"
-        (other,) = [pid for pid in marked(mark) if b"troupe.ranks" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(other, signal.SIGKILL)
-        assert training.wait(PATIENCE_SECONDS) == 1
-        assert until(lambda: not actors_of_the_cluster()) < GONE_SECONDS
-    output = Path("output").read_text()
-    assert "on 2 hosts (" in output
-    assert "the same in each of 2 ranks" in output
-    assert f", process {other}) failed: its process ended by SIGKILL" in output
-    assert list(Path("run/checkpoints").iterdir())
 
 
 @pytest.mark.parametrize(("own", "number"), [(True, signal.SIGTERM), (True, signal.SIGKILL), (False, signal.SIGKILL)])
