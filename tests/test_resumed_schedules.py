@@ -76,14 +76,13 @@ def test_a_schedule_goes_on_from_where_it_is_to_a_quarter_at_the_new_limit():
     """At step 200 of 400 62.5 % are left; at 500, half way from there to 800, (62.5 + 25) / 2 = 43.75 %."""
     before = troupe.TrainConfig(learner=Learner(anneal_steps="auto"), stop=Stop(steps=400))
     longer = replace(before, stop=Stop(steps=800))
-    state = {"counts": {"steps": 200}, "annealing": state_of(annealing(before))}
-    schedule = resumed(state, before, longer, given=False)
+    saved = state_of(annealing(before))
+    schedule = resumed(saved, 200, before, longer, given=False)
     assert [schedule(steps) for steps in (200, 500, 800, 900)] == pytest.approx([0.625, 0.4375, 0.25, 0.25])
-    assert resumed(state, before, before, given=False) == annealing(before), (
+    assert resumed(saved, 200, before, before, given=False) == annealing(before), (
         "the same limit: exactly as if never stopped"
     )
-    del state["annealing"]  # an earlier version's
-    assert resumed(state, before, longer, given=False) == schedule
+    assert resumed(None, 200, before, longer, given=False) == schedule  # an earlier version's
 
 
 TO_ZERO = "learning rate 0.005, falling linearly to 0 at step 200"

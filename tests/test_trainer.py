@@ -115,7 +115,7 @@ def test_the_weights_a_run_ends_with_can_be_the_best_and_are_saved_as_such(tmp_p
     judged = [row["steps"] for row in read_log(run.path) if row.get("purpose") == "progress"]
     assert len(judged) == 2
     saved = checkpoint.load(run.path, print)
-    assert judged[-1] == run.steps == saved.state["best_steps"] == strict(run.path / "summary.json")["best_steps"]
+    assert judged[-1] == run.steps == saved.state.best_steps == strict(run.path / "summary.json")["best_steps"]
     for name, best in saved.best.items():
         torch.testing.assert_close(best, saved.model[name], rtol=0, atol=0)
 
@@ -136,7 +136,7 @@ def test_the_best_weights_are_not_the_last(tmp_path, monkeypatch):
         run = run if run.steps >= steps else troupe.resume(run.path, steps=steps, env=Env)
         saved, agent = checkpoint.load(run.path, pytest.fail), troupe.load(run.path)
         _, second, *later = [row for row in read_log(run.path) if row.get("purpose") == "progress"]
-        assert (saved.state["best_steps"], saved.state["best_score"]) == (second["steps"], 9.0)
+        assert (saved.state.best_steps, saved.state.best_score) == (second["steps"], 9.0)
         for best in (saved.best, agent.network.state_dict(), run.agent.network.state_dict(), judged[-1]):
             assert all(torch.equal(best[name], judged[1][name]) for name in judged[1])
         assert not torch.equal(saved.model["body.policy.weight"], saved.best["body.policy.weight"])
@@ -475,7 +475,7 @@ def test_what_the_main_thread_raises_fails_the_run_after_it_is_saved(tmp_path, m
         TroupeError, match=r"^the main thread failed: ZeroDivisionError: x .*error.txt; weights saved in "
     ):
         breaks_after(monkeypatch, tmp_path, ZeroDivisionError("x"))
-    assert checkpoint.load(tmp_path / "run", pytest.fail).state["counts"]["updates"] > 0
+    assert checkpoint.load(tmp_path / "run", pytest.fail).state.counts.updates > 0
     assert strict(tmp_path / "run" / "summary.json")["outcome"] == "failed"
     assert set(threading.enumerate()) == threads
 
@@ -485,7 +485,7 @@ def test_what_would_end_the_program_still_does_after_the_run_is_saved(tmp_path, 
     with pytest.raises(type(error)) as caught:
         breaks_after(monkeypatch, tmp_path, error)
     assert caught.value is error
-    assert checkpoint.load(tmp_path / "run", pytest.fail).state["counts"]["updates"] > 0
+    assert checkpoint.load(tmp_path / "run", pytest.fail).state.counts.updates > 0
 
 
 def test_a_thread_that_cannot_be_started_for_a_replacement_is_named_and_the_run_saved(tmp_path, monkeypatch):

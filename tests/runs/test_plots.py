@@ -404,11 +404,11 @@ def test_a_metric_that_no_run_has_is_named_with_the_nearest(
 
 def test_many_differences_are_counted_and_still_tell_the_runs_apart(make_run: MakeRun) -> None:
     names = ("lam", "gamma", "clip", "rho_clip", "value_coefficient")
-    values = [(1, 1, 1, 1, 1), (2, 2, 2, 1, 1), (2, 2, 2, 1, 2), (2, 2, 2, 2, 1)]
+    values = [(0.1, 0.1, 0.1, 1, 1), (0.2, 0.2, 0.2, 1, 1), (0.2, 0.2, 0.2, 1, 2), (0.2, 0.2, 0.2, 2, 1)]
     runs = [settings_of(make_run(f"r{i}"), loss=dict(zip(names, row, strict=True))) for i, row in enumerate(values)]
     found = list(labels_of(runs))
     assert len(found) == len(runs)
-    assert found[1] == "appo · loss.lam=2 · loss.gamma=2 · loss.clip=2 · 2 more"
+    assert found[1] == "appo · loss.lam=0.2 · loss.gamma=0.2 · loss.clip=0.2 · 2 more"
     assert all(len(label) < 120 for label in found)
 
 

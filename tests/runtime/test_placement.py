@@ -108,7 +108,8 @@ def test_a_run_is_connected_with_the_cluster_of_its_address_while_it_lasts(monke
     events: list[object] = []
 
     @contextmanager
-    def connect(address):
+    def connect(address, rank, ranks):
+        assert (rank, ranks) == (0, 1)
         events.append(address)
         yield engine(7)
         events.append("closed")
