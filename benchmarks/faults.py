@@ -44,7 +44,7 @@ from typing import Any
 from common import write
 
 ENVIRONMENT = f"{Path(__file__).with_name('fault_environments.py')}:Faulty"
-LIMIT_SECONDS = 5.0
+LIMIT_SECONDS = float(os.environ.get("LIMIT_SECONDS", "5"))  # more on a machine that is busy with other work
 PATIENCE_SECONDS = 60.0  # until the moment of the fault is reached
 JOBS = 3  # trials side by side: most of their time they wait
 _SMALL = "--network.hidden 8 --actor.rollout_steps 8 --actor.hang_seconds 2 --env.backend sync"
@@ -268,7 +268,7 @@ def _is_server(pid: int) -> bool:
 def _become(trial: Trial, folder: Path, place: Path, pipe: int | None) -> None:
     """Makes this forked process the command; does not return."""
     os.setpgid(0, 0)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is the command
     signal.signal(signal.SIGHUP, signal.SIG_IGN if trial.kind == "SIGHUP under nohup" else signal.SIG_DFL)
     os.chdir(place)
     where = trial.moment if trial.moment in _PLACES else ""
@@ -304,6 +304,7 @@ def _become(trial: Trial, folder: Path, place: Path, pipe: int | None) -> None:
     status: Any = 0
     try:
         sys.modules["__main__"] = types.ModuleType("__main__")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         main(words)
     except SystemExit as done:
         status = done.code or 0

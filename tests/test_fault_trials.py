@@ -16,7 +16,7 @@ FAULTS = Path(__file__).parent.parent / "benchmarks/faults.py"
 @pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="fills small file systems of its own")
 def test_runs_survive_drawn_faults(tmp_path: Path):
     words = [sys.executable, str(FAULTS), "--seed", "21", "--count", "16", "--folder", str(tmp_path)]
-    subprocess.run(words, check=True, capture_output=True)
+    subprocess.run(words, check=True, capture_output=True, env=os.environ | {"LIMIT_SECONDS": "120"})
     (file,) = tmp_path.iterdir()
     rows = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(rows) == 16
