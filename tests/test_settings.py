@@ -619,8 +619,8 @@ def _(train: Train, patch: pytest.MonkeyPatch) -> None:
 
 @case("learner.take_all", "queue.capacity")
 def _(train: Train, patch: pytest.MonkeyPatch) -> None:
-    """While the first rollout is learned from, all others are filled, and all but perhaps the last one are queued: a
-    learner that takes all has these next."""
+    """While the first rollouts are learned from, all others are filled, and all but perhaps the last one are queued: a
+    learner that takes all has these next. On a busy machine the first batch may have several, too."""
 
     class Counted(Steady):
         played = 0
@@ -640,13 +640,14 @@ def _(train: Train, patch: pytest.MonkeyPatch) -> None:
             seen.append(batch.reward.shape[1])
             return losses.a3c(outputs, batch)
 
-        run = train(changed, THREADS, loss=loss, env=Counted)
+        run = train(changed | {"stop.steps": 4 * rollouts * ROWS * ENVIRONMENTS}, THREADS, loss=loss, env=Counted)
         assert metrics(run)[-1]["queue_capacity"] == rollouts
         return seen
 
     assert columns({"queue.capacity": 3}, 4)[1] == 4
-    assert columns({"queue.capacity": 3, "learner.take_all": True}, 4)[1] <= 4 * 4
-    assert columns({"queue.capacity": 6, "learner.take_all": True}, 7)[1] >= 5 * 4
+    assert 3 * 4 <= sum(columns({"queue.capacity": 3, "learner.take_all": True}, 4)[:2]) <= 8 * 4
+    assert max(columns({"queue.capacity": 3, "learner.take_all": True}, 4)) <= 4 * 4
+    assert sum(columns({"queue.capacity": 6, "learner.take_all": True}, 7)[:2]) >= 6 * 4
 
 
 # Environments
