@@ -82,20 +82,20 @@ def _named(config: TrainConfig) -> Iterator[tuple[str, str]]:
 def _is_refused(run: Path, name: str) -> bool:
     """Whether it is not imported in any case: a file that is gone, or in the run directory."""
     path = files.path_of(name)
-    return (path is not None and not path.is_file()) or any(files.is_inside(run, Path(each)) for each in _code_of(name))
+    return (path is not None and not path.is_file()) or any(files.is_inside(run, each) for each in _code_of(name))
 
 
 def _key(config: TrainConfig, setting: str, name: str) -> str:
     """Of the name, the file that it stands for now, and the arguments."""
-    where = _code_of(name)
     arguments = value_of(config, _ARGUMENTS[setting]) if setting in _ARGUMENTS else {}
-    return hashlib.sha256(json.dumps([name, where, arguments], sort_keys=True, default=str).encode()).hexdigest()
+    facts = json.dumps([name, _code_of(name), arguments], sort_keys=True, default=str)
+    return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _code_of(name: str) -> list[str]:
+def _code_of(name: str) -> list[Path]:
     """The files that a name stands for now; none where it cannot be found."""
     with suppress(ImportError, ValueError):
-        return [str(path) for path in files.code_of(name)]
+        return list(files.code_of(name))
     return []
 
 
