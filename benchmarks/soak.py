@@ -18,6 +18,7 @@ median is at most 3 % (memory), 0 (files, threads) above that of the second quar
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -62,15 +63,22 @@ def make() -> gym.Env[Any, Any]:
 def sample(process: psutil.Popen, run: Path) -> dict[str, float]:
     """The numbers of a run's processes and directory now."""
     memory, files, threads = 0, 0, 0
-    for each in [process, *process.children(recursive=True)]:
+    try:
+        everyone = [process, *process.children(recursive=True)]
+    except psutil.Error:
+        everyone = []
+    for each in everyone:
         try:
             with each.oneshot():
                 found = each.memory_full_info().pss, each.num_fds(), each.num_threads()
         except psutil.Error:  # it has just ended
             continue
         memory, files, threads = memory + found[0], files + found[1], threads + found[2]
-    sizes = {file.name: file.stat().st_size for file in run.rglob("*") if file.is_file()}
-    journal = sum(size for name, size in sizes.items() if name.startswith("journal"))
+    sizes = {}
+    for file in run.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):  # a checkpoint was renamed or removed just now
+            sizes[file] = file.stat().st_size if file.is_file() else 0
+    journal = sum(size for file, size in sizes.items() if file.name.startswith("journal"))
     return {
         "memory_mb": memory / 2**20, "files": files, "threads": threads,
         "journal_mb": journal / 2**20, "directory_mb": (sum(sizes.values()) - journal) / 2**20,

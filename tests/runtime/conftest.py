@@ -11,6 +11,12 @@ from helpers.parts import Carried, Elsewhere
 from troupe.runtime.execution.process_launch import warm_up
 
 
+@pytest.fixture
+def never_preempted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All time counts for its stage. On a busy machine, all time of a short stage may count as preempted instead."""
+    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: 0.0)
+
+
 @pytest.fixture(scope="session")
 def stage() -> Callable[..., Any]:
     return parts.make_stage

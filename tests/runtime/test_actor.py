@@ -506,14 +506,13 @@ class Thinking(CountingInference):
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch, never_preempted):
     clock = SimpleNamespace(now=1e6, computed=0.0)
     given = SimpleNamespace(
         perf_counter=lambda: clock.now, monotonic=lambda: clock.now, process_time=lambda: clock.computed
     )
     monkeypatch.setattr("troupe.runtime.progress.time", given)
     monkeypatch.setattr("troupe.runtime.acting.actor.time", given)
-    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: 0.0)
     return clock
 
 

@@ -100,6 +100,7 @@ class Asked:
         return BatchedInference(self.queue.client(actor), self.gate)
 
 
+@pytest.mark.usefixtures("never_preempted")
 def test_the_time_in_which_predictors_act_is_a_wait_of_the_actors():
     asked, stages = Asked(), []
     actor = asked.inference(2)

@@ -511,6 +511,7 @@ def test_convolutions_in_bfloat16_are_shared_out_with_float32_gradients(learner_
 # Where a learner's time goes, and what it asks of others
 
 
+@pytest.mark.usefixtures("never_preempted")
 def test_a_learner_says_when_it_learns_and_ends_elsewhere(learner_setup, blank):
     stages = []
 

@@ -124,6 +124,7 @@ def test_a_process_settles_in_before_it_is_ready(start, counting):
     assert not multiprocessing.current_process().daemon
 
 
+@pytest.mark.usefixtures("never_preempted")
 def test_the_slot_that_is_asked_for_is_filled_and_what_was_counted_is_reported(start, counting, script):
     child = start(counting)
     child.answer()

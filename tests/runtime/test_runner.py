@@ -357,6 +357,7 @@ def test_closing_a_worker_closes_its_learner_too(assembled, counting):
     parts.close()
 
 
+@pytest.mark.usefixtures("never_preempted")
 def test_a_worker_says_when_it_learns(assembled, counting):
     parts, stages = assembled(counting, SMALL | ACTORS["worker"]), []
     worker = parts.runners[0].actor

@@ -141,8 +141,8 @@ def test_a_stopped_clock_does_not_advance(now):
     assert clock.seconds == 8.0
 
 
-def test_a_stopwatch_gives_every_second_to_one_stage(now, monkeypatch):
-    monkeypatch.setattr("troupe.runtime.progress.preempted_seconds", lambda: 0.0)
+@pytest.mark.usefixtures("never_preempted")
+def test_a_stopwatch_gives_every_second_to_one_stage(now):
     watch = Stopwatch()
     now[0] += 9  # before the first
     for stage, seconds in [("act", 1), ("env", 2), ("act", 4)]:
