@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import nn
@@ -94,9 +95,11 @@ class Session:
         view = Training(config, source, self._progress, self._clock, where, self._agent, self._save_soon)
         self._callbacks = Callbacks(callbacks, view, lambda: self._end("callback"), self._supervisor.fail)
         self._output = RunOutput(self._display, self._progress, self._callbacks, limits_of(config, self._target))
+        restarts = config.env.on_error == "restart"
+        refusal = partial(self._progress.fail, most=config.actor.restarts) if restarts else None
         try:
             self._evaluator, self._lent = make_evaluator(
-                config, source, self._topology.lender(), self._evaluation_hangs
+                config, source, self._topology.lender(), self._evaluation_hangs, refusal
             )
         except UsageError:
             self._topology.close()

@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import troupe
-from troupe.config import Environment
+from troupe.config import Environment, Network
 from troupe.environments import EnvironmentFailed, find
+from troupe.networks.actor_critic import ActorCritic, build
+from troupe.networks.recurrent import RecurrentState
+from troupe.runs.evaluate import evaluation
+from troupe.runs.evaluate.evaluation import Evaluator
 from troupe.runtime.acting.n_step_window import NStepActor, NStepWindow
 from troupe.runtime.data.rollout import RolloutSpec, allocate
 from troupe.runtime.progress import Episode
@@ -273,3 +278,79 @@ def test_the_limit_ends_a_run_in_order(flaky, run_command, placement):
     assert "no more environments are made anew: 3 is this run's actor.restarts (traceback in" in err
     assert json.loads(Path("run/summary.json").read_text())["failures"] >= 2
     assert troupe.load("run")
+
+
+# Evaluations
+
+
+def network_of(source: Any, **how: Any) -> ActorCritic:
+    return build(source.observation_space, source.action_space, Network(hidden=(4,), **how))
+
+
+@pytest.mark.parametrize("at", [(1, 0), (1, 2), (0, 2)])
+def test_an_evaluation_plays_another_episode_instead_of_one_that_raises(counting, at):
+    faults, refused = Faults(at), []
+    source = find(single(counting, faults))
+    evaluator = Evaluator(source, Environment(), 1)
+    faults.arm()
+    scores = evaluator.run(
+        network_of(source), 3, np.random.SeedSequence(0), refusal=lambda error: refused.append(error) or ""
+    )
+    assert scores is not None
+    assert scores.lengths.tolist() == [3, 3, 3]
+    assert scores.returns.tolist() == [30.0, 30.0, 30.0]
+    (error,) = refused
+    assert "[0]: step raised ValueError: no door" in error
+    evaluator.close()
+
+
+def test_memory_is_empty_in_the_episode_after_one_that_raised(counting, monkeypatch):
+    faults = Faults((0, 2))
+    source = find(single(counting, faults))
+    network = network_of(source, core="lstm", core_units=4)
+    begun: list[bool] = []
+    monkeypatch.setattr(
+        evaluation, "RecurrentState", lambda *parts: begun.append(bool(parts[1].item())) or RecurrentState(*parts)
+    )
+    evaluator = Evaluator(source, Environment(), 1)
+    faults.arm()
+    evaluator.run(network, 2, np.random.SeedSequence(0), refusal=lambda error: "")
+    # Two steps, the one that raises, three steps to the end, the reset after it, three steps.
+    assert begun == [False, False, True, False, False, False, True, False, False, False]
+    evaluator.close()
+
+
+def test_an_evaluation_without_a_refusal_ends_with_the_error(counting):
+    faults = Faults((0, 1))
+    source = find(single(counting, faults))
+    evaluator = Evaluator(source, Environment(), 1)
+    evaluator.run(network_of(source), 1, np.random.SeedSequence(0), refusal=lambda error: "")
+    faults.at = ((1, 1),)
+    faults.arm()
+    with pytest.raises(EnvironmentFailed, match="step raised ValueError: no door"):
+        evaluator.run(network_of(source), 9, np.random.SeedSequence(0))
+    evaluator.close()
+
+
+ENDING = "--steps 20 --actors 1 --actor.placement thread --run-dir run --evaluation.final_episodes 80"
+
+
+def test_the_final_evaluation_of_a_run_goes_on_and_counts_what_failed(flaky, run_command):
+    """16 environments play five episodes each, of which the fourth raises."""
+    words = WORDS.replace("--evaluation.final_episodes 1", "")
+    status, out, err = run_command(f"train {flaky} --on-env-error restart {ENDING} {words} --actor.restarts 99")
+    assert (status, err) == (0, "")
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["evaluation"]["episodes"] == 80
+    assert summary["failures"] >= 16
+    assert out.count("no more discs") == 2
+
+
+def test_the_limit_counts_for_evaluations_too_and_evaluate_drops_nothing(flaky, run_command):
+    words = WORDS.replace("--evaluation.final_episodes 1", "")
+    status, _, err = run_command(f"train {flaky} --on-env-error restart {ENDING} {words} --actor.restarts 9")
+    assert status == 1
+    assert "no more environments are made anew: 9 is this run's actor.restarts" in err
+    status, _, err = run_command("evaluate run --episodes 80")
+    assert status == 1
+    assert "step raised ValueError: no more discs" in err

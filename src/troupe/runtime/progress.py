@@ -112,12 +112,15 @@ class Progress:
             self.counts.restarts += 1
             return self.counts.restarts
 
-    def fail(self, error: str) -> int:
-        """An environment has raised `error`; returns how many have."""
+    def fail(self, error: str, most: int) -> str:
+        """Counts an environment that has raised `error`; returns why it is not made anew, "" unless that makes more
+        than `most`."""
         self.notice_once({_FAILURE: f"{_DROPPED}: {error}"})
         with self._lock:
             self.counts.failures += 1
-            return self.counts.failures
+            failures = self.counts.failures
+        limit = f"no more environments are made anew: {most} is this run's actor.restarts"
+        return limit if failures > most else ""
 
     @property
     def first_failure(self) -> str:

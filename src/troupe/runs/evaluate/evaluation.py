@@ -93,20 +93,22 @@ class Evaluator:
         out_of_time: Callable[[], bool] = _never,
         pulse: Float[np.ndarray, "1"] | None = None,
         progress: Callable[[Tally], None] = _ignore,
+        refusal: Callable[[str], str] | None = None,
     ) -> Scores | None:
         """Plays `episodes` episodes; returns None if `stopped` before they are complete, and the scores so far once it
         is `out_of_time`.
 
         Each environment plays a share fixed beforehand: taking whichever episodes end first would favour the short
         ones. `pulse` shows since when the environments have not answered, as an actor's does. `progress` is called
-        before every reset and after every step.
+        before every reset and after every step. With `refusal`, an environment that raises is made anew and plays
+        another episode (VectorEnvironment.restart_failed).
         """
         pulse = np.zeros(1) if pulse is None else pulse
         if self._most:
-            self._choose_count(network, pulse, stopped)
+            self._choose_count(network, pulse, stopped, refusal)
         environment = self._environment
         environment.answer_to(pulse)
-        environment.restart_failed(None)  # a borrowed one; the mean is of the episodes that were asked for
+        environment.restart_failed(refusal)
         environment_seeds, action_seed = seeds.spawn(2)
         draws = generator(action_seed)
         tally = Tally(environment.count, episodes, self._max_steps)
@@ -126,10 +128,12 @@ class Evaluator:
                     action = distribution.mode() if greedy else distribution.sample(draws)
                     with _awaited(pulse):
                         obs, reward, terminated, truncated, _ = environment.step(action.numpy())
-                    if output.next_state is not None:  # environments that had ended are reset by this step
+                    begun = ended | environment.failed  # this step was a reset
+                    if output.next_state is not None:
                         last_reward = torch.as_tensor(reward, dtype=torch.float32)
-                        state = RecurrentState(output.next_state, torch.from_numpy(ended), action, last_reward)
-                    tally.add(reward, ended, terminated | truncated)
+                        state = RecurrentState(output.next_state, torch.from_numpy(begun), action, last_reward)
+                    tally.drop(environment.failed)
+                    tally.add(reward, begun, terminated | truncated)
                     progress(tally)
                     ended = terminated | truncated
                     if not tally.is_complete and out_of_time():
@@ -140,10 +144,17 @@ class Evaluator:
     def close(self) -> None:
         self._environment.close()
 
-    def _choose_count(self, network: ActorCritic, pulse: Float[np.ndarray, "1"], stopped: Callable[[], bool]) -> None:
+    def _choose_count(
+        self,
+        network: ActorCritic,
+        pulse: Float[np.ndarray, "1"],
+        stopped: Callable[[], bool],
+        refusal: Callable[[str], str] | None,
+    ) -> None:
         """Makes as many environments as it takes for the network's passes to be a tenth of the time."""
         environment, state = self._environment, network.initial_state(1)
         environment.answer_to(pulse)
+        environment.restart_failed(refusal)
         playing: list[float] = []  # seconds of the reset and of each step
         acting: list[float] = []
         with torch.inference_mode():

@@ -118,6 +118,10 @@ class Tally:
             self._playing &= ~cut & (self._left > 0)
             self._total[over], self._length[over] = 0.0, 0
 
+    def drop(self, which: Bool[np.ndarray, " B"]) -> None:
+        """The current episodes of these environments do not count; each plays another instead."""
+        self._total[which], self._length[which] = 0.0, 0
+
     def scores(self, *, greedy: bool) -> Scores:
         return _scores(self._episodes, greedy)
 

@@ -26,14 +26,20 @@ class GivenUp(Exception):
 
 
 def make_evaluator(
-    config: TrainConfig, source: EnvironmentSource, lender: ThreadRunner | None, notice: Callable[[str], None]
+    config: TrainConfig,
+    source: EnvironmentSource,
+    lender: ThreadRunner | None,
+    notice: Callable[[str], None],
+    refusal: Callable[[str], str] | None = None,
 ) -> tuple["WatchedEvaluator", Callable[[], AbstractContextManager[None]]]:
     """What evaluates a run, and a context for each evaluation during training.
 
     If no second environment can be made, the actor lends its own; raises UsageError if there is no `lender`.
     """
     evaluation, max_steps = config.evaluation, most_steps(config.evaluation, source)
-    watched = partial(WatchedEvaluator, environment=source.id, hang_seconds=config.actor.hang_seconds, notice=notice)
+    watched = partial(
+        WatchedEvaluator, environment=source.id, hang_seconds=config.actor.hang_seconds, notice=notice, refusal=refusal
+    )
     make = partial(
         Evaluator, source, config.env, evaluation.episodes, evaluation.final_episodes,
         max_steps=max_steps, measured=config.stop.seconds > 0 and not config.traits.serial,
@@ -50,13 +56,19 @@ class WatchedEvaluator:
     """An evaluator whose environments may block.
 
     If they have not answered for `hang_seconds` (0: unlimited), `notice` is called with the stack, the evaluation is
-    abandoned with its thread and environments, and the next one makes new environments.
+    abandoned with its thread and environments, and the next one makes new environments. `refusal`: as of Evaluator.run.
     """
 
     def __init__(
-        self, make: Callable[[], Evaluator], environment: str, hang_seconds: float, notice: Callable[[str], None]
+        self,
+        make: Callable[[], Evaluator],
+        environment: str,
+        hang_seconds: float,
+        notice: Callable[[str], None],
+        refusal: Callable[[str], str] | None = None,
     ):
         self._make, self._environment, self._hang_seconds, self._notice = make, environment, hang_seconds, notice
+        self._refusal = refusal
         self._evaluator: Evaluator | None = make()
         self._cannot_be_made = False  # again
 
@@ -76,8 +88,9 @@ class WatchedEvaluator:
         def evaluate() -> Scores | None:
             evaluator = self._evaluator or self._fresh(pulse)
             return evaluator.run(
-                network, episodes, seeds, greedy=greedy, stopped=stopped, out_of_time=out_of_time, pulse=pulse
-            )
+                network, episodes, seeds, greedy=greedy, stopped=stopped, out_of_time=out_of_time, pulse=pulse,
+                refusal=self._refusal,
+            )  # fmt: skip
 
         work, hang_detector, waited = BackgroundWork(evaluate, name), HangDetector(pulse, self._hang_seconds), 0.0
         while not work.wait(POLL_SECONDS):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,13 +224,7 @@ class Actor:
         for group in self._groups:
             group.environment.answer_to(self._pulse)
             if self._restarts is not None:
-                group.environment.restart_failed(self._refusal)
-
-    def _refusal(self, error: str) -> str:
-        """Counts an environment that raised; says why it is not made anew, if it is not."""
-        if self._progress.fail(error) <= (self._restarts or 0):
-            return ""
-        return f"no more environments are made anew: {self._restarts} is this run's actor.restarts"
+                group.environment.restart_failed(partial(self._progress.fail, most=self._restarts))
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
