@@ -109,7 +109,7 @@ def test_a_table_in_markdown_is_aligned_numbers_to_the_right():
         "| preset      | runs |  IQM |  95 % interval | P(better than appo) | 95 % interval |",
         "| :---------- | ---: | ---: | -------------: | ------------------: | ------------: |",
         "| appo        |    4 | 25.0 | 10.0 to 12,346 |                   - |             - |",
-        "| a3c & more_ |   12 | 4.57 |              - |                0.12 |             - |",
+        "| a3c & more_ |   12 | 4.57 |   n = 12: none |                0.12 |   n = 4: none |",
         "| x           |    2 | 0.00 |  -1.00 to 1.00 |                1.00 |  0.50 to 1.00 |",
     ]
 
@@ -122,7 +122,7 @@ def test_a_table_in_latex_needs_no_package_and_has_no_special_characters():
 preset & runs & IQM & 95 \% interval & P(better than appo) & 95 \% interval \\
 \hline
 appo & 4 & 25.0 & 10.0 to 12,346 & - & - \\
-a3c \& more\_ & 12 & 4.57 & - & 0.12 & - \\
+a3c \& more\_ & 12 & 4.57 & n = 12: none & 0.12 & n = 4: none \\
 x & 2 & 0.00 & -1.00 to 1.00 & 1.00 & 0.50 to 1.00 \\
 \hline
 \end{tabular}
@@ -132,14 +132,23 @@ x & 2 & 0.00 & -1.00 to 1.00 & 1.00 & 0.50 to 1.00 \\
     assert r"\$\#\{\} & 1 " in escaped
 
 
-def test_figures_have_intervals_where_there_are_two_runs_and_more_on_both_sides():
-    made = of_variants({"one": [1.0], "two": [2.0, 4.0], "three": [0.0, 0.0, 0.0]})
-    assert made["one"] == {"runs": 1, "iqm": 1.0, "iqm_interval": None}
-    assert made["two"] == {"runs": 2, "iqm": 3.0, "iqm_interval": (2.0, 4.0), "improvement": 1.0}
-    first_of_two = of_variants({"two": [2.0, 4.0], "three": [3.0, 3.0, 3.0], "one": [9.0]})
-    assert first_of_two["three"]["improvement_interval"] == (0.0, 1.0)
-    assert first_of_two["three"]["improvement"] == 0.5
-    assert first_of_two["one"] == {"runs": 1, "iqm": 9.0, "iqm_interval": None, "improvement": 1.0}
+def test_figures_have_intervals_where_there_are_five_runs_and_more_on_both_sides():
+    """That of four or fewer is hardly more than their minimum and maximum: the number of runs is said instead."""
+    four, five, six = [0.0, 1.0, 2.0, 9.0], [2.0, 3.0, 4.0, 5.0, 6.0], [1.0] * 6
+    made = of_variants({"five": five, "four": four, "six": six, "one": [4.0]})
+    low, high = made["five"]["iqm_interval"]
+    assert made["five"] == {"runs": 5, "iqm": 4.0, "iqm_interval": (low, high)}
+    assert 2.0 <= low < 4.0 < high <= 6.0
+    assert made["four"] == {"runs": 4, "iqm": 1.5, "iqm_interval": None, "improvement": 0.275}
+    assert made["six"]["improvement_interval"] == (0.0, 0.0)
+    assert made["one"] == {"runs": 1, "iqm": 4.0, "iqm_interval": None, "improvement": 0.5}
+    cells = [[cell.strip() for cell in row.split("|")[4:7]] for row in markdown(made)[3:]]
+    assert [each[0] for each in cells] == ["n = 4: none", "1.00 to 1.00", "n = 1: none"]
+    assert [each[2] for each in cells] == ["n = 4: none", "0.00 to 0.00", "n = 1: none"]
+    few = of_variants({"four": four, "five": five})
+    assert few["five"]["iqm_interval"]
+    assert "improvement_interval" not in few["five"]
+    assert markdown(few)[-1].endswith("n = 4: none |")
     assert of_variants({"none": []}) == {}
 
 

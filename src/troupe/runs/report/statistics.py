@@ -14,11 +14,12 @@ from troupe.text import format_return, table
 
 Scores = Float[np.ndarray, "runs tasks"]
 Values = Float[np.ndarray, " resamples"]
+FEWEST = 5  # runs for an interval: the bootstrap interval of three is merely their minimum and maximum
 _RESAMPLES = 2_000
 NOTE = (
     "IQM: interquartile mean of the final evaluations, the mean of the middle half of the runs. P: probability that a "
     "run has a higher final evaluation than one of the first preset. Intervals: bootstrap over runs (Agarwal et al. "
-    "2021)."
+    f"2021); none below {FEWEST} runs, where it would be little more than their minimum and maximum."
 )
 
 
@@ -52,17 +53,17 @@ def _resampled(scores: Scores, rng: np.random.Generator) -> Float[np.ndarray, "r
 
 def of_variants(returns: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """For each variant in one environment: its runs, their interquartile mean, and the probability of improvement on
-    the first one; each with its interval, where there are two runs and more."""
+    the first one; each with its interval, where there are FEWEST runs and more."""
     scores = {label: np.array(values, float)[:, None] for label, values in returns.items() if len(values)}
     found: dict[str, Any] = {}
     for label, ours in scores.items():
         first = next(iter(scores.values()))
         found[label] = {"runs": len(ours), "iqm": float(interquartile_mean(ours)), "iqm_interval": None}
-        if len(ours) > 1:
+        if len(ours) >= FEWEST:
             found[label]["iqm_interval"] = interval(interquartile_mean, ours)
         if ours is not first:
             found[label]["improvement"] = float(probability_of_improvement(ours, first))
-            if len(ours) > 1 and len(first) > 1:
+            if min(len(ours), len(first)) >= FEWEST:
                 found[label]["improvement_interval"] = interval(probability_of_improvement, ours, first)
     return found
 
@@ -71,12 +72,13 @@ def _cells(figures: Mapping[str, Any]) -> list[list[str]]:
     first = next(iter(figures), "")
     rows = [["preset", "runs", "IQM", "95 % interval", f"P(better than {first})", "95 % interval"]]
     for label, each in figures.items():
-        iqm, better = each["iqm_interval"], each.get("improvement_interval")
+        iqm, better, runs = each["iqm_interval"], each.get("improvement_interval"), each["runs"]
+        fewer = min(runs, figures[first]["runs"])
         rows.append([
-            label, str(each["runs"]), format_return(each["iqm"]),
-            f"{format_return(iqm[0])} to {format_return(iqm[1])}" if iqm else "-",
+            label, str(runs), format_return(each["iqm"]),
+            f"{format_return(iqm[0])} to {format_return(iqm[1])}" if iqm else f"n = {runs}: none",
             f"{each['improvement']:.2f}" if "improvement" in each else "-",
-            f"{better[0]:.2f} to {better[1]:.2f}" if better else "-",
+            f"{better[0]:.2f} to {better[1]:.2f}" if better else f"n = {fewer}: none" if "improvement" in each else "-",
         ])  # fmt: skip
     return rows
 
