@@ -1,5 +1,6 @@
 """What pictures of runs show: smoothed lines, groups, their targets, and whether an axis is logarithmic."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def line(*steps: int, seconds: Any = None, target: float | None = 5.0, **setting
     numbers = np.array(steps or (1, 2))
     seconds = numbers / 10 if seconds is None else np.array(seconds)
     curve = Curve(numbers, seconds, numbers * 1.0, numbers, *NOTHING)
-    return Line(settings, (), curve, numbers * 1.0, target)
+    return Line(Path("run"), settings, (), curve, numbers * 1.0, target)
 
 
 def test_a_line_has_its_environment_seed_and_actions_as_far_as_they_are_known():

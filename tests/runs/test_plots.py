@@ -15,7 +15,7 @@ import tomli_w
 from helpers.pictures import assert_looks_the_same
 from troupe import cli
 from troupe.config import UsageError
-from troupe.runs.report import lines, plots
+from troupe.runs.report import lines, looks, plots
 from troupe.runs.report.curves import read_curve
 from troupe.runs.report.plots import plot_runs
 from troupe.runs.store.metrics import read_log
@@ -143,7 +143,8 @@ def words_of(runs: Sequence[Path], title: str | None = None) -> str:
 def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun) -> None:
     words = words_of([make_run("a")])
     assert "CartPole-v1 · preset appo · seed 3" in words
-    for expected in ("target 475", "evaluation", "environment steps", "training seconds"):
+    window = "moving mean over 10 % of the run (3,900 steps)"
+    for expected in ("target 475", "evaluation", "environment steps", "training seconds", window):
         assert expected in words
 
 
@@ -233,8 +234,111 @@ def test_runs_that_are_drawn_one_by_one_have_the_colour_of_their_group_and_the_d
     assert "seed" not in words_of(many)  # a mean, and thin lines
 
 
+def stars_in(panel: Any) -> list[Any]:
+    """Without those of the legend."""
+    return [line for line in panel.get_lines() if line.get_marker() == "*" and len(line.get_xdata())]
+
+
+def test_a_final_evaluation_that_missed_its_target_is_a_hollow_star_and_the_legend_says_so(make_run: MakeRun) -> None:
+    from matplotlib.colors import same_color
+    from matplotlib.figure import Figure
+
+    def made(name: str, mean: float, **more: Any) -> Path:
+        return make_run(name, [report(1000, 5.0), report(2000, 6.0), evaluation(2000, mean, purpose="final")], **more)
+
+    runs = made("reached", 475.0), made("missed", 474.9), made("without", 1.0, target='"none"')
+    for run, says in zip(runs, ("target reached<", "target missed<", ""), strict=True):
+        panel = Figure().subplots()
+        plots._draw_run(panel, lines.line_of(run), "steps", returns=True)
+        (star,) = stars_in(panel)
+        assert same_color(star.get_markerfacecolor(), "white") == (says == "target missed<")
+        assert same_color(star.get_markeredgecolor(), "white") == (says != "target missed<")
+        words = words_of([run])
+        assert [each in words for each in ("target reached<", "target missed<")] == [
+            each == says for each in ("target reached<", "target missed<")
+        ]
+    panel = Figure().subplots()
+    plots._draw_groups(panel, groups_of(runs), "steps")
+    assert [same_color(star.get_markerfacecolor(), "white") for star in stars_in(panel)] == [False, True, False]
+    words = words_of(runs)
+    assert "target reached<" in words
+    assert "target missed<" in words
+
+
+def test_a_resumed_run_that_reached_its_target_at_last_has_a_star_of_each_kind(make_run: MakeRun) -> None:
+    rows = [report(1000, 5.0), evaluation(1000, 300.0, purpose="final", weights_steps=900)]
+    rows += [report(2000, 5.0), evaluation(2000, 500.0, purpose="final", weights_steps=2000)]
+    words = words_of([make_run("a", rows)])
+    assert words.index("target reached<") < words.index("weights of step 2,000<")
+    assert words.index("target missed<") < words.index("weights of step 900, evaluated at step 1,000<")
+
+
+def test_evaluations_of_several_runs_are_drawn_and_named(make_run: MakeRun) -> None:
+    from matplotlib.figure import Figure
+
+    rows = [report(steps, steps / 100) for steps in range(1000, 9000, 1000)]
+    seen = [evaluation(3000, 40.0), evaluation(6000, 70.0), evaluation(8000, 90.0, purpose="final")]
+    runs = [settings_of(make_run(name, rows + seen), seed=seed) for seed, name in enumerate("abcdef")]
+    for count in (2, 6):
+        panel = Figure().subplots()
+        plots._draw_groups(panel, groups_of(runs[:count]), "steps")
+        drawn = [line for line in panel.get_lines() if line.get_marker() == "D" and len(line.get_xdata())]
+        assert [line.get_xydata().tolist() for line in drawn] == [[[3000, 40.0], [6000, 70.0]]] * count
+        assert "evaluation of the newest weights (greedy)<" in words_of(runs[:count])
+    assert "newest weights" not in words_of([make_run("g", rows), make_run("h", rows)])
+
+
+def test_final_evaluations_at_one_point_are_all_seen_side_by_side(make_run: MakeRun) -> None:
+    from matplotlib.figure import Figure
+
+    rows = [report(1000, 5.0), report(2000, 6.0), evaluation(2000, 500.0, purpose="final")]
+    runs = [settings_of(make_run(name, rows), seed=seed) for seed, name in enumerate("abc")]
+    runs.append(settings_of(make_run("d", [*rows[:2], evaluation(2000, 100.0, purpose="final")]), seed=3))
+    panel = Figure().subplots()
+    assert plots._draw_groups(panel, groups_of(runs), "steps")
+    at = [star.get_transform().transform(star.get_xydata())[0] for star in stars_in(panel)]
+    points = [(x * 72 / panel.figure.dpi, y) for x, y in at]
+    middle = points[3][0]  # the one alone, whose x is the same
+    assert [x - middle for x, _ in points[:3]] == pytest.approx([-plots.PLACE_POINTS, 0.0, plots.PLACE_POINTS])
+    assert len({round(y, 3) for _, y in points[:3]}) == 1
+    assert [plots.MOVED_NOTE in words_of(those) for those in (runs, runs[2:])] == [True, False]
+
+
+@pytest.mark.parametrize("metric", ["return_mean", "entropy"])
+def test_runs_of_one_setting_are_told_apart_also_with_one_seed_and_their_resumptions_are_marked(
+    metric: str, make_run: MakeRun, tmp_path: Path
+) -> None:
+    from matplotlib.figure import Figure
+
+    rows = with_entropy([report(steps, 9.0) for steps in range(1000, 9000, 1000)], 0.5)
+    resumed = [*rows[:4], {"kind": "resume", "steps": 4500, "seconds": 0.09}, *rows[4:]]
+    runs = [make_run("one", rows), make_run("two", resumed), make_run("three", rows)]
+    panel = Figure().subplots()
+    groups = lines.grouped(lines.lines_of(runs, metric), ["appo"] * 3)
+    plots._draw_groups(panel, groups, "steps")
+    curves = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
+    assert len({(line.get_color(), str(line.get_linestyle())) for line in curves}) == 3
+    (mark,) = (line for line in panel.get_lines() if line.get_marker() == "|" and len(line.get_xdata()))
+    assert mark.get_xdata().tolist() == [4500]
+    assert mark.get_color() == curves[1].get_color()
+    words = ""
+    for out in ("alone.svg", "besides.svg"):  # the only setting, and one of two
+        others = [str(make_run("other", rows, preset="impala"))] if out == "besides.svg" else []
+        assert cli.run(["plot", *map(str, runs), *others, "--metric", metric, "-o", f"{tmp_path / out}"]) == 0
+        words = (tmp_path / out).read_text()
+        for name in (
+            "appo, one<",
+            "appo, two<",
+            "appo, three<",
+            "where a run was resumed<",
+            "mean over 10 % of the run",
+        ):
+            assert name in words, (out, name)
+    assert "impala<" in words
+
+
 def test_runs_of_a_group_share_its_name_and_colour_whatever_limits_they_were_resumed_to(make_run: MakeRun) -> None:
-    runs = [make_run("a"), settings_of(make_run("b"), stop={"target": 475.0, "steps": 900}), make_run("c")]
+    runs = [make_run("a"), settings_of(make_run("b"), seed=4, stop={"target": 475.0, "steps": 900}), make_run("c")]
     out = runs[0].parent / "picture.svg"
     plot_runs(runs, out, names=["appo, tuned", "appo, tuned", "impala, untuned"], note="not drawn: impala, seed 9")
     words = out.read_text()
@@ -242,7 +346,7 @@ def test_runs_of_a_group_share_its_name_and_colour_whatever_limits_they_were_res
     assert "impala, untuned<" in words
     assert "not drawn: impala, seed 9" in words
     for preset in ("appo", "impala"):  # their colours in every picture
-        assert plots.COLOURS[plots._numbers([preset])[0]].lower() in words.lower()
+        assert looks.styles([preset])[0].colour.lower() in words.lower()
 
 
 def test_returns_of_several_environments_are_noted_to_have_no_common_scale(make_run: MakeRun) -> None:
@@ -292,7 +396,6 @@ def test_a_title_of_ones_own(make_run: MakeRun) -> None:
 @pytest.mark.parametrize(
     ("one", "two", "labels"),
     [
-        ({}, {}, ["appo (4 runs)"]),
         ({}, {"preset": "impala"}, ["appo (2 runs)", "impala (2 runs)"]),
         ({}, {"env": "Acrobot-v1"}, ["CartPole-v1 (2 runs)", "Acrobot-v1 (2 runs)"]),
         (
@@ -306,6 +409,8 @@ def test_several_runs_are_grouped_where_they_differ(
     one: dict[str, str], two: dict[str, str], labels: list[str], make_run: MakeRun
 ) -> None:
     runs = [make_run(f"a{i}", **one) for i in range(2)] + [make_run(f"b{i}", **two) for i in range(2)]
+    for i, run in enumerate(runs):
+        settings_of(run, seed=i % 2)
     words = words_of(runs)
     assert all(label in words for label in labels)
     assert words.count(" runs)") == len(labels)
@@ -360,7 +465,8 @@ def test_one_that_still_trains_is_in_the_group_of_those_that_have_ended(make_run
     """What was measured is said in summary.json, and that is written at the end."""
     one, two = (settings_of(make_run(name), actor={"count": count}) for name, count in (("one", 2), ("two", 3)))
     (one / "summary.json").write_text('{"measured": ["actor.count"]}')
-    assert "(2 runs)" in words_of([one, two])
+    words = words_of([one, settings_of(two, seed=4), make_run("other", preset="impala")])
+    assert "appo (2 runs)" in words
 
 
 def with_entropy(rows: Sequence[dict[str, Any]], at: float) -> list[dict[str, Any]]:
@@ -421,13 +527,12 @@ def test_tuned_and_untuned_are_told_apart(make_run: MakeRun) -> None:
 def test_a_preset_has_the_same_colour_in_every_picture(make_run: MakeRun) -> None:
     a, b, c = (make_run(preset, preset=preset) for preset in ("impala", "appo", "article"))
     names = ("appo", "article", "impala")
-    numbers = dict(zip(names, plots._numbers(names), strict=True))
-    assert len(set(numbers.values())) == 3
+    colours = dict(zip(names, (look.colour for look in looks.styles(names)), strict=True))
+    assert len(set(colours.values())) == 3
     for group in ([a, b], [b, a], [c, a]):
         words = words_of(group).lower()
-        for preset, number in numbers.items():
-            used = plots.COLOURS[number].lower() in words
-            assert used == (preset in {run.name for run in group})
+        for preset, colour in colours.items():
+            assert (colour.lower() in words) == (preset in {run.name for run in group})
 
 
 @pytest.mark.parametrize(("reports", "scale"), [(9, "log"), (11, "linear")])

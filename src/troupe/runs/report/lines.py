@@ -16,6 +16,7 @@ Values = Float[np.ndarray, " n"]
 
 RESAMPLES = 2000  # of the runs, for the bootstrap band
 SMOOTHING = 0.05  # of a run's steps, to either side
+WINDOW = f"moving mean over {200 * SMOOTHING:g} % of the run"  # in the words of a legend
 LEAST_SMOOTHING = 0.01  # at the end: the last report may be of a single episode
 TOO_SHORT = 0.1  # of the longest group: if the shortest is shorter than this, the axis is logarithmic
 
@@ -24,6 +25,7 @@ TOO_SHORT = 0.1  # of the longest group: if the shortest is shorter than this, t
 class Line:
     """One run, as it is drawn."""
 
+    path: Path
     settings: Settings
     measured: Sequence[str]  # of the settings
     curve: Curve
@@ -43,6 +45,11 @@ class Line:
         """Whether its evaluations are."""
         return bool(self.settings.get("evaluation.greedy", True))
 
+    @property
+    def window_steps(self) -> int:
+        """Over how many steps the line is smoothed."""
+        return round(2 * SMOOTHING * float(np.ptp(self.curve.steps))) if len(self.curve.steps) else 0
+
     def by(self, axis: str) -> Values:
         return along(self.curve, axis)
 
@@ -55,7 +62,7 @@ def line_of(run: Path, metric: str = TRAINING_RETURN) -> Line:
     # Weighted by steps: by episodes, the many short ones of an untrained agent would pull the line down.
     smooth = smoothed(curve.steps, curve.returns, np.diff(curve.steps, prepend=0).clip(1))
     settings = {"preset": run.name} | read_settings(run)
-    return Line(settings, read_measured(run), curve, smooth, read_target(run, settings))
+    return Line(run, settings, read_measured(run), curve, smooth, read_target(run, settings))
 
 
 def lines_of(runs: Sequence[Path], metric: str) -> list[Line]:

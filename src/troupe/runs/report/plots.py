@@ -4,18 +4,21 @@ Matplotlib is imported only where something is drawn, and without pyplot: its wi
 user's program.
 """
 
+import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
-from troupe.config import UsageError, presets
+from troupe.config import UsageError
 from troupe.runs.report.curves import TRAINING_RETURN, Points
 from troupe.runs.report.labels import comparable, labels
 from troupe.runs.report.lines import (
+    WINDOW,
     Groups,
     Line,
     Values,
@@ -28,6 +31,8 @@ from troupe.runs.report.lines import (
     target_of_each,
     targets_of,
 )
+from troupe.runs.report.looks import COLOURS, SOFT, Look, looks_of, side_by_side, styles
+from troupe.runs.report.statistics import FEWEST
 from troupe.safe_files import output_file, writing
 from troupe.text import by_value
 
@@ -36,7 +41,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = (".png", ".svg", ".pdf")
-FEWEST = 5  # runs for a mean and a band: the bootstrap band of three is their minimum and maximum
 GRID_POINTS = 200
 
 
@@ -65,23 +69,27 @@ def plot_runs(
             _draw({metric: grouped(its, names) for metric, its in lines.items()}, file, title, note)
 
 
-# Okabe and Ito's colours, which colour-blind people can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#101010")
-Dashes = str | tuple[int, tuple[int, ...]]
-DASHES: tuple[Dashes, ...] = ("-", "--", "-.", (0, (6, 1, 1, 1, 1, 1)))  # for seeds, or for more groups than colours
-DOTTED: Dashes = (0, (1, 3))  # for targets
+DOTTED = (0, (1, 3))  # for targets
 NOTE_WIDTH = 165  # characters
-MARK_SIZES = {"*": 12, "D": 6}
+LABEL_WIDTH = 54  # characters: two columns of such labels fit side by side
+LEGEND_LINES, LINE_INCHES = 6, 0.2  # a longer legend makes the picture higher, and not the panels lower
+NEAR = 0.01, 0.02  # of a panel's width and height: marks so close cover each other
+PLACE_POINTS = 6  # by which those are moved apart
 CONNECTOR: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (2, 1))}
-INK, SOFT, FAINT = "#222222", "#707070", "#8A8A8A"
+INK, FAINT = "#222222", "#8A8A8A"
+EVALUATION: dict[str, Any] = {"marker": "D", "ls": "", "ms": 3.5, "mew": 0, "alpha": 0.4}
+RESUMPTION: dict[str, Any] = {"marker": "|", "ls": "", "ms": 14, "mew": 2}
 TRAINING = "training return (exploring actors)"
 DOTS = f"{TRAINING}:\nmean of the episodes since the previous report"
-NOTE = "lines: training return (of the exploring actors), smoothed"
-RESUMED = "where the run was resumed"
+NOTE = f"lines: {TRAINING}, smoothed: {WINDOW}"
+EVALUATIONS = "evaluation of the newest weights"
+REACHED, MISSED = ":\ntarget reached", ":\ntarget missed"
 GREEDY_NOTE = "; evaluated greedily, the same weights usually score more"
 MEAN_NOTE = "; of five runs and more their mean (thick; a finished run keeps its last value) and each (thin)"
+MOVED_NOTE = "marks that would cover each other are moved apart sideways"
 BAND = "95 % bootstrap interval of the mean over runs"
 SEVERAL = "returns of different environments are not comparable"
+Selection = Bool[np.ndarray, " n"]
 STYLE: dict[Any, Any] = {
     "figure.constrained_layout.wspace": 0.04,
     "font.family": "sans-serif",
@@ -115,6 +123,7 @@ def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: st
     formatters = {"steps": EngFormatter(sep=""), "seconds": StrMethodFormatter("{x:g}")}
     with rc_context(STYLE):
         figure = Figure(figsize=(12, 2 + 3 * len(metrics)), dpi=100, layout="constrained")
+        moved = False
         panels = figure.subplots(len(metrics), 2, sharey="row", squeeze=False)
         for row, (metric, its) in zip(panels, metrics.items(), strict=True):
             returns = metric == TRAINING_RETURN
@@ -124,7 +133,7 @@ def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: st
                 if len(lines) == 1:
                     _draw_run(panel, all_lines(its)[0], axis, returns)
                 else:
-                    _draw_groups(panel, its, axis)
+                    moved |= _draw_groups(panel, its, axis)
                 if returns:
                     _draw_targets(panel, its)
                 _draw_gaps(panel, all_lines(its), axis)
@@ -136,18 +145,20 @@ def _draw(metrics: Mapping[str, Groups], file: Path, title: str | None, note: st
                 panel.tick_params(length=3)
                 panel.xaxis.set_minor_formatter(NullFormatter())
                 panel.xaxis.set_major_formatter(formatter)
-        notes = *_notes(groups, TRAINING_RETURN in metrics), note
+        notes = *_notes(groups, TRAINING_RETURN in metrics, moved=moved), note
         _draw_legend(figure, panels[:, 0], "\n".join(textwrap.fill(each, NOTE_WIDTH) for each in notes if each))
         figure.suptitle(title or _title(lines), x=0.01, ha="left", weight="bold", size=14)
         figure.savefig(file, format=file.suffix[1:].lower())
 
 
-def _notes(groups: Groups, returns: bool) -> Iterator[str]:
+def _notes(groups: Groups, returns: bool, *, moved: bool) -> Iterator[str]:
     lines = all_lines(groups)
     if len(lines) > 1:
         means = MEAN_NOTE * any(len(group) >= FEWEST for group in groups.values())
         greedy = GREEDY_NOTE * (returns and all(line.greedy for line in lines))
-        yield (NOTE if returns else "lines: smoothed") + means + greedy
+        yield (NOTE if returns else f"lines: {WINDOW}") + means + greedy
+    if moved:
+        yield MOVED_NOTE
     if not returns:
         return
     if len({line.environment for line in lines}) > 1:
@@ -158,19 +169,38 @@ def _notes(groups: Groups, returns: bool) -> Iterator[str]:
 
 def _draw_run(panel: "Axes", line: Line, axis: str, returns: bool) -> None:
     x, curve = line.by(axis), line.curve
-    dots, smooth = (DOTS, f"{TRAINING}, smoothed") if returns else ("each report", "smoothed")
+    dots, smooth = (DOTS, f"{TRAINING}, smoothed:") if returns else ("each report", "smoothed:")
+    smooth += f"\n{WINDOW} ({line.window_steps:,} steps)"
     panel.plot(x, curve.returns, ".", color=COLOURS[0], alpha=0.4, ms=6, mew=0, label=dots)
     panel.plot(x, line.smooth, color=COLOURS[0], lw=2.2, label=smooth)
     for points, label, mark, colour, size, order in (  # the smaller a mark, the further in front
-        (curve.evaluations, f"evaluation of the newest weights ({_actions([line])})", "D", COLOURS[1], 5, 6),
-        (curve.final, _final_words(line), "*", COLOURS[2], 26, 4),
+        (curve.evaluations, f"{EVALUATIONS} ({_actions([line])})", "D", COLOURS[1], 5, 6),
         (curve.collapses, "collapse", "X", INK, 15, 5),
     ):
         if len(points.steps):
             x = along(points, axis)
             panel.plot(x, points.returns, mark, color=colour, ms=size, mec="white", label=label, zorder=order)
+    for verdict, which in _by_verdict(line).items():
+        x, y = along(curve.final, axis)[which], curve.final.returns[which]
+        panel.plot(x, y, zorder=4, label=_final_words(line, verdict, which), **_star(COLOURS[2], verdict, 26))
     for number, at in enumerate(curve.resumptions[:, 0 if axis == "steps" else 1]):
-        panel.axvline(at, color=FAINT, lw=1, ls="--", zorder=1, label="" if number else RESUMED)
+        panel.axvline(at, color=FAINT, lw=1, ls="--", zorder=1, label="" if number else "where the run was resumed")
+
+
+def _by_verdict(line: Line) -> dict[str, Selection]:
+    """Which of the final evaluations reached the target, by what the legend says of them."""
+    returns = line.curve.final.returns
+    if line.target is None:
+        verdicts = {"": np.full(len(returns), fill_value=True)}
+    else:
+        verdicts = {REACHED: returns >= line.target, MISSED: returns < line.target}
+    return {verdict: which for verdict, which in verdicts.items() if which.any()}
+
+
+def _star(colour: str, verdict: str, size: float) -> dict[str, Any]:
+    """A star, hollow where the target was missed."""
+    inside, edge, width = ("white", colour, size / 12) if verdict == MISSED else (colour, "white", 0.6)
+    return {"marker": "*", "ls": "", "mfc": inside, "mec": edge, "mew": width, "ms": size}
 
 
 def _actions(lines: Iterable[Line]) -> str:
@@ -178,92 +208,102 @@ def _actions(lines: Iterable[Line]) -> str:
     return " or ".join(dict.fromkeys("greedy" if line.greedy else "sampled actions" for line in lines))
 
 
-def _final_words(line: Line) -> str:
+def _final_words(line: Line, verdict: str, which: Selection) -> str:
     """Which weights were the best, when training ended and after each resume: 'of step 8,075, evaluated at 23,361'."""
     final = line.curve.final
-    pairs = list(zip(final.weights_steps.tolist(), final.steps.tolist(), strict=True))[-3:]
-    steps = [f"weights of step {of:,}" + f", evaluated at step {at:,}" * (of != at) for of, at in pairs if of >= 0]
-    several = "s" * (len(final.steps) > 1)
-    return "\n".join([f"final evaluation{several} of the best weights ({_actions([line])})", *steps])
+    of_steps, steps = final.weights_steps[which].tolist(), final.steps[which].tolist()
+    pairs = list(zip(of_steps, steps, strict=True))[-3:]
+    words = [f"weights of step {of:,}" + f", evaluated at step {at:,}" * (of != at) for of, at in pairs if of >= 0]
+    several = "s" * (len(steps) > 1)
+    return "\n".join([f"final evaluation{several} of the best weights ({_actions([line])}){verdict}", *words])
 
 
-def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> None:
-    from matplotlib.collections import LineCollection
-
+def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> bool:
+    """Whether marks had to be moved."""
+    looks = looks_of(groups)
     groups = {name: [line for line in lines if len(line.smooth)] for name, lines in groups.items()}
+    drawn, column = all_lines(groups), 0 if axis == "steps" else 1
     logarithmic = differ_much([lines for lines in groups.values() if lines], axis)
     panel.set_xscale("log" if logarithmic else "linear")
-    seeds = _dashes_of_seeds(groups)
-    for (name, lines), (colour, dashes) in zip(groups.items(), _styles(groups), strict=True):
+    for lines, look in zip(groups.values(), styles(groups), strict=True):
         averaged = len(lines) >= FEWEST
         style: dict[str, Any] = {"lw": 0.8, "alpha": 0.3} if averaged else {"lw": 1.8}
         for line in lines:
-            own = dashes if averaged else seeds.get(line.seed, dashes)
-            panel.plot(line.by(axis), line.smooth, ls=own, color=colour, **style)
-            mark, points = _end_of(line)
-            at, last = along(points, axis)[-1:], points.returns[-1:]
-            if not len(at):
-                continue
-            ends = [(line.by(axis)[-1], line.smooth[-1]), *zip(at, last, strict=True)]
-            panel.add_collection(LineCollection([ends], colors=colour, **CONNECTOR), autolim=False)
-            panel.plot(at, last, mark, color=colour, ms=MARK_SIZES[mark], mec="white", mew=0.6, alpha=0.8, zorder=4)
+            x, own, seen = line.by(axis), looks.of_runs[line.path], line.curve.evaluations
+            panel.plot(x, line.smooth, ls=own.dashes, color=own.colour, **style)
+            panel.plot(along(seen, axis), seen.returns, color=own.colour, **EVALUATION)
+            resumed = line.curve.resumptions[:, column]
+            panel.plot(resumed, np.interp(resumed, x, line.smooth), color=own.colour, **RESUMPTION)
         if averaged:
-            _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, dashes, colour)
-        runs = f" ({len(lines)} runs)" if len(lines) > 1 else ""
-        panel.plot([], ls=dashes, color=colour, lw=2.2, label=name + runs)
-    for seed, dashes in seeds.items():
-        panel.plot([], ls=dashes, color=SOFT, lw=1.8, label=f"seed {seed}")
+            _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, look)
+    for name, look in looks.legend:
+        panel.plot([], ls=look.dashes, color=look.colour, lw=2.2, label=name)
     if any(len(lines) >= FEWEST for lines in groups.values()):
         panel.plot([], color=SOFT, lw=0.8, alpha=0.6, label="each run")
         panel.fill_between([], [], color=SOFT, alpha=0.25, lw=0, label=BAND)
-    actions = _actions(all_lines(groups))
-    marks = {mark for mark, points in map(_end_of, all_lines(groups)) if len(points.steps)}
-    for mark, label in (
-        ("*", "final evaluation of a run's best weights"),
-        ("D", "last evaluation of an unfinished run"),
-    ):
-        if mark in marks:
-            label += f" ({actions})"
-            panel.plot([], mark, color=SOFT, ms=MARK_SIZES[mark], mec="white", mew=0.6, label=label)
-    if marks:
-        panel.plot([], color=SOFT, **CONNECTOR, label="from a run's line to its evaluation")
+    covered = {
+        line: int(not len(line.curve.final.steps)) for line in drawn
+    }  # the last of an unfinished run, by its mark
+    if any(len(line.curve.evaluations.steps) > covered[line] for line in drawn):
+        panel.plot([], color=SOFT, label=f"{EVALUATIONS} ({_actions(drawn)})", **EVALUATION)
+    if any(len(line.curve.resumptions) for line in drawn):
+        panel.plot([], color=SOFT, label="where a run was resumed", **RESUMPTION)
+    return _draw_ends(panel, {line: looks.of_runs[line.path].colour for line in drawn}, axis)
 
 
-def _dashes_of_seeds(groups: Groups) -> dict[str, Dashes]:
-    """By seed, where several runs of a group are drawn one by one; nothing where dashes would not do."""
-    drawn = [line for lines in groups.values() if 1 < len(lines) < FEWEST for line in lines]
-    seeds = sorted({line.seed for line in drawn}, key=lambda seed: (len(seed), seed))
-    few = 1 < len(seeds) <= len(DASHES) and len(groups) <= len(COLOURS)
-    return dict(zip(seeds, DASHES, strict=False)) if few else {}
+def _draw_ends(panel: "Axes", colours: Mapping[Line, str], axis: str) -> bool:
+    """The evaluation by which each run is compared with others, and what leads to it. Whether some had to be moved."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
+    from matplotlib.transforms import ScaledTranslation
+
+    actions = _actions(colours)
+    ends = [(line, colour, end) for line, colour in colours.items() if (end := _end_of(line, actions))]
+    if not ends:
+        return False
+    at = np.array([(along(end.points, axis)[-1], end.points.returns[-1]) for _, _, end in ends])
+    panel.update_datalim(at)
+    panel.autoscale_view()
+    places = side_by_side((panel.transData - panel.transAxes).transform(at), NEAR)
+    for (line, colour, end), point, place in zip(ends, at, places, strict=True):
+        lead = [(line.by(axis)[-1], line.smooth[-1]), point]
+        panel.add_collection(LineCollection([lead], colors=colour, **CONNECTOR), autolim=False)
+        aside = panel.transData + ScaledTranslation(place * PLACE_POINTS / 72, 0, panel.figure.dpi_scale_trans)
+        style = end.style(colour) | {"transform": aside, "clip_on": False, "alpha": 0.8, "zorder": 4}
+        panel.add_artist(Line2D(*point[:, None], **style))
+    for words, of in sorted({end.words: end.style for _, _, end in ends}.items()):
+        panel.plot([], label=words, **of(SOFT))
+    panel.plot([], color=SOFT, **CONNECTOR, label="from a run's line to its evaluation")
+    return any(places)
 
 
-def _styles(groups: Groups) -> list[tuple[str, Dashes]]:
-    """The colour and the dashes of each group."""
-    count = len(COLOURS)
-    return [(COLOURS[number % count], DASHES[number // count % len(DASHES)]) for number in _numbers(groups)]
+class _End(NamedTuple):
+    points: Points  # of which the last counts
+    words: str
+    style: Callable[[str], dict[str, Any]]  # of a colour
 
 
-def _draw_mean(
-    panel: "Axes", lines: Sequence[Line], axis: str, spaced: Callable[..., Values], dashes: Dashes, colour: str
-) -> None:
+def _end_of(line: Line, actions: str) -> _End | None:
+    """The final evaluation, or else the last, if there is one."""
+    final, last = line.curve.final, line.curve.evaluations
+    if len(final.steps):
+        verdict = next(verdict for verdict, which in _by_verdict(line).items() if which[-1])
+        words = f"final evaluation of a run's best weights ({actions}){verdict}"
+        return _End(final, words, lambda colour: _star(colour, verdict, 12))
+    return _End(last, f"last evaluation of an unfinished run ({actions})", _diamond) if len(last.steps) else None
+
+
+def _diamond(colour: str) -> dict[str, Any]:
+    return {"marker": "D", "ls": "", "color": colour, "mec": "white", "ms": 6, "mew": 0.6}
+
+
+def _draw_mean(panel: "Axes", lines: Sequence[Line], axis: str, spaced: Callable[..., Values], look: Look) -> None:
     grid = spaced(min(line.by(axis)[0] for line in lines), max(line.by(axis)[-1] for line in lines), GRID_POINTS)
     # A finished run keeps its last return: the mean over the others would fall whenever a good run reaches its
     # target and ends.
     values = np.stack([np.interp(grid, line.by(axis), line.smooth) for line in lines])
-    panel.fill_between(grid, *bootstrap_band(values), color=colour, alpha=0.2, lw=0)
-    panel.plot(grid, values.mean(axis=0), ls=dashes, color=colour, lw=2.2)
-
-
-def _end_of(line: Line) -> tuple[str, Points]:
-    """The evaluation by which a run is compared with others: the final one, or else the last."""
-    return ("*", line.curve.final) if len(line.curve.final.steps) else ("D", line.curve.evaluations)
-
-
-def _numbers(groups: Iterable[str]) -> Sequence[int]:
-    """Presets ("appo", or "appo, tuned") have a fixed number, and so a fixed colour; other groups are counted."""
-    names, known = [name.partition(",")[0] for name in groups], presets()
-    fixed = set(names) <= set(known) and len(set(names)) == len(names)
-    return [known.index(name) for name in names] if fixed else range(len(names))
+    panel.fill_between(grid, *bootstrap_band(values), color=look.colour, alpha=0.2, lw=0)
+    panel.plot(grid, values.mean(axis=0), ls=look.dashes, color=look.colour, lw=2.2)
 
 
 def _draw_targets(panel: "Axes", groups: Groups) -> None:
@@ -271,11 +311,11 @@ def _draw_targets(panel: "Axes", groups: Groups) -> None:
     targets = targets_of(groups)
     if len({line.environment for line in all_lines(groups)}) > 1:
         return
-    colours = dict(zip(groups, (colour for colour, _ in _styles(groups)), strict=True))
+    colours = dict(zip(groups, (look.colour for look in styles(groups)), strict=True))
     for target, names in targets.items():
         if target is None:
             continue
-        own = len(targets) > 1 and len(names) == 1
+        own = len(targets) > 1 and len(names) == 1 < len(groups)
         line, ink = (colours[names[0]],) * 2 if own else (FAINT, SOFT)
         words = f"target {target:g}" + f" of {names[0]}" * own
         panel.axhline(target, color=line, lw=1.6, ls=DOTTED, zorder=1)
@@ -298,7 +338,7 @@ def _draw_legend(figure: "Figure", panels: Iterable["Axes"], note: str) -> None:
     named: dict[str, Any] = {}
     for panel in panels:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            named.setdefault(label, handle)
+            named.setdefault("\n".join(textwrap.fill(line, LABEL_WIDTH) for line in label.splitlines()), handle)
     labels = list(named)
     widest = max(len(line) for label in labels for line in label.splitlines())
     columns = max(1, min(len(labels), 130 // (8 + widest)))  # 130 characters fit into the width
@@ -306,6 +346,8 @@ def _draw_legend(figure: "Figure", panels: Iterable["Axes"], note: str) -> None:
         list(named.values()), labels, loc="outside lower center", ncols=columns, title=note or None, title_fontsize=9
     )  # fmt: skip
     legend.get_title().set_color(SOFT)
+    high = len(note.splitlines()) + math.ceil(sum(len(label.splitlines()) for label in labels) / columns)
+    figure.set_figheight(figure.get_figheight() + LINE_INCHES * max(0, high - LEGEND_LINES))
 
 
 def _title(lines: Sequence[Line]) -> str:
