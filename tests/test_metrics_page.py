@@ -91,12 +91,13 @@ def test_every_curve_in_tensorboard_has_a_description(runs: dict[str, Path]) -> 
         "episode/training_return",
         "loss/bonus",
         "policy/epsilon",
-        "time/shares/actor/wait",
+        "time/fraction/actor/wait",
+        "time/training_seconds",
         "queue/lag_mean",
     } <= tags
-    assert {"time/shares/actor/unaccounted", "update/learning_rate"} <= tags
+    assert {"time/fraction/actor/unaccounted", "update/learning_rate"} <= tags
     stages = [stage_name(stage) for stage in keys_of("Stages")]
-    unknown = [stage for stage in stages if description(f"time/shares/a/{stage}").endswith(f" {stage}.")]
+    unknown = [stage for stage in stages if description(f"time/fraction/a/{stage}").endswith(f" {stage}.")]
     assert not unknown
 
 
@@ -186,10 +187,12 @@ def test_the_groups_of_tensorboard_are_those_of_the_page_and_returns_and_losses_
     assert sorted(tensorboard.GROUPS)[:2] == ["episode", "loss"]  # TensorBoard sorts groups, and opens the first two
     for group, listed in re.findall(r"^\| `(\w+)/` \| (.*) \|$", PAGE, flags=re.MULTILINE):
         keys = f"{tensorboard.GROUPS[group]} {tensorboard.IF_CHANGED.get(group, '')}".split()
-        names = {tensorboard.TRAINING.get(key, key) for key in keys}
+        names = {tensorboard.NAMES.get(key, key) for key in keys}
         if group == "episode":
             names |= {*tensorboard.EVALUATION.values(), tensorboard.FINAL.partition("/")[2]}
             names |= {"return_mean", "recent_return", "length_mean", "episodes"}  # what four of the names stand for
+        if group == "time":
+            names |= {"seconds", "shares"}  # what two of the names stand for
         assert set(re.findall(r"`(\w+)`", listed)) == names, group
     curves = {
         key

@@ -82,9 +82,9 @@ def test_tensorboard_reads_curves_in_groups_with_one_point_for_each_step(tmp_pat
         log.write({"kind": "collapse", "wall": 1e9, "seconds": 1.0, "steps": 9, "mean": 4.0, "answer": "report"})
         log.write({"kind": "gap", "wall": 1e9, "seconds": 1.0, "steps": 9, "rows": 3})
     assert curves(tmp_path) == {
-        "time/seconds": [(7, 0.1), (9, 0.1), (10, 0.1)],
+        "time/training_seconds": [(7, 0.1), (9, 0.1), (10, 0.1)],
         "episode/training_return": [(7, 4.5), (9, 2.5), (10, 2.5)],
-        "time/shares/actor/env": [(7, 0.5)], "time/shares/actor/no_free_core": [(7, 0.25)],
+        "time/fraction/actor/env": [(7, 0.5)], "time/fraction/actor/no_free_core": [(7, 0.25)],
         "episode/training_return_per_1000_steps": [(9, 5.0)], "episode/training_episodes": [(9, 0.0), (10, 1.0)],
         "policy/approx_kl": [(7, 0.01)], "loss/my_penalty": [(7, 3.0)],
         "queue/queue_depth": [(7, 2.0)], "queue/lag_mean": [(7, 1.0)], "queue/stale": [(9, 3.0)],

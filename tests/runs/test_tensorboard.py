@@ -23,7 +23,7 @@ REPORT: dict[str, Any] = {
     "own": {"mine": 3, "deep": {"er": 4.0}},
 }  # fmt: skip
 TAGS = {
-    "time/seconds": 2.0, "episode/training_episodes": 3.0, "episode/training_return": 2.5,
+    "time/training_seconds": 2.0, "episode/training_episodes": 3.0, "episode/training_return": 2.5,
     "episode/training_return_min": 1.0,
     "episode/training_return_max": 4.0, "episode/training_return_of_latest_100": 2.0,
     "episode/training_length": 7.0, "update/updates": 4.0, "update/skipped_updates": 1.0,
@@ -31,8 +31,8 @@ TAGS = {
     "queue/numbers/actors": 2.0, "queue/stale": 0.0, "queue/restarts": 0.0, "loss/policy_loss": 0.25,
     "loss/value_loss": 0.5, "policy/entropy": 0.75, "policy/approx_kl": 0.125, "update/explained_variance": -1.0,
     "update/gradient_norm": 0.375, "policy/epsilon": 0.5, "loss/bonus": 6.0, "loss/penalty": 8.0,
-    "time/steps_per_s": 5.0, "time/updates_per_s": 2.0, "time/shares/actor/env": 0.25,
-    "time/shares/actor/waiting_for_a_turn": 0.5, "own/mine": 3.0, "own/deep/er": 4.0,
+    "time/steps_per_s": 5.0, "time/updates_per_s": 2.0, "time/fraction/actor/env": 0.25,
+    "time/fraction/actor/waiting_for_a_turn": 0.5, "own/mine": 3.0, "own/deep/er": 4.0,
 }  # fmt: skip
 
 
@@ -103,8 +103,9 @@ def test_a_curve_has_its_description_with_its_first_point(tmp_path):
     for tag in events.Tags()["scalars"]:
         assert events.SummaryMetadata(tag).summary_description == description(tag) != ""
     assert description("queue/numbers/actors") == "How many actors there are."
-    assert description("time/shares/actor/own stage") == "Share of its time that the actor spends on own stage."
-    assert description("time/shares/actor/no_free_core") != description("time/shares/actor/env_wait")
+    own = "Fraction of its time, from 0 to 1, that the actor spends on own stage."
+    assert description("time/fraction/actor/own stage") == own
+    assert description("time/fraction/actor/no_free_core") != description("time/fraction/actor/env_wait")
     assert description("loss/mine") == description("own/x") == ""
 
 

@@ -26,7 +26,7 @@ _BY_TAG = {
     "policy/approx_kl": "KL divergence, in nats, of the policy that learns from the one that acted.",
     "policy/clip_fraction": "Share of the rows whose probability ratio is clipped.",
     "policy/epsilon": "Probability of a uniformly random action.",
-    "time/seconds": "Training so far, without evaluations.",
+    "time/training_seconds": "Seconds of training so far, without evaluations.",
     "time/steps_per_s": "Environment steps in a second of training.",
     "time/updates_per_s": "Updates of the weights, one for each minibatch, in a second of training.",
     "update/updates": "Updates of the weights so far: one for each minibatch.",
@@ -61,10 +61,11 @@ def stage_name(stage: str) -> str:
 def description(tag: str) -> str:
     """ "" for what a loss or a callback of the user's adds."""
     group, _, name = tag.partition("/")
-    if group == "time" and name.startswith("shares/"):
+    if group == "time" and name.startswith("fraction/"):
         _, part, stage = name.split("/")
         words = {stage_name(each): words for each, words in _STAGES.items()}
-        return f"Share of its time that the {part} spends on {words.get(stage.replace('_', ' '), stage)}."
+        on = words.get(stage.replace("_", " "), stage)
+        return f"Fraction of its time, from 0 to 1, that the {part} spends on {on}."
     if group == "queue" and name.startswith("numbers/"):
         return f"How many {name.partition('/')[2]} there are."
     return _BY_TAG.get(tag, "")

@@ -29,11 +29,11 @@ IF_CHANGED = {
     "update": "skipped_updates",
 }  # usually constant: written only once they change
 NO_CURVES = {"kind", "wall", "steps", "queue_capacity", "stage_seconds", "bottleneck"}
-TRAINING = {  # of the exploring actors; other keys keep their names
+NAMES = {  # `training_`: of the exploring actors; other keys keep their names
     "return_mean": "training_return", "return_min": "training_return_min", "return_max": "training_return_max",
     "recent_return": "training_return_of_latest_100",
     "return_per_1000_steps": "training_return_per_1000_steps", "length_mean": "training_length",
-    "episodes": "training_episodes",
+    "episodes": "training_episodes", "seconds": "training_seconds", "shares": "fraction",
 }  # fmt: skip
 FIRST = {"env.id", "preset", "seed", "stop.steps", "stop.target"}  # of the hyperparameters
 EVALUATION = {  # of the newest weights
@@ -150,9 +150,9 @@ def curves(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         if row.get("episodes"):  # whose return says it better
             row.pop("return_per_1000_steps", None)
         for name, value in _numbers(row | {"shares": shares}):
-            key = name.partition("/")[0]
+            key, slash, rest = name.partition("/")
             if key not in NO_CURVES:
-                yield f"{_GROUP_OF.get(key, 'loss')}/{TRAINING.get(name, name)}", value
+                yield f"{_GROUP_OF.get(key, 'loss')}/{NAMES.get(key, key)}{slash}{rest}", value
     elif row["kind"] == "evaluation" and row["purpose"] == "final":
         yield FINAL, row["mean"]
     elif row["kind"] == "evaluation":
