@@ -19,7 +19,7 @@ from troupe.runs.store.directory import runs_inside
 from troupe.runs.store.tensorboard import EventFile
 
 _Plain = Annotated[int, Meta(ge=-(2**62), le=2**62)] | float | bool | str | None
-_ROW = dict[str, _Plain | dict[str, _Plain | dict[str, _Plain]]]
+_DECODER = msgspec.json.Decoder(dict[str, _Plain | dict[str, _Plain | dict[str, _Plain]]])
 Row = dict[str, Any]
 _BLOCK_BYTES = 2**16
 _UNREPORTED_SECONDS = 5.0  # of training; a run reports every 2 seconds
@@ -157,8 +157,9 @@ def read_log(run: str | os.PathLike[str]) -> list[dict[str, Any]]:
     try:
         for line in safe_files.lines(file):
             with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                msgspec.json.decode(line, type=_Known)
-                rows.append(msgspec.json.decode(line, type=_ROW))
+                row = _DECODER.decode(line)
+                msgspec.convert(row, _Known)  # raises where what is computed with is out of range
+                rows.append(row)
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {reason(error)}") from None
     return rows
