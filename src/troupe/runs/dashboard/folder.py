@@ -9,8 +9,8 @@ from typing import Any
 from troupe.config import UsageError
 from troupe.runs.dashboard.columns import mean_band
 from troupe.runs.dashboard.shown import ShownRun, readable
-from troupe.runs.report.labels import Settings, comparable, labels
-from troupe.runs.report.plots import FEWEST
+from troupe.runs.report.labels import comparable, labels
+from troupe.runs.report.statistics import FEWEST
 from troupe.runs.report.tables import runs_in
 
 _READING_SECONDS = 0.5  # for an answer; what is not read by then follows in the next one
@@ -109,7 +109,8 @@ class Folder:
             groups: dict[tuple[str, str], list[ShownRun]] = {}
             for environment in sorted({run.environment for run in runs}):
                 those = [run for run in runs if run.environment == environment]
-                names = labels(_comparable(those))
+                compared = comparable([({"preset": run.path.name, **run.settings}, run.measured) for run in those])
+                names = labels(compared)
                 for name, run in zip(names, those, strict=True):
                     groups.setdefault((environment, name), []).append(run)
             self._named_for, self._names = key, groups
@@ -123,17 +124,3 @@ def _bands_of(runs: Sequence[ShownRun]) -> dict[str, Any]:
         if len(lines) >= FEWEST:
             bands[axis] = mean_band(lines)
     return bands
-
-
-def _comparable(runs: Sequence[ShownRun]) -> list[Settings]:
-    """Their settings, to compare. In a stranger's file a list may stand where text belongs."""
-    compared = comparable([({"preset": run.path.name, **run.settings}, run.measured) for run in runs])
-    return [
-        {
-            **settings,
-            "env.id": run.environment,
-            "preset": str(settings["preset"]),
-            "tuned": bool(settings.get("tuned")),
-        }
-        for run, settings in zip(runs, compared, strict=True)
-    ]

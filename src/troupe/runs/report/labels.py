@@ -84,7 +84,7 @@ def labels(runs: Sequence[Settings]) -> list[str]:
     Environment, preset and tuning determine most other settings, so the others are compared only among runs that have
     these three in common.
     """
-    identities = [tuple(settings.get(name) for name in _IDENTITY) for settings in runs]
+    identities = [tuple(_value(settings, name) for name in _IDENTITY) for settings in runs]
     environments = len({env for env, _, _ in identities}) > 1
     presets = len({preset for _, preset, _ in identities}) > 1 or not environments
     alike: dict[tuple[Any, ...], list[Settings]] = {}
