@@ -524,6 +524,21 @@ def test_resume_continues_and_reports_it(troupe, run, tmp_path):
     assert "config.toml is damaged: no setting 'learner.epoch'; did you mean learner.epochs?" in err
 
 
+def test_what_was_measured_is_known_of_a_run_that_was_killed_and_when_that_is_resumed(troupe, run, tmp_path):
+    """A killed run has no summary.json."""
+    import shutil
+
+    from troupe.runs.report.labels import read_settings
+
+    copy = shutil.copytree(run, tmp_path / "copy")
+    measured = json.loads((copy / "summary.json").read_text())["measured"]
+    assert "env.backend" in measured
+    (copy / "summary.json").unlink()
+    assert {read_settings(copy)[name] for name in measured} == {"auto"}
+    assert troupe(f"resume {copy} --steps 2500 --quiet")[0] == 0
+    assert json.loads((copy / "summary.json").read_text())["measured"] == measured
+
+
 def test_resume_json_is_one_object_with_the_keys_of_train(troupe, run, tmp_path):
     import shutil
 

@@ -1,5 +1,6 @@
 """Runs that earlier versions saved: each was made by `troupe.train` of its version, and is kept in data/."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def test_a_setting_is_read_under_its_former_name(tmp_path):
     (run / "config.toml").write_text(text.replace('place = "auto"', 'place = "process"'))
     assert checkpoint.read_config(run).actor.placement == "process"
     assert read_settings(run)["actor.placement"] == "process"
+
+
+def test_what_was_measured_is_read_from_its_summary_and_kept(tmp_path):
+    run = shutil.copytree(DATA / "old_cartpole", tmp_path / "run")
+    (run / "summary.json").write_text('{"measured": ["learner.threads"]}')
+    assert read_settings(run)["learner.threads"] == "auto"
+    assert cli.run(["resume", str(run), "--steps", "4000", "--quiet"]) == 0
+    assert json.loads((run / "summary.json").read_text())["measured"] == ["learner.threads"]
+    (run / "summary.json").unlink()
+    assert read_settings(run)["learner.threads"] == "auto"
 
 
 def test_it_is_evaluated(capsys):

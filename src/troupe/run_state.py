@@ -1,6 +1,6 @@
 """What a checkpoint keeps of a run, and how a resumed run is restored from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,13 @@ class RunState:
         *,
         resumes: int,
         custom_network: bool,
+        measured: Sequence[str],
     ):
         self._topology, self._network, self._judge, self._collapse = topology, network, judge, collapse
         self._source, self._clock = source, clock
-        self._constant: dict[str, Any] = {"resumes": resumes, "custom_network": custom_network}
+        self._constant: dict[str, Any] = {
+            "resumes": resumes, "custom_network": custom_network, "measured": tuple(measured),
+        }  # fmt: skip
 
     def restore(self, saved: Checkpoint, *, streams: bool) -> None:
         """Restores all but the weights, with which the network was made; the random streams only if `streams`.

@@ -70,7 +70,7 @@ class Session:
         self._config, self._source, self._findings = config, source, findings
         self._display = Display(display)
         path, saved = resumed or (Path(), None)
-        self._measured = read_measured(path) if saved else list(measured)
+        self._measured = read_measured(path) if saved else measured
         self._resumed, state = saved is not None, saved.state if saved else None
         lost = why_streams_are_lost(config, source, saved) if saved else None
         # A run whose streams are not restored draws new ones: it must not play the same episodes again.
@@ -111,7 +111,7 @@ class Session:
         self._collapse = CollapseHandler(config, self._topology, self._output.rows.append)
         self._state = RunState(
             self._topology, self._network, self._judge, self._collapse, source, self._clock,
-            resumes=resumes, custom_network=network is not None,
+            resumes=resumes, custom_network=network is not None, measured=self._measured,
         )  # fmt: skip
         if saved:
             self._state.restore(saved, streams=lost is None)

@@ -37,7 +37,7 @@ class ShownRun:
         self._root, self.path = root, path
         self.id = readable(path.relative_to(root).as_posix() if path != root else root.name)
         self.settings: Settings = {}
-        self.measured: Sequence[str] = ()  # of the settings, those that a measurement decided; known at a run's end
+        self.measured: Sequence[str] = ()  # of the settings, those that a measurement decided
         self.lines: dict[str, tuple[Values, Values]] = {}  # by axis, the smoothed training return; as of `show`
         self.changed = self.looked = 0.0  # when: seconds since 1970
         self.complete = False  # whether all that is there has been read
@@ -53,11 +53,13 @@ class ShownRun:
     def refresh(self) -> None:
         """Reads the next part of what is new. Raises OSError where the run is no longer there."""
         read = self._read_metrics()
-        stamps = [self._stamp(name) for name in ("config.toml", "summary.json", "error.txt", "videos", LOCK)]
+        stamps = [
+            self._stamp(name) for name in ("config.toml", "summary.json", "checkpoints", "error.txt", "videos", LOCK)
+        ]
         about = *stamps, stamps[-1] is not None and is_held(self.path)
         if about != self._about:
             self._about = about
-            inside = self._inside("config.toml", "summary.json")
+            inside = self._inside("config.toml", "summary.json", "checkpoints")
             self.settings = read_settings(self.path) if inside else {}
             self.measured = read_measured(self.path) if inside else []
             read = True

@@ -46,9 +46,11 @@ def _fits(name: str, value: Any) -> bool:
     return False
 
 
-def read_measured(run: Path) -> list[str]:
-    """The settings that were chosen by a measurement on the machine, from summary.json."""
-    return list(summary_of(run).measured)
+def read_measured(run: Path) -> Sequence[str]:
+    """The settings that were chosen by a measurement on the machine, from the newest checkpoint's state.json or, where
+    an earlier version wrote that, from summary.json."""
+    saved = _read_state(run)
+    return summary_of(run).measured if saved is None or saved.measured is None else saved.measured
 
 
 def read_target(run: Path, settings: Settings) -> float | None:
@@ -56,8 +58,7 @@ def read_target(run: Path, settings: Settings) -> float | None:
     the run has ended, from summary.json; None if there is neither yet."""
     target = settings.get("stop.target")
     if target == "auto":
-        newest = newest_first(run)
-        saved = safe_files.read_json(newest[0] / "state.json", _State) if newest else None
+        saved = _read_state(run)
         target = saved.target if saved else summary_of(run).target
     return float(target) if isinstance(target, int | float) and math.isfinite(target) else None
 
@@ -66,11 +67,18 @@ class _State(msgspec.Struct):
     """Of a checkpoint, what concerns a picture."""
 
     target: float | None
+    measured: tuple[str, ...] | None = None
+
+
+def _read_state(run: Path) -> _State | None:
+    """Of the newest checkpoint; None if there is none yet."""
+    newest = newest_first(run)
+    return safe_files.read_json(newest[0] / "state.json", _State) if newest else None
 
 
 def comparable(runs: Sequence[tuple[Settings, Sequence[str]]]) -> list[Settings]:
-    """The settings of runs, given with the names of those that were measured, which are known at a run's end: one that
-    still trains is taken to have measured what the others have."""
+    """The settings of runs, given with the names of those that were measured, which are known from a run's first
+    checkpoint on: one without is taken to have measured what the others have."""
     names = {name for _, measured in runs for name in measured}
     return [
         settings if measured else {**settings, **dict.fromkeys(names & settings.keys(), "auto")}

@@ -72,6 +72,7 @@ class State(AgentState, frozen=True, kw_only=True):
     evaluation_seconds: Seconds = 0.0
     target: Number | None = None
     rescue: Rescue | None = None
+    measured: tuple[str, ...] | None = None  # settings that a measurement decided; earlier versions had none here
     annealing: list[int | float] | None = None  # of a LinearSchedule; empty: the user's own schedule
 
     def __post_init__(self) -> None:
