@@ -22,6 +22,7 @@ from troupe.runs.dashboard.columns import POINTS, as_lists, spacing, thinned
 from troupe.runs.dashboard.folder import Folder
 from troupe.runs.dashboard.page import page
 from troupe.runs.dashboard.server import application, make
+from troupe.runs.report.lines import WINDOW
 from troupe.runs.store.lock import FILE, Lock, is_held
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -205,6 +206,19 @@ def test_a_run_that_trains_belongs_to_those_whose_settings_were_measured(tmp_pat
         (run / "summary.json").write_text('{"outcome": "steps", "measured": ["actor.count"]}')
     write(tmp_path / "trains", report(100), seed=3, **{"actor.count": 2})
     assert [group["name"] for group in read(Folder(tmp_path))["groups"]] == ["appo"]
+
+
+def test_what_was_measured_is_known_once_there_is_a_checkpoint(tmp_path: Path):
+    run = write(tmp_path / "trains", report(100), **{"actor.count": 2})
+    folder = Folder(tmp_path)
+    assert read(folder)["runs"][0]["settings"]["actor.count"] == "2"
+    (run / "checkpoints/100").mkdir(parents=True)
+    (run / "checkpoints/100/state.json").write_text('{"target": null, "measured": ["actor.count"]}')
+    assert read(folder)["runs"][0]["settings"]["actor.count"] == "auto"
+
+
+def test_the_page_says_over_how_much_lines_are_smoothed():
+    assert f"smoothed ({WINDOW})" in page(None)
 
 
 def test_columns_become_few_points_at_multiples_of_a_power_of_two():

@@ -141,9 +141,9 @@ function listed(run, group) {
 
 function showReturns() {
   const single = runs.size === 1, shown = shownGroups(), averaged = shown.some(group => group.bands.steps);
-  $("key").textContent = "Return of the training episodes, smoothed. " + (averaged
+  $("key").textContent = "Training return: mean of the episodes since the previous report, smoothed (moving mean over 10 % of the run). " + (averaged
     ? "Thick: the mean of a group of runs with its 95 % bootstrap interval; thin: each run; dashed: the chosen one, with its "
-    : "Of the chosen run also its lowest to highest episodes (band), ") + "evaluations (◆), the final one (★), collapses (✕) and where it was resumed (upright).";
+    : "Of the chosen run also its lowest to highest episodes (band), ") + "evaluations (◆), the final one (★; ☆ below the target), collapses (✕) and where it was resumed (upright).";
   for (const axis of ["steps", "seconds"]) {
     const series = [], resumed = [];
     for (const group of shown) for (const id of group.runs) {
@@ -154,8 +154,10 @@ function showReturns() {
       if (lead && one) line.band = [curve.low, curve.high];
       series.push(line);
       if (lead) resumed.push(...run.events.filter(event => event.kind === "resume").map(event => event[axis]));
-      if (lead) for (const [kind, mark] of [["evaluation", "◆"], ["final", "★"], ["collapse", "✕"]]) {
-        const events = run.events.filter(event => event.kind === kind && event.mean != null).sort((a, b) => a[axis] - b[axis]);
+      const missed = event => event.kind === "final" && run.target != null && event.mean < run.target;
+      if (lead) for (const [kind, mark] of [["evaluation", "◆"], ["final", "★"], ["final", "☆"], ["collapse", "✕"]]) {
+        const events = run.events.filter(event => event.kind === kind && event.mean != null && missed(event) === (mark === "☆"))
+          .sort((a, b) => a[axis] - b[axis]);
         if (events.length) series.push({ name: `${id}: ${kind === "final" ? "final evaluation" : kind}`, mark, colour: "var(--ink)",
           x: events.map(event => event[axis]), y: events.map(event => event.mean) });
       }
@@ -197,7 +199,7 @@ function showRun(run) {
         el("ol", { class: "log", id: "log", tabindex: 0, "aria-label": "log" }))), el("div", { id: "error" }));
   }
   const { words } = run, about = [run.environment, run.preset && `preset ${run.preset}`, run.seed && `seed ${run.seed}`];
-  const figures = [["training return", words.return], ["best evaluation", words.best], ["target", run.target], ["steps", words.steps],
+  const figures = [["training return, latest 100 episodes", words.return], ["best evaluation", words.best], ["target", run.target], ["steps", words.steps],
     ["training time", words.time], ["steps per second", words.speed], ["lag, mean (largest)", words.lag && `${words.lag} (${words.lag_max})`],
     ["rollouts that wait", words.queue], ["last report", words.wall && new Date(words.wall * 1000).toLocaleTimeString()]];
   $("about").replaceChildren(el("div", { class: "title" }, el("h2", {}, run.id), el("span", { class: `state ${run.state}` }, run.state),
