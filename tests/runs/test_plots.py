@@ -318,9 +318,9 @@ def test_runs_of_one_setting_are_told_apart_also_with_one_seed_and_their_resumpt
     plots._draw_groups(panel, groups, "steps")
     curves = [line for line in panel.get_lines() if len(line.get_xdata()) > 1]
     assert len({(line.get_color(), str(line.get_linestyle())) for line in curves}) == 3
-    (mark,) = (line for line in panel.get_lines() if line.get_marker() == "|" and len(line.get_xdata()))
+    (mark,) = (line for line in panel.get_lines() if line.get_marker() == "o" and len(line.get_xdata()))
     assert mark.get_xdata().tolist() == [4500]
-    assert mark.get_color() == curves[1].get_color()
+    assert mark.get_markeredgecolor() == curves[1].get_color()
     words = ""
     for out in ("alone.svg", "besides.svg"):  # the only setting, and one of two
         others = [str(make_run("other", rows, preset="impala"))] if out == "besides.svg" else []

@@ -78,7 +78,7 @@ PLACE_POINTS = 6  # by which those are moved apart
 CONNECTOR: dict[str, Any] = {"linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (2, 1))}
 INK, FAINT = "#222222", "#8A8A8A"
 EVALUATION: dict[str, Any] = {"marker": "D", "ls": "", "ms": 3.5, "mew": 0, "alpha": 0.4}
-RESUMPTION: dict[str, Any] = {"marker": "|", "ls": "", "ms": 14, "mew": 2}
+RESUMPTION: dict[str, Any] = {"marker": "o", "ls": "", "ms": 8, "mfc": "white", "mew": 1.8, "zorder": 5}
 TRAINING = "training return (exploring actors)"
 DOTS = f"{TRAINING}:\nmean of the episodes since the previous report"
 NOTE = f"lines: {TRAINING}, smoothed: {WINDOW}"
@@ -233,7 +233,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> bool:
             panel.plot(x, line.smooth, ls=own.dashes, color=own.colour, **style)
             panel.plot(along(seen, axis), seen.returns, color=own.colour, **EVALUATION)
             resumed = line.curve.resumptions[:, column]
-            panel.plot(resumed, np.interp(resumed, x, line.smooth), color=own.colour, **RESUMPTION)
+            panel.plot(resumed, np.interp(resumed, x, line.smooth), mec=own.colour, **RESUMPTION)
         if averaged:
             _draw_mean(panel, lines, axis, np.geomspace if logarithmic else np.linspace, look)
     for name, look in looks.legend:
@@ -247,7 +247,7 @@ def _draw_groups(panel: "Axes", groups: Groups, axis: str) -> bool:
     if any(len(line.curve.evaluations.steps) > covered[line] for line in drawn):
         panel.plot([], color=SOFT, label=f"{EVALUATIONS} ({_actions(drawn)})", **EVALUATION)
     if any(len(line.curve.resumptions) for line in drawn):
-        panel.plot([], color=SOFT, label="where a run was resumed", **RESUMPTION)
+        panel.plot([], mec=SOFT, label="where a run was resumed", **RESUMPTION)
     return _draw_ends(panel, {line: looks.of_runs[line.path].colour for line in drawn}, axis)
 
 
