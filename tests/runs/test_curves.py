@@ -47,6 +47,12 @@ def test_each_kind_of_row_is_in_its_curve(tmp_path):
     assert curve.resumptions.tolist() == [[29, 2.9]]
 
 
+@pytest.mark.parametrize("wrong", [{"steps": -1}, {"lag_mean": 1e16}, {"shares": {"actor": {"env": "x"}}}, {"kind": 3}])
+def test_a_row_that_cannot_be_computed_with_is_passed_over(tmp_path, wrong):
+    run = write(tmp_path / "run", report(10), report(20) | wrong, report(30, unknown="x"))
+    assert [row["steps"] for row in read_rows(run)] == [10, 30]
+
+
 def test_any_number_of_reports_has_a_curve_without_evaluations(tmp_path):
     shares = {"actor": {"env": 0.25}}
     rows = [report(10, entropy=0.5), report(20, shares=shares, bottleneck="learner: learn"), report(15, entropy=0.25)]
