@@ -164,7 +164,9 @@ class Progress:
 
     def recent_returns(self) -> list[float]:
         """Of the last hundred episodes, in the order in which they ended."""
-        return [episode.total for episode in self.recent.copy()]  # a copy is consistent, other threads append meanwhile
+        with self._lock:
+            recent = self.recent.copy()
+        return [episode.total for episode in recent]
 
     def state(self) -> tuple[Counts, tuple[Episode, ...]]:
         with self._lock:
@@ -204,6 +206,8 @@ def lag_of(rollout: Rollout, version: int) -> Lag:
 class Stopwatch:
     """Seconds by stage: from `start(stage)` on, time counts for `stage`. One thread starts stages, any may read.
 
+    The lock keeps a reader from counting a stage twice that ends meanwhile.
+
     Every worker has the stages WAIT, for other workers; PAUSE, in which all stand still for an evaluation; and
     PREEMPTED, in which the thread could have run, but no core was free: other programs had them, or threads of the run.
     """
@@ -212,18 +216,20 @@ class Stopwatch:
         self.stage = ""  # the current one; time before the first counts for none
         self._spent: dict[str, float] = {}
         self._since, self._preempted = time.perf_counter(), preempted_seconds()
+        self._lock = threading.Lock()
 
     def start(self, stage: str) -> float:
         """Returns the seconds of the stage before, without those in which it was preempted."""
         now = time.perf_counter()
-        spent = now - self._since if self.stage else 0.0
+        spent, preempted = now - self._since if self.stage else 0.0, 0.0
         if spent > _LONG_SECONDS:  # reading the preempted seconds costs 6 us: not worth it for shorter stages
             total = preempted_seconds()
             preempted = min(max(total - self._preempted, 0.0), spent)
-            self.add({PREEMPTED: preempted})
             spent, self._preempted = spent - preempted, total
-        self.add({self.stage: spent})
-        self.stage, self._since = stage, now
+        with self._lock:
+            self._count(PREEMPTED, preempted)
+            self._count(self.stage, spent)
+            self.stage, self._since = stage, now
         return spent
 
     def move(self, seconds: float, stage: str, to: str) -> None:
@@ -233,22 +239,28 @@ class Stopwatch:
     @property
     def seconds(self) -> dict[str, float]:
         """Of all stages, including the current one."""
-        spent, stage = self._spent.copy(), self.stage
+        with self._lock:
+            spent, stage, since = self._spent.copy(), self.stage, self._since
         if stage:
-            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - self._since
+            spent[stage] = spent.get(stage, 0.0) + time.perf_counter() - since
         return spent
 
     def take(self) -> dict[str, float]:
         """The seconds since the last call."""
         self.start(self.stage)
-        taken, self._spent = self._spent, {}
+        with self._lock:
+            taken, self._spent = self._spent, {}
         return taken
 
     def add(self, seconds: Mapping[str, float]) -> None:
         """Adds seconds that another stopwatch has measured."""
-        for stage, spent in seconds.items():
-            if spent:
-                self._spent[stage] = self._spent.get(stage, 0.0) + spent
+        with self._lock:
+            for stage, spent in seconds.items():
+                self._count(stage, spent)
+
+    def _count(self, stage: str, seconds: float) -> None:
+        if seconds:
+            self._spent[stage] = self._spent.get(stage, 0.0) + seconds
 
 
 WAIT, PAUSE, PREEMPTED = "wait", "pause", "preempted"

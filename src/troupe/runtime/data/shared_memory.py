@@ -71,8 +71,8 @@ class ByValue:
 
     @property
     def value(self) -> Any:
-        if self._packed:
-            self._value, self._packed = cloudpickle.loads(self._packed), b""
+        if packed := self._packed:  # read once: another thread may unpickle it, too, and then empties it
+            self._value, self._packed = cloudpickle.loads(packed), b""
         return self._value
 
     def __getstate__(self) -> bytes:
