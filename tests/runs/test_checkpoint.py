@@ -435,7 +435,7 @@ def test_files_that_are_written_beside_their_path_follow_no_link(tmp_path, monke
 def test_nothing_is_pickled_or_evaluated_anywhere():
     words = (
         r"\bc?[pP]ickle\b|\bmarshal\b|\bshelve\b|\bjoblib\b|np\.load\b"
-        r"|(?<!safetensors\.)torch\.(load|save)\b|(?<![.\w])(eval|exec)\("
+        r"|\btorch\.(load|save)\b|(?<![.\w])(eval|exec)\("
     )
     for file in Path(troupe.__file__).parent.rglob("*.py"):
         found = re.search(words, file.read_text())

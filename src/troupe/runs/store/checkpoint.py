@@ -22,13 +22,11 @@ from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
-import safetensors.numpy
-import safetensors.torch
 from torch import Tensor
 
 from troupe import safe_files
 from troupe.config import TrainConfig, TroupeError, UsageError, from_toml, one_line, reason
-from troupe.runs.store import state, weights
+from troupe.runs.store import state, tensors, weights
 from troupe.runs.store.directory import newest_first, runs_inside, step_of
 from troupe.runs.store.state import State
 
@@ -74,9 +72,9 @@ def save(run: Path, step: int, checkpoint: Checkpoint) -> Path:
     beside.mkdir()
     try:
         contents = {
-            "model.safetensors": safetensors.torch.save(plain(checkpoint.model)),
-            "best.safetensors": safetensors.torch.save(plain(checkpoint.best)),
-            "optimizer.safetensors": safetensors.torch.save(plain(checkpoint.optimizer)),
+            "model.safetensors": tensors.save(plain(checkpoint.model)),
+            "best.safetensors": tensors.save(plain(checkpoint.best)),
+            "optimizer.safetensors": tensors.save(plain(checkpoint.optimizer)),
             "state.json": state.to_json(checkpoint.state),
         }
         if checkpoint.streams is not None:
@@ -173,7 +171,7 @@ def _read(path: Path) -> Checkpoint:
     return Checkpoint(
         model=_weights(data, "model.safetensors"),
         best=_weights(data, "best.safetensors"),
-        optimizer=safetensors.torch.load(data["optimizer.safetensors"]),
+        optimizer=tensors.load(data["optimizer.safetensors"]),
         state=_parsed("state.json", data["state.json"], partial(state.of_json, kind=State)),
         streams=msgspec.convert(_unpacked(data[_STREAMS]), dict[str, Any]) if _STREAMS in data else None,
         novelty=msgspec.convert(_unpacked(data[_NOVELTY]), _Novelty).learners if _NOVELTY in data else (),
@@ -199,16 +197,16 @@ def _parsed(name: str, data: bytes, parse: Callable[[bytes], T]) -> T:
 
 
 def _weights(data: Mapping[str, bytes], name: str) -> Mapping[str, Tensor]:
-    found = safetensors.torch.load(data[name])
+    found = tensors.load(data[name])
     for part, tensor in found.items():
         if tensor.isnan().any():
             raise TroupeError(f"{name} holds NaN in {part}")
     return found
 
 
-def plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies as safetensors takes them."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+def plain(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies as files take them."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in parts.items()}
 
 
 def _packed(nested: Mapping[str, Any]) -> bytes:
@@ -226,12 +224,12 @@ def _packed(nested: Mapping[str, Any]) -> bytes:
             return {"array": number}
         return value
 
-    return safetensors.numpy.save(arrays, {"nested": json.dumps(without_arrays(nested))})
+    return tensors.save_arrays(arrays, {"nested": json.dumps(without_arrays(nested))})
 
 
 def _unpacked(data: bytes) -> Any:
-    header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
-    arrays = safetensors.numpy.load(data)
+    header = msgspec.json.decode(tensors.header_of(data), type=_Header)
+    arrays = tensors.load_arrays(data)
 
     def with_arrays(value: Any) -> Any:
         if isinstance(value, dict):

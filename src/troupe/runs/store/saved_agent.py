@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import safetensors.torch
 from torch import Tensor
 
 from troupe import safe_files
 from troupe.config import TrainConfig, UsageError, from_toml, reason, to_toml
 from troupe.environments.packing import MaskSource
 from troupe.environments.spaces import Space
-from troupe.runs.store import checkpoint, weights
+from troupe.runs.store import checkpoint, tensors, weights
 from troupe.runs.store.state import AgentState, of_json, to_json
 from troupe.user_code.files import without_folder
 
@@ -92,7 +91,7 @@ def write(file: Path, agent: SavedAgent) -> None:
     )  # fmt: skip
     about = json.dumps(dict(agent.about))
     metadata = {"config": to_toml(agent.config), "state": to_json(state).decode(), "about": about}
-    data = safetensors.torch.save(checkpoint.plain(agent.weights), metadata)
+    data = tensors.save(checkpoint.plain(agent.weights), metadata)
     with safe_files.output_file(file, (SUFFIX,)) as unfinished, safe_files.writing(file):
         unfinished.write_bytes(data)
 
@@ -100,11 +99,11 @@ def write(file: Path, agent: SavedAgent) -> None:
 def _read_file(file: Path) -> SavedAgent:
     try:
         data = weights.read(file)
-        header = msgspec.json.decode(data[8 : 8 + int.from_bytes(data[:8], "little")], type=_Header)
+        header = msgspec.json.decode(tensors.header_of(data), type=_Header)
         saved = header.metadata
         about = msgspec.json.decode(saved.about, type=dict[str, str])
         state = of_json(saved.state, AgentState)
-        return _of(file, from_toml(saved.config), safetensors.torch.load(data), state, about)
+        return _of(file, from_toml(saved.config), tensors.load(data), state, about)
     except RecursionError:
         raise UsageError(f"'{file}' is not a file that Agent.save wrote: it is nested too deeply") from None
     except Exception as error:  # a file from a stranger may raise anything

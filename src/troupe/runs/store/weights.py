@@ -10,13 +10,9 @@ from torch import Tensor
 from troupe import safe_files
 from troupe.config import UsageError
 from troupe.networks.actor_critic import ActorCritic
+from troupe.runs.store import tensors
 
-_HEADER_BYTES = 100_000_000  # the most that safetensors reads
 _MOST_ADDED = 2**16  # numbers of what earlier versions did not have, and `load_state_dict` may fill in
-
-
-class _Entry(msgspec.Struct):
-    data_offsets: tuple[int, int] = (0, 0)
 
 
 def read(file: Path) -> bytes:
@@ -24,7 +20,7 @@ def read(file: Path) -> bytes:
     with safe_files.open_to_read(file) as opened:
         size = int.from_bytes(opened.read(8), "little")
         try:
-            header = msgspec.json.decode(opened.read(min(size, _HEADER_BYTES)), type=dict[str, _Entry])
+            header = msgspec.json.decode(opened.read(min(size, tensors.HEADER_BYTES)), type=dict[str, tensors.Entry])
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise ValueError(f"{file.name} does not begin as a safetensors file") from None
     held = 8 + size + max((entry.data_offsets[1] for entry in header.values()), default=0)
