@@ -9,7 +9,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src"
 LAYERS = [  # from below; the longest name that fits decides
-    ("algorithm", "config", "importing", "signals", "torch_threads"),
+    ("algorithm", "config", "importing", "interpreter", "signals", "torch_threads"),
     ("safe_files", "extras", "text", "hints", "user_code"),
     ("environments",),
     ("networks",),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from troupe.config import TrainConfig, TroupeError, UsageError
 from troupe.importing import import_announced, interrupts_held_back
+from troupe.interpreter import watch_lock
 
 if TYPE_CHECKING:
     from troupe.agent import Agent, load
@@ -32,6 +33,9 @@ _LAZY = {
     "Agent": "troupe.agent", "load": "troupe.agent", "evaluate": "troupe.runs.evaluate.evaluation",
     "Run": "troupe.run", "resume": "troupe.trainer", "train": "troupe.trainer", "watch": "troupe.runs.show.watch",
 }  # fmt: skip
+
+
+watch_lock()
 
 
 def __getattr__(name: str) -> Any:

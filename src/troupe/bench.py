@@ -11,6 +11,7 @@ import numpy as np
 
 from troupe.config import TrainConfig, UsageError, replace, resolve
 from troupe.environments import quiet_gymnasium, settle
+from troupe.interpreter import threads_run_in_parallel
 from troupe.networks.custom import find_network
 from troupe.preparation import fit
 from troupe.run import saved_run
@@ -117,7 +118,7 @@ class Result:
         advice = []
         if self.preempted > _MOSTLY_PREEMPTED:
             advice.append(f"no core was free {self.preempted:.0%} of the time: end other programs or use fewer threads")
-        elif self.placement == "thread" and self.fraction < 0.7 and self.cores > 1:
+        elif self.placement == "thread" and self.fraction < 0.7 and self.cores > 1 and not threads_run_in_parallel():
             advice.append("threads share one interpreter lock: --actor.placement process, or larger batches per call")
         return [*advice, *self._about(self.bottleneck.rpartition(" ")[2])]
 

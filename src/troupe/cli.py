@@ -15,7 +15,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from troupe import arguments, config, console, hints, signals
+from troupe import arguments, config, console, hints, interpreter, signals
 from troupe import reading_commands as reading
 from troupe.config import TroupeError, UsageError, one_line, printable
 from troupe.extras import need
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and exits: 0 done, 1 the run failed, 2 wrong usage, 128 + n stopped by signal n."""
     console.prepare()
+    interpreter.hide_lock_warning()
     logging.basicConfig(format="troupe: %(message)s")
     try:
         with console.numbered_interrupts():

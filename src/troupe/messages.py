@@ -6,6 +6,7 @@ from pathlib import Path
 from troupe import hints
 from troupe.config import TrainConfig, load_preset, protocol_of
 from troupe.environments import EnvironmentSource, spaces
+from troupe.interpreter import lock_turned_on, threads_run_in_parallel
 from troupe.run import Outcome, outcome_text
 from troupe.runs.evaluate.scores import Scores
 from troupe.runs.report.curves import only_return
@@ -44,7 +45,8 @@ def introduction(
     placed = placement_of(config, source).plural
     if topology.cluster:
         placed += f" on {topology.cluster.describe()}"
-    if source.unsendable and config.actor.placement == "auto" and placed == "threads":
+    for_lack_of_others = placed == "threads" and config.actor.placement == "auto" and not threads_run_in_parallel()
+    if for_lack_of_others and source.unsendable:
         placed += f" (the environment cannot be sent to processes: {source.unsendable})"
     notes = [*source.notices, *measured]
     notes += _protocol(config)
@@ -66,11 +68,23 @@ def introduction(
 def first_notices(config: TrainConfig, source: EnvironmentSource, lost: str | None, *, resumed: bool) -> list[str]:
     """What a user may not expect from this run. `lost`: why it does not continue its random streams, if it should."""
     notices = [lost] if lost else []
-    if not may_have_processes() and not config.traits.serial and not source.is_native(config.env):
+    wanted = not (config.traits.serial or source.is_native(config.env) or threads_run_in_parallel())
+    if wanted and not may_have_processes():
         notices.append(f"actors play in threads: {NO_PROCESSES}")
     if resumed and config.record:
         notices.append("not recorded from here on: troupe replay goes up to where the run was stopped")
     return notices
+
+
+def lock_notice(config: TrainConfig) -> dict[str, str]:
+    """What has turned on the lock of a free-threaded Python, for `Progress.notice_once`; {} if nothing has."""
+    what = lock_turned_on()
+    if not what or config.traits.serial:
+        return {}
+    return {
+        "lock": f"{what} has turned Python's interpreter lock back on: threads no longer run in parallel, and "
+        "actor.placement auto means processes again (docs/free_threading.md)"
+    }
 
 
 def training_report(config: TrainConfig, topology: Topology, seconds: float) -> list[str]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from troupe.config import TrainConfig, UsageError, replace
 from troupe.environments import EnvironmentSource
+from troupe.interpreter import threads_run_in_parallel
 from troupe.networks.custom import NetworkMaker
 from troupe.runtime.cluster.placement import cores_of_hosts
 from troupe.runtime.execution.interruption import run_interruptible
@@ -138,14 +139,15 @@ def _fit_actors(
     except Exception:
         return replace(config, {"actor.auto": False})
     available = cores_of_hosts(config) or cores()
-    count, environments = costs.best(total, batch, available, processes=placement_of(config, source).in_processes)
+    parallel = placement_of(config, source).in_processes or threads_run_in_parallel()
+    count, environments = costs.best(total, batch, available, parallel=parallel)
     notices.append(
         f"actors {count} x {environments}: a step takes {_us(costs.step)} ({costs.computing:.0%} computing, "
         f"{costs.together} at a time), acting {_us(costs.act[environments] / environments)}"
     )
     changed = {"actor.count": count, "actor.environments": environments, "actor.auto": False}
     config = replace(config, changed | {"learner.rollouts": batch // environments})
-    speed = costs.speed(count, environments, available, processes=placement_of(config, source).in_processes)
+    speed = costs.speed(count, environments, available, parallel=parallel)
     return _fit_rollout(config, speed, notices, named)
 
 

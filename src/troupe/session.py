@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -85,9 +86,11 @@ class Session:
             config, source, self._network, topology_seed, self._progress, version, self._journal, schedule, group
         )
         self._progress.notices += messages.first_notices(config, source, lost, resumed=self._resumed)
+        self._progress.notice_once(messages.lock_notice(config))
         self._supervisor = Supervisor(self._topology.gate, self._topology.wake)
         self._clock = Clock(state.seconds if state else 0.0)
         self._outcome: Outcome | None = None
+        self._ending = threading.Lock()  # the main thread and the learners may end the run: the first says how
         self._signal = 0
         self._checkpoint_due = False  # whatever the clock says
         self._target = target_of(config.stop, source)
@@ -180,6 +183,7 @@ class Session:
                     self._end("time")  # learners that wait for rollouts would not notice
                 if seconds - shown >= min(2.0, max(0.05, (seconds - began) / 50)):
                     shown = seconds
+                    self._progress.notice_once(messages.lock_notice(self._config))  # an import may come late
                     self._output.show(self._writer, reporter.report(seconds))
                 due = self._checkpoint_due or seconds - saved >= self._config.checkpoint.every_seconds
                 if due and self._state.save_while_running(self._writer):
@@ -233,7 +237,8 @@ class Session:
         self._checkpoint_due = True
 
     def _end(self, outcome: Outcome) -> None:
-        self._outcome = self._outcome or outcome
+        with self._ending:
+            self._outcome = self._outcome or outcome
         self._supervisor.end()
 
     def _interrupt(self, number: int) -> None:

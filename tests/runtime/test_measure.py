@@ -42,7 +42,7 @@ def test_the_share_that_computes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("costs", "actors", "environments", "cores", "processes", "steps_per_s"),
+    ("costs", "actors", "environments", "cores", "parallel", "steps_per_s"),
     [
         (WAITING, 1, 16, 2, True, 16 / 0.1602),  # one environment waits after the other
         (WAITING, 16, 1, 2, True, 16 / 0.0102),  # all wait together
@@ -55,13 +55,13 @@ def test_the_share_that_computes() -> None:
     ],
 )
 def test_speeds_of_worked_examples(
-    costs: Costs, actors: int, environments: int, cores: int, processes: bool, steps_per_s: float
+    costs: Costs, actors: int, environments: int, cores: int, parallel: bool, steps_per_s: float
 ) -> None:
-    assert costs.speed(actors, environments, cores, processes=processes) == pytest.approx(steps_per_s)
+    assert costs.speed(actors, environments, cores, parallel=parallel) == pytest.approx(steps_per_s)
 
 
 @pytest.mark.parametrize(
-    ("costs", "cores", "processes", "best"),
+    ("costs", "cores", "parallel", "best"),
     [
         (WAITING, 2, True, (16, 1)),
         (WAITING, 2, False, (16, 1)),
@@ -73,14 +73,14 @@ def test_speeds_of_worked_examples(
     ],
 )
 def test_the_best_way_to_deal_out_16_environments(
-    costs: Costs, cores: int, processes: bool, best: tuple[int, int]
+    costs: Costs, cores: int, parallel: bool, best: tuple[int, int]
 ) -> None:
-    assert costs.best(16, 16, cores, processes=processes) == best
+    assert costs.best(16, 16, cores, parallel=parallel) == best
 
 
 def test_a_batch_stays_a_whole_number_of_rollouts() -> None:
-    assert NATIVE.best(16, 8, 2, processes=False) == (2, 8)
-    assert NATIVE.best(16, 4, 2, processes=False) == (4, 4)
+    assert NATIVE.best(16, 8, 2, parallel=False) == (2, 8)
+    assert NATIVE.best(16, 4, 2, parallel=False) == (4, 4)
 
 
 def test_more_actors_must_be_clearly_faster() -> None:
@@ -89,8 +89,8 @@ def test_more_actors_must_be_clearly_faster() -> None:
         return Costs(1000 * US, 0.0, {1: 1000 * US, 2: microseconds * US})
 
     # One actor with two: 2 / (a + 2000 us); two with one: 2 / 2000 us.
-    assert of_acting(90).best(2, 2, 2, processes=True) == (1, 2)  # 4.5 % slower
-    assert of_acting(110).best(2, 2, 2, processes=True) == (2, 1)  # 5.5 %
+    assert of_acting(90).best(2, 2, 2, parallel=True) == (1, 2)  # 4.5 % slower
+    assert of_acting(110).best(2, 2, 2, parallel=True) == (2, 1)  # 5.5 %
 
 
 class Waits(gym.Env[np.ndarray, int]):

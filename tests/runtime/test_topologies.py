@@ -12,6 +12,7 @@ import torch
 from helpers import PATIENCE_SECONDS, slow, slow_unless_in_turn
 from troupe.config import UsageError, resolve
 from troupe.environments import find
+from troupe.interpreter import threads_run_in_parallel
 from troupe.runtime import topologies
 from troupe.runtime.execution.gate import Closed
 from troupe.runtime.execution.placements import placement_of
@@ -172,14 +173,17 @@ def test_processes_start_and_stop_again_and_again_and_none_is_left(assembled, ru
         assert set(multiprocessing.active_children()) == children
 
 
+IN_PYTHON = "thread" if threads_run_in_parallel() else "process"
+
+
 @pytest.mark.parametrize(
     ("env", "settings", "placement"),
     [
         ("CartPole-v1", {}, "thread"),
         ("CartPole-v1", {"env.backend": "native"}, "thread"),
-        ("CartPole-v1", {"env.backend": "sync"}, "process"),
+        ("CartPole-v1", {"env.backend": "sync"}, IN_PYTHON),
         ("CartPole-v1", {"actor.placement": "process"}, "process"),
-        ("MountainCar-v0", {}, "process"),
+        ("MountainCar-v0", {}, IN_PYTHON),
         ("MountainCar-v0", {"actor.placement": "thread"}, "thread"),
         ("MountainCar-v0", {"topology": "serial", "actor.count": 1}, "thread"),
     ],

@@ -36,22 +36,23 @@ class Costs:
         """The share of a step in which the processor works."""
         return min(1.0, self.step_computing / self.step)
 
-    def speed(self, actors: int, environments: int, cores: int, *, processes: bool) -> float:
+    def speed(self, actors: int, environments: int, cores: int, *, parallel: bool) -> float:
         """Steps/s of `actors` with `environments` each, which an actor steps one after another.
 
-        Waiting overlaps; computing shares the cores, of which threads of one interpreter have one.
+        Waiting overlaps; computing shares the cores, of which actors that do not run in parallel (threads under the
+        interpreter lock) have one.
         """
         act = self.act[environments]
         waiting = actors * environments / (act + environments * self.step)
-        computing = (cores if processes else 1) / (act / environments + self.step_computing)
+        computing = (cores if parallel else 1) / (act / environments + self.step_computing)
         return min(waiting, computing)
 
-    def best(self, total: int, batch: int, cores: int, *, processes: bool) -> tuple[int, int]:
+    def best(self, total: int, batch: int, cores: int, *, parallel: bool) -> tuple[int, int]:
         """(actors, environments of each): the fewest actors among the fastest ways to divide `total`
         environments, such that `batch` environments are still a whole number of rollouts."""
         ways = [(n, total // n) for n in range(1, total + 1) if total % n == 0 and batch % (total // n) == 0]
-        fastest = max(self.speed(*way, cores, processes=processes) for way in ways)
-        return next(way for way in ways if self.speed(*way, cores, processes=processes) * _MIN_GAIN >= fastest)
+        fastest = max(self.speed(*way, cores, parallel=parallel) for way in ways)
+        return next(way for way in ways if self.speed(*way, cores, parallel=parallel) * _MIN_GAIN >= fastest)
 
 
 def measure(source: EnvironmentSource, config: Environment, network: ActorCritic, sizes: list[int]) -> Costs:

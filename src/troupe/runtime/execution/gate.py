@@ -25,9 +25,9 @@ class Gate:
     """Workers do each step inside `with gate.turn()`. Inside `with gate.paused()` no new step begins; after `stop`
     every turn raises Closed.
 
-    With `one_at_a_time`, only one thread is inside a turn. Threads share one interpreter lock, which torch releases at
-    every operation; where operations take microseconds, handing the lock over takes many times as long, and threads
-    that take turns are faster than threads that compete.
+    With `one_at_a_time`, only one thread is inside a turn. Threads share Python's interpreter lock, where it has one,
+    and torch releases that at every operation; where operations take microseconds, handing the lock over takes many
+    times as long, and threads that take turns are faster than threads that compete.
 
     `switches` are for actors in other processes, where a `RemoteGate` reads them.
     """

@@ -1,6 +1,9 @@
 """Detects environments that hang, in threads and in processes, and reports where in their code."""
 
+import faulthandler
+import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -8,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+from troupe.interpreter import threads_run_in_parallel
 
 _TROUPE = str(Path(__file__).parents[2])
 _MAX_POLL_SECONDS = 0.2
@@ -35,8 +40,23 @@ class HangDetector:
 
 def stack_of(thread: threading.Thread) -> list[str]:
     """A thread's stack, innermost call first; empty once it has ended."""
+    if threads_run_in_parallel():
+        return _dumped_stack(thread)
     frame = sys._current_frames().get(thread.ident or 0)
     return [line.splitlines()[0] for line in reversed(traceback.format_stack(frame))] if frame else []
+
+
+def _dumped_stack(thread: threading.Thread) -> list[str]:
+    """The stack of a thread that may run meanwhile: only faulthandler stops it before it looks at its frames."""
+    with tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        dumped = file.read().decode(errors="replace")
+    for stack in dumped.split("\n\n"):
+        head = re.match("Thread (0x[0-9a-f]+)", stack)
+        if head and int(head[1], 16) == thread.ident and thread.is_alive():
+            return stack.splitlines()[1:]
+    return []
 
 
 def hung(environment: str, seconds: float, stack: Sequence[str]) -> str:

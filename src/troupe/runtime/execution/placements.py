@@ -10,6 +10,7 @@ import numpy as np
 
 from troupe.config import TrainConfig, UsageError, one_line
 from troupe.environments import EnvironmentSource
+from troupe.interpreter import threads_run_in_parallel
 from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.data.shared_memory import Block
 from troupe.runtime.execution.process_launch import NO_PROCESSES, may_have_processes
@@ -75,7 +76,8 @@ _BUILT_IN = {
 
 
 def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
-    """Where actors run. `auto`: an environment that steps without Python shares this process, others get their own.
+    """Where actors run. `auto`: an environment that steps without Python shares this process, others get their own,
+    unless threads run Python in parallel.
 
     Raises UsageError where that cannot be, and for an unknown name.
     """
@@ -91,8 +93,8 @@ def placement_of(config: TrainConfig, source: EnvironmentSource) -> Placement:
     if name == "process" and not may_have_processes():
         raise UsageError(f"actor.placement = 'process': {NO_PROCESSES}; set it to thread, or to auto")
     if name == "auto":
-        threads = source.is_native(config.env) or source.unsendable or not may_have_processes()
-        name = "thread" if threads else "process"
+        parallel = threads_run_in_parallel() or source.is_native(config.env)
+        name = "thread" if parallel or source.unsendable or not may_have_processes() else "process"
     if name in _BUILT_IN:
         return _BUILT_IN[name]
     make_runners = PLACEMENTS.load(name)
