@@ -17,6 +17,7 @@ import os
 import statistics
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -34,6 +35,7 @@ ENDLESS = {
     "evaluation.final_episodes": 1, "evaluation.max_steps": 10,
 }  # fmt: skip
 TWO = {"actor.count": 2, "actor.environments": 8}
+SERIAL = {"topology": "serial", "actor.count": 1, "actor.environments": 16}
 THREADS, PROCESSES = {"actor.placement": "thread"}, {"actor.placement": "process"}
 ARTICLE = {"network.hidden": [16], "network.activation": "relu", "network.shared": True}  # its network
 
@@ -93,7 +95,9 @@ def measured(
     """`one`, with the lock off or on."""
     together = {name: value for each in settings for name, value in each.items()}
     asked = json.dumps([env, preset, seconds, together, seed])
-    variables = os.environ | {"PYTHON_GIL": str(int(lock))}
+    variables = dict(os.environ)
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):  # other builds refuse to start
+        variables["PYTHON_GIL"] = str(int(lock))
     done = subprocess.run([sys.executable, __file__, "one", asked], capture_output=True, text=True, env=variables)
     if done.returncode:
         sys.exit(f"{asked} failed:\n{done.stderr}")
@@ -119,7 +123,7 @@ def ratio(seen: Mapping[str, list[float]], name: str, to: str) -> float:
 def computing(rounds: int, seconds: float) -> dict[str, Any]:
     burns = f"{HERE / 'costs.py'}:burns"
     ways = {
-        "serial": lambda: measured(burns, seconds, ENDLESS, TWO, {"topology": "serial"}),
+        "serial": lambda: measured(burns, seconds, ENDLESS, SERIAL),
         "two threads": lambda: measured(burns, seconds, ENDLESS, TWO, THREADS),
         "two processes": lambda: measured(burns, seconds, ENDLESS, TWO, PROCESSES),
         "two threads, lock on": lambda: measured(burns, seconds, ENDLESS, TWO, THREADS, lock=True),
@@ -134,7 +138,7 @@ def computing(rounds: int, seconds: float) -> dict[str, Any]:
 
 
 def pictures(rounds: int, seconds: float) -> dict[str, Any]:
-    env, light = f"{HERE / 'processes.py'}:Images", {"network.encoder": "mlp", "learner.rollouts": 1}
+    env, light = f"{HERE / 'processes.py'}:Images", {"network.encoder": "flat", "learner.rollouts": 1}
     ways = {
         "two threads": lambda: measured(env, seconds, ENDLESS, TWO, light, THREADS, preset="impala"),
         "two processes": lambda: measured(env, seconds, ENDLESS, TWO, light, PROCESSES, preset="impala"),
@@ -173,7 +177,7 @@ def memory(rounds: int, seconds: float) -> dict[str, Any]:
 def startup(rounds: int, seconds: float) -> dict[str, Any]:
     env = f"{HERE / 'costs.py'}:burns"
     ways = {
-        "serial": lambda: measured(env, seconds, ENDLESS, TWO, {"topology": "serial"}),
+        "serial": lambda: measured(env, seconds, ENDLESS, SERIAL),
         "two threads": lambda: measured(env, seconds, ENDLESS, TWO, THREADS),
         "two processes": lambda: measured(env, seconds, ENDLESS, TWO, PROCESSES),
     }
