@@ -111,10 +111,10 @@ def test_the_stack_of_a_thread_that_runs_meanwhile_is_the_same_as_with_a_lock():
     other = threading.Thread(target=let_go.wait, args=(PATIENCE_SECONDS,))
     other.start()
     stack = stack_of(thread)
+    let_go.set()
     functions = [line.rpartition(" in ")[2] for line in stack]
     assert functions.index("inner") < functions.index("outer") < functions.index("run")
     assert Path(__file__).name in stack[functions.index("inner")]
-    let_go.set()
     thread.join(PATIENCE_SECONDS)
     other.join(PATIENCE_SECONDS)
     assert stack_of(thread) == []
