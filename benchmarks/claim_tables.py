@@ -225,11 +225,17 @@ def cluster() -> str:
 
 
 def faults() -> str:
-    kinds = result("faults")["kinds"]
-    words = ("tried", "fine", "lost", "hung", "left", "wrong")
-    rows = [[kind, *(f"{counts[word]:,}" for word in words)] for kind, counts in kinds.items()]
-    rows.append(["all", *(f"{sum(counts[word] for counts in kinds.values()):,}" for word in words)])
-    return table(["fault", *words], rows)
+    series = [each["kinds"] for each in result("faults")["series"]]
+    kinds = {
+        kind: [found[kind] for found in series if kind in found] for kind in dict.fromkeys(itertools.chain(*series))
+    }
+    kinds["all"] = [counts for found in kinds.values() for counts in found]
+    words, rows = ("tried", "fine", "lost", "hung", "left", "wrong", "missed"), []
+    for kind, found in kinds.items():
+        sums = [f"{sum(counts.get(word, 0) for counts in found):,}" for word in words]
+        times = [counts["slowest"] for counts in found if "slowest" in counts]
+        rows.append([kind, *sums, f"{max(times):.1f}" if times else "-"])
+    return table(["fault", *words, "slowest, s"], rows)
 
 
 def mutation() -> str:

@@ -1,8 +1,10 @@
 """An environment that does what `benchmarks/faults.py` asks for in its variables, once in a run, and leaves a file."""
 
+import ctypes
 import multiprocessing
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -89,11 +91,20 @@ def _take_memory() -> None:
         taken.append(np.ones(2**17))
 
 
+def _be_killed() -> None:
+    """As by a system that is short of memory."""
+    taken = [np.ones(2**20) for _ in range(16)]
+    os.kill(os.getpid(), signal.SIGKILL)
+    taken.clear()
+
+
 _FAULTS: dict[str, Callable[[], object]] = {
     "raises": _raise,
     "calls sys.exit": lambda: sys.exit(5),
     "ends its process": lambda: os._exit(3),
     "aborts": os.abort,
+    "crashes in C": lambda: ctypes.string_at(0),
+    "is killed for its memory": _be_killed,
     "hangs": lambda: time.sleep(1e6),
     "prints": _print,
     "takes all memory": _take_memory,

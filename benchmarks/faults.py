@@ -2,23 +2,26 @@
 
     python benchmarks/faults.py --count 1000            # run it again to go on; some minutes a hundred
     python benchmarks/faults.py --only SIGHUP           # one kind
-    python benchmarks/faults.py report                  # writes benchmarks/results/faults.json and prints it
+    python benchmarks/faults.py report                  # adds to benchmarks/results/faults.json, and prints it
 
-A trial draws, from its seed and number, a kind of fault, a topology, whether the network has a memory, and the moment:
-the import of PyTorch, the start, the measurement of actors, training, an evaluation, a checkpoint, the end. It runs
-`troupe train`, forked from a process that has imported PyTorch already, and injects the fault. Then the run must end
-as it should within 5 s, or go on, which is seen by its steps, and end by SIGTERM within 5 s. Of a trial,
+A trial draws, from its seed and number, a kind of fault, a topology, whether the network has a memory and the run a
+record, and the moment: the import of PyTorch, the start, the measurement of actors, training, an evaluation, a
+checkpoint, the end. It runs `troupe train`, forked from a process that has imported PyTorch already, and injects the
+fault. Then the run must end as it should within 5 s, or go on, which is seen by its steps, and end by SIGTERM within
+5 s. Of a trial,
 
-lost   is one whose newest checkpoint from before the fault, or a later one, cannot be loaded
-hung   one that took more than 5 s to end, or to play another step
-left   one after which a process, a segment of shared memory or a temporary file is there (5 s later)
-wrong  one with another exit status than it should be, with a traceback, or without the line that says what happened
-fine   any other
+lost    is one whose newest checkpoint from before the fault, or a later one, cannot be loaded
+hung    one that took more than 5 s to end, or to play another step
+left    one after which a process, a segment of shared memory or a temporary file is there (5 s later)
+wrong   one with another exit status than it should be, with a traceback, or without the line that says what happened
+fine    any other
+missed  one whose run had ended before the fault, or had nothing that it could hit; it does not count as tried
 """
 
 import argparse
 import atexit
 import ctypes
+import fcntl
 import json
 import multiprocessing
 import os
@@ -30,21 +33,24 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 import time
 import traceback
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import write
+from common import RESULTS, write
 
 ENVIRONMENT = f"{Path(__file__).with_name('fault_environments.py')}:Faulty"
-LIMIT_SECONDS = float(os.environ.get("LIMIT_SECONDS", "5"))  # more on a machine that is busy with other work
+PROMISED_SECONDS = 5.0
+LIMIT_SECONDS = float(os.environ.get("LIMIT_SECONDS", PROMISED_SECONDS))  # more on a machine that is busy
 PATIENCE_SECONDS = 60.0  # until the moment of the fault is reached
 JOBS = 3  # trials side by side: most of their time they wait
 _SMALL = "--network.hidden 8 --actor.rollout_steps 8 --actor.hang_seconds 2 --env.backend sync"
@@ -70,6 +76,7 @@ ENDED = {f"SIG{name}": 128 + getattr(signal, f"SIG{name}") for name in ("INT", "
 
 @dataclass(frozen=True)
 class Kind:
+    inject: Callable[["Command"], bool]  # whether it hit anything
     moments: tuple[str, ...] = WHILE_IT_RUNS
     topologies: tuple[str, ...] = tuple(TOPOLOGIES)
     status: tuple[int, ...] = (GOES_ON,)
@@ -77,40 +84,156 @@ class Kind:
     weight: int = 1
 
 
+def send(number: int, group: float = 0.5) -> Callable[["Command"], bool]:
+    return lambda command: command.send(number, group=command.trial.choice < group)
+
+
+def send_two(command: "Command") -> bool:
+    choice = command.trial.choice
+    first, second = random.Random(choice).choices([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], k=2)
+    hit = command.send(first)
+    time.sleep(0.5 * choice**2)
+    command.send(second)
+    return hit
+
+
+def stop_and_continue(command: "Command") -> bool:
+    command.send(signal.SIGTSTP, group=True)
+    time.sleep(1 + 3 * command.trial.choice)
+    return command.send(signal.SIGCONT, group=True)
+
+
+def kill_server(command: "Command") -> bool:
+    return _kill(command.server(), signal.SIGKILL)
+
+
+def send_actor(*numbers: int, continues: bool = False) -> Callable[["Command"], bool]:
+    def apply(command: "Command") -> bool:
+        rng = random.Random(command.trial.choice)
+        actor = rng.choice([*command.actors()] or [0])
+        hit = _kill(actor, rng.choice(numbers))
+        if continues:
+            time.sleep(4 * command.trial.choice)
+            _kill(actor, signal.SIGCONT)
+        return hit
+
+    return apply
+
+
+def environments_own(command: "Command") -> bool:
+    """What the environment has done by now."""
+    return (command.folder / "happened").exists()
+
+
+def end_with_children(command: "Command") -> bool:
+    return command.send(signal.SIGKILL if command.trial.status() == (-9,) else signal.SIGTERM)
+
+
+def fill_disk(command: "Command", *, for_a_while: bool = False) -> bool:
+    with (command.place / "filler").open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        os.truncate(file.fileno(), max(0, file.tell() - int(command.trial.choice * 60_000)))  # not quite full
+    if for_a_while:
+        time.sleep(0.1 + command.trial.choice)
+        (command.place / "filler").unlink()
+    return True
+
+
+def limit_files(command: "Command") -> bool:
+    return _limit(command.pid, resource.RLIMIT_FSIZE, int(command.trial.choice * 2**16))
+
+
+def limit_memory(command: "Command") -> bool:
+    with suppress(OSError):
+        pages = int(Path(f"/proc/{command.pid}/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + int(command.trial.choice * 2**26)
+        return _limit(command.pid, resource.RLIMIT_AS, most)
+    return False
+
+
+def forbid_writing(command: "Command") -> bool:
+    for path in command.folders():
+        path.chmod(0o555)
+    return True
+
+
+def remove_directory(command: "Command") -> bool:
+    shutil.rmtree(command.place / "run", ignore_errors=True)
+    return True
+
+
+def move_directory(command: "Command") -> bool:
+    (command.place / "run").rename(command.place / "run-elsewhere")
+    return True
+
+
+def set_clock_back(command: "Command") -> bool:
+    (command.folder / "back").touch()
+    return True
+
+
+def close_output(command: "Command") -> bool:
+    """The other end of its pipe or terminal, if it has one."""
+    command.stop_reading()
+    return True
+
+
+def from_the_start(command: "Command") -> bool:
+    return True
+
+
 _PLACES = ("reset", "step", "evaluation")
 _DISK = ("start", *WHILE_IT_RUNS)
+_OWN = partial(Kind, environments_own, _PLACES)
+_DEADLY = signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT
 KINDS = {
-    **{name: Kind(MOMENTS, status=(status,), ends=True, weight=4) for name, status in ENDED.items()},
-    "two signals": Kind(MOMENTS, status=tuple(ENDED.values()), ends=True, weight=4),
-    "SIGHUP under nohup": Kind(),
-    "SIGPIPE": Kind(),
-    "SIGTSTP, SIGCONT": Kind(),
-    "SIGKILL of the run": Kind(MOMENTS, status=(-9,), ends=True, weight=4),
-    "signal that kills an actor": Kind(WHILE_IT_RUNS, PROCESSES, weight=3),
-    "SIGSTOP of an actor": Kind(WHILE_IT_RUNS, PROCESSES),
-    "SIGSTOP, SIGCONT of an actor": Kind(WHILE_IT_RUNS, PROCESSES),
-    "SIGKILL of the fork server": Kind(("start", *WHILE_IT_RUNS), PROCESSES),
-    "environment raises": Kind(_PLACES, status=(1,), ends=True, weight=2),
-    "environment calls sys.exit": Kind(_PLACES, status=(1,), ends=True),
-    "environment ends its process": Kind(_PLACES),
-    "environment aborts": Kind(_PLACES),
-    "environment hangs": Kind(_PLACES, weight=2),
-    "environment prints": Kind(_PLACES),
-    "environment takes all memory": Kind(("reset", "step"), status=(1,), ends=True),
-    "environment has children": Kind(),
-    "full disk": Kind(_DISK, status=(1, GOES_ON), weight=4),
-    "full disk, then not": Kind(_DISK, status=(GOES_ON,), weight=2),
-    "limit of file sizes": Kind(_DISK, status=(1, GOES_ON), weight=2),
-    "read-only directory": Kind(_DISK, status=(1, 2), weight=2),
-    "directory removed": Kind(weight=2),
-    "directory moved": Kind(),
-    "64 file descriptors": Kind(("start",), status=(1, GOES_ON)),
-    "limit of memory": Kind(WHILE_IT_RUNS, status=(1, GOES_ON)),
-    "closed output": Kind(("start", *WHILE_IT_RUNS), weight=2),
-    "clock set back": Kind(),
+    **{
+        name: Kind(send(getattr(signal, name)), MOMENTS, status=(status,), ends=True, weight=4)
+        for name, status in ENDED.items()
+    },
+    "two signals": Kind(send_two, MOMENTS, status=tuple(ENDED.values()), ends=True, weight=4),
+    "terminal closed": Kind(close_output, status=(ENDED["SIGHUP"],), ends=True, weight=2),
+    "terminal closed, nohup": Kind(close_output),
+    "terminal closed, setsid": Kind(close_output),
+    "SIGPIPE": Kind(send(signal.SIGPIPE)),
+    "SIGTSTP, SIGCONT": Kind(stop_and_continue),
+    "SIGKILL of the run": Kind(send(signal.SIGKILL, 0.3), MOMENTS, status=(-9,), ends=True, weight=4),
+    "signal that kills an actor": Kind(send_actor(*_DEADLY), topologies=PROCESSES, weight=4),
+    "SIGSTOP of an actor": Kind(send_actor(signal.SIGSTOP), topologies=PROCESSES),
+    "SIGSTOP, SIGCONT of an actor": Kind(send_actor(signal.SIGSTOP, continues=True), topologies=PROCESSES),
+    "SIGKILL of the fork server": Kind(kill_server, _DISK, PROCESSES),
+    "environment raises": _OWN(status=(1,), ends=True, weight=2),
+    "environment calls sys.exit": _OWN(status=(1,), ends=True),
+    "environment ends its process": _OWN(),
+    "environment aborts": _OWN(),
+    "environment crashes in C": _OWN(),
+    "environment is killed for its memory": _OWN(),
+    "environment hangs": _OWN(weight=2),
+    "environment prints": _OWN(),
+    "environment takes all memory": Kind(environments_own, ("reset", "step"), status=(1,), ends=True),
+    "environment has children": Kind(end_with_children),
+    "full disk": Kind(fill_disk, _DISK, status=(1, GOES_ON), weight=4),
+    "full disk, then not": Kind(partial(fill_disk, for_a_while=True), _DISK, weight=2),
+    "limit of file sizes": Kind(limit_files, _DISK, status=(1, GOES_ON), weight=2),
+    "read-only directory": Kind(forbid_writing, _DISK, status=(1, 2), weight=2),
+    "directory removed": Kind(remove_directory, weight=2),
+    "directory moved": Kind(move_directory),
+    "64 file descriptors": Kind(from_the_start, ("start",), status=(1, GOES_ON)),
+    "limit of memory": Kind(limit_memory, status=(1, GOES_ON)),
+    "closed output": Kind(close_output, _DISK, weight=2),
+    "clock set back": Kind(set_clock_back),
 }
 _TMPFS = ("full disk", "full disk, then not")
 _BLIND = ("full disk", "limit of file sizes", "read-only directory", "limit of memory", "64 file descriptors")
+# How an environment ends its process, and the status of the run where that is the one that trains.
+_PROCESS_ENDS = {
+    "environment ends its process": 3,
+    "environment aborts": -signal.SIGABRT,
+    "environment crashes in C": -signal.SIGSEGV,
+    "environment is killed for its memory": -signal.SIGKILL,
+}
 
 
 @dataclass(frozen=True)
@@ -119,6 +242,7 @@ class Trial:
     kind: str
     topology: str
     memory: bool
+    record: bool
     moment: str
     delay: float  # from 0 to 1, of what the moment spans
     choice: float  # from 0 to 1, of what the kind leaves open
@@ -132,7 +256,8 @@ class Trial:
         places = [each for each in kind.topologies if moment != "measurement" or each.startswith("async")]
         topology = rng.choice(places)
         memory = memory and topology != "article"  # whose samples are single steps
-        return cls(number, name, topology, memory, moment, rng.random(), rng.random())
+        record = topology.startswith("async") and rng.random() < 0.3  # others cannot be replayed
+        return cls(number, name, topology, memory, record, moment, rng.random(), rng.random())
 
     @property
     def in_main_process(self) -> bool:
@@ -145,6 +270,7 @@ class Trial:
         words += f" --checkpoint.every_seconds {0.02 if self.moment == 'checkpoint' else 0.1}"
         words += f" --evaluation.final_episodes 5 --steps {400 if self.moment == 'end' else 0}"
         words += " --network.core lstm --network.core_units 8" if self.memory else ""
+        words += " --record --on-collapse report" if self.record else ""
         if self.moment != "measurement":
             words += f" --actor.auto false --actor.count {1 if self.topology == 'serial' else count}"
         return words.split()
@@ -152,10 +278,8 @@ class Trial:
     def status(self) -> tuple[int, ...]:
         """What the run may end with."""
         kind = KINDS[self.kind]
-        if self.kind == "environment ends its process" and self.in_main_process:
-            return (3,)
-        if self.kind == "environment aborts" and self.in_main_process:
-            return (-signal.SIGABRT,)
+        if self.kind in _PROCESS_ENDS and self.in_main_process:
+            return (_PROCESS_ENDS[self.kind],)
         if self.kind == "environment hangs" and self.topology == "serial" and self.moment != "evaluation":
             return (1,)
         if self.kind == "environment has children" and self.topology in PROCESSES and self.choice < 0.5:
@@ -177,25 +301,26 @@ class Command:
         (folder / "tmp").mkdir()
         for file in (self.out, self.err):
             file.touch()
-        self._read, self._write = os.pipe()
+        self.hit, self.seconds = True, 0.0  # until it had ended, or played on
+        self._read, self._write = os.openpty() if trial.kind.startswith("terminal") else os.pipe()
         self.ended: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
             try:
-                _become(trial, folder, self.place, self._write if self._output == "pipe" else None)
+                _become(trial, folder, self.place, self._write)
             finally:
                 os._exit(99)
         os.close(self._write)
-
-    @property
-    def _output(self) -> str:
-        ways = ("closed", "pipe", "/dev/full")
-        return ways[int(self.trial.choice * 3)] if self.trial.kind == "closed output" else ""
+        os.set_blocking(self._read, False)
 
     def stop_reading(self) -> None:
         if self._read >= 0:
             os.close(self._read)
         self._read = -1
+
+    def folders(self) -> list[Path]:
+        """That it writes to."""
+        return [self.place, *self.place.glob("run*"), *self.place.glob("run*/checkpoints")]
 
     def poll(self) -> int | None:
         if self.ended is None:
@@ -238,16 +363,22 @@ class Command:
         server = self.server()
         return [pid for pid, parent in self.processes().items() if server and parent == server]
 
-    def until(self, reached: Callable[[], object], seconds: float) -> bool:
+    def until(self, reached: Callable[[], object], seconds: float, *, timed: bool = False) -> bool:
         """Whether it came that far, before it ended and in time."""
-        end = time.monotonic() + seconds
+        began = time.monotonic()
+        end = began + seconds
         while not (done := reached()) and self.poll() is None and time.monotonic() < end:
+            with suppress(OSError):  # a terminal that nobody reads from would stop it
+                os.read(self._read, 2**16)
             time.sleep(0.01)
+        self.seconds = max(self.seconds, time.monotonic() - began) if timed else self.seconds
         return bool(done)
 
-    def send(self, number: int, *, group: bool = False) -> None:
-        with suppress(ProcessLookupError):
+    def send(self, number: int, *, group: bool = False) -> bool:
+        """Whether it was there to get the signal."""
+        if self.poll() is None:
             (os.killpg if group else os.kill)(self.pid, number)
+        return self.ended is None
 
     def remove(self) -> None:
         self.stop_reading()
@@ -265,11 +396,16 @@ def _is_server(pid: int) -> bool:
     return False
 
 
-def _become(trial: Trial, folder: Path, place: Path, pipe: int | None) -> None:
-    """Makes this forked process the command; does not return."""
-    os.setpgid(0, 0)
+def _become(trial: Trial, folder: Path, place: Path, output: int) -> None:
+    """Makes this forked process the command; does not return. `output`: the end of a pipe or terminal."""
+    if trial.kind.startswith("terminal"):
+        os.setsid()
+        if not trial.kind.endswith("setsid"):
+            fcntl.ioctl(output, termios.TIOCSCTTY, 0)
+    else:
+        os.setpgid(0, 0)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until it is the command
-    signal.signal(signal.SIGHUP, signal.SIG_IGN if trial.kind == "SIGHUP under nohup" else signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if trial.kind.endswith("nohup") else signal.SIG_DFL)
     os.chdir(place)
     where = trial.moment if trial.moment in _PLACES else ""
     what = "children" if trial.kind.endswith("children") else trial.kind.removeprefix("environment ")
@@ -279,13 +415,13 @@ def _become(trial: Trial, folder: Path, place: Path, pipe: int | None) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     for number, file in ((1, folder / "out.txt"), (2, folder / "err.txt")):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
-    if trial.kind == "closed output":
-        if pipe is not None:
-            os.dup2(pipe, 1)
-        else:
-            os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    way = ("closed", "pipe", "/dev/full")[int(trial.choice * 3)] if trial.kind == "closed output" else ""
+    if way == "pipe" or trial.kind.startswith("terminal"):
+        os.dup2(output, 1)
+    elif way:
+        os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
-    if trial.kind == "closed output" and trial.choice < 1 / 3:
+    if way == "closed":
         os.closerange(1, 3)
         sys.stdout = sys.stderr = None  # type: ignore[assignment]  # as Python does
     os.closerange(3, 256)
@@ -348,73 +484,19 @@ def reach(command: Command) -> bool:
     return not command.until(lambda: False, trial.delay * spans.get(trial.moment, 0.1))
 
 
-def inject(command: Command) -> None:
-    """The fault, where the environment is not to blame."""
-    kind, choice = command.trial.kind, command.trial.choice
-    if kind in ENDED:
-        command.send(getattr(signal, kind), group=choice < 0.5)
-    elif kind == "two signals":
-        first, second = random.Random(choice).choices([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], k=2)
-        command.send(first)
-        time.sleep(0.5 * choice**2)
-        command.send(second)
-    elif kind in ("SIGHUP under nohup", "SIGPIPE"):
-        command.send(getattr(signal, kind.split()[0]), group=True)
-    elif kind == "SIGTSTP, SIGCONT":
-        command.send(signal.SIGTSTP, group=True)
-        time.sleep(1 + 3 * choice)
-        command.send(signal.SIGCONT, group=True)
-    elif kind == "SIGKILL of the run":
-        command.send(signal.SIGKILL, group=choice < 0.3)
-    elif kind == "SIGKILL of the fork server":
-        _kill(command.server(), signal.SIGKILL)
-    elif kind.endswith("an actor"):
-        rng = random.Random(choice)
-        actor = rng.choice([*command.actors()] or [0])
-        deadly = rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV, signal.SIGABRT])
-        _kill(actor, signal.SIGSTOP if kind.startswith("SIGSTOP") else deadly)
-        if kind.startswith("SIGSTOP, SIGCONT"):
-            time.sleep(4 * choice)
-            _kill(actor, signal.SIGCONT)
-    elif kind == "environment has children":
-        command.send(signal.SIGKILL if command.trial.status() == (-9,) else signal.SIGTERM)
-    elif kind in _TMPFS:
-        with (command.place / "filler").open("wb", buffering=0) as file:
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(4096))
-            os.truncate(file.fileno(), max(0, file.tell() - int(choice * 60_000)))  # not quite full
-        if kind == "full disk, then not":
-            time.sleep(0.1 + choice)
-            (command.place / "filler").unlink()
-    elif kind == "limit of file sizes":
-        _limit(command.pid, resource.RLIMIT_FSIZE, int(choice * 2**16))
-    elif kind == "limit of memory":
-        with suppress(OSError):
-            pages = int(Path(f"/proc/{command.pid}/statm").read_text().split()[0])
-            _limit(command.pid, resource.RLIMIT_AS, pages * resource.getpagesize() + int(choice * 2**26))
-    elif kind == "read-only directory":
-        for path in (command.place, *command.place.glob("run"), *command.place.glob("run/checkpoints")):
-            path.chmod(0o555)
-    elif kind == "directory removed":
-        shutil.rmtree(command.place / "run", ignore_errors=True)
-    elif kind == "directory moved":
-        (command.place / "run").rename(command.place / "run-elsewhere")
-    elif kind == "closed output":
-        command.stop_reading()
-    elif kind == "clock set back":
-        (command.folder / "back").touch()
-
-
-def _kill(pid: int | None, number: int) -> None:
+def _kill(pid: int | None, number: int) -> bool:
     with suppress(ProcessLookupError):
         if pid:
             os.kill(pid, number)
+            return True
+    return False
 
 
-def _limit(pid: int, what: int, most: int) -> None:
+def _limit(pid: int, what: int, most: int) -> bool:
     with suppress(ProcessLookupError):
         resource.prlimit(pid, what, (most, most))
+        return True
+    return False
 
 
 def follow(command: Command) -> Iterator[str]:
@@ -425,21 +507,21 @@ def follow(command: Command) -> Iterator[str]:
         yield f"wrong: the moment did not come, status {status}"
         return
     saved, steps = command.saved(), command.last("steps")
-    inject(command)
+    command.hit = (command.poll() is None and kind.inject(command)) or (came and kind.inject is environments_own)
     if trial.kind == "directory removed":
         saved = steps = 0
     goes_on = not kind.ends and GOES_ON in expected and trial.kind not in _BLIND
     if goes_on and not (trial.kind == "environment hangs" and trial.moment == "evaluation"):
         seconds = LIMIT_SECONDS if steps else PATIENCE_SECONDS  # it may still be starting
         if trial.kind != "environment has children" and not command.until(
-            lambda: command.last("steps") > steps, seconds
+            lambda: command.last("steps") > steps, seconds, timed=bool(steps)
         ):
             yield f"hung: no step more than {steps}, status {command.poll()}"
     elif not kind.ends:
         command.until(lambda: False, 1.0)
     if GOES_ON in expected or trial.kind in _BLIND:
         command.send(signal.SIGTERM)
-    if not command.until(lambda: command.poll() is not None, LIMIT_SECONDS):
+    if not command.until(lambda: command.poll() is not None, LIMIT_SECONDS, timed=True):
         yield f"hung: not ended {LIMIT_SECONDS} s later"
         return
     yield from _of_the_end(command, expected)
@@ -449,7 +531,7 @@ def follow(command: Command) -> Iterator[str]:
     if left:
         yield f"left: {left}"
     if trial.kind == "read-only directory":
-        for path in (command.place, *command.place.glob("run*"), *command.place.glob("run/checkpoints")):
+        for path in command.folders():
             path.chmod(0o755)
     if saved and (lost := _lost(command, saved)):
         yield f"lost: {lost}"
@@ -467,6 +549,7 @@ def _of_the_end(command: Command, expected: tuple[int, ...]) -> Iterator[str]:
         if len(lines) != 1:
             yield f"wrong: {len(lines)} lines say why"
     silent = status in (0, GOES_ON) and not command.trial.kind.endswith(("prints", "output", "file sizes"))
+    silent = silent and not command.trial.kind.startswith("terminal")
     if silent and err not in ("", "troupe: interrupted\n"):
         yield "wrong: something else on standard error"
 
@@ -530,26 +613,42 @@ def work(trials: list[Trial], file: Path, seconds: float) -> None:
                 found = list(follow(command))
             finally:
                 command.remove()
-            row = asdict(trial) | {"status": command.poll(), "found": found}
+            row = asdict(trial) | {"status": command.poll(), "hit": command.hit, "found": found}
+            row |= {"seconds": round(command.seconds, 2), "limit_seconds": LIMIT_SECONDS}
             if found:
                 texts = (text.read_text(errors="replace")[-1500:] for text in (command.out, command.err))
                 row |= dict(zip(("out", "err"), texts, strict=True))
         with file.open("a") as lines:
             lines.write(json.dumps(row) + "\n")
-        result = "; ".join(found) or "fine"
+        result = "; ".join(found) or f"{'fine' if command.hit else 'missed'}, {command.seconds:.1f} s"
         print(f"{trial.number} {trial.kind} ({trial.topology}, {trial.moment}): {result}", flush=True)
 
 
 def report(file: Path, seed: int) -> None:
+    """Adds these trials to those of other seeds that the results have."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
-    kinds = {}
-    for kind in KINDS:
-        trials = [{found.partition(":")[0] for found in row["found"]} for row in rows if row["kind"] == kind]
-        counted = Counter(word for words in trials for word in words)
-        kinds[kind] = {"tried": len(trials), "fine": sum(not words for words in trials)}
-        kinds[kind] |= {word: counted[word] for word in ("lost", "hung", "left", "wrong")}
-        print(kind, kinds[kind])
-    write("faults", {"seed": seed, "limit_seconds": LIMIT_SECONDS, "kinds": kinds})
+    kinds = {kind: counts(each for each in rows if each["kind"] == kind) for kind in KINDS}
+    series = {"seed": seed, "trials": len(rows), "limit_seconds": max(row["limit_seconds"] for row in rows)}
+    results = RESULTS / "faults.json"
+    others = json.loads(results.read_text())["series"] if results.exists() else []
+    others = [each for each in others if each["seed"] != seed]
+    write("faults", {"series": sorted([*others, series | {"kinds": kinds}], key=lambda each: each["seed"])})
+    for kind, found in kinds.items():
+        print(f"{kind:36}", *(f"{word} {value:5}" for word, value in found.items()))
+
+
+def counts(rows: Iterable[dict[str, Any]]) -> dict[str, float]:
+    rows = list(rows)
+    hits = [row for row in rows if row["hit"] or row["found"]]
+    words = Counter(word for row in hits for word in {found.partition(":")[0] for found in row["found"]})
+    # By the 5 s of the promise, whatever limit there was on a busy machine.
+    late = sum(row["seconds"] > PROMISED_SECONDS and "hung" not in str(row["found"]) for row in hits)
+    fine = sum(not row["found"] and row["seconds"] <= PROMISED_SECONDS for row in hits)
+    return {
+        "tried": len(hits), "fine": fine, "lost": words["lost"], "hung": words["hung"] + late, "left": words["left"],
+        "wrong": words["wrong"], "missed": len(rows) - len(hits),
+        "slowest": max((row["seconds"] for row in hits), default=0.0),
+    }  # fmt: skip
 
 
 def main() -> None:
