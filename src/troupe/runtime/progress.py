@@ -227,8 +227,10 @@ class Stopwatch:
             preempted = min(max(total - self._preempted, 0.0), spent)
             spent, self._preempted = spent - preempted, total
         with self._lock:
-            self._count(PREEMPTED, preempted)
-            self._count(self.stage, spent)
+            if preempted:
+                self._count(PREEMPTED, preempted)
+            if spent:  # as `_count`, which would cost a call at every step
+                self._spent[self.stage] = self._spent.get(self.stage, 0.0) + spent
             self.stage, self._since = stage, now
         return spent
 
