@@ -21,6 +21,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,19 @@ def _started(pid: int) -> float:
 
 def _family(pid: int) -> list[int]:
     """A process and all that it has started."""
-    children = (each.read_text().split() for each in Path(f"/proc/{pid}/task").glob("*/children"))
-    return [pid, *(one for those in children for child in those for one in _family(int(child)))]
+    found = [pid]
+    with suppress(OSError):  # one that has just ended
+        for each in Path(f"/proc/{pid}/task").glob("*/children"):
+            found += [one for child in each.read_text().split() for one in _family(int(child))]
+    return found
 
 
 def _memory_mb(pid: int) -> float:
     """Its own, and its part of what it shares."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has just ended
+        return 0.0
     return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("Pss:"))
 
 
