@@ -241,9 +241,18 @@ def flaky(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "flaky.py:Flaky"
 
 
-@pytest.mark.parametrize("topology", ["serial", "async"])
-def test_a_run_with_masks_and_memory_goes_on(flaky, topology):
-    where = {"topology": topology, "actor.count": 1, "actor.placement": "thread"}
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"topology": "serial"},
+        {"topology": "async"},
+        {"topology": "hogwild", "learner.epochs": 1},
+        {"topology": "async", "inference.kind": "batched"},
+    ],
+    ids=["serial", "async", "hogwild", "batched"],
+)
+def test_a_run_with_masks_and_memory_goes_on(flaky, where):
+    where = where | {"actor.count": 1, "actor.placement": "thread"}
     memory = {"network.core": "lstm", "network.core_units": 4, "env.on_error": "restart", "stop.steps": 60}
     run = troupe.train(flaky, settings=RUN | where | memory, run_dir="run", display="silent")
     assert run.outcome == "steps"
