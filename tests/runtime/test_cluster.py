@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -23,8 +24,17 @@ from troupe.runtime.assembly import assemble
 from troupe.runtime.cluster import head, remote, versions
 from troupe.runtime.cluster.engine import HostFailed
 from troupe.runtime.cluster.head import ClusterRunner
-from troupe.runtime.cluster.host import Beat, Failure, HostProgress, Parcel, parcel_sizes, rollout_bytes
+from troupe.runtime.cluster.host import Beat, HostProgress, parcel_sizes
 from troupe.runtime.cluster.machines import deal
+from troupe.runtime.cluster.parcel import (
+    Failure,
+    Parcel,
+    Request,
+    decode_parcel,
+    decode_request,
+    encode,
+    record_type,
+)
 from troupe.runtime.cluster.placement import using
 from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.execution.gate import Closed
@@ -67,9 +77,7 @@ class Scripted:
             self.weights = version, weights
         self.active -= 1
         numbers = [plan.number for plan in self.share.plans]
-        arrays = {
-            name: np.zeros((len(numbers), *shape), dtype) for name, (shape, dtype) in self.share.spec.arrays.items()
-        }
+        arrays = np.zeros(len(numbers), record_type(self.share.spec))
         arrays["policy_version"][:], arrays["valid"][:] = self.weights[0], True
         arrays["reward"][:] = np.array(numbers)[:, None, None]
         origins = [(number, self.share.generation, [(version, 0)]) for number in numbers]
@@ -419,12 +427,31 @@ def test_actors_are_in_proportion_to_the_cores_with_those_that_are_there(actors,
 def test_small_rollouts_travel_together_and_large_ones_alone():
     space = find("CartPole-v1").packing.space
     small, large = RolloutSpec(space, 1, 1), RolloutSpec(space, 64, 32_000)
-    most, fewest = parcel_sizes(small, 500)
+    most, fewest = parcel_sizes(small, 2000)
     assert most >= fewest
-    assert 32_000 <= fewest * rollout_bytes(small) < 40_000
+    assert 90_000 < fewest * record_type(small).itemsize <= 100_000  # what Ray sends within an answer
     assert parcel_sizes(small, 8) == (8, 8)  # no more than can come
-    assert rollout_bytes(large) > 16_000_000
+    assert record_type(large).itemsize > 16_000_000
     assert parcel_sizes(large, 64) == (1, 1)
+
+
+def test_requests_and_parcels_are_the_same_after_the_way_as_bytes():
+    counts, weights = Counts(played=3, failures=1), np.arange(5, dtype=np.float32)
+    back = decode_request(encode(Request(counts, 7, weights)))
+    assert back[:2] == (counts, 7)
+    assert back[2] is not None
+    np.testing.assert_array_equal(back[2], weights, strict=True)
+    assert decode_request(encode(Request(counts, 7))) == (counts, 7, None)
+    record = record_type(RolloutSpec(gym.spaces.Box(0, 255, (3, 5), np.uint8), 2, 3, state_size=0))
+    rollouts = np.zeros(2, record)
+    for number, name in enumerate(record.names or ()):
+        rollouts[name] = np.arange(rollouts[name].size).reshape(rollouts[name].shape) + number
+    delta = Delta(counts, [Episode(1.5, 2)], Lag(1, 2, 3), {"mask": "ignored"}, 0.5, {"epsilon": [0.5, 2.0]})
+    parcel = Parcel(rollouts, [(0, 1, [(2, 3)]), (4, 5, [])], [delta], ["a"], {"env": 1.0}, Failure("e", "t", "m"))
+    seen = decode_parcel(encode(parcel))
+    np.testing.assert_array_equal(seen.rollouts.view(record), rollouts, strict=True)
+    assert vars(seen) | {"rollouts": 0} == vars(parcel) | {"rollouts": 0}
+    assert len(decode_parcel(encode(Parcel())).rollouts) == 0
 
 
 def test_what_a_host_counts_reaches_the_run_once():

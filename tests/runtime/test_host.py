@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import cloudpickle
@@ -16,7 +17,8 @@ from troupe.networks.actor_critic import build
 from troupe.networks.flat import FlatWeights
 from troupe.runtime.assembly import make_plans
 from troupe.runtime.cluster import host as host_module
-from troupe.runtime.cluster.host import Beat, Failure, Host, Parcel, Share
+from troupe.runtime.cluster.host import Beat, Host, Share
+from troupe.runtime.cluster.parcel import Failure, Parcel
 from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec
 from troupe.runtime.data.shared_memory import ByValue
 from troupe.runtime.execution.runner import ThreadRunner
@@ -88,7 +90,7 @@ def start(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Bench]]:
 def rollouts_of(parcel: Parcel) -> list[Rollout]:
     made = []
     for number, (actor, generation, pulls) in enumerate(parcel.origins):
-        arrays: dict[str, Any] = {name: parcel.arrays[name][number] for name in FIELDS}
+        arrays: dict[str, Any] = {name: parcel.rollouts[name][number] for name in FIELDS}
         made.append(Rollout(**arrays, actor=actor, generation=generation, pulls=pulls))
         check(made[-1])
     return made
@@ -103,7 +105,7 @@ def test_its_actors_play_with_the_weights_that_came_and_report_what_they_counted
     parcel = bench.collect(3, weights=True, played=100)
     while min(map(len, by_actor.values())) < 4:
         assert parcel.failure is None
-        assert set(parcel.arrays) == set(FIELDS)
+        assert parcel.rollouts.dtype.names == FIELDS
         for rollout in rollouts_of(parcel):
             by_actor[rollout.actor].append(rollout)
             assert rollout.generation == 5
@@ -135,7 +137,7 @@ def test_newer_weights_are_played_with_and_those_it_has_need_not_come_again(star
     assert bench.host._store.version == 1
     bench.vector.fill_(0.0)
     seen = bench.collect(9, weights=True)
-    while 9 not in seen.arrays["policy_version"]:
+    while 9 not in seen.rollouts["policy_version"]:
         seen = bench.collect(9)
     for rollout in rollouts_of(seen):
         if (rollout.policy_version == 9).all():  # a policy of zeros is uniform
@@ -150,7 +152,7 @@ def test_a_call_without_a_rollout_returns_in_time_and_empty(start, counting):
     parcel = bench.host.collect(Counts(), 0, bench.vector.numpy())
     while parcel.origins:
         parcel = bench.host.collect(Counts(), 0)
-    assert (parcel.arrays, parcel.origins, parcel.failure) == ({}, [], None)
+    assert (len(parcel.rollouts), parcel.origins, parcel.failure) == (0, [], None)
 
 
 def test_it_pauses_and_goes_on_as_the_heartbeat_says(start, counting):
@@ -267,26 +269,26 @@ def test_a_parcel_has_arrays_of_its_own(start, counting):
     bench = start(counting)
     bench.open()
     parcel = bench.collect(0, weights=True)
-    kept = {name: array.copy() for name, array in parcel.arrays.items()}
+    kept = parcel.rollouts.copy()
     for _ in range(5):
         bench.collect(0)
-    assert all(np.array_equal(kept[name], array) for name, array in parcel.arrays.items())
+    assert (kept == parcel.rollouts).all()
 
 
 @pytest.mark.parametrize(
     ("size", "actors", "most", "fewest"),
     [
         (1_000, 8, 8, 8),  # no more than can come
-        (10_000, 20, 10, 4),  # one for every two actors
-        (10_000, 5, 4, 4),  # as many as are worth a call, also if that is more than half of them
-        (32_000, 9, 5, 1),
-        (31_999, 9, 5, 2),
+        (20_000, 20, 10, 5),  # one for every two actors
+        (20_000, 6, 5, 5),  # as many as travel in an answer, also if that is more than half of them
+        (50_001, 9, 5, 1),
+        (50_000, 9, 5, 2),
         (4_000_000, 20, 4, 1),  # 16 MB
         (20_000_000, 20, 1, 1),  # a single one that is larger
     ],
 )
 def test_parcels_of_worked_examples(monkeypatch, size, actors, most, fewest):
-    monkeypatch.setattr(host_module, "rollout_bytes", lambda spec: size)
+    monkeypatch.setattr(host_module, "record_type", lambda spec: SimpleNamespace(itemsize=size))
     assert host_module.parcel_sizes(None, actors) == (most, fewest)  # type: ignore[arg-type]
 
 

@@ -13,7 +13,8 @@ from troupe.config import UsageError, resolve
 from troupe.runtime import cluster
 from troupe.runtime.cluster import placement
 from troupe.runtime.cluster.engine import Node
-from troupe.runtime.cluster.host import parcel_sizes, rollout_bytes
+from troupe.runtime.cluster.host import parcel_sizes
+from troupe.runtime.cluster.parcel import record_type
 from troupe.runtime.cluster.placement import connected, cores_of_hosts, runs_at_a_time, using
 from troupe.runtime.data.rollout import RolloutSpec
 
@@ -68,7 +69,7 @@ def test_as_many_runs_at_a_time_as_hosts_have_cores_for_actors_and_this_machine_
 def test_rollouts_in_transit_have_three_tenths_of_the_smallest_store_at_most():
     spec = RolloutSpec(gym.spaces.Box(-1, 1, (100,), np.float32), 64, 16)
     most, _ = parcel_sizes(spec, 4)
-    needed = 2 * 2 * most * rollout_bytes(spec)  # of two hosts, each with two calls in flight
+    needed = 2 * 2 * most * record_type(spec).itemsize  # of two hosts, each with two calls in flight
     large, small = Node("a", "a", 1, 1, 1e12), Node("b", "b", 1, 1, needed / 0.3 + 1)
     placement._check_store(spec, 4, [large, small])
     with pytest.raises(UsageError) as error:

@@ -7,7 +7,8 @@ import cloudpickle
 import pytest
 
 from troupe.runtime.cluster.engine import HostFailed, HostLost, Node
-from troupe.runtime.cluster.host import Beat, Failure, Parcel
+from troupe.runtime.cluster.host import Beat
+from troupe.runtime.cluster.parcel import Failure, Parcel
 from troupe.runtime.cluster.remote import RemoteHost
 from troupe.runtime.progress import Counts
 

@@ -16,8 +16,9 @@ from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.cluster import versions
 from troupe.runtime.cluster.engine import Engine, HostLost, Ticket
 from troupe.runtime.cluster.figures import Figures
-from troupe.runtime.cluster.host import Parcel, Share
+from troupe.runtime.cluster.host import Share
 from troupe.runtime.cluster.machines import Machines
+from troupe.runtime.cluster.parcel import Parcel, record_type
 from troupe.runtime.cluster.remote import RemoteHost
 from troupe.runtime.data.rollout import FIELDS, Rollout
 from troupe.runtime.execution.gate import Closed
@@ -36,10 +37,11 @@ _WEIGHTS_SHARE = 0.1  # of the time, at most, is spent on copying weights; beyon
 
 @dataclass(eq=False)
 class _Arrival:
-    """A parcel; its first `taken` rollouts have been delivered."""
+    """A parcel and its rollouts, of which the first `taken` have been delivered."""
 
     host: RemoteHost
     parcel: Parcel
+    rollouts: np.ndarray  # [N] of `record_type`
     taken: int = 0
 
 
@@ -58,6 +60,7 @@ class ClusterRunner:
         assert isinstance(source[1], WeightStore)
         self.queue, self.watch, self.figures = context.buffers.queue, Stopwatch(), Figures()
         self._context, self._engine, self._store = context, engine, source[1]
+        self._record = record_type(context.buffers.spec)
         self._vector = np.zeros(self._store.size, np.float32)
         self._shared: tuple[int, object] = (-1, None)  # version, and weights shared by all hosts
         self._next_weights = 0.0
@@ -273,7 +276,7 @@ class ClusterRunner:
         self.watch.add(parcel.stage_seconds)
         if parcel.origins:
             host.undelivered += 1
-            self._arrived.append(_Arrival(host, parcel))
+            self._arrived.append(_Arrival(host, parcel, parcel.rollouts.view(self._record)))
 
     def _hand_over(self, deliver: Deliver) -> None:
         """Copies what has arrived into empty rollouts, as long as there are any, and delivers them."""
@@ -294,7 +297,7 @@ class ClusterRunner:
         """The next rollout of a parcel."""
         rollout.actor, rollout.generation, rollout.pulls = arrival.parcel.origins[arrival.taken]
         for name in FIELDS:
-            getattr(rollout, name)[...] = arrival.parcel.arrays[name][arrival.taken]
+            getattr(rollout, name)[...] = arrival.rollouts[name][arrival.taken]
         rollout.index = self._indices[rollout.actor]  # counted here, as each host starts from 0
         self._indices[rollout.actor] += 1
         arrival.taken += 1

@@ -2,7 +2,6 @@
 
 import math
 import time
-import traceback
 from collections import deque
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,10 +13,10 @@ import cloudpickle
 import numpy as np
 import torch
 
-from troupe.config import one_line, printable
 from troupe.environments import EnvironmentSource, quiet_gymnasium
 from troupe.environments.stepping.closing import close_in_time
 from troupe.runtime.acting.actor_plan import ActorPlan
+from troupe.runtime.cluster.parcel import SMALL_BYTES, Failure, Parcel, record_type
 from troupe.runtime.data.buffers import RolloutBuffers
 from troupe.runtime.data.queue import RolloutQueue
 from troupe.runtime.data.rollout import FIELDS, Rollout, RolloutSpec, allocate, allocate_shared
@@ -34,10 +33,7 @@ from troupe.runtime.progress import Counts, Delta, Lag, Progress
 from troupe.user_code.guard import user_code
 
 _IDLE_SECONDS = 1.0  # after which a call returns without a rollout
-_BUNDLE_BYTES, _BUNDLE_SECONDS = (
-    32_000,
-    0.005,
-)  # smaller parcels wait that long for more: a call costs as much as sending 1 MB
+_BUNDLE_BYTES, _BUNDLE_SECONDS = SMALL_BYTES, 0.01  # smaller parcels wait that long for more: a call costs 1 ms
 _PARCEL_BYTES = 16_000_000  # at most, unless a single rollout is larger
 _CLOSE_SECONDS = 1.5
 _BEGIN = -1  # stands for the first weights, which actors wait for as they do for each other
@@ -56,37 +52,10 @@ class Share:
 
 
 @dataclass
-class Failure:
-    """An exception on a host, and its traceback. `module`: the name of a module that is missing there."""
-
-    error: str
-    trace: str
-    module: str = ""
-
-    @classmethod
-    def of(cls, error: BaseException, part: str = "") -> "Failure":
-        trace = printable("".join(traceback.format_exception(error)))
-        module = error.name or "" if isinstance(error, ModuleNotFoundError) else ""
-        return cls(f"{part}: {one_line(error)}" if part else one_line(error), trace, module)
-
-
-@dataclass
 class Beat:
     """A host's heartbeat. `awaited`: the actors that are not ready yet."""
 
     awaited: set[int] = field(default_factory=set)
-    failure: Failure | None = None
-
-
-@dataclass
-class Parcel:
-    """Full rollouts (arrays [N, ...] by name), and what was counted since the last parcel."""
-
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    origins: list[tuple[int, int, list[tuple[int, int]]]] = field(default_factory=list)  # actor, generation, pulls
-    deltas: list[Delta] = field(default_factory=list)
-    notices: list[str] = field(default_factory=list)
-    stage_seconds: dict[str, float] = field(default_factory=dict)
     failure: Failure | None = None
 
 
@@ -119,6 +88,7 @@ class Host:
         buffers = RolloutBuffers(
             share.spec, self._queue, [self._queue] * last, partial(allocate, share.spec), block, slots
         )
+        self._record = record_type(share.spec)
         self._most, self._bundle = parcel_sizes(share.spec, len(numbers))
         self._progress, ready = HostProgress(), ReadyLatch(self._gate, {_BEGIN, *numbers})
         hang_seconds = share.plans[0].config.actor.hang_seconds
@@ -146,11 +116,15 @@ class Host:
             self._ready.add(_BEGIN)
             rollouts = self._gather()
             try:
-                arrays = {name: np.stack([getattr(each, name) for each in rollouts]) for name in FIELDS if rollouts}
+                records = np.zeros(len(rollouts), self._record)
+                for name in FIELDS:
+                    values = records[name]
+                    for number, rollout in enumerate(rollouts):
+                        values[number] = getattr(rollout, name)
                 origins = [(each.actor, each.generation, each.pulls) for each in rollouts]
             finally:
                 self._queue.release(rollouts)
-            return Parcel(arrays, origins, *self._progress.take(), self._spent())
+            return Parcel(records, origins, *self._progress.take(), self._spent())
         except Closed:
             return Parcel(failure=self._failure())
         except BaseException as error:
@@ -219,13 +193,9 @@ def parcel_sizes(spec: RolloutSpec, actors: int) -> tuple[int, int]:
 
     The largest is one rollout for every two actors: rollouts that wait in parcels while learners are busy grow old.
     """
-    size = rollout_bytes(spec)
-    fewest = max(1, min(actors, math.ceil(_BUNDLE_BYTES / size)))
+    size = record_type(spec).itemsize
+    fewest = max(1, min(actors, _BUNDLE_BYTES // size))
     return max(fewest, min(math.ceil(actors / 2), _PARCEL_BYTES // size)), fewest
-
-
-def rollout_bytes(spec: RolloutSpec) -> int:
-    return sum(math.prod(shape) * int(np.dtype(dtype).itemsize) for shape, dtype in spec.arrays.values())
 
 
 @quiet_gymnasium()

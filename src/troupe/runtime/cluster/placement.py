@@ -11,7 +11,8 @@ from troupe.importing import announced
 from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.cluster.engine import Engine, Node
 from troupe.runtime.cluster.head import ClusterRunner
-from troupe.runtime.cluster.host import parcel_sizes, rollout_bytes
+from troupe.runtime.cluster.host import parcel_sizes
+from troupe.runtime.cluster.parcel import record_type
 from troupe.runtime.cluster.remote import IN_FLIGHT
 from troupe.runtime.data.rollout import RolloutSpec
 from troupe.runtime.execution.processes import check_sendable
@@ -81,7 +82,7 @@ def on_hosts(plans: Sequence[ActorPlan], context: ActorContext) -> list[ActorRun
 def _check_store(spec: RolloutSpec, actors: int, nodes: Sequence[Node]) -> None:
     """Raises UsageError if rollouts in transit could fill an object store, which Ray would then write to disk."""
     most, _ = parcel_sizes(spec, actors)
-    needed, store = IN_FLIGHT * len(nodes) * most * rollout_bytes(spec), min(node.store_bytes for node in nodes)
+    needed, store = IN_FLIGHT * len(nodes) * most * record_type(spec).itemsize, min(node.store_bytes for node in nodes)
     if needed > _STORE_SHARE * store:
         raise UsageError(
             f"rollouts in transit from {len(nodes)} hosts need up to {needed / 1e6:,.0f} MB, and an object store of "

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,12 +24,12 @@ from troupe.config import UsageError, one_line, reason
 from troupe.runtime.cluster import versions
 from troupe.runtime.cluster.engine import Handle, HostFailed, HostLost, Node, Ticket
 from troupe.runtime.cluster.host import Host
+from troupe.runtime.cluster.parcel import SMALL_BYTES, Parcel, Request, decode_parcel, decode_request, encode
 from troupe.runtime.cluster.reaper import ended_with_this_program
 from troupe.runtime.measure import cores
 
 _ANSWER_SECONDS = 5.0  # for an address to answer
 _FETCH_SECONDS = 30.0  # for a result that has arrived already
-_SMALL_BYTES = 64_000  # travel within each call, which costs less than the object store does on both sides
 _OWN = {"RAY_worker_niceness": "0"}  # in a cluster started here actors are worth as much as without Ray, not 15 less
 _SETTINGS = b"\x04"  # a type of frame, the first that both sides send each other (RFC 9113, section 3.4)
 _HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + _SETTINGS + bytes(5)  # of gRPC, and so of Ray
@@ -194,15 +195,19 @@ class RayEngine:
         # So that other programs on the cluster see the cores as taken; several ranks reserve at the same time.
         reserved = min(actors, int(free) // self._ranks)
         # `open` and `collect` share a thread; `beat` and `close` have another, as they must not wait for rollouts.
-        kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Host)
+        kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(_RayHost)
         where = {"num_cpus": reserved, "scheduling_strategy": _only(node)}
         return kind.options(enable_task_events=False, **where).remote()  # which the cluster would record for each call
 
     def share(self, value: Any) -> Any:
-        return value.copy() if value.nbytes <= _SMALL_BYTES else ray.put(value)
+        return value.copy() if value.nbytes <= SMALL_BYTES else ray.put(value)
 
     def call(self, host: Handle, method: str, *arguments: Any) -> Ticket:
         group = {} if method in ("open", "collect") else {"concurrency_group": "control"}
+        if method == "collect":
+            counts, version, *weights = arguments
+            small = weights and isinstance(weights[0], np.ndarray)
+            arguments = encode(Request(counts, version, *(weights if small else ()))), *(() if small else weights)
         return getattr(host, method).options(**group).remote(*arguments)
 
     def wait(self, tickets: Sequence[Ticket], seconds: float) -> list[Ticket]:
@@ -213,7 +218,8 @@ class RayEngine:
 
     def result(self, ticket: Ticket) -> Any:
         try:
-            return ray.get(ticket, timeout=_FETCH_SECONDS)
+            answer = ray.get(ticket, timeout=_FETCH_SECONDS)
+            return decode_parcel(answer) if isinstance(answer, bytes) else answer
         except exceptions.RayTaskError as error:
             raise HostFailed(one_line(error.cause or error), str(error)) from None
         except exceptions.RayError as error:
@@ -222,6 +228,15 @@ class RayEngine:
     def kill(self, host: Handle) -> None:
         with suppress(exceptions.RayError, ValueError):
             ray.kill(host)
+
+
+class _RayHost(Host):
+    """A host that is called with bytes, and answers with bytes if they are few."""
+
+    def collect(self, request: bytes, weights: np.ndarray | None = None) -> bytes | Parcel:  # type: ignore[override]
+        counts, version, small_weights = decode_request(request)
+        parcel = super().collect(counts, version, small_weights if weights is None else weights)
+        return encode(parcel) if parcel.rollouts.nbytes <= SMALL_BYTES else parcel
 
 
 def _names(hosts: Mapping[str, str], known: Mapping[str, str]) -> dict[str, str]:

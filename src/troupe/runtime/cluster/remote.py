@@ -10,7 +10,8 @@ import cloudpickle
 from troupe.environments.lookup.packages import pip_command
 from troupe.runtime.acting.actor_plan import ActorPlan
 from troupe.runtime.cluster.engine import Engine, Handle, HostFailed, HostLost, Node, Ticket
-from troupe.runtime.cluster.host import Beat, Failure, Parcel, Share
+from troupe.runtime.cluster.host import Beat, Share
+from troupe.runtime.cluster.parcel import Failure, Parcel
 from troupe.runtime.progress import Counts
 
 IN_FLIGHT = 2  # calls of `collect`: the host works on one while the run handles the answer to the other
