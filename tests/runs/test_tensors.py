@@ -76,7 +76,10 @@ def entry(begin: int, end: int, *shape: int, dtype: str = "F32") -> dict[str, An
         (written(8, a=entry(0, 4, 1)), "holds more, or less"),
         (written(4, a=entry(0, 8, 2)), "holds more, or less"),
         (written(8, a=entry(0, 8, 2, dtype="F8")), "a is of an unknown type"),
-        (written(0, a=entry(0, 0, 2**40, 2**40, 0), b=entry(0, 0, 2**62, 2**62)), "b is not where"),
+        (written(0, a=entry(0, 0, 2**40, 2**40, 0)), "a has a shape that no array can have"),
+        (written(0, a=entry(0, 0, 2**70, 0)), "a has a shape that no array can have"),
+        (written(4, a=entry(0, 4, *[1] * 65)), "a has a shape that no array can have"),
+        (written(0, a=entry(0, 0, 2**20), b=entry(0, 0, 2**20)), "a is not where"),
     ],
     ids=lambda value: value if isinstance(value, str) else "file",
 )

@@ -17,6 +17,7 @@ from torch import Tensor
 HEADER_BYTES = 100_000_000  # the most that readers of the format accept
 METADATA = "__metadata__"
 _ALIGNMENT_BYTES = 8
+_MOST_AXES, _MOST_NUMBERS = 64, 2**48  # NumPy and torch refuse others, also of arrays that are empty, in several ways
 _TORCH = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U64": torch.uint64, "U32": torch.uint32,
@@ -112,6 +113,8 @@ def _split(data: bytes) -> dict[str, tuple[str, list[int], memoryview]]:
         begin, end = entry.data_offsets
         if entry.dtype not in _TORCH:
             raise ValueError(f"{name} is of an unknown type")
+        if len(entry.shape) > _MOST_AXES or math.prod(max(size, 1) for size in entry.shape) > _MOST_NUMBERS:
+            raise ValueError(f"{name} has a shape that no array can have")
         if begin != reached or end - begin != math.prod(entry.shape) * _TORCH[entry.dtype].itemsize:
             raise ValueError(f"{name} is not where its header says, or of another size")
         reached, found[name] = end, (entry.dtype, entry.shape, content[begin:end])
