@@ -21,9 +21,9 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from troupe.config import UsageError, one_line, reason
+from troupe.runtime.cluster import host as hosts
 from troupe.runtime.cluster import versions
 from troupe.runtime.cluster.engine import Handle, HostFailed, HostLost, Node, Ticket
-from troupe.runtime.cluster.host import Host
 from troupe.runtime.cluster.parcel import SMALL_BYTES, Parcel, Request, decode_parcel, decode_request, encode
 from troupe.runtime.cluster.reaper import ended_with_this_program
 from troupe.runtime.measure import cores
@@ -195,7 +195,7 @@ class RayEngine:
         # So that other programs on the cluster see the cores as taken; several ranks reserve at the same time.
         reserved = min(actors, int(free) // self._ranks)
         # `open` and `collect` share a thread; `beat` and `close` have another, as they must not wait for rollouts.
-        kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(_RayHost)
+        kind = ray.remote(max_restarts=0, max_task_retries=0, concurrency_groups={"control": 1})(Host)
         where = {"num_cpus": reserved, "scheduling_strategy": _only(node)}
         return kind.options(enable_task_events=False, **where).remote()  # which the cluster would record for each call
 
@@ -230,8 +230,8 @@ class RayEngine:
             ray.kill(host)
 
 
-class _RayHost(Host):
-    """A host that is called with bytes, and answers with bytes if they are few."""
+class Host(hosts.Host):
+    """A host that is called with bytes, and answers with bytes if they are few. Ray calls its process by this name."""
 
     def collect(self, request: bytes, weights: np.ndarray | None = None) -> bytes | Parcel:  # type: ignore[override]
         counts, version, small_weights = decode_request(request)
