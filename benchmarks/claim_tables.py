@@ -238,6 +238,15 @@ def faults() -> str:
     return table(["fault", *words, "slowest, s"], rows)
 
 
+def soak() -> str:
+    rows = []
+    for name, one in result("soak")["runs"].items():
+        quarters = [f"{each['second']:,.0f}, {each['last']:,.0f}" for each in one["quarters"].values()]
+        sizes = [number(one["series"][kind][-1]) for kind in ("journal_mb", "directory_mb")]
+        rows.append([name, f"{one['steps']:,}", *quarters, *sizes])
+    return table(["run", "steps", "memory, MB", "files", "threads", "steps/s", "journal, MB", "the rest, MB"], rows)
+
+
 def mutation() -> str:
     found = result("mutation")
     low, high = found["interval_95"]

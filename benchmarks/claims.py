@@ -43,6 +43,7 @@ CLAIMS = {
     "atari speed": Claim(_RESULTS, "python benchmarks/atari.py speed", tables.atari_speed),
     "cluster": Claim("docs/cluster.md", "python benchmarks/cluster.py", tables.cluster),
     "faults": Claim("docs/reliability.md", "python benchmarks/faults.py report", tables.faults),
+    "soak": Claim("docs/reliability.md", "python benchmarks/soak.py", tables.soak),
     "mutation": Claim("CONTRIBUTING.md", "python benchmarks/mutation.py report", tables.mutation),
     "fuzz": Claim("docs/reliability.md", "python benchmarks/fuzz.py", tables.fuzz),
     "wild": Claim(_RESULTS, "python benchmarks/wild.py", tables.wild),

@@ -12,7 +12,7 @@ FIRST_UPDATE = {
     "actor.count": 1, "actor.environments": ENVIRONMENTS, "actor.rollout_steps": STEPS, "actor.placement": "thread",
     "learner.rollouts": 1, "learner.epochs": 1, "learner.minibatches": 1, "learner.gradient_norm": 0.0,
     "learner.average_decay": 0.0, "network.hidden": (8,), "evaluation.every_seconds": 0.0, "stop.target": "none",
-    "evaluation.final_episodes": 1, "stop.steps": STEPS * ENVIRONMENTS, "seed": 3,
+    "evaluation.final_episodes": 1, "stop.steps": STEPS * ENVIRONMENTS, "seed": 3, "env.backend": "native",
 }  # fmt: skip
 
 
