@@ -206,12 +206,17 @@ def atari_speed() -> str:
 
 
 def fuzz() -> str:
-    found = result("fuzz")
+    series = result("fuzz")["series"]
     head = ["command", "tried", "fine", "bare", "executed", "slow", "large"]
-    rows = [[name, *(f"{each[what]:,}" for what in head[1:])] for name, each in found["commands"].items()]
+    rows = [
+        [name, *(f"{sum(each['commands'][name][what] for each in series):,}" for what in head[1:])]
+        for name in series[0]["commands"]
+    ]
     about = (
-        f"\n{found['runs']:,} changed runs, the hashes mended in {found['mended']:,}; the longest took "
-        f"{found['longest_seconds']:.1f} s, the largest {found['largest_mb']:,} MB, with PyTorch in them:\n"
+        f"\n{sum(each['runs'] for each in series):,} changed runs, the hashes mended in "
+        f"{sum(each['mended'] for each in series):,}; the longest took "
+        f"{max(each['longest_seconds'] for each in series):.1f} s, the largest "
+        f"{max(each['largest_mb'] for each in series):,} MB, with PyTorch in them:\n"
     )
     return about + table(head, rows)
 

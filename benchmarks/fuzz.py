@@ -2,14 +2,19 @@
 
 python benchmarks/fuzz.py run --trials 10000     # two at a time; it goes on where it was stopped (--seconds 280)
 python benchmarks/fuzz.py show --outcome bare    # the trials that were not fine, with what was printed
-python benchmarks/fuzz.py report                 # writes benchmarks/results/fuzz.json
+python benchmarks/fuzz.py report                 # adds them to benchmarks/results/fuzz.json
 
 Five small runs and the file of an agent are made once. Each trial changes a copy of one (mutations.py), mends the
 hashes in every second, and hands it to `troupe.load` and to one command more, in processes forked from one that has
 imported torch. A trial is fine if the command succeeds, or ends with one line that says what is wrong, without a
 traceback or the name of a Python error. Besides, nothing may be executed that the run names (`executed`: the names of a
 module and of a file that would leave a mark), nothing may take 2 s more than of the run as it was (`slow`; such a trial
-is made once more, as other programs may have taken the time), and no process may need 1 GB (`large`).
+is made once more), and no process may need 1 GB (`large`). Seconds are those of the clock without those in which the
+main thread was ready to run and other programs had the cores, as Linux counts them, but no fewer than the process had
+of the cores: to wait for a file, a lock or a sleep counts.
+
+The results are series of trials: those of one seed at one commit, with their numbers. `report` replaces the series
+that have trials of this seed again and keeps the others, so that the tables add up what was run over several sittings.
 """
 
 import argparse
@@ -132,24 +137,39 @@ def warm(source: Path) -> None:
 # One trial
 
 
+def waited(process: int | str = "self") -> float:
+    """Seconds in which a process's main thread was ready to run and had no core; 0 where the kernel does not say."""
+    try:
+        return int(Path(f"/proc/{process}/schedstat").read_text().split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
+def own_seconds(clock: float, cpu: float, without_core: float) -> float:
+    """How long something took, without the time that other programs had. Threads of the process itself may have taken
+    the cores, too; that is why it is at least what the process had of them."""
+    return min(clock, max(clock - without_core, cpu))
+
+
 def attempted(name: str, run: Path, folder: Path) -> dict[str, Any]:
     """Runs a command in this process, which is a forked one: exit status, what was printed, seconds and memory."""
     output = os.open(folder / "output.txt", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(output, number)
-    began = time.monotonic()
+    began, cpu, without_core = time.monotonic(), time.process_time(), waited()
     try:
         status = attempt(name, run)
     except BaseException:
         status = -1
         traceback.print_exc()
-    seconds = time.monotonic() - began
+    clock, cpu, without_core = time.monotonic() - began, time.process_time() - cpu, waited() - without_core
     sys.stdout.flush()
     sys.stderr.flush()
     os.close(output)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     text = (folder / "output.txt").read_text(errors="replace")
-    return {"status": status, "seconds": seconds, "mb": peak, "text": text}
+    times = {"seconds": own_seconds(clock, cpu, without_core), "clock": clock, "cpu": cpu}
+    return {"status": status, "mb": peak, "text": text} | times
 
 
 def loaded(run: Path) -> int:
@@ -199,6 +219,7 @@ class Trials:
 
     def __init__(self, options: argparse.Namespace, source: Path, folder: Path, results: Path):
         self._options, self._source, self._folder, self._results = options, source, folder, results
+        self._commit = commit()
         self._crashed: set[int] = set()
         self._usual: dict[str, float] = {}  # seconds of the commands with runs that nobody changed
         text = CANARY.format(mark=str(folder / "executed"))
@@ -234,9 +255,12 @@ class Trials:
                 status = 0
             finally:
                 os._exit(status)
+        began, without_core = 0.0, 0.0  # when the command began, and what the process had waited then
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             time.sleep(0.02)
-            if time.time() - beat.stat().st_mtime > KILLED_SECONDS:
+            if (changed := beat.stat().st_mtime) != began:
+                began, without_core = changed, waited(child)
+            if time.time() - began - (waited(child) - without_core) > KILLED_SECONDS:
                 os.killpg(child, signal.SIGKILL)
                 ended = os.waitpid(child, 0)
                 break
@@ -246,7 +270,8 @@ class Trials:
                 return
             slow = os.WIFSIGNALED(ended[1]) and os.WTERMSIG(ended[1]) == signal.SIGKILL
             row |= {"outcome": "slow" if slow else "bare", "slow": slow, "large": False, "mb": 0, "executed": False}
-            self._write(row | {"seconds": KILLED_SECONDS, "text": "(killed)" if slow else "(crashed)"})
+            times = {"seconds": KILLED_SECONDS, "clock": KILLED_SECONDS}
+            self._write(row | times | {"text": "(killed)" if slow else "(crashed)"})
 
     def _write(self, row: dict[str, Any]) -> None:
         with self._results.open("a") as file:
@@ -277,12 +302,14 @@ class Trials:
         what = changed()
         for each in ("load", name):
             row: dict[str, Any] = {"number": number, "command": each, "run": kind, "mended": mended, "what": what}
+            row["commit"] = self._commit
             (self._folder / "beat.json").write_text(json.dumps(row))
             done = attempted(each, run, self._folder)
             if done["seconds"] > MOST_SECONDS + self._usual[each]:
                 changed()
                 done = attempted(each, run, self._folder)
-            row |= {"outcome": judged(done), "seconds": round(done["seconds"], 2), "mb": round(done["mb"])}
+            row |= {"outcome": judged(done), "mb": round(done["mb"])}
+            row |= {name: round(done[name], 2) for name in ("seconds", "clock", "cpu")}
             row |= {"slow": done["seconds"] > MOST_SECONDS + self._usual[each], "large": done["mb"] > MOST_MB}
             row["executed"] = mark.exists()
             mark.unlink(missing_ok=True)
@@ -308,12 +335,12 @@ class Trials:
 def work(options: argparse.Namespace) -> None:
     """The trials of one worker, until the time is over."""
     worker, workers, source = options.worker, options.workers, options.folder / "runs"
+    results = options.folder / f"seed{options.seed}-{worker}.jsonl"
+    results.touch()
+    done = {row["number"] for row in rows_of(options.folder, options.seed)}  # by any worker, before one writes
     preload()
     warm(source)
     gc.freeze()  # what is there stays shared with the processes that are forked
-    results = options.folder / f"trials-{worker}.jsonl"
-    known = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {row["number"] for row in known}
     with tempfile.TemporaryDirectory(prefix="fuzz-", ignore_cleanup_errors=True) as folder:
         numbers = [number for number in range(worker, options.trials, workers) if number not in done]
         Trials(options, source, Path(folder), results).run(numbers)
@@ -330,16 +357,32 @@ def run(options: argparse.Namespace) -> None:
     children = [subprocess.Popen([*words, "--worker", str(number)]) for number in range(options.workers)]
     for child in children:
         child.wait()
-    print(summary(rows_of(options.folder)))
+    print(summary(rows_of(options.folder, options.seed)))
 
 
 # The result
 
 
-def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [
-        json.loads(line) for file in sorted(folder.glob("trials-*.jsonl")) for line in file.read_text().splitlines()
-    ]
+def rows_of(folder: Path, seed: int) -> list[dict[str, Any]]:
+    files = sorted(folder.glob(f"seed{seed}-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def commit() -> str:
+    words = ["git", "describe", "--always", "--exclude=*", "--dirty"]
+    return subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+
+
+def as_ranges(numbers: set[int]) -> str:
+    """`{0, 1, 2, 5}` is "0-2 5"."""
+    firsts = sorted(number for number in numbers if number - 1 not in numbers)
+    lasts = sorted(number for number in numbers if number + 1 not in numbers)
+    return " ".join(f"{a}-{b}" if a < b else f"{a}" for a, b in zip(firsts, lasts, strict=True))
+
+
+def from_ranges(text: str) -> set[int]:
+    ends = [part.split("-") for part in text.split()]
+    return {number for each in ends for number in range(int(each[0]), int(each[-1]) + 1)}
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
@@ -361,19 +404,41 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 def report(options: argparse.Namespace) -> None:
-    from common import write
+    from common import RESULTS, write
 
-    rows = rows_of(options.folder)
-    mended = {row["number"] for row in rows if row["mended"]}
-    about = {"command": "python benchmarks/fuzz.py run", "seed": options.seed}
-    about |= {"runs": len({row["number"] for row in rows}), "mended": len(mended)}
-    about |= {"longest_seconds": max(row["seconds"] for row in rows), "largest_mb": max(row["mb"] for row in rows)}
-    write("fuzz", about | {"commands": figures(rows)})
+    results = RESULTS / "fuzz.json"
+    known = json.loads(results.read_text())["series"] if results.exists() else []
+    series = merged(known, series_of(rows_of(options.folder, options.seed), options.seed))
+    write("fuzz", {"command": "python benchmarks/fuzz.py run", "series": series})
+
+
+def series_of(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+    """One for each commit that the trials were made at."""
+    series = []
+    for at in dict.fromkeys(row["commit"] for row in rows):
+        those = [row for row in rows if row["commit"] == at]
+        numbers = {row["number"] for row in those}
+        about = {"seed": seed, "commit": at, "trials": as_ranges(numbers), "runs": len(numbers)}
+        about["mended"] = len({row["number"] for row in those if row["mended"]})
+        about["longest_seconds"] = max(row["seconds"] for row in those)
+        about["largest_mb"] = max(row["mb"] for row in those)
+        series.append(about | {"commands": figures(those)})
+    return series
+
+
+def merged(known: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A trial counts once: of the series that are known, those that have trials of the new ones are left out."""
+
+    def again(old: dict[str, Any]) -> bool:
+        those = [from_ranges(each["trials"]) for each in new if each["seed"] == old["seed"]]
+        return any("trials" not in old or numbers & from_ranges(old["trials"]) for numbers in those)
+
+    return [each for each in known if not again(each)] + new
 
 
 def show(options: argparse.Namespace) -> None:
     """What was not fine, the most frequent last lines first."""
-    rows = [row for row in rows_of(options.folder) if "text" in row]
+    rows = [row for row in rows_of(options.folder, options.seed) if "text" in row]
     counted = Counter(re.sub(r"\d+", "0", (row["text"].strip().splitlines() or ["-"])[-1])[:200] for row in rows)
     for line, times in counted.most_common(40):
         print(f"{times:5d}  {line}")
@@ -386,7 +451,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("run", "work", "show", "report"))
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--worker", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"))

@@ -78,11 +78,32 @@ def test_mutations_are_the_same_for_the_same_seed_and_mended_hashes_fit(source, 
     troupe.load(run)
 
 
+def test_trials_of_several_sittings_add_up_and_a_trial_counts_once():
+    def series(seed: int, commit: str, *numbers: int) -> dict[str, object]:
+        row = {"outcome": "fine", "executed": False, "slow": False, "large": False, "mended": False, "mb": 1}
+        rows = [row | {"number": number, "command": "load", "commit": commit, "seconds": 0.1} for number in numbers]
+        (made,) = fuzz.series_of(rows, seed)
+        return made
+
+    first, second = series(1, "a", 0, 1, 2, 5), series(1, "b", 3, 4)
+    assert (first["trials"], first["runs"], first["commands"]["load"]["fine"]) == ("0-2 5", 4, 4)
+    assert fuzz.merged([first], [second]) == [first, second]
+    assert fuzz.merged([first, second], [series(2, "b", 0)]) == [first, second, series(2, "b", 0)]
+    again = series(1, "c", 1)
+    assert fuzz.merged([first, second], [again]) == [second, again]
+
+
+def test_time_that_other_programs_had_is_not_a_command_s_own():
+    assert fuzz.own_seconds(clock=5.0, cpu=1.0, without_core=3.5) == 1.5  # half a second waited for something else
+    assert fuzz.own_seconds(clock=5.0, cpu=1.0, without_core=0.0) == 5.0  # asleep
+    assert fuzz.own_seconds(clock=5.0, cpu=8.0, without_core=4.0) == 5.0  # its own threads had the cores
+
+
 @pytest.mark.slow
 def test_some_trials_of_the_benchmark_are_fine(tmp_path):
     script = [sys.executable, ROOT / "benchmarks/fuzz.py"]
     options = ["--trials", "60", "--seed", "1", "--folder", tmp_path]
     subprocess.run([*script, "run", *options], check=True, timeout=PATIENCE_SECONDS)
-    rows = fuzz.rows_of(tmp_path)
+    rows = fuzz.rows_of(tmp_path, 1)
     assert len({row["number"] for row in rows}) == 60
     assert [row for row in rows if "text" in row and not row["slow"]] == []
