@@ -342,7 +342,7 @@ def test_after_kill_9_the_newest_whole_checkpoint_serves(start, tmp_path, monkey
     run = resume("run", steps=newest + 1000)
     assert run.steps >= newest + 1000
     assert not list(tmp_path.glob("run/checkpoints/.*"))  # what was half-written is gone
-    assert "actor.count" in json.loads((tmp_path / "run/summary.json").read_text())["measured"]
+    assert "actor.auto" in json.loads((tmp_path / "run/summary.json").read_text())["measured"]
 
 
 @pytest.mark.slow

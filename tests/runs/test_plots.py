@@ -1,6 +1,7 @@
 """Pictures of runs: what is read, what is drawn from it, and that nothing half-written is left."""
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -140,6 +141,11 @@ def words_of(runs: Sequence[Path], title: str | None = None) -> str:
     return out.read_text()
 
 
+def lines_of(runs: Sequence[Path]) -> str:
+    """The words, without the places where a legend's lines end."""
+    return " ".join(" ".join(re.findall(">([^<>]+)<", words_of(runs))).split())
+
+
 def test_one_run_shows_its_name_its_target_and_its_evaluations(make_run: MakeRun) -> None:
     words = words_of([make_run("a")])
     assert "CartPole-v1 · preset appo · seed 3" in words
@@ -164,17 +170,17 @@ def test_evaluations_of_the_newest_and_of_the_best_weights_are_told_apart_also_a
     assert (curve.final.steps.tolist(), curve.final.weights_steps.tolist()) == ([4000, 8000], [2000, 2000])
     words = words_of([run])
     assert "evaluation of the newest weights (greedy)" in words
-    assert "final evaluations of the best weights (greedy)<" in words
+    assert "final evaluations of the best weights (greedy):<" in words
     assert "where the run was resumed" in words
     for at in ("4,000", "8,000"):
         assert f"weights of step 2,000, evaluated at step {at}<" in words
     old = make_run("old", [report(2000, 5.0), evaluation(2000, 9.0, purpose="final")])
-    assert "final evaluation of the best weights (greedy)<" in words_of([old])
+    assert "final evaluation of the best weights (greedy):<" in words_of([old])
     assert "of step" not in words_of([old])
     assert "was resumed" not in words_of([old])
     sampled = settings_of(old, evaluation={"greedy": False})
-    assert "final evaluation of the best weights (sampled actions)<" in words_of([sampled])
-    assert "best weights (greedy or sampled actions)<" in words_of([run, sampled])
+    assert "final evaluation of the best weights (sampled actions): " in lines_of([sampled])
+    assert "best weights (greedy or sampled actions): " in lines_of([run, sampled])
     assert ["evaluated greedily" in words_of(runs) for runs in ([run, old], [run, sampled])] == [False, False]
 
 
